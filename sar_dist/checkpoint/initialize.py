@@ -28,7 +28,7 @@ class InitialWeightsReport:
         loaded: copied as they are.
         resampled: position embeddings, interpolated to the model's patch grid.
         reinitialised: classifier parameters that keep the model's own initialisation, as the source has another number
-            of classes, or no classifier.
+            of classes, or no classifier, or ``model.new_classifier`` wants it so.
         missing: in the model only. Those that are not reinitialised too are an error.
         unexpected: in the source only; always an error.
         mismatched: in both with different shapes, and not resampled or reinitialised; always an error.
@@ -97,7 +97,7 @@ def check_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> In
         weights = open_weights(settings.init_from)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
-    report = _compare(weights, vit)
+    report = _compare(weights, vit, settings.new_classifier)
     if report.problem is not None:
         raise UserError(
             f"model.init_from={settings.init_from} does not fit {settings.name} "
@@ -115,10 +115,11 @@ def load_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> Ini
     return initial.report
 
 
-def _compare(weights: NamedWeights, vit: VisionTransformer) -> InitialWeightsReport:
+def _compare(weights: NamedWeights, vit: VisionTransformer, new_classifier: bool) -> InitialWeightsReport:
     expected = {name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()}
     found: dict[str, list[str]] = defaultdict(list)
-    new_heads = tuple(head for head in _classifiers(vit) if _is_new(head, expected, weights.shapes))
+    heads = _classifiers(vit)
+    new_heads = heads if new_classifier else tuple(h for h in heads if _is_new(h, expected, weights.shapes))
     for name, shape in expected.items():
         other = weights.shapes.get(name)
         if other is None:

@@ -1,7 +1,7 @@
 """Typed run configuration: settings, durations, loading with overrides, checks."""
 
 from sar_dist.config.duration import Duration, duration_in_steps
-from sar_dist.config.load import config_keys, help_text, load_config
+from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
 from sar_dist.config.settings import (
     AugmentSettings,
     CheckpointSettings,
@@ -11,6 +11,7 @@ from sar_dist.config.settings import (
     LogSettings,
     ModelSettings,
     OptimSettings,
+    ProfileSettings,
     RegularizerSettings,
     RunConfig,
     RunSettings,
@@ -27,10 +28,12 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "OptimSettings",
+    "ProfileSettings",
     "RegularizerSettings",
     "RunConfig",
     "RunSettings",
     "ValidationSettings",
+    "apply_overrides",
     "config_keys",
     "duration_in_steps",
     "help_text",

@@ -8,9 +8,9 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +20,8 @@ from yaml import YAMLError
 
 from sar_dist.config.settings import RunConfig
 from sar_dist.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -32,14 +34,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the file is missing or defines no configuration, a key is unknown, or a value does not fit.
     """
-    base = _read(Path(path))
-    values = base.model_dump(mode="json")
+    return apply_overrides(RunConfig, overrides, _read(Path(path)).model_dump(mode="json"))
+
+
+def apply_overrides(model: type[M], overrides: Sequence[str], values: dict[str, Any] | None = None) -> M:
+    """``values`` (none: the defaults) with dotted ``key=value`` pairs applied, as a validated ``model``.
+
+    Raises:
+        UserError: a key is unknown, or a value does not fit.
+    """
+    values = {} if values is None else values
     for override in overrides:
-        _apply(values, override)
+        _apply(values, override, {name: kind for name, kind, *_ in config_keys(model)})
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(_describe(error)) from error
+        raise UserError(_describe(error, model)) from error
 
 
 def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -83,14 +93,13 @@ def _read(path: Path) -> RunConfig:
     return config
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str, known: Mapping[str, str]) -> None:
     """Set one dotted ``key=value`` in the nested ``values``."""
     key, separator, _ = override.partition("=")
     if not separator or not key:
         raise UserError(f"{override!r} is not an override; write key=value, such as optim.lr=1e-3")
-    known = [name for name, *_ in config_keys()]
-    free_form = next((name for name in ("model.options", "engine.deepspeed") if key.startswith(f"{name}.")), None)
-    if key not in known and free_form is None:
+    free_form = any(kind == "mapping" and key.startswith(f"{name}.") for name, kind in known.items())
+    if key not in known and not free_form:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise UserError(f"unknown key {key!r}; did you mean {nearest[0]!r}? (--help lists every key)")
     try:
@@ -105,15 +114,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
     target[leaf] = parsed[leaf]  # type: ignore[index,call-overload]
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
     """The first problem of a validation error in one line, with the number of others."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, [name for name, *_ in config_keys()], n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(key, [name for name, *_ in config_keys(model)], n=1, cutoff=0.0)
         return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
-    if "." not in key:  # a check of a whole group of settings names its keys itself
+    if not first["loc"] or isinstance(first["input"], dict):  # a check of a whole group names its keys itself
         return message
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{key}={first['input']!r}: {message}{others}"
@@ -135,7 +144,7 @@ def _type_name(annotation: Any) -> str:
     return "mapping" if origin is dict else getattr(annotation, "__name__", str(annotation))
 
 
-def help_text() -> str:
+def help_text(model: type[BaseModel] = RunConfig) -> str:
     """Every key with its type, default and description, one line each, for ``--help``."""
-    rows = [(f"{key} ({kind}, {default})", description) for key, kind, default, description in config_keys()]
+    rows = [(f"{key} ({kind}, {default})", description) for key, kind, default, description in config_keys(model)]
     return "\n".join(["configuration keys (type, default):", *(f"  {key}\n      {text}" for key, text in rows)])

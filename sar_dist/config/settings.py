@@ -50,6 +50,9 @@ class ModelSettings(Settings):
         description="start from these weights: an export or run directory, a .safetensors file, or timm:NAME for "
         "pretrained weights; none: random ones",
     )
+    new_classifier: bool = Field(
+        False, description="with init_from, begin with a random classifier even where the number of classes is the same"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="further timm constructor arguments, such as embed_dim, depth, num_heads, reg_tokens",
@@ -252,9 +255,18 @@ class GuardSettings(Settings):
 class LogSettings(Settings):
     every: Duration = Field("50st", description="how often metrics are averaged and written")
     figures_every: Duration | None = Field(
-        None, description="how often attention figures are drawn; none: at the end only"
+        None, description="how often attention and training samples are drawn; none: at the end only"
     )
     figure_images: int = Field(6, ge=0, le=64, description="validation images in an attention figure; 0: no figures")
+
+
+class ProfileSettings(Settings):
+    sample_every: Duration | None = Field(
+        "10st", description="how often a step is timed part by part (forward, backward, ...); none: never"
+    )
+    trace: bool = Field(False, description="write a PyTorch profiler trace of a few steps, for Perfetto or TensorBoard")
+    trace_after: int = Field(10, ge=1, description="steps of this start of the run that come before the traced ones")
+    trace_steps: int = Field(3, ge=1, le=100, description="steps that are traced")
 
 
 class RunConfig(Settings):
@@ -271,6 +283,7 @@ class RunConfig(Settings):
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     guard: GuardSettings = Field(default_factory=GuardSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    profile: ProfileSettings = Field(default_factory=ProfileSettings)
 
     def vary(self, changes: Mapping[str, Any]) -> RunConfig:
         """A copy with dotted keys changed and everything validated again: ``config.vary({"optim.lr": 1e-3})``.

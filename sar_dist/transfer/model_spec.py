@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.checkpoint.weights import (
     PROVENANCE_KEY,
     WEIGHTS_FILE,
+    NamedWeights,
     open_run,
     open_weights,
     read_export_config,
@@ -26,7 +28,8 @@ from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, check_model
 
 SPEC_HELP = (
-    "run directory, checkpoint folder, export directory, timm:NAME (pretrained, downloaded by timm) or random:NAME"
+    "run directory, checkpoint folder, export directory, timm:NAME (pretrained, downloaded by timm), "
+    "timm:NAME:FILE (weights of a .safetensors or .pth file) or random:NAME (also of a run or export directory)"
 )
 
 
@@ -39,35 +42,61 @@ class LoadedModel:
         image_size: side of the square input, pixels.
         augment: how validation images are resized, cropped and normalised for it.
         description: one line that says where the weights come from.
+        build_untrained: makes the same architecture with timm's random initialisation.
+        settings: the architecture, as a training run configures it.
+        weights: what a training run's ``model.init_from`` takes for these weights; None for random ones.
     """
 
     model: TappedVisionTransformer
     image_size: int
     augment: AugmentSettings
     description: str
+    build_untrained: Callable[[], TappedVisionTransformer]
+    settings: ModelSettings
+    weights: str | None
 
 
 def load_model(spec: str) -> LoadedModel:
-    """Build the model that ``spec`` names and load its weights.
+    """Build the model that ``spec`` names and load its weights, every one of them.
 
     A run's newest intact checkpoint counts, with the moving average of the weights where the run kept one. Random
     weights are the same at every call.
 
     Raises:
-        UserError: no such run, checkpoint or timm model, or its weights cannot be had.
+        UserError: no such run, checkpoint or timm model, its weights cannot be had, or they do not fit.
     """
     kind, separator, name = spec.partition(":")
-    if separator and kind in ("timm", "random"):
-        return _load_timm(name, pretrained=kind == "timm")
+    if separator and kind == "random":
+        return _load_random(name)
+    if separator and kind == "timm":
+        name, _, file = name.partition(":")
+        return _load_timm_file(name, file) if file else _load_timm(name, pretrained=True)
     path = Path(spec)
     if not path.exists():
         raise UserError(f"--model {spec}: there is no such folder; give a {SPEC_HELP}")
     return _load_export(path) if (path / WEIGHTS_FILE).is_file() else _load_run(path)
 
 
+def _load_random(name: str) -> LoadedModel:
+    """A timm model, or the architecture of a trained one, with the random weights of seed 0."""
+    if not Path(name).exists():
+        return _load_timm(name, pretrained=False)
+    trained = load_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = trained.build_untrained()
+    return replace(
+        trained,
+        model=model.eval(),
+        weights=None,
+        description=f"{trained.description}: its architecture, random weights",
+    )
+
+
 def _load_run(path: Path) -> LoadedModel:
     config, reader = open_run(path)
-    model = build_model(config.model, config.regularizer)
+    build = functools.partial(build_model, config.model, config.regularizer)
+    model = build()
     try:
         reader.check_shapes({name: tuple(parameter.shape) for name, parameter in model.vit.named_parameters()})
         model.vit.load_state_dict(reader.state_dict(ema=reader.has_ema))
@@ -75,7 +104,9 @@ def _load_run(path: Path) -> LoadedModel:
         raise UserError(f"the checkpoint does not fit the config.json of its run: {error}") from error
     weights = "moving average of the weights" if reader.has_ema else "weights"
     description = f"{config.run.name} ({config.model.name}), {weights} after step {reader.step}"
-    return LoadedModel(model.eval(), config.model.image_size, config.augment, description)
+    return LoadedModel(
+        model.eval(), config.model.image_size, config.augment, description, build, config.model, str(path)
+    )
 
 
 def _load_export(path: Path) -> LoadedModel:
@@ -83,35 +114,57 @@ def _load_export(path: Path) -> LoadedModel:
     try:
         provenance = config[PROVENANCE_KEY]
         settings = ModelSettings.model_validate(provenance["model"])
-        model = build_model(settings, RegularizerSettings.model_validate(provenance["regularizer"]))
+        build = functools.partial(build_model, settings, RegularizerSettings.model_validate(provenance["regularizer"]))
         augment = _augment_of(config["pretrained_cfg"])
         description = f"{path} ({settings.name}), run {provenance['run']} after step {provenance['step']}"
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} was not written by tools/export.py: {error}") from error
-    weights = open_weights(str(path))
+    model = build()
+    _load_strictly(model.vit, open_weights(str(path)), f"its {path / 'config.json'}")
+    return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path))
+
+
+def _load_timm_file(name: str, file: str) -> LoadedModel:
+    """A timm architecture with the weights of a file, whose classifier, or lack of one, decides the classes."""
+    weights = open_weights(file)
+    classes = weights.shapes.get("head.weight", (0,))[0]
+    untrained = _load_timm(name, pretrained=False, num_classes=classes)
+    _load_strictly(untrained.model.vit, weights, f"timm's {name}")
+    return replace(untrained, description=f"{name}, weights of {file}", weights=file)
+
+
+def _load_strictly(vit: VisionTransformer, weights: NamedWeights, architecture: str) -> None:
+    """Load all weights or none. Anything left out would compute another function without a word."""
     try:
-        model.vit.load_state_dict({name: weights.read(name) for name in weights.shapes})
+        vit.load_state_dict({name: weights.read(name) for name in weights.shapes})
     except RuntimeError as error:
-        raise UserError(f"the weights in {path} do not fit its config.json: {error}") from error
-    return LoadedModel(model.eval(), settings.image_size, augment, description)
+        raise UserError(f"the weights of {weights.description} do not fit {architecture}: {error}") from error
 
 
-def _load_timm(name: str, *, pretrained: bool) -> LoadedModel:
+def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -> LoadedModel:
     defaults = timm_defaults(name)
     size = defaults.input_size[-1] if defaults is not None else 224
-    check_model(ModelSettings(name=name, image_size=size), RegularizerSettings(query="mean"))
-    torch.manual_seed(0)
+    settings = ModelSettings(name=name, image_size=size)
+    check_model(settings, RegularizerSettings(query="mean"))
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+
+    def build(pretrained: bool = False) -> TappedVisionTransformer:
+        vit = timm.create_model(name, pretrained=pretrained, **options)
+        assert isinstance(vit, VisionTransformer)
+        return TappedVisionTransformer(vit, query="cls" if vit.has_class_token else "mean")
+
     try:
-        vit = timm.create_model(name, pretrained=pretrained)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build(pretrained)
     except (OSError, RuntimeError, ValueError) as error:
         # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"timm cannot provide the weights of {name}: {reason}") from error
-    assert isinstance(vit, VisionTransformer)
-    data = resolve_model_data_config(vit)
-    model = TappedVisionTransformer(vit, query="cls" if vit.has_class_token else "mean")
+    data = resolve_model_data_config(model.vit)
     description = f"{name}, {'pretrained' if pretrained else 'random'} weights"
-    return LoadedModel(model.eval(), data["input_size"][-1], _augment_of(data), description)
+    weights = f"timm:{name}" if pretrained else None
+    return LoadedModel(model.eval(), data["input_size"][-1], _augment_of(data), description, build, settings, weights)
 
 
 def _augment_of(data: Mapping[str, Any]) -> AugmentSettings:

@@ -1,0 +1,213 @@
+"""One task on one model: what is not given is found, what is done is not done again, what is measured is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from sar_dist import distributed
+from sar_dist.config import apply_overrides
+from sar_dist.data.files import atomic_write, make_folder
+from sar_dist.errors import UserError
+from sar_dist.training.run_directory import describe_environment
+from sar_dist.transfer.backbone import Backbone
+from sar_dist.transfer.registry import find_task
+from sar_dist.transfer.result import (
+    RESULT_FILE,
+    MeasuredData,
+    MeasuredModel,
+    Result,
+    identity,
+    read_result,
+    write_result,
+)
+from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
+
+DATA_VARIABLE = "SAR_DIST_DATA"
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; None where it leaves the choice to the defaults."""
+
+    task: str
+    model: str | None
+    data: Path | None
+    out: Path | None
+    overrides: list[str]
+
+
+def evaluate(request: Request) -> Result:
+    """Run a task, or read its result where the same evaluation is done already. Call on every process.
+
+    Raises:
+        UserError: task, settings, model or data are wrong; found before anything is computed.
+    """
+    task_type = find_task(request.task)
+    settings = apply_overrides(task_type.settings_type, request.overrides)
+    data = find_data(task_type, request.data)
+    spec = request.model or newest_finished_run()
+    label = result_label(task_type, settings, request.data)
+    folder = (request.out or default_output(spec)) / label
+
+    rank, local_rank, _ = distributed.read_environment()
+    device = distributed.select_device(local_rank)
+    say = _printer(rank, label)
+    backbone = Backbone.load(spec, device, settings.precision)
+    say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
+    task = task_type(TransferJob(backbone, data, folder, settings, device, say))
+    fingerprints = task.prepare()
+    distributed.initialize(device)
+
+    wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
+    done = distributed.main_first(lambda: claim_folder(folder, wanted))
+    if done:
+        say(f"already done: {folder / RESULT_FILE}")
+        return read_result(folder / RESULT_FILE)
+    began = time.monotonic()
+    outcome = task.run()
+    result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, time.monotonic() - began)
+    if distributed.is_main():
+        write_pictures(outcome, folder)
+        file = write_result(result, folder)
+        say(str(file))
+    distributed.barrier()
+    return result
+
+
+def find_data(task: type[TransferTask[Any]], given: Path | None) -> Path:
+    """``given``, or the task's folder below $SAR_DIST_DATA or data/. Raises UserError where there is none."""
+    if given is not None:
+        if not given.exists():
+            raise UserError(f"--data {given} does not exist; expected {task.data_help}")
+        return given
+    root = Path(os.environ.get(DATA_VARIABLE, "data"))
+    if not (root / task.data_folder).is_dir():
+        raise UserError(
+            f"no data for {task.name}: looked for {root / task.data_folder} (--data DIR or ${DATA_VARIABLE} say where); "
+            f"expected {task.data_help}"
+        )
+    return root / task.data_folder
+
+
+def newest_finished_run(folder: Path = Path("runs")) -> str:
+    """The run below ``runs/`` that was finished last. Raises UserError if none was."""
+    finished = sorted(folder.glob("*/summary.json"), key=lambda file: file.stat().st_mtime)
+    if not finished:
+        raise UserError(f"no finished run in {folder}/; train one, or give --model SPEC")
+    return str(finished[-1].parent)
+
+
+def default_output(spec: str) -> Path:
+    """``RUN/transfer`` for a run or one of its checkpoints, else ``runs/transfer/SPEC``."""
+    path = Path(spec)
+    if path.is_dir():
+        run = path.resolve().parents[1] if path.parent.name == "checkpoints" else path
+        return run / "transfer"
+    return Path("runs") / "transfer" / spec.replace(":", "_").replace("/", "_")
+
+
+def result_label(task: type[TransferTask[Any]], settings: TransferSettings, data: Path | None) -> str:
+    """Name of the result's folder: the task, its variant, and the data where they are not the task's usual ones."""
+    folder = "" if data is None else data.resolve().name
+    parts = [task.name, task.variant(settings), "" if folder == task.data_folder else folder]
+    return "_".join(part for part in parts if part)
+
+
+def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Make the folder this evaluation's; whether its result is there already.
+
+    Raises:
+        UserError: the folder holds another evaluation.
+    """
+    make_folder(folder)
+    file = folder / JOB_FILE
+    if file.exists():
+        found = json.loads(file.read_text())
+        if found != wanted:
+            changed = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))
+            raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
+    else:
+        with atomic_write(file) as stream:
+            stream.write((json.dumps(wanted, indent=2) + "\n").encode())
+    return (folder / RESULT_FILE).exists() and read_result(folder / RESULT_FILE).identity() == wanted
+
+
+def describe(
+    outcome: Outcome,
+    task: str,
+    label: str,
+    backbone: Backbone,
+    data: Path,
+    settings: TransferSettings,
+    fingerprints: dict[str, str],
+    seconds: float,
+) -> Result:
+    """The result file's content."""
+    return Result(
+        task=task,
+        label=label,
+        primary=outcome.primary,
+        metrics=dict(outcome.metrics),
+        baselines={name: dict(values) for name, values in outcome.baselines.items()},
+        partial=settings.limit is not None,
+        model=MeasuredModel(spec=backbone.spec, description=backbone.description, fingerprint=backbone.fingerprint),
+        data=MeasuredData(
+            name=data.resolve().name, fingerprints=fingerprints, samples=outcome.samples, skipped=outcome.skipped
+        ),
+        settings=settings.model_dump(mode="json"),
+        protocol=dict(outcome.protocol),
+        tables=dict(outcome.tables),
+        environment=describe_environment(distributed.world_size(), backbone.device),
+        seconds=round(seconds, 1),
+    )
+
+
+def write_pictures(outcome: Outcome, folder: Path) -> None:
+    """The numbers and figures for TensorBoard, the figures as PNG files too."""
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    for name, value in outcome.metrics.items():
+        writer.add_scalar(f"metrics/{name}", value, 0)
+    for baseline, values in outcome.baselines.items():
+        for name, value in values.items():
+            writer.add_scalar(f"baselines/{name}/{baseline}", value, 0)
+    for name, figure in outcome.figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=100)
+        writer.add_figure(name, figure, 0, close=True)
+    writer.close()
+
+
+def print_result(result: Result) -> None:
+    """The metrics as a table, the primary one first, baselines beside it."""
+    title = f"{result.label} of {result.model.description}" + (" (PARTIAL: limit)" if result.partial else "")
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name in result.baselines:
+        table.add_column(name, justify="right")
+    for metric in sorted(result.metrics, key=lambda name: name != result.primary):
+        cells = [values.get(metric) for values in result.baselines.values()]
+        table.add_row(
+            metric, f"{result.metrics[metric]:.2f}", *("" if cell is None else f"{cell:.2f}" for cell in cells)
+        )
+    console = Console()
+    console.print(table)
+    skipped = f", {result.data.skipped} of them unreadable (they count as wrong)" if result.data.skipped else ""
+    console.print(f"{result.data.samples} samples of {result.data.name}{skipped}", highlight=False)
+
+
+def _printer(rank: int, label: str) -> Any:
+    def say(text: str) -> None:
+        if rank == 0:
+            print(f"[{label}] {text}", flush=True)
+
+    return say

@@ -1,0 +1,173 @@
+"""Data sets of transfer tasks: numbered samples of files, from shards, folders or torchvision's data sets alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sar_dist.config import DataSettings
+from sar_dist.data import Manifest, check_shards, load_manifest
+from sar_dist.data.batching import seed_generators
+from sar_dist.data.decode import UndecodableImage
+from sar_dist.data.manifest import MANIFEST_NAME, SPLIT_NAMES, TIMM_INFO_NAME, Split
+from sar_dist.data.reading import ShardReader
+from sar_dist.data.sources.base import Source
+from sar_dist.data.sources.image_folder import imagefolder_sources
+from sar_dist.data.staging import open_shards
+from sar_dist.data.tar_index import IMAGE_EXTENSIONS, parse_label
+from sar_dist.errors import UserError
+from sar_dist.transfer.backbone import Transform
+
+
+class SampleSet(Protocol):
+    """Numbered samples of named files. ``classes``: class names by label, or None; ``fingerprint``: of its content."""
+
+    classes: tuple[str, ...] | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        """Key and members ``{extension: data}``, such as ``jpg``, ``cls``, ``seg.png``, ``mask.png``. Raises UserError."""
+
+
+class SourceSamples:
+    """The samples of a source of ``tools/make_shards.py`` read from where they lie, without shards."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.classes = source.classes
+        self.fingerprint = source.digest()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        return self._source.sample(number)
+
+
+class ShardSamples:
+    """The samples of checked shards, by global id."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._shards = open_shards(manifest, DataSettings())
+        self._reader: ShardReader | None = None
+        self.classes = manifest.classes
+        self.fingerprint = manifest.fingerprint
+
+    def __len__(self) -> int:
+        return self._manifest.total
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        if self._reader is None:
+            self._reader = ShardReader(self._shards)
+        return self._reader.members(*self._manifest.locate(number))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_reader": None}  # open files stay with their process
+
+
+class SelectedSamples:
+    """Some samples of a set, in the given order."""
+
+    def __init__(self, samples: SampleSet, numbers: Sequence[int]) -> None:
+        self._samples = samples
+        self.numbers = np.asarray(numbers, dtype=np.int64)
+        self.classes = samples.classes
+        chosen = hashlib.sha256(self.numbers.tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"{samples.fingerprint} {chosen}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        return self._samples.sample(int(self.numbers[number]))
+
+
+def limited(samples: SampleSet, limit: int | None) -> SampleSet:
+    """``limit`` evenly spread samples (sets are often ordered by class), or all."""
+    if limit is None or limit >= len(samples):
+        return samples
+    return SelectedSamples(samples, np.linspace(0, len(samples) - 1, limit).round().astype(np.int64).tolist())
+
+
+def open_shard_samples(root: Path, split: Split) -> ShardSamples | None:
+    """Checked shards of a split at ``root``, or None where there are none. Raises UserError for damaged ones."""
+    if not _has_shards(root, split):
+        return None
+    manifest = load_manifest(root, split)
+    check_shards(manifest)
+    return ShardSamples(manifest)
+
+
+def open_labelled_samples(root: Path, split: Split, data_help: str) -> SampleSet:
+    """A split of a classification set: shards, ``train/CLASS/*.jpg`` folders, or a set as torchvision stores it.
+
+    Raises:
+        UserError: none of these is at ``root``; the message ends with ``data_help``.
+    """
+    from sar_dist.transfer.torchvision_sets import open_torchvision_samples
+
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; expected {data_help}")
+    found: SampleSet | None = open_shard_samples(root, split) or open_torchvision_samples(root, split)
+    if found is not None:
+        return found
+    if not any((root / name).is_dir() for name in SPLIT_NAMES[split]):
+        raise UserError(f"{root} has no {split} split; expected {data_help}")
+    return SourceSamples(imagefolder_sources(root, split)[0])
+
+
+def _has_shards(root: Path, split: Split) -> bool:
+    folders = [root, *(root / name for name in SPLIT_NAMES[split])]
+    marks = (MANIFEST_NAME, TIMM_INFO_NAME)
+    return any((folder / mark).is_file() for folder in folders for mark in marks) or any(
+        next(folder.glob("*.tar"), None) is not None for folder in folders if folder.is_dir()
+    )
+
+
+def image_of(members: Mapping[str, bytes]) -> bytes:
+    """The image among a sample's members. Raises UndecodableImage."""
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise UndecodableImage("no image")
+
+
+class LabelledImages(Dataset[tuple[int, Tensor, int, bool]]):
+    """Samples as a map-style data set of (number, uint8 image (3, S, S), label, whether it could not be read).
+
+    A sample that cannot be read is a black image with its label where that is known (-1: not), so that nothing shifts;
+    whoever scores counts it as wrong, whoever trains leaves it out.
+
+    Args:
+        samples: the data set.
+        transform: bytes to uint8 (3, S, S).
+        blank: image in the place of what cannot be read, uint8 (3, S, S).
+        key: with the number, the key of a random transform's random numbers; the same image at the same key.
+    """
+
+    def __init__(self, samples: SampleSet, transform: Transform, blank: Tensor, key: tuple[int, ...] = (0,)) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.blank = blank
+        self.key = key
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> tuple[int, Tensor, int, bool]:
+        _, members = self.samples.sample(number)
+        label = parse_label(members["cls"]) if "cls" in members else -1
+        seed_generators(*self.key, number)
+        try:
+            return number, self.transform(image_of(members)), label, label < 0
+        except UndecodableImage:
+            return number, self.blank, label, True

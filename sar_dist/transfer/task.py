@@ -1,0 +1,115 @@
+"""What a transfer task is: a small class with settings, ``prepare`` and ``run``. The registry lists them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from sar_dist.config.settings import Settings
+from sar_dist.transfer.backbone import Backbone
+
+
+class TransferSettings(Settings):
+    """Settings that every task has; a task adds its own by inheriting. ``key=value`` on the command line sets them."""
+
+    seed: int = Field(0, ge=0, description="seed of splits, of the order of samples and of new weights")
+    batch: int = Field(128, ge=1, description="images per process and forward pass of the frozen backbone")
+    workers: int = Field(4, ge=0, description="data-loader processes per rank; 0 decodes in the evaluating process")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen backbone")
+    limit: int | None = Field(
+        None, ge=1, description="use only so many samples of each split, evenly spread; the result is marked partial"
+    )
+
+
+S = TypeVar("S", bound=TransferSettings)
+
+
+@dataclass(frozen=True)
+class TransferJob(Generic[S]):
+    """What one task is to be run on.
+
+    Attributes:
+        backbone: the model, frozen, in evaluation mode, on ``device``.
+        data: root of the data set.
+        out: folder of this task's results; caches and checkpoints of unfinished work go below it.
+        settings: the task's settings.
+        device: where to compute.
+        say: prints a line on the main process.
+    """
+
+    backbone: Backbone
+    data: Path
+    out: Path
+    settings: S
+    device: torch.device
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found; complete on the main process, where it is written.
+
+    Attributes:
+        metrics: name -> value; percentages where the literature gives percentages, fractions nowhere.
+        primary: the one of ``metrics`` that a table quotes.
+        samples: number of samples (images) that the metrics are of.
+        skipped: samples that could not be read; they count as wrong and are part of ``samples``.
+        protocol: everything that decides the number: hyper-parameters, features, split, deviations from the literature.
+        baselines: name ("chance", "majority class", "random backbone") -> metric -> value.
+        figures: name -> figure for TensorBoard and for PNG files.
+        tables: name -> JSON values that belong in the result file, such as the score of each class.
+    """
+
+    metrics: Mapping[str, float]
+    primary: str
+    samples: int
+    skipped: int = 0
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TransferTask(ABC, Generic[S]):
+    """One task on one job. Every process makes one, calls ``prepare`` and then ``run``.
+
+    Class attributes:
+        name: on the command line.
+        summary: one line for ``--list``.
+        data_help: which files are expected below ``--data``, and how to get and convert them; one line.
+        data_folder: folder below ``data/`` or ``$SAR_DIST_DATA`` when ``--data`` is not given.
+        settings_type: its settings.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    data_help: ClassVar[str]
+    data_folder: ClassVar[str]
+    settings_type: ClassVar[type[TransferSettings]] = TransferSettings
+
+    def __init__(self, job: TransferJob[S]) -> None:
+        self.job = job
+
+    @classmethod
+    def variant(cls, settings: S) -> str:
+        """What tells results of the same task on the same data apart, such as the head; part of the folder's name."""
+        return ""
+
+    @abstractmethod
+    def prepare(self) -> dict[str, str]:
+        """Open and check the data before anything is computed; gives the fingerprint of each split that is used.
+
+        Raises:
+            UserError: something is missing or does not fit the model, with ``data_help``.
+        """
+
+    @abstractmethod
+    def run(self) -> Outcome:
+        """Compute. Called on every process; what it has stored below ``job.out`` it need not compute again."""

@@ -1,0 +1,359 @@
+"""Backbone, samples, features, results: what every transfer task is made of."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support import jpeg
+
+from sar_dist import distributed
+from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
+from sar_dist.errors import UserError
+from sar_dist.models import build_model
+from sar_dist.transfer import torchvision_sets
+from sar_dist.transfer.backbone import Backbone
+from sar_dist.transfer.classification import ImageNetValidation, accuracies, top_classes
+from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
+from sar_dist.transfer.model_spec import LoadedModel, load_model
+from sar_dist.transfer.registry import find_task, task_names
+from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result, read_result, write_result
+from sar_dist.transfer.runner import claim_folder, find_data, newest_finished_run, result_label
+from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples
+from sar_dist.transfer.task import TransferSettings
+
+MODEL = ModelSettings(
+    name="vit_tiny_patch16_224",
+    image_size=32,
+    patch_size=8,
+    num_classes=4,
+    no_skip_last_block=True,
+    options={"embed_dim": 24, "depth": 3, "num_heads": 2},
+)
+
+
+def make_backbone(seed: int = 0) -> Backbone:
+    build = functools.partial(build_model, MODEL, RegularizerSettings())
+    torch.manual_seed(seed)
+    loaded = LoadedModel(build(), 32, AugmentSettings(), "small", build, MODEL, None)
+    return Backbone("small", loaded, torch.device("cpu"), "fp32")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Class folders of 3 classes: 14 training and 11 validation images, one of which is no image."""
+    for split, count in (("train", 14), ("val", 11)):
+        for number in range(count):
+            file = tmp_path / "set" / split / f"class_{number % 3}" / f"{number:03d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"not an image" if (split, number) == ("val", 4) else jpeg(number))
+    return tmp_path / "set"
+
+
+def run_extract(backbone: Backbone, root: Path, out: Path, batch: int = 2) -> Features:
+    samples = open_labelled_samples(root, "val", "help")
+    return extract(
+        backbone, samples, last_block_tokens(2), name="val", folder=out, batch=batch, workers=0, say=lambda _: None
+    )
+
+
+def test_tokens_are_the_normed_outputs_of_the_last_blocks():
+    backbone = make_backbone()
+    images = backbone.normalise(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    outputs: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for block in backbone.vit.blocks]
+    tokens, patch_mean = backbone.tokens(images, 2)
+    for hook in hooks:
+        hook.remove()
+    expected = [backbone.vit.norm(output) for output in outputs[-2:]]
+    torch.testing.assert_close(tokens, torch.stack([output[:, 0] for output in expected], 1))
+    torch.testing.assert_close(patch_mean, expected[-1][:, 1:].mean(1))
+    torch.testing.assert_close(backbone.logits(images), backbone.model(images)["logits"])
+
+
+def test_similarity_is_the_scaled_product_of_query_and_keys():
+    backbone = make_backbone()
+    images = torch.randn(2, 3, 32, 32)
+    output = backbone.model(images)
+    query, keys = output["queries"][-1], output["keys"][-1]
+    expected = torch.einsum("bhd,bhnd->bhn", query, keys) * query.shape[-1] ** -0.5
+    torch.testing.assert_close(backbone.similarity(images).flatten(2), expected)
+
+
+def test_resizing_keeps_the_model_and_interpolates_the_positions():
+    backbone = make_backbone()
+    larger = backbone.resized(48, 64)
+    assert larger.similarity(torch.randn(1, 3, 48, 64)).shape == (1, 2, 6, 8)
+    assert backbone.vit.pos_embed.shape[1] == 17
+    assert backbone.similarity(torch.randn(1, 3, 32, 32)).shape == (1, 2, 4, 4)
+    with pytest.raises(UserError, match="patches of 8"):
+        backbone.resized(50, 64)
+
+
+def test_random_twin_has_the_architecture_and_other_weights():
+    backbone = make_backbone(7)
+    twin = backbone.randomly_initialised()
+    assert {n: p.shape for n, p in twin.vit.named_parameters()} == {
+        n: p.shape for n, p in backbone.vit.named_parameters()
+    }
+    assert twin.fingerprint != backbone.fingerprint
+    assert (
+        twin.fingerprint == backbone.randomly_initialised().fingerprint != backbone.randomly_initialised(1).fingerprint
+    )
+
+
+def test_fingerprint_is_of_the_weights_alone():
+    assert make_backbone(3).fingerprint == make_backbone(3).fingerprint != make_backbone(4).fingerprint
+
+
+def test_features_are_in_order_and_bad_samples_are_marked(folder, tmp_path):
+    backbone = make_backbone()
+    found = run_extract(backbone, folder, tmp_path)
+    samples = open_labelled_samples(folder, "val", "help")
+    labels = [int(samples.sample(number)[1]["cls"]) for number in range(len(samples))]
+    assert found.labels.tolist() == labels
+    keys = [samples.sample(number)[0] for number in range(len(samples))]
+    assert [key for key, bad in zip(keys, found.bad, strict=True) if bad] == [
+        key for key in keys if key.endswith("004")
+    ]
+    image = backbone.eval_transform()(samples.sample(7)[1]["jpg"])
+    torch.testing.assert_close(
+        torch.from_numpy(found.values["tokens"][7]), backbone.tokens(backbone.normalise(image[None]), 2)[0][0]
+    )
+    assert len(found.good().labels) == 10
+
+
+def test_features_of_two_processes_are_bit_for_bit_those_of_one(folder, tmp_path, monkeypatch):
+    backbone = make_backbone()
+    monkeypatch.setattr("sar_dist.transfer.features.BATCHES_IN_A_CHUNK", 2)
+    alone = run_extract(backbone, folder, tmp_path / "one")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    with pytest.raises(UserError, match="missing or damaged"):  # the other process has not written its chunks yet
+        run_extract(backbone, folder, tmp_path / "two")
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    together = run_extract(backbone, folder, tmp_path / "two")
+    np.testing.assert_array_equal(alone.values["tokens"], together.values["tokens"])
+    np.testing.assert_array_equal(alone.labels, together.labels)
+
+
+def test_only_missing_or_damaged_chunks_are_computed_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sar_dist.transfer.features.BATCHES_IN_A_CHUNK", 1)
+    backbone = make_backbone()
+    first = run_extract(backbone, folder, tmp_path)
+    chunks = sorted(tmp_path.glob("val_*/*.safetensors"))
+    assert len(chunks) == 6
+    chunks[2].write_bytes(chunks[2].read_bytes()[:-10])
+    chunks[4].unlink()
+    calls = []
+    original = Backbone.tokens
+    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: calls.append(1) or original(self, *a))
+    again = run_extract(backbone, folder, tmp_path)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(first.values["tokens"], again.values["tokens"])
+    run_extract(make_backbone(5), folder, tmp_path)
+    assert len(calls) == 8, "features of other weights must not be taken up"
+
+
+def test_limit_takes_samples_of_every_part(folder):
+    samples = open_labelled_samples(folder, "train", "help")
+    few = limited(samples, 3)
+    assert isinstance(few, SelectedSamples)
+    assert few.numbers.tolist() == [0, 6, 13] or few.numbers.tolist() == [0, 7, 13]
+    assert few.fingerprint != samples.fingerprint
+    assert limited(samples, 99) is samples
+
+
+def test_shards_and_folders_hold_the_same_samples(folder, tmp_path):
+    from sar_dist.data.sources import imagefolder_sources
+    from sar_dist.data.writing import WritingOptions, write_splits
+
+    write_splits(imagefolder_sources(folder, None), tmp_path / "shards", WritingOptions())
+    shards = open_labelled_samples(tmp_path / "shards", "train", "help")
+    files = open_labelled_samples(folder, "train", "help")
+    assert shards.classes == files.classes
+    shards.sample(0)
+    copied = pickle.loads(pickle.dumps(shards))
+    assert sorted(copied.sample(n)[0] for n in range(14)) == sorted(files.sample(n)[0] for n in range(14))
+    by_key = dict(files.sample(n) for n in range(14))
+    key, members = shards.sample(3)
+    assert members == by_key[key]
+
+
+class FakeCifar:
+    classes = ("plane", "car")
+
+    def __init__(self, root: Path, train: bool) -> None:
+        self.data = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
+        self.targets = [0, 1, 1, 0, 1]
+
+
+class FakeFlowers:
+    def __init__(self, root: Path, split: str) -> None:
+        self._image_files = [root / "flowers-102" / "jpg" / f"{split}_{n}.jpg" for n in range(2)]
+        self._labels = [4, 7]
+
+
+def test_torchvision_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision_sets.datasets, "CIFAR10", FakeCifar)
+    monkeypatch.setattr(torchvision_sets.datasets, "Flowers102", FakeFlowers)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    cifar = open_labelled_samples(tmp_path, "val", "help")
+    key, members = cifar.sample(2)
+    pixels = make_backbone().eval_transform()(members["png"])
+    assert (len(cifar), key, members["cls"], cifar.classes, pixels.dtype) == (
+        5,
+        "000002",
+        b"1",
+        ("plane", "car"),
+        torch.uint8,
+    )
+
+    flowers = tmp_path / "other" / "flowers-102" / "jpg"
+    flowers.mkdir(parents=True)
+    (flowers / "val_1.jpg").write_bytes(b"content")
+    training = open_labelled_samples(tmp_path / "other", "train", "help")
+    assert len(training) == 4, "Flowers-102 is trained on its training and validation images"
+    assert training.sample(3) == ("val_1", {"jpg": b"content", "cls": b"7"})
+    with pytest.raises(UserError, match="cannot read"):
+        training.sample(0)
+
+
+def test_damaged_torchvision_set_says_how_to_fetch_it(tmp_path):
+    (tmp_path / "cifar-100-python").mkdir()
+    with pytest.raises(UserError, match=r"CIFAR100.*download=True"):
+        open_labelled_samples(tmp_path, "val", "help")
+
+
+@pytest.mark.parametrize(("make", "message"), [(False, "there is no folder"), (True, "no val split")])
+def test_missing_data_says_what_is_expected(tmp_path, make, message):
+    if make:
+        (tmp_path / "gone").mkdir()
+    with pytest.raises(UserError, match=f"{message}.*expected the files"):
+        open_labelled_samples(tmp_path / "gone", "val", "the files")
+
+
+def test_perfect_and_broken_predictions():
+    labels = np.array([0, 1, 2, 3, 0])
+    bad = np.array([False, False, False, False, True])
+    perfect = Features({"logits": np.eye(8)[labels]}, labels, np.zeros(5, dtype=bool))
+    assert accuracies(perfect) == {"top1": 100, "top5": 100}
+    assert accuracies(Features(perfect.values, labels, bad))["top1"] == pytest.approx(80)
+    np.testing.assert_array_equal(top_classes(np.array([[1.0, 2.0, 2.0]]), 2), [[1, 2]])
+
+
+def test_weights_of_a_file_are_loaded_strictly(tmp_path):
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(9)
+    state = load_model(f"random:{name}").model.vit.state_dict()
+    headless = {key: value + 1 for key, value in state.items() if not key.startswith("head.")}
+    save_file({key: value.contiguous() for key, value in headless.items()}, tmp_path / "dino.safetensors")
+    loaded = load_model(f"timm:{name}:{tmp_path / 'dino.safetensors'}")
+    assert loaded.model.vit.num_classes == 0
+    torch.testing.assert_close(loaded.model.vit.pos_embed, state["pos_embed"] + 1)
+    del headless["norm.weight"]
+    save_file({key: value.contiguous() for key, value in headless.items()}, tmp_path / "part.safetensors")
+    with pytest.raises(UserError, match=r"(?s)do not fit timm's.*norm\.weight"):
+        load_model(f"timm:{name}:{tmp_path / 'part.safetensors'}")
+    backbone = Backbone("headless", loaded, torch.device("cpu"), "fp32")
+    with pytest.raises(UserError, match="no classifier"):
+        backbone.logits(torch.zeros(1, 3, 224, 224))
+
+
+def some_result(**changes: object) -> Result:
+    values = {
+        "task": "knn",
+        "label": "knn",
+        "primary": "top1",
+        "metrics": {"top1": 50.0},
+        "baselines": {"chance": {"top1": 10.0}},
+        "partial": False,
+        "model": MeasuredModel(spec="runs/a", description="a", fingerprint="f"),
+        "data": MeasuredData(name="d", fingerprints={"val": "v"}, samples=10, skipped=0),
+        "settings": {"seed": 0, "workers": 4},
+        "protocol": {},
+        "tables": {},
+        "environment": {},
+        "seconds": 1.0,
+    }
+    return Result.model_validate({**values, **changes})
+
+
+def test_result_survives_and_is_listed(tmp_path):
+    folder = tmp_path / "knn"
+    folder.mkdir()
+    result = some_result()
+    assert read_result(write_result(result, folder)) == result
+    assert json.loads((tmp_path / "results.jsonl").read_text())["metrics"] == {"top1": 50.0}
+
+
+@pytest.mark.parametrize("changes", [{"primary": "top5"}, {"metrics": {"top1": float("nan")}}, {"unknown": 1}])
+def test_a_wrong_result_is_refused(changes):
+    with pytest.raises(ValueError, match=r"primary|finite|Extra"):
+        some_result(**changes)
+
+
+def test_a_folder_belongs_to_one_evaluation(tmp_path):
+    result = some_result()
+    wanted = result.identity()
+    assert not claim_folder(tmp_path / "knn", wanted)
+    assert not claim_folder(tmp_path / "knn", wanted), "unfinished: to be continued"
+    write_result(result, tmp_path / "knn")
+    assert claim_folder(tmp_path / "knn", wanted)
+    with pytest.raises(UserError, match="another model"):
+        claim_folder(tmp_path / "knn", {**wanted, "model": "other weights"})
+    assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
+
+
+def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAR_DIST_DATA", raising=False)
+    with pytest.raises(UserError, match=r"looked for data/in1k .*expected the validation split"):
+        find_data(ImageNetValidation, None)
+    monkeypatch.setenv("SAR_DIST_DATA", str(tmp_path / "sets"))
+    (tmp_path / "sets" / "in1k").mkdir(parents=True)
+    assert find_data(ImageNetValidation, None) == tmp_path / "sets" / "in1k"
+    with pytest.raises(UserError, match="no finished run"):
+        newest_finished_run()
+    for name in ("old", "new"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "summary.json").write_text("{}")
+    import os
+
+    os.utime(tmp_path / "runs" / "old" / "summary.json", (1, 1))
+    assert newest_finished_run() == "runs/new"
+
+
+def test_results_of_other_data_have_other_names(tmp_path):
+    settings = TransferSettings()
+    assert result_label(ImageNetValidation, settings, None) == "imagenet_val"
+    assert result_label(ImageNetValidation, settings, tmp_path / "in1k") == "imagenet_val"
+    assert result_label(ImageNetValidation, settings, tmp_path / "pets") == "imagenet_val_pets"
+
+
+def test_every_task_of_the_registry_is_complete():
+    for name in task_names():
+        task = find_task(name)
+        assert task.name == name
+        assert task.summary
+        assert task.data_help
+        assert "\n" not in task.data_help
+        assert task.data_folder
+        task.settings_type()
+    with pytest.raises(UserError, match="did you mean imagenet_val"):
+        find_task("imagenet_vall")
+
+
+def test_logits_are_stored_by_name(folder, tmp_path):
+    samples = open_labelled_samples(folder, "val", "help")
+    found = extract(
+        make_backbone(), samples, logits_of, name="x", folder=tmp_path, batch=4, workers=0, say=lambda _: None
+    )
+    assert found.values["logits"].shape == (11, 4)

@@ -1,0 +1,88 @@
+"""Measure a trained model on a transfer task: one command from a checkpoint to a number with its protocol and baselines.
+
+    python tools/transfer_eval.py --task knn --model runs/NAME --data ROOT --out DIR [key=value ...]
+
+Also under torchrun or deepspeed for several processes; the result is the same. The same command again goes on where it
+was stopped, or shows the result. `--list` explains the tasks, `--task NAME --help` the settings of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sar_dist.errors import UserError, run_tool
+
+
+def main() -> None:
+    """Parse, run, print."""
+    arguments = parse_arguments()
+
+    from sar_dist import distributed
+    from sar_dist.transfer.runner import Request, evaluate, print_result
+
+    overrides = list(arguments.overrides)
+    if arguments.limit is not None:
+        overrides.append(f"limit={arguments.limit}")
+    result = evaluate(Request(arguments.task, arguments.model, arguments.data, arguments.out, overrides))
+    if distributed.is_main():
+        print_result(result)
+    distributed.shutdown()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; ``--list`` and ``--help`` end here."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    parser.add_argument("--task", metavar="NAME", help="one of --list")
+    parser.add_argument("--model", metavar="SPEC", help=model_help())
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the data set; default: $SAR_DIST_DATA or data/")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only N samples of each split; marked partial")
+    parser.add_argument("--list", action="store_true", help="explain every task and stop")
+    parser.add_argument("--help", "-h", action="store_true", help="this, and the settings of --task")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="a setting of the task")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    arguments = parser.parse_intermixed_args()  # settings may stand before and after options
+    if arguments.list:
+        print(task_list())
+        sys.exit(0)
+    if arguments.help:
+        parser.epilog = settings_help(arguments.task) if arguments.task else None
+        parser.print_help()
+        sys.exit(0)
+    if not arguments.task:
+        raise UserError("--task NAME is missing; --list explains every task")
+    return arguments
+
+
+def model_help() -> str:
+    """What --model accepts; without importing torch."""
+    return (
+        "run directory, checkpoint folder, export directory, timm:NAME[:CHECKPOINT] or random:NAME (or random:RUN); "
+        "default: the newest finished run in runs/"
+    )
+
+
+def task_list() -> str:
+    """Each task with its summary and the data it wants."""
+    from sar_dist.transfer.registry import find_task, task_names
+
+    tasks = [find_task(name) for name in task_names()]
+    return "\n".join(f"{task.name}\n    {task.summary}\n    data: {task.data_help}" for task in tasks)
+
+
+def settings_help(name: str) -> str:
+    """The settings of a task with type, default and one line each."""
+    from sar_dist.config import help_text
+    from sar_dist.transfer.registry import find_task
+
+    return f"settings of {name}: {help_text(find_task(name).settings_type)}"
+
+
+if __name__ == "__main__":
+    run_tool(main)
