@@ -88,12 +88,19 @@ class Cluster:
         """``cut`` or ``mend`` the node's network."""
         subprocess.run([str(SCRIPT), action, str(self.folder), node], check=True, timeout=30)
 
-    def submit(self, folder: Path, *arguments: str, options: tuple[str, ...] = (), **environment: str) -> Job:
-        """Submit slurm/multinode.sh with one task a node and no GPU."""
+    def submit(
+        self,
+        folder: Path,
+        *arguments: str,
+        script: str = "slurm/multinode.sh",
+        options: tuple[str, ...] = (),
+        **environment: str,
+    ) -> Job:
+        """Submit a script of slurm/ with one task a node and no GPU."""
         small = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=100"]
         settings = {"SAR_LOG_DIR": str(folder / "logs"), "SAR_PREFLIGHT_ARGS": SMALL_LIMITS, **environment}
         files = [f"--output={folder}/job.out", *options]
-        number = self.run("sbatch", "--parsable", *small, *files, "slurm/multinode.sh", *arguments, **settings)
+        number = self.run("sbatch", "--parsable", *small, *files, script, *arguments, **settings)
         return Job(self, number.strip(), folder)
 
 

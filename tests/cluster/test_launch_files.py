@@ -139,7 +139,7 @@ def test_kubernetes_manifest_parses_and_its_command_is_valid() -> None:
     assert tool("slurm/run_directory.py", config, *overrides).stdout == "/shared/runs/vit_l_in1k\n"
 
 
-@pytest.mark.parametrize("path", ["slurm/multinode.sh", "tests/cluster/mini_slurm.sh"])
+@pytest.mark.parametrize("path", ["slurm/multinode.sh", "slurm/transfer_eval.sh", "tests/cluster/mini_slurm.sh"])
 def test_shell_scripts_are_clean(path: str) -> None:
     if shutil.which("shellcheck") is None:
         if os.environ.get("SAR_DIST_REQUIRE_SLURM") == "1":
