@@ -17,6 +17,10 @@ $(VENV)/installed: requirements.txt setup.py
 demo: install
 	test -f data/demo/val/manifest.json || $(RUN) python tools/make_shards.py demo data/demo
 	$(RUN) deepspeed --num_accelerators 2 tools/train.py --config configs/demo.py
+	$(RUN) python tools/transfer_eval.py --task knn --model runs/demo --data data/demo workers=2
+	$(RUN) python tools/transfer_eval.py --task voc_attention --model runs/demo --data data/demo image_size=64 workers=2
+	$(RUN) python tools/report.py runs/demo --out runs/demo/report
+	@echo "pictures: runs/demo/figures, runs/demo/transfer/*/*.png; everything on one page: runs/demo/report/report.html"
 
 test: lint
 	$(RUN) python -m pytest

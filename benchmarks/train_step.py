@@ -5,7 +5,7 @@
 
 All sides train the same tapped model from the same weights on the same uint8 batch in memory, normalisation and spatial
 entropy included, and take turns within one process, so that a change of load hits all of them. "ours" is the trainer's
-own step: seeding, task, engine, averages of the losses, throughput counters. "engine" is the same without the trainer.
+own ``train_step`` and, every 50 steps, its ``log_metrics``. "engine" is the same without the trainer.
 Ratios are medians over rounds of side / bare loop. On a CPU the process's CPU time is the better figure on a shared
 machine; gradients are clipped on every side, as our engine always computes their norm.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import statistics
@@ -29,15 +30,20 @@ from rich.table import Table
 from timm.utils import AverageMeter, dispatch_clip_grad
 
 from sar_dist import distributed
+from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import RunConfig
 from sar_dist.engine import build_engine
 from sar_dist.models import TappedVisionTransformer, build_model, parameter_groups
+from sar_dist.observe import RunLogger, Throughput, find_peak
 from sar_dist.observe.flops import vit_forward_macs
-from sar_dist.observe.throughput import Throughput, peak_flops, peak_memory_gib
+from sar_dist.observe.throughput import peak_memory_gib
+from sar_dist.training import ClassificationTask, RunDirectory, Trainer, TrainState
 from sar_dist.training.averages import RunningAverages
-from sar_dist.training.task import ClassificationTask
+from sar_dist.training.checkpointing import Checkpointing
+from sar_dist.training.length import RunLength
 
 CLIP = 1.0
+STEPS_PER_EPOCH = 1000
 LOG_EVERY = 50  # timm's --log-interval and our log.every: when losses are read back
 Step = Callable[[], None]
 
@@ -48,7 +54,12 @@ def run_config(arguments: argparse.Namespace, precision: str) -> RunConfig:
         run={"name": "benchmark"},
         model={"name": arguments.model, "no_skip_last_block": True, "options": json.loads(arguments.model_options)},
         optim={"global_batch": arguments.batch, "clip": CLIP, "lr": 1e-4, "lr_reference_batch": None},
-        engine={"precision": precision, "micro_batch": arguments.batch, "zero_stage": arguments.zero_stage},
+        engine={
+            "precision": precision,
+            "micro_batch": arguments.batch,
+            "zero_stage": arguments.zero_stage,
+            "deepspeed": json.loads(arguments.deepspeed),
+        },
     )
 
 
@@ -63,6 +74,8 @@ def fixed_batch(config: RunConfig) -> dict[str, Any]:
         "epoch": torch.zeros_like(number),
         "sample": number,
         "position": number,
+        "bad": 0,
+        "bad_keys": [],
     }
 
 
@@ -133,25 +146,34 @@ def engine_step(engine: Any, task: ClassificationTask, batch: Any) -> Step:
 
 
 def our_step(config: RunConfig, engine: Any, task: ClassificationTask, batch: Any) -> Step:
-    """What ``Trainer.train_step`` does for every optimizer step, with the batch at hand."""
+    """``Trainer.train_step`` and ``log_metrics`` themselves, in a run that writes nothing and never validates."""
+    unused: Any = None  # data and checkpoints, which a step does not touch
     averages = RunningAverages(engine.device)
     throughput = Throughput(config.optim.global_batch, None, engine.device)
-    steps = 0
+    directory = RunDirectory(config)
+    logger = RunLogger(directory.path, enabled=False, total_steps=1, description="benchmark")
+    store = CheckpointStore(directory.checkpoints, keep_last=1, keep_every=None)
+    trainer = Trainer(
+        config,
+        engine=engine,
+        task=task,
+        batches=itertools.repeat(batch),
+        accumulation=1,
+        val_loader=unused,
+        length=RunLength(config, STEPS_PER_EPOCH),
+        state=TrainState(),
+        averages=averages,
+        ema=None,
+        checkpointing=Checkpointing(store, engine, None, unused, averages, logger.message),
+        directory=directory,
+        logger=logger,
+        throughput=throughput,
+    )
 
     def step() -> None:
-        nonlocal steps
-        with throughput.waiting_for_data():
-            taken = batch
-        torch.manual_seed(steps)
-        losses = task.losses(engine, taken, 0.01)
-        engine.backward(losses["loss"])
-        engine.step()
-        averages.add(losses)
-        throughput.step_done()
-        steps += 1
-        if steps % LOG_EVERY == 0:
-            averages.take()
-            throughput.summary()
+        trainer.train_step()
+        if trainer.state.step % LOG_EVERY == 0:
+            trainer.log_metrics()
 
     return step
 
@@ -200,9 +222,12 @@ def measure(arguments: argparse.Namespace, precision: str, device: torch.device)
     torch.manual_seed(0)
     model = build_model(config.model, config.regularizer).to(device)
     models = [copy.deepcopy(model).train() for _ in range(3)]
-    batch = {name: value.to(device) for name, value in fixed_batch(config).items()}
+    batch = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in fixed_batch(config).items()
+    }
     task = ClassificationTask(config, model.grid, device)
-    engine = build_engine(config, models[2], world_size=1, steps_per_epoch=1000)
+    engine = build_engine(config, models[2], world_size=1, steps_per_epoch=STEPS_PER_EPOCH)
     sides = {
         "bare loop": bare_step(config, models[0], task, batch),
         "like timm": timm_step(config, models[1], task, batch),
@@ -220,9 +245,10 @@ def measure(arguments: argparse.Namespace, precision: str, device: torch.device)
         num_classes=config.model.num_classes,
         prefix_tokens=vit.num_prefix_tokens,
     )
-    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    peak = find_peak(device)
     engine.destroy()
-    return {"precision": precision, "sides": summarize(times, peaks, 6 * macs * arguments.batch, peak)}
+    sides = summarize(times, peaks, 6 * macs * arguments.batch, peak.flops)
+    return {"precision": precision, "peak": str(peak), "sides": sides}
 
 
 def summarize(
@@ -244,7 +270,8 @@ def summarize(
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['precision']}: ratios to the bare loop", title_justify="left")
+    title = f"{result['precision']}: ratios to the bare loop; {result['peak']}"
+    table = Table(title=title, title_justify="left")
     columns = ("side", "wall ms", "CPU ms", "wall ratio", "CPU ratio", "least CPU ratio", "GFLOP/s", "MFU", "peak GiB")
     for column in columns:
         table.add_column(column, justify="left" if column == "side" else "right", no_wrap=True)
@@ -270,6 +297,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
     parser.add_argument("--zero-stage", type=int, default=1, choices=(1, 2, 3))
+    parser.add_argument("--deepspeed", default="{}", help="engine.deepspeed as JSON, to compare DeepSpeed's settings")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads on a CPU")
     parser.add_argument("--out", type=Path, help="JSON file to write")

@@ -138,6 +138,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(all_reduce_max(torch.tensor(int(flag), device=device)).item())
 
 
+def all_gather(tensor: Tensor) -> Tensor:
+    """Every process's ``tensor``, all of one shape and type, on every process: (processes, ...) in rank order."""
+    if world_size() == 1:
+        return tensor.unsqueeze(0)
+    gathered = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(gathered, tensor.contiguous())
+    return torch.stack(gathered)
+
+
 def broadcast_object(value: T) -> T:
     """The main process's ``value`` on every process."""
     if world_size() == 1:

@@ -257,7 +257,9 @@ class LogSettings(Settings):
     figures_every: Duration | None = Field(
         None, description="how often attention and training samples are drawn; none: at the end only"
     )
-    figure_images: int = Field(6, ge=0, le=64, description="validation images in an attention figure; 0: no figures")
+    figure_images: int = Field(
+        6, ge=0, le=64, description="validation images in an attention figure; 0: nothing is drawn"
+    )
 
 
 class ProfileSettings(Settings):

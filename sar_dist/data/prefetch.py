@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sar_dist.data.batching import Batch
+from sar_dist.regions import region
 
 
 class _Copying(NamedTuple):
@@ -35,7 +36,8 @@ def _prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
     while following is not None:
         ready, following = following, _start_copy(next(batches, None), stream)
         step = torch.cuda.current_stream(device)
-        step.wait_event(ready.done)
+        with region("host_to_device"):
+            step.wait_event(ready.done)
         for value in ready.target.values():
             if isinstance(value, Tensor):
                 # Allocated on the copying stream, which must not reuse the memory before the step has done with it.

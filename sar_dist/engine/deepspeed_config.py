@@ -84,7 +84,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": batch.micro_batch,
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": config.optim.clip or 0.0,
-        "zero_optimization": _zero(config),
+        "zero_optimization": _zero(config, world_size),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,  # our logger reports, not DeepSpeed's
@@ -94,14 +94,15 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     return _merge(generated, config.engine.deepspeed)
 
 
-def _zero(config: RunConfig) -> dict[str, Any]:
+def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         # Without ZeRO, DeepSpeed has no non-finite guard and no global gradient norm; stage 1 costs nothing more.
         "stage": max(1, config.engine.zero_stage),
         # The default replaces torch.nn.functional.linear for the whole process, and for later engines.
         "memory_efficient_linear": False,
-        # The default of 5e8 elements reserves gigabytes even for a tiny model.
-        "reduce_bucket_size": 50_000_000,
+        # The default of 5e8 elements reserves gigabytes even for a tiny model. One process sends nothing: its bucket is
+        # but a copy of the gradients, which is cheaper in small pieces (docs/benchmarks_train_step.md).
+        "reduce_bucket_size": 50_000_000 if world_size > 1 else 5_000_000,
         "allgather_bucket_size": 50_000_000,
     }
     if config.engine.zero_stage == 3:

@@ -5,6 +5,8 @@ Each chart is a title and the tags that it draws together, as regular expression
 
 from __future__ import annotations
 
+from sar_dist.observe.step_timer import MEASURED
+
 CHARTS: dict[str, dict[str, list[str]]] = {
     "Learning": {
         "loss": [r"^train/loss$", r"^train/loss_cls$", r"^val/loss_cls$"],
@@ -23,8 +25,9 @@ CHARTS: dict[str, dict[str, list[str]]] = {
     },
     "Speed": {
         "images per second": [r"^train/images_per_second$", r"^train/images_per_second_per_process$"],
-        "shares of the time": [r"^train/data_wait_share$", r"^train/mfu$"],
+        "shares of the time": [r"^train/data_wait_share$", r"^train/mfu$", r"^train/mfu_of_matmul$"],
         "seconds per step": [r"^train/step_seconds$"],
+        "where the seconds of a step go": [rf"^step_seconds/{part}$" for part in MEASURED],
         "peak memory (GiB)": [r"^train/peak_memory_gib$"],
     },
 }

@@ -22,6 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from sar_dist.observe.layout import custom_scalars_layout
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.records import append_record, truncate_records
+from sar_dist.observe.trace import TRACE_SUFFIX
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -66,12 +67,12 @@ class RunLogger:
             self._attempt(lambda: truncate_records(self._directory / METRICS_FILE, step))
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
-        """Write ``values`` as TensorBoard scalars ``prefix/name`` and as one line of metrics.jsonl, at once.
+        """Write ``values``, if any, as TensorBoard scalars ``prefix/name`` and as one line of metrics.jsonl, at once.
 
         Raises:
             ValueError: a metric is called "step", "prefix" or "time".
         """
-        if not self._enabled:
+        if not self._enabled or not values:
             return
         self._last_step = max(self._last_step, step)
         now = time.time()
@@ -123,6 +124,22 @@ class RunLogger:
                     writer.add_histogram(f"{prefix}/{name}", finite, step, bins="auto")
 
         self._tensorboard(write)
+
+    def trace(self, save: Callable[[str], None], step: int) -> None:
+        """Let ``save`` write a profiler's trace that begins with ``step``, and say where it is.
+
+        It goes to ``tensorboard/step_00001234.pt.trace.json.gz``, where TensorBoard's profiler plugin looks for it.
+        """
+        path = self._directory / TENSORBOARD_FOLDER / f"step_{step:08d}{TRACE_SUFFIX}"
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}")
+            save(str(temporary))
+            os.replace(temporary, path)
+
+        if self._enabled and self._attempt(write):
+            self.message(f"profiler trace from step {step} on: {path}; open it at https://ui.perfetto.dev")
 
     def hyperparameters(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Fill TensorBoard's hyper-parameters tab with the run's configuration and its result.

@@ -17,6 +17,7 @@ from matplotlib.ticker import PercentFormatter
 
 from sar_dist.observe.attention_page import STYLE
 from sar_dist.observe.report_runs import ReportedRun, config_differences, final_figures
+from sar_dist.observe.report_seeds import seeds_table
 
 LineStyle = Literal["solid", "dashed", "dotted"]
 
@@ -147,21 +148,37 @@ def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
         curves_png: the picture of ``report_figure``.
     """
     title = "Training report: " + ", ".join(run.name for run in runs)
+    final_ones = [final_figures(run) for run in runs]
     sections = [
         f"<h1>{html.escape(title)}</h1>",
         *(f"<p>{html.escape(_origin(run))}</p>" for run in runs),
         "<h2>Final figures</h2>",
-        _comparison(runs, [final_figures(run) for run in runs]),
+        _comparison(runs, final_ones),
     ]
     transfer = [_flat_transfer(run) for run in runs]
     if any(transfer):
         sections += ["<h2>Transfer</h2>", _comparison(runs, transfer, compare=lambda _: True)]
+    seeds = seeds_table(runs, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
+    if seeds is not None:
+        note = (
+            "<p>Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer.</p>"
+        )
+        sections += ["<h2>Over seeds</h2>", note, html_table(*seeds)]
     differences = config_differences(list(runs))
     if differences:
         rows = [[key, *values] for key, values in differences.items()]
-        sections += ["<h2>Different settings</h2>", _table(["key", *(run.name for run in runs)], rows)]
-    image = base64.b64encode(curves_png).decode()
-    sections += ["<h2>Curves</h2>", f'<img alt="curves of all runs" src="data:image/png;base64,{image}">']
+        sections += ["<h2>Different settings</h2>", html_table(["key", *(run.name for run in runs)], rows)]
+    sections += ["<h2>Curves</h2>", html_image(curves_png, "curves of all runs")]
+    return html_page(title, sections)
+
+
+def html_image(png: bytes, what: str) -> str:
+    """A picture inside the page itself."""
+    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def html_page(title: str, sections: Sequence[str]) -> str:
+    """A whole page, which needs no other file, of HTML ``sections``."""
     return "\n".join(
         (
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
@@ -211,7 +228,7 @@ def _comparison(
         if any(cell != _number(None) for cell in cells):
             rows.append([label, *cells])
     note = "" if baseline is None else f"<p>In brackets: difference to {html.escape(runs[baseline].name)}.</p>"
-    return note + _table(["", *(run.name for run in runs)], rows)
+    return note + html_table(["", *(run.name for run in runs)], rows)
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:
@@ -222,7 +239,9 @@ def _number(value: float | None, *, signed: bool = False) -> str:
     return f"{value:+.3g}" if signed else f"{value:.4g}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column holds the names of the rows."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         first = f"<th>{html.escape(cells[0])}</th>"
         return f"<tr>{first}" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[1:]) + "</tr>"

@@ -14,38 +14,9 @@ from contextlib import contextmanager
 
 import torch
 
-# Dense (no structured sparsity) bfloat16 tensor-core peak in TFLOP/s, by a part of torch.cuda.get_device_name(); the
-# first match counts, so that special variants come before their family. From the vendors' data sheets, halved where
-# they give the figure with sparsity. V100 has no bfloat16: its float16 peak.
-PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
-    ("B200", 2250.0),
-    ("H200 NVL", 835.0),
-    ("H200", 989.0),
-    ("GH200", 989.0),
-    ("H100 NVL", 835.0),
-    ("H100 PCIe", 756.0),
-    ("H100", 989.0),
-    ("A100", 312.0),
-    ("L40S", 362.0),
-    ("V100-PCIE", 112.0),
-    ("V100", 125.0),
-    ("RTX 4090", 165.0),
-    ("MI300X", 1307.0),
-)
+from sar_dist.observe.device_peak import DevicePeak
 
 GIB = 1024**3
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 peak of a device in FLOP/s, or None when it is not in ``PEAK_TFLOPS``.
-
-    Args:
-        device_name: as ``torch.cuda.get_device_name`` gives it, such as "NVIDIA H100 80GB HBM3".
-    """
-    for part, teraflops in PEAK_TFLOPS:
-        if part in device_name:
-            return teraflops * 1e12
-    return None
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -62,8 +33,9 @@ class Throughput:
     Args:
         global_batch: images in one optimizer step over all processes.
         flops_per_image: FLOPs of forward and backward on one image, without recomputation, such as
-            ``FlopReport.training_flops``; None leaves ``mfu`` out.
+            ``FlopReport.training_flops``; None leaves the utilisation out.
         device: where the model runs.
+        peak: what the utilisation refers to; None leaves it out.
         world_size: processes that train together.
         clock: seconds, monotonic.
     """
@@ -74,6 +46,7 @@ class Throughput:
         flops_per_image: float | None,
         device: torch.device,
         *,
+        peak: DevicePeak | None = None,
         world_size: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -82,7 +55,7 @@ class Throughput:
         self._device = device
         self._world_size = world_size
         self._clock = clock
-        self._peak_flops = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._peak = peak
         self._begin()
 
     def _begin(self) -> None:
@@ -122,7 +95,8 @@ class Throughput:
             ``images_per_second`` over all processes; ``images_per_second_per_process``; ``step_seconds``, the mean;
             ``data_wait_share`` of the time, 0 to 1, on this process; ``peak_memory_gib`` of this process since it
             began; ``mfu``, model FLOPs utilisation: the FLOPs the model needs over those the devices could do at
-            their dense bfloat16 peak, left out where either is not known. Only ``peak_memory_gib`` if no step was done.
+            their peak, called ``mfu_of_matmul`` where the peak was measured by a matrix product, and left out where
+            either is not known. Only ``peak_memory_gib`` if no step was done.
         """
         figures = {"peak_memory_gib": peak_memory_gib(self._device)}
         elapsed = self._clock() - self._start - self._paused
@@ -132,7 +106,8 @@ class Throughput:
             figures["images_per_second_per_process"] = per_process
             figures["step_seconds"] = elapsed / self._steps
             figures["data_wait_share"] = min(1.0, self._waited / elapsed)
-            if self._peak_flops is not None and self._flops_per_image is not None:
-                figures["mfu"] = per_process * self._flops_per_image / self._peak_flops
+            if self._peak is not None and self._peak.flops is not None and self._flops_per_image is not None:
+                utilisation = per_process * self._flops_per_image / self._peak.flops
+                figures["mfu_of_matmul" if self._peak.measured else "mfu"] = utilisation
         self._begin()
         return figures

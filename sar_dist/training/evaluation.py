@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,11 +9,22 @@ from torch.nn import functional
 from sar_dist import distributed
 from sar_dist.data import ValidationLoader
 from sar_dist.training.task import ClassificationTask
+from sar_dist.training.validation_details import ValidationDetails
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, task: ClassificationTask, loader: ValidationLoader) -> dict[str, float]:
+def evaluate(
+    model: torch.nn.Module,
+    task: ClassificationTask,
+    loader: ValidationLoader,
+    details: ValidationDetails | None = None,
+) -> dict[str, float]:
     """Score ``model`` on the whole validation set. Call on every process.
+
+    Args:
+        model: in any mode, which it has again afterwards.
+        task, loader: how batches are made and scored.
+        details: takes in what the metrics do not say.
 
     Returns:
         ``top1`` and ``top5`` in percent of all images (one that cannot be decoded counts as wrong), ``loss_cls``,
@@ -36,8 +44,13 @@ def evaluate(model: torch.nn.Module, task: ClassificationTask, loader: Validatio
             output = task.predict(model, batch)
             entropies, components = task.entropies(output)  # each b blocks heads
             heads = entropies.shape[2]
-            part = _batch_sums(output["logits"], batch, entropies, components, task.device)
+            label, valid, bad = (batch[name].to(task.device, non_blocking=True) for name in ("label", "valid", "bad"))
+            logits = output["logits"].float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # b 5
+            part = _batch_sums(logits, best, label, valid, bad, entropies, components)
             sums = part if sums is None else sums + part
+            if details is not None:
+                details.add(label, best[:, 0], valid & ~bad, entropies, components)
     finally:
         model.train(was_training)
     assert sums is not None, "a validation loader has at least one batch on every process"
@@ -45,13 +58,10 @@ def evaluate(model: torch.nn.Module, task: ClassificationTask, loader: Validatio
 
 
 def _batch_sums(
-    logits: Tensor, batch: Mapping[str, Any], entropies: Tensor, components: Tensor, device: torch.device
+    logits: Tensor, best: Tensor, label: Tensor, valid: Tensor, bad: Tensor, entropies: Tensor, components: Tensor
 ) -> Tensor:
     """Sums over a batch, float64: images, bad, correct, correct in 5, loss, components, entropy of each map."""
-    label, valid, bad = (batch[name].to(device, non_blocking=True) for name in ("label", "valid", "bad"))
     scored = valid & ~bad
-    logits = logits.float()
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = (best == label[:, None]) & scored[:, None]
     losses = functional.cross_entropy(logits, label.clamp(0, logits.shape[1] - 1), reduction="none")
     weights = scored.double()

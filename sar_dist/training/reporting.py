@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sar_dist.training.profiling import time_shares
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 
 
-def progress_values(metrics: Mapping[str, float]) -> dict[str, str | float]:
-    """The few of an interval's metrics that belong into the progress line."""
+def progress_values(metrics: Mapping[str, float], step_seconds: Mapping[str, float]) -> dict[str, str | float]:
+    """The few of an interval's metrics, and of the parts of a step's time, that belong into the progress line."""
     shown: dict[str, str | float] = {
         "loss": metrics["loss"],
         "img/s": metrics["images_per_second"],
@@ -19,6 +20,10 @@ def progress_values(metrics: Mapping[str, float]) -> dict[str, str | float]:
         shown["entropy"] = metrics["loss_entropy"]
     if "mfu" in metrics:
         shown["MFU"] = f"{metrics['mfu']:.1%}"
+    if "mfu_of_matmul" in metrics:
+        shown["MFU (of matmul)"] = f"{metrics['mfu_of_matmul']:.1%}"
+    if step_seconds:
+        shown["time:"] = time_shares(step_seconds)
     return shown
 
 

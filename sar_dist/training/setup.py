@@ -13,7 +13,7 @@ from sar_dist.data.augment import build_eval_transform, build_train_transform
 from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine
 from sar_dist.models import build_model, check_model
-from sar_dist.observe import FlopReport, RunLogger, Throughput, count_flops
+from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
@@ -60,6 +60,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     logger.message(f"{config.run.name}: {flops.summary()}; {world_size} process{'es' if world_size > 1 else ''}")
     if report is not None:
         logger.message(str(report))
+    peak = find_peak(device) if rank == 0 else None
+    log_hardware(logger, state.step, flops, peak)
     averages = RunningAverages(engine.device)
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message)
     if saved is not None:
@@ -78,7 +80,9 @@ def build_trainer(config: RunConfig) -> Trainer:
         checkpointing=checkpointing,
         directory=checked.directory,
         logger=logger,
-        throughput=Throughput(config.optim.global_batch, flops.training_flops, device, world_size=world_size),
+        throughput=Throughput(
+            config.optim.global_batch, flops.training_flops, device, peak=peak, world_size=world_size
+        ),
     )
 
 
@@ -112,6 +116,17 @@ def count_flops_of(config: RunConfig) -> FlopReport:
     model = check_model(config.model, config.regularizer)
     size = config.model.image_size
     return count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
+
+
+def log_hardware(logger: RunLogger, step: int, flops: FlopReport, peak: DevicePeak | None) -> None:
+    """Record what the utilisation is computed from, so that it can be checked from the log alone."""
+    if peak is None:
+        return
+    logger.message(str(peak))
+    values = {"training_gflops_per_image": flops.training_flops / 1e9}
+    if peak.flops is not None:
+        values["peak_tflops"] = peak.flops / 1e12
+    logger.metrics(step, values, prefix="hardware")
 
 
 def build_loaders(

@@ -15,6 +15,7 @@ from torch.nn import functional
 from sar_dist.config import RunConfig
 from sar_dist.data.device_transforms import DeviceTransform
 from sar_dist.engine import input_dtype
+from sar_dist.regions import region
 from sar_dist.regularizer import regularizer_weight, spatial_entropy_from_query_key
 
 
@@ -46,22 +47,31 @@ class ClassificationTask:
             ``loss``, what is backpropagated; ``loss_cls``, the cross-entropy; and, when the model is regularized,
             ``loss_entropy``, the mean entropy in nats, and ``components``, the mean number of components of a map.
         """
-        pixels, labels, epoch, sample, position = (
-            batch[name].to(self.device, non_blocking=True) for name in ("image", "label", "epoch", "sample", "position")
-        )
-        images, targets = self.transform.train(pixels, labels, epoch, sample, position)
-        output = model(images.to(self.dtype))
-        loss_cls = functional.cross_entropy(output["logits"].float(), targets)
+        images, targets = self.augmented(batch)
+        with region("forward"):
+            output = model(images.to(self.dtype))
+            loss_cls = functional.cross_entropy(output["logits"].float(), targets)
         if not self.regularizer.weight:
             return {"loss": loss_cls, "loss_cls": loss_cls}
-        entropies, components = self.entropies(output)
-        loss_entropy = entropies.mean()
+        with region("spatial_entropy"):
+            entropies, components = self.entropies(output)
+            loss_entropy = entropies.mean()
         return {
             "loss": loss_cls + entropy_weight * loss_entropy,
             "loss_cls": loss_cls,
             "loss_entropy": loss_entropy,
             "components": components.float().mean(),
         }
+
+    def augmented(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """A training micro-batch as the model sees it: float32 images (b, 3, S, S), targets (b, C)."""
+        with region("host_to_device"):
+            tensors = [
+                batch[name].to(self.device, non_blocking=True)
+                for name in ("image", "label", "epoch", "sample", "position")
+            ]
+        with region("augmentation"):
+            return self.transform.train(*tensors)
 
     def entropy_weight(self, epoch: float) -> float:
         """Weight of the spatial entropy after ``epoch`` (fractional) epochs."""

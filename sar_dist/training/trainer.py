@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
 from sar_dist.engine import ExponentialMovingAverage
 from sar_dist.observe import RunLogger, Throughput
-from sar_dist.training.attention_pictures import AttentionPictures
+from sar_dist.regions import region
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.guards import StepGuard, Verdict, Watchdog
 from sar_dist.training.length import RunLength
+from sar_dist.training.pictures import Pictures
 from sar_dist.training.preemption import AgreedStop, request_requeue
+from sar_dist.training.profiling import StepProfiler
 from sar_dist.training.reporting import closing_lines, progress_values, validation_line
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
@@ -75,15 +78,24 @@ class Trainer:
         self.directory = directory
         self.logger = logger
         self.throughput = throughput
-        self.pictures = AttentionPictures(config, task, val_loader)
+        self.pictures = Pictures(config, task, val_loader, logger)
+        self.profiler = StepProfiler(config, length, state.step, engine.device, logger, throughput)
         self.guard = StepGuard(config.guard, tolerate_overflow=config.engine.precision == "fp16")
         self.watchdog = Watchdog(60 * config.guard.stall_minutes)
         self.new_bad_images = 0
+        self.last_batch: dict[str, Any] | None = None
         self.applied: dict[str, float] = {}
         self.validation: dict[str, float] = {}
 
     def train(self) -> TrainState:
         """Train to the last step or an agreed stop."""
+        with closing(self.logger), closing(self.profiler):
+            self.run_loop()
+        self.watchdog.stop()
+        return self.state
+
+    def run_loop(self) -> None:
+        """Step after step, and what is due between them."""
         self.watchdog.moved()
         stop, reason = AgreedStop(self.config.run.max_hours), None
         while self.state.step < self.length.last_step and reason is None:
@@ -93,7 +105,7 @@ class Trainer:
             if self.due(self.config.validation.every):
                 self.validate()
             if self.due(self.config.log.figures_every):
-                self.draw_attention()
+                self.draw()
             if self.due(self.config.checkpoint.every):
                 self.save()
             reason = stop.reason()
@@ -102,25 +114,28 @@ class Trainer:
             self.leave(reason)
         else:
             self.finish()
-        self.watchdog.stop()
-        return self.state
 
     def train_step(self) -> None:
         """One optimizer step: forward and backward of every accumulated micro-batch, then the update."""
         entropy_weight = self.task.entropy_weight(self.state.step / self.length.steps_per_epoch)
         self.applied = {"learning_rate": max(self.engine.get_lr()), "entropy_weight": entropy_weight}
-        for micro_step in range(self.accumulation):
-            with self.throughput.waiting_for_data():
-                batch = next(self.batches)
-            self._seed(micro_step)
-            losses = self.task.losses(self.engine, batch, entropy_weight)
-            self.engine.backward(losses["loss"])
-            self.engine.step()
-            self.averages.add(losses)
-            self.guard.saw(losses["loss"], batch["sample"])
-            self._count_bad_images(batch)
-        if self.ema is not None:
-            self.ema.update()
+        with self.profiler.step(self.state.step + 1):
+            for micro_step in range(self.accumulation):
+                with self.throughput.waiting_for_data(), region("data_wait"):
+                    batch = next(self.batches)
+                self._seed(micro_step)
+                losses = self.task.losses(self.engine, batch, entropy_weight)
+                with region("backward"):
+                    self.engine.backward(losses["loss"])
+                with region("optimizer"):
+                    self.engine.step()
+                self.averages.add(losses)
+                self.guard.saw(losses["loss"], batch["sample"])
+                self._count_bad_images(batch)
+            if self.ema is not None:
+                with region("optimizer"):
+                    self.ema.update()
+        self.last_batch = batch
         self.state.step += 1
         self.state.images += self.config.optim.global_batch
         self.throughput.step_done()
@@ -152,15 +167,19 @@ class Trainer:
             "bad_images": float(self.state.bad_images),
             **self.throughput.summary(),
         }
+        parts = self.profiler.take()
         self.logger.metrics(self.state.step, values)
+        self.logger.metrics(self.state.step, parts, prefix="step_seconds")
         self._obey(*self.guard.after_interval(self.state.step, values["loss"]))
-        self.logger.progress(self.state.step, progress_values(values))
+        self.logger.progress(self.state.step, progress_values(values, parts))
 
     def validate(self) -> None:
         """Score the live weights, and their moving average, on the whole validation set."""
         with self.throughput.paused():
-            self.validation = evaluate(self.engine.module, self.task, self.val_loader)
+            details = self.pictures.new_details()
+            self.validation = evaluate(self.engine.module, self.task, self.val_loader, details)
             self.logger.metrics(self.state.step, self.validation, prefix="val")
+            self.pictures.draw_validation(details, self.state.step)
             average = None
             if self.ema is not None:
                 with self.ema.as_weights():
@@ -172,13 +191,10 @@ class Trainer:
         self.logger.message(validation_line(self.state.step, self.validation, average))
         self.watchdog.moved()
 
-    def draw_attention(self) -> None:
-        """Draw the [CLS] attention of a few validation images, components coloured, and its distribution per head."""
+    def draw(self) -> None:
+        """Draw the [CLS] attention of a few validation images, components coloured, and some training samples."""
         with self.throughput.paused():
-            drawn = self.pictures.draw(self.engine.module)
-            if drawn is not None:
-                self.logger.figure("attention", drawn.figure, self.state.step)
-                self.logger.histograms(self.state.step, drawn.distributions, prefix="attention")
+            self.pictures.draw(self.engine.module, self.last_batch, self.state.step)
 
     def leave(self, reason: str) -> None:
         """Stop before the end so that the same command goes on from here, also in the middle of a logging interval."""
@@ -187,7 +203,6 @@ class Trainer:
         if distributed.is_main():
             request_requeue(self.state.step, reason)
         self.logger.message(f"stopped after step {self.state.step} ({reason}); start the same command again to go on")
-        self.logger.close()
 
     def finish(self) -> None:
         """Validate, save, draw, and say where everything is."""
@@ -195,7 +210,7 @@ class Trainer:
         self.validate()
         self._reduce_bad_images()
         self.checkpointing.save_now(self.state)
-        self.draw_attention()
+        self.draw()
         summary = {**self.state.to_json(), "total_steps": self.length.total, "validation": self.validation}
         if distributed.is_main():
             self.directory.summary_file.write_text(json.dumps(summary, indent=2) + "\n")
@@ -203,7 +218,6 @@ class Trainer:
         self.logger.hyperparameters(self.config.model_dump(mode="json"), scores)
         for line in closing_lines(self.state, self.engine.skipped_steps, self.directory):
             self.logger.message(line)
-        self.logger.close()
 
     def _obey(self, verdict: Verdict, message: str | None) -> None:
         """Carry out what the guard decided after a step or an interval."""

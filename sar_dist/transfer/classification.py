@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from sar_dist.config import AugmentSettings
 from sar_dist.errors import UserError
-from sar_dist.transfer.features import Features, extract, logits_of
+from sar_dist.transfer.class_scores import TOP, chance_metrics, class_metrics
+from sar_dist.transfer.features import extract, logits_of
 from sar_dist.transfer.samples import SampleSet, limited, open_labelled_samples
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
@@ -42,22 +43,15 @@ class ImageNetValidation(TransferTask[TransferSettings]):
             say=job.say,
         )
         classes = job.backbone.num_classes
+        order = top_classes(found.values["logits"], min(TOP, classes))
         return Outcome(
-            metrics=accuracies(found),
+            metrics=class_metrics(order, found.labels, found.bad, classes),
             primary="top1",
             samples=len(self.samples),
             skipped=int(found.bad.sum()),
             protocol={"transform": describe_eval_transform(job.backbone.image_size, job.backbone.augment)},
-            baselines={"chance": {"top1": 100 / classes, "top5": 100 * min(5, classes) / classes}},
+            baselines={"chance": chance_metrics(classes)},
         )
-
-
-def accuracies(found: Features) -> dict[str, float]:
-    """Top-1 and top-5 in percent of all samples; one that could not be read counts as wrong."""
-    logits = found.values["logits"]
-    order = top_classes(logits, min(5, logits.shape[1]))
-    hits = (order == found.labels[:, None]) & ~found.bad[:, None]
-    return {"top1": 100 * float(hits[:, 0].mean()), "top5": 100 * float(hits.any(axis=1).mean())}
 
 
 def top_classes(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, ValidationError
 
 from sar_dist import distributed
@@ -25,8 +24,17 @@ from sar_dist.errors import UserError
 from sar_dist.observe.class_figures import confusion_figure
 from sar_dist.training import build_trainer
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, accuracies, describe_eval_transform, top_classes
-from sar_dist.transfer.features import Features, extract, logits_of
+from sar_dist.transfer.class_scores import (
+    TOP,
+    chance_metrics,
+    class_accuracies,
+    class_metrics,
+    class_table,
+    confusion_counts,
+)
+from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.features import extract, logits_of
+from sar_dist.transfer.probe_figures import class_accuracy_figure
 from sar_dist.transfer.samples import SampleSet, limited, open_labelled_samples
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
@@ -100,10 +108,10 @@ class Finetune(TransferTask[FinetuneSettings]):
             say=job.say,
         )
         names = self.samples["train"].classes or tuple(map(str, range(self.classes)))
-        predicted = top_classes(found.values["logits"], 1)[:, 0]
-        confusion = confusion_counts(found.labels[~found.bad], predicted[~found.bad], self.classes)
+        order = top_classes(found.values["logits"], min(TOP, self.classes)).astype(np.int32)
+        accuracies = class_accuracies(order, found.labels, found.bad, self.classes)
         return Outcome(
-            metrics={**accuracies(found), "mean_per_class": mean_per_class(found, predicted, self.classes)},
+            metrics=class_metrics(order, found.labels, found.bad, self.classes),
             primary="top1",
             samples=len(found.labels),
             skipped=int(found.bad.sum()),
@@ -113,8 +121,12 @@ class Finetune(TransferTask[FinetuneSettings]):
                 "training": self.config.model_dump(mode="json", include={"model", "regularizer", "augment", "optim"}),
                 "run": str(run_directory),
             },
-            baselines={"chance": {"top1": 100 / self.classes, "mean_per_class": 100 / self.classes}},
-            figures={"confusion": confusion_figure(torch.from_numpy(confusion), names)},
+            baselines={"chance": chance_metrics(self.classes)},
+            figures={
+                "class_accuracy": class_accuracy_figure(accuracies, names, "fine-tuned"),
+                "confusion": confusion_figure(confusion_counts(order, found.labels, found.bad, self.classes), names),
+            },
+            tables={"classes": class_table(names, accuracies, found.labels)},
         )
 
     def _make_shards(self, split: Split, samples: SampleSet) -> None:
@@ -203,20 +215,6 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"train.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 (classes, classes): how often each class (row) was taken for each (column)."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
-
-
-def mean_per_class(found: Features, predicted: np.ndarray, classes: int) -> float:
-    """Mean over the classes that occur of the share of their samples that were recognised, in percent."""
-    hits = (predicted == found.labels) & ~found.bad
-    shares = [hits[found.labels == label].mean() for label in range(classes) if (found.labels == label).any()]
-    return 100 * float(np.mean(shares))
 
 
 def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,10 +94,15 @@ def losses_of_tool(config_file: Path, world_size: int, *overrides: str) -> list[
         f"--config={config_file}",
         f"run.max_steps={STEPS}",
         "engine.micro_batch=4",
+        "profile.sample_every=1",  # being timed must not change a step
         "engine.deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
         *overrides,
     )
-    metrics = read_metrics(config_file.parent.parent / "runs" / "small")
+    run = config_file.parent.parent / "runs" / "small"
+    metrics = read_metrics(run)
+    timed = read_metrics(run, "step_seconds")
+    assert sorted(timed) == list(range(2, STEPS + 1))
+    assert world_size == 1 or all(values["communication"] > 0 for values in timed.values())
     return [metrics[step]["loss"] for step in range(1, STEPS + 1)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from support import tool
 
 from sar_dist.config import load_config
-from sar_dist.observe.throughput import PEAK_TFLOPS
+from sar_dist.observe.device_peak import PEAK_TFLOPS
 from sar_dist.training.data_benchmark import LoaderSpeed, _CpuClock, report
 from sar_dist.training.setup import count_flops_of
 

@@ -71,7 +71,7 @@ def test_a_zero_checkpoint_its_export_and_training_agree(trained, tmp_path, in_p
     label = f"imagenet_val_{shards.name}"
     of_run = result(run / "transfer", label)
     last = read_metrics(run, "val_ema")[4]
-    assert of_run["metrics"] == {name: pytest.approx(last[name]) for name in ("top1", "top5")}
+    assert all(of_run["metrics"][name] == pytest.approx(last[name]) for name in ("top1", "top5"))
     assert of_run["data"]["samples"] == 21
     assert not of_run["partial"]
 

@@ -14,19 +14,21 @@ PACKAGE = ROOT / "sar_dist"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "signals": set(),
+    "regions": set(),
     "regularizer": set(),
     "config": {"errors"},
     "distributed": {"errors"},
-    "data": {"config", "errors"},
+    "data": {"config", "errors", "regions"},
     "models": {"config", "errors", "regularizer"},
-    "observe": {"config", "errors", "regularizer"},
-    "engine": {"config", "errors", "models", "distributed"},
+    "observe": {"config", "errors", "regions", "regularizer"},
+    "engine": {"config", "errors", "regions", "models", "distributed"},
     "checkpoint": {"config", "errors", "models", "engine", "distributed"},
     "planning": {"config", "errors", "models", "engine", "data", "observe", "regularizer", "distributed"},
     "training": {
         "config",
         "errors",
         "signals",
+        "regions",
         "distributed",
         "regularizer",
         "data",
@@ -47,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         "observe",
         "training",
     },
+    "experiment": {"config", "errors", "observe", "transfer", "data"},
 }
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 READING_PATH = (

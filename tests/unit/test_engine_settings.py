@@ -57,6 +57,7 @@ def test_stage_offload_and_traps() -> None:
     assert zero["stage"] == 1
     assert zero["memory_efficient_linear"] is False
     assert zero["reduce_bucket_size"] == 50_000_000
+    assert deepspeed_config(config(), 1)["zero_optimization"]["reduce_bucket_size"] == 5_000_000
     assert "offload_optimizer" not in zero
     zero = deepspeed_config(config(engine__zero_stage=3, engine__offload="all"), 8)["zero_optimization"]
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"

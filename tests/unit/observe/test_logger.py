@@ -161,6 +161,7 @@ def test_other_ranks_write_and_say_nothing(tmp_path, capsys):
     logger.progress(1, {"loss": 1.0})
     logger.figure("attention", make_figure(), 1)
     logger.histograms(1, {"entropy": [1.0]}, "attention")
+    logger.trace(lambda path: pytest.fail("wrote a trace"), 1)
     logger.message("hello")
     logger.hyperparameters({"a": 1}, {"top1": 1.0})
     logger.close()
@@ -184,6 +185,39 @@ def test_a_dead_disk_does_not_stop_training(tmp_path, capsys):
     assert logger.failures == 6
     assert [record["step"] for record in records(run)] == [3]
     assert scalars(run) == {"train/loss": [(3, 1.0)]}
+
+
+def test_a_trace_is_moved_to_its_place_when_it_is_whole(tmp_path, capsys):
+    logger = make_logger(tmp_path)
+    place = tmp_path / "tensorboard" / "step_00000007.pt.trace.json.gz"
+
+    def save(path):
+        assert path.endswith(".gz")  # by which PyTorch knows that it should compress
+        Path(path).write_bytes(b"trace")
+        assert not place.exists()
+
+    logger.trace(save, 7)
+    assert place.read_bytes() == b"trace"
+    assert str(place) in capsys.readouterr().out
+
+
+def test_a_trace_that_cannot_be_written_does_not_stop_training(tmp_path, capsys):
+    def fail(path):
+        raise OSError(28, "No space left on device")
+
+    logger = make_logger(tmp_path)
+    logger.trace(fail, 7)
+    assert logger.failures == 1
+    logger.metrics(8, {"loss": 1.0})
+    assert logger.failures == 1
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_no_metrics_are_no_record(tmp_path):
+    logger = make_logger(tmp_path)
+    logger.metrics(1, {})
+    logger.close()
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_disk_that_dies_under_tensorboard(tmp_path, monkeypatch, capsys):

@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     for step in range(10, 101, 10):
         speed = {"images_per_second": 900.0, "data_wait_share": 0.1, "learning_rate": step / 1e5}
         logger.metrics(step, {"loss": 3 - step / 50, "loss_entropy": 1.2 - step / 200, **speed})
+        logger.metrics(step, {"total": 0.5, "forward": 0.15, "backward": 0.3, "other": 0.05}, prefix="step_seconds")
         logger.metrics(step, {"top1": step / 2, "entropy": 1.0, "entropy_block11_head0": 0.9}, prefix="val")
         logger.histograms(step, {"entropy_head0": torch.rand(50)}, "attention")
     logger.figure("confusion", confusion_figure(torch.eye(3), ["a", "b", "c"]), 100)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sar_dist.observe.throughput import Throughput, peak_flops, peak_memory_gib
+from sar_dist.observe.device_peak import DevicePeak, find_peak, measure_cpu_flops, peak_flops
+from sar_dist.observe.throughput import Throughput, peak_memory_gib
 
 
 class Clock:
@@ -82,7 +83,8 @@ def test_without_a_step_there_is_no_speed(clock):
 def test_mfu_is_the_needed_share_of_the_peak(clock, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 1024**3)
-    throughput = Throughput(2048, 3 * 2 * 17.56e9, torch.device("cuda"), world_size=2, clock=clock)
+    device = torch.device("cuda")
+    throughput = Throughput(2048, 3 * 2 * 17.56e9, device, peak=find_peak(device), world_size=2, clock=clock)
     clock.now += 2
     throughput.step_done()
     summary = throughput.summary()
@@ -94,7 +96,8 @@ def test_no_mfu_where_the_peak_or_the_flops_are_unknown(clock, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
     for name, flops in (("NVIDIA A100-SXM4-80GB", None), ("Some New Device", 1e9)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
-        throughput = Throughput(8, flops, torch.device("cuda"), clock=clock)
+        device = torch.device("cuda")
+        throughput = Throughput(8, flops, device, peak=find_peak(device), clock=clock)
         clock.now += 1
         throughput.step_done()
         assert "mfu" not in throughput.summary()
@@ -118,6 +121,25 @@ def test_no_mfu_where_the_peak_or_the_flops_are_unknown(clock, monkeypatch):
 )
 def test_device_peaks(name, teraflops):
     assert peak_flops(name) == teraflops * 1e12
+
+
+def test_a_measured_peak_has_another_name(clock):
+    throughput = Throughput(8, 1e9, torch.device("cpu"), peak=DevicePeak(1e11, True, "CPU"), clock=clock)
+    clock.now += 2
+    throughput.step_done()
+    summary = throughput.summary()
+    assert summary["mfu_of_matmul"] == pytest.approx(4 * 1e9 / 1e11)
+    assert "mfu" not in summary
+
+
+def test_a_matrix_product_measures_a_plausible_cpu():
+    assert 1e9 < measure_cpu_flops() < 1e14
+
+
+def test_the_peak_says_where_it_comes_from():
+    assert str(DevicePeak(989e12, False, "NVIDIA H100")) == "peak 989 TFLOP/s (data sheet)"
+    assert str(DevicePeak(2.2e11, True, "CPU")) == "peak 0.22 TFLOP/s (measured by a matrix product)"
+    assert str(DevicePeak(None, False, "Some GPU")) == "no peak known for Some GPU: no MFU"
 
 
 def test_an_unknown_device_has_no_peak():

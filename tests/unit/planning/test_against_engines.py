@@ -11,6 +11,7 @@ from support import run_processes
 from sar_dist.config import load_config
 from sar_dist.planning import ModelShape, plan_memory
 from sar_dist.planning.communication import collective_payloads
+from sar_dist.planning.precision import Precision
 
 CONFIG = """
 from sar_dist.config import RunConfig
@@ -63,6 +64,9 @@ def test_two_processes_hold_and_send_what_is_planned(precision: str, settings: l
         shape = ModelShape.of(config)
         plan = plan_memory(shape, config, 2)
         rest, peak = plan.total("rest") + plan.host_total, plan.peak + plan.host_total  # a CPU has one memory
+        if config.engine.zero_stage < 3:
+            # gloo gathers the updated weights into a copy of its own. NCCL, for which memory is planned, does not.
+            peak = max(peak, rest + Precision.of(config).weight * shape.parameters)
         print(f"{variant}: rest {rest / measured['rest']:.4f}, peak {peak / measured['peak']:.4f}")
         assert rest == pytest.approx(measured["rest"], rel=0.01), variant
         assert peak == pytest.approx(measured["peak"], rel=0.15), variant

@@ -1,0 +1,88 @@
+"""The most that a device could compute: from its data sheet, or as fast as it multiplies matrices."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+# Dense (no structured sparsity) bfloat16 tensor-core peak in TFLOP/s, by a part of torch.cuda.get_device_name(); the
+# first match counts, so that special variants come before their family. From the vendors' data sheets, halved where
+# they give the figure with sparsity. V100 has no bfloat16: its float16 peak.
+PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
+    ("B200", 2250.0),
+    ("H200 NVL", 835.0),
+    ("H200", 989.0),
+    ("GH200", 989.0),
+    ("H100 NVL", 835.0),
+    ("H100 PCIe", 756.0),
+    ("H100", 989.0),
+    ("A100", 312.0),
+    ("L40S", 362.0),
+    ("V100-PCIE", 112.0),
+    ("V100", 125.0),
+    ("RTX 4090", 165.0),
+    ("MI300X", 1307.0),
+)
+
+MATRIX_SIDE = 768
+REPETITIONS = 5
+
+
+@dataclass(frozen=True)
+class DevicePeak:
+    """What the utilisation of a device is measured against.
+
+    Attributes:
+        flops: FLOP/s of one device, or of this process on a CPU; None when it is not known.
+        measured: by a matrix product on this machine, not from a data sheet.
+        device: its name.
+    """
+
+    flops: float | None
+    measured: bool
+    device: str
+
+    def __str__(self) -> str:
+        if self.flops is None:
+            return f"no peak known for {self.device}: no MFU"
+        source = "measured by a matrix product" if self.measured else "data sheet"
+        return f"peak {self.flops / 1e12:.3g} TFLOP/s ({source})"
+
+
+def find_peak(device: torch.device) -> DevicePeak:
+    """The data sheet's figure of a GPU; on a CPU a measurement, which takes about a tenth of a second."""
+    if device.type == "cpu":
+        return DevicePeak(measure_cpu_flops(), True, "CPU")
+    name = torch.cuda.get_device_name(device)
+    return DevicePeak(peak_flops(name), False, name)
+
+
+def measure_cpu_flops() -> float:
+    """FLOP/s of the fastest of a few matrix products in float32 and in bfloat16, with the threads that PyTorch has.
+
+    Measured in CPU time: what else runs on the machine would make the peak look low, and the training good.
+    """
+    threads = torch.get_num_threads()
+    fastest = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.full((MATRIX_SIDE, MATRIX_SIDE), 0.5, dtype=dtype)
+        for _ in range(REPETITIONS):
+            start = time.process_time()
+            torch.mm(matrix, matrix)
+            seconds = (time.process_time() - start) / threads
+            fastest = max(fastest, 2 * MATRIX_SIDE**3 / seconds)
+    return fastest
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 peak of a device in FLOP/s, or None when it is not in ``PEAK_TFLOPS``.
+
+    Args:
+        device_name: as ``torch.cuda.get_device_name`` gives it, such as "NVIDIA H100 80GB HBM3".
+    """
+    for part, teraflops in PEAK_TFLOPS:
+        if part in device_name:
+            return teraflops * 1e12
+    return None

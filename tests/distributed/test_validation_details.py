@@ -1,0 +1,67 @@
+"""The confusion matrix and the distributions of a validation are exact over processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import run_processes
+
+from sar_dist.training import validation_details
+from sar_dist.training.validation_details import ValidationDetails
+
+BATCHES, SIZE, CLASSES, HEADS = 6, 7, 5, 3
+
+
+@pytest.fixture
+def images() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (BATCHES, SIZE)
+    return {
+        "labels": torch.randint(0, CLASSES, shape, generator=generator),
+        "predicted": torch.randint(0, CLASSES, shape, generator=generator),
+        "scored": torch.rand(shape, generator=generator) < 0.8,
+        "entropies": torch.rand((*shape, 2, HEADS), generator=generator),
+        "components": torch.randint(0, 9, (*shape, 2, HEADS), generator=generator),
+    }
+
+
+def test_one_process_counts_every_scored_image_once(images: dict[str, torch.Tensor]) -> None:
+    details = ValidationDetails(CLASSES, torch.device("cpu"))
+    for batch in zip(*images.values(), strict=True):
+        details.add(*batch)
+    gathered = details.gather()
+    check({"confusion": gathered.confusion, **gathered.distributions}, images)
+
+
+def test_two_processes_count_every_scored_image_once(images: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(images, tmp_path / "in.pt")
+    program = Path(__file__).with_name("gather_details.py")
+    run_processes(2, str(program), str(tmp_path / "in.pt"), str(tmp_path / "out.pt"))
+    check(torch.load(tmp_path / "out.pt"), images)
+
+
+def check(found: dict[str, Any], images: dict[str, torch.Tensor]) -> None:
+    """Compare gathered details with a count image by image."""
+    expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    scored = images["scored"]
+    for label, predicted in zip(images["labels"][scored].tolist(), images["predicted"][scored].tolist(), strict=True):
+        expected[label, predicted] += 1
+    assert torch.equal(found.pop("confusion"), expected)
+    assert len(found) == 2 * HEADS
+    for name, values in found.items():
+        quantity, head = name.split("_head")
+        source = images["entropies" if quantity == "entropy" else quantity]
+        assert torch.equal(values.sort().values, source[..., -1, int(head)][scored].float().sort().values), name
+
+
+def test_a_huge_number_of_classes_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation_details, "MAX_CONFUSION_CLASSES", 4)
+    details = ValidationDetails(5, torch.device("cpu"))
+    one = torch.tensor([0])
+    details.add(one, one, one == 0, torch.rand(1, 1, 2), torch.ones(1, 1, 2, dtype=torch.int64))
+    gathered = details.gather()
+    assert gathered.confusion is None
+    assert sorted(gathered.distributions) == ["components_head0", "components_head1", "entropy_head0", "entropy_head1"]
