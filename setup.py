@@ -41,6 +41,7 @@ setup(
             "pytest>=8,<10",
             "pytest-timeout>=2.3",
             "ruff>=0.8",
+            "torchmetrics>=1.4,<2",
             "types-PyYAML",
         ],
     },

@@ -1,0 +1,34 @@
+"""A sample set with other labels: those of another numbering of the classes, or whatever its keys say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from sar_dist.transfer.samples import SampleSet
+
+Relabel = Callable[[str, Mapping[str, bytes]], int]
+
+
+class RelabelledSamples:
+    """The samples of a set with the labels that a function of key and members gives.
+
+    Args:
+        samples: the set.
+        relabel: (key, members) to label; picklable, for data-loader processes. May raise UserError.
+        meaning: what the new labels depend on, for the fingerprint.
+    """
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, samples: SampleSet, relabel: Relabel, meaning: str) -> None:
+        self._samples = samples
+        self._relabel = relabel
+        self.fingerprint = hashlib.sha256(f"{samples.fingerprint} {meaning}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        key, members = self._samples.sample(number)
+        return key, {**members, "cls": str(self._relabel(key, members)).encode()}

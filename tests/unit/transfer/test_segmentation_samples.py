@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from segmentation_factory import CLASSES, jpeg_of, png_of, scene, small_task, write_ade_layout
+
+from sar_dist.data.sources import ade20k_sources
+from sar_dist.data.writing import WritingOptions, write_splits
+from sar_dist.errors import UserError
+from sar_dist.transfer.segmentation.samples import SegmentationSamples, decode_labels, remap_labels, take_census
+
+
+class Listed:
+    """A ``SampleSet`` in memory."""
+
+    classes = None
+    fingerprint = "listed"
+
+    def __init__(self, *samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def sample(self, number):
+        return f"sample{number}", self.samples[number]
+
+
+def members(labels):
+    return {"jpg": jpeg_of(labels), "seg.png": png_of(labels)}
+
+
+def test_labels_of_ade20k_are_moved_and_those_of_voc_are_not():
+    stored = torch.tensor([0, 1, 2, 150, 255], dtype=torch.uint8)
+    assert remap_labels(stored, zero_is_void=True).tolist() == [255, 0, 1, 149, 255]
+    assert remap_labels(stored, zero_is_void=False).tolist() == [0, 1, 2, 150, 255]
+
+
+def test_a_palette_image_gives_its_indices(tmp_path):
+    labels = scene(0)
+    image = Image.fromarray(labels).convert("P")
+    image.putdata(labels.ravel().tolist())
+    image.putpalette(list(range(255, -1, -1)) * 3)
+    image.save(tmp_path / "map.png")
+    assert np.array_equal(decode_labels((tmp_path / "map.png").read_bytes(), "x").numpy(), labels)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"jpg": jpeg_of(scene(0)), "seg.png": png_of(scene(0, height=32))}, "96x64 pixels, its map of labels 96x32"),
+        (
+            {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.full((64, 96), 7, np.uint8))},
+            "has the label 7, but .* 4 classes",
+        ),
+        (
+            {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.zeros((64, 96, 3), np.uint8))},
+            "mode RGB, expected 8-bit grey",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_a_user_error(sample, message, tmp_path):
+    data = SegmentationSamples(Listed(members(scene(1)), sample), CLASSES, zero_is_void=True)
+    with pytest.raises(UserError, match=f"^sample1: .*{message}"):
+        data.check_some()
+    with pytest.raises(UserError, match=f"^sample1: .*{message}"):
+        take_census(data, tmp_path / "census.json", workers=0, say=print)
+
+
+def test_the_census_counts_pixels_and_names_the_unreadable(tmp_path):
+    good = [scene(seed) for seed in range(3)]
+    broken_image = {"jpg": jpeg_of(good[0])[:200], "seg.png": png_of(good[0])}
+    broken_map = {"jpg": jpeg_of(good[1]), "seg.png": png_of(good[1])[:60]}
+    no_map = {"jpg": jpeg_of(good[1])}
+    listed = Listed(members(good[0]), broken_image, members(good[1]), broken_map, no_map, members(good[2]))
+    data = SegmentationSamples(listed, CLASSES, zero_is_void=True)
+    census = take_census(data, tmp_path / "census.json", workers=0, say=print)
+    stored = np.bincount(np.stack(good).ravel(), minlength=5)
+    assert census.pixels == stored[1:].tolist()
+    assert census.majority == stored[1:].argmax()
+    assert census.unreadable == [1, 3, 4]
+    assert [reason.split(":")[0] for reason in census.reasons] == ["sample1", "sample3", "sample4"]
+    listed.samples = ()  # the second time it is read from the file
+    assert take_census(data, tmp_path / "census.json", workers=0, say=print) == census
+
+
+def test_shards_give_what_the_folder_gives(tmp_path):
+    root = write_ade_layout(tmp_path / "scenes")
+    write_splits(ade20k_sources(root), tmp_path / "shards", WritingOptions(seed=0, samples_per_shard=4, processes=1))
+    folder, shards = (small_task(data, tmp_path / "out") for data in (root, tmp_path / "shards"))
+    folder.prepare()
+    shards.prepare()
+    for split in ("train_data", "val_data"):
+        first, second = getattr(folder, split), getattr(shards, split)
+        assert first.classes == second.classes == CLASSES
+        samples = [{key: rest for key, *rest in map(data.read, range(len(data)))} for data in (first, second)]
+        assert samples[0].keys() == samples[1].keys()
+        for key, (image, label) in samples[0].items():
+            assert torch.equal(image, samples[1][key][0])
+            assert torch.equal(label, samples[1][key][1])
+
+
+def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
+    how = r"objectInfo150.txt.*ADEChallengeData2016.zip.*make_shards.py ade20k SRC OUT"
+    with pytest.raises(UserError, match=rf"no folder .*nowhere; expected .*{how}"):
+        small_task(tmp_path / "nowhere", tmp_path).prepare()
+    with pytest.raises(UserError, match=rf"no images in .*{how}"):
+        small_task(tmp_path, tmp_path).prepare()
+    root = write_ade_layout(tmp_path / "scenes")
+    (root / "objectInfo4.txt").rename(tmp_path / "kept.txt")
+    with pytest.raises(UserError, match=rf"does not name its classes.*{how}"):
+        small_task(root, tmp_path).prepare()
+    (tmp_path / "kept.txt").rename(root / "objectInfo4.txt")
+    next((root / "annotations" / "validation").iterdir()).unlink()
+    with pytest.raises(UserError, match=rf"lack the other.*{how}"):
+        small_task(root, tmp_path).prepare()
