@@ -36,7 +36,8 @@ def main() -> None:
 
 def _sources(given: argparse.Namespace) -> Sequence[sources.Source]:
     if given.command == "imagefolder":
-        return sources.imagefolder_sources(given.source, given.split)
+        subset = sources.Subset(given.per_class, given.seed) if given.per_class else None
+        return sources.imagefolder_sources(given.source, given.split, subset)
     if given.command == "ade20k":
         return sources.ade20k_sources(given.source)
     if given.command == "voc":
@@ -69,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, parents=[writing] if name in ("ade20k", "voc") else [writing, one_split])
         made.add_argument("source", type=Path)
         made.add_argument("out", type=Path)
+        if name == "imagefolder":
+            made.add_argument(
+                "--per-class", type=_positive, metavar="N", help="only N training images of each class, drawn by --seed"
+            )
         if name in ("csv", "parquet"):
             image = "path" if name == "csv" else "image"
             made.add_argument("--image-column", default=image, help="column of the image (default: %(default)s)")

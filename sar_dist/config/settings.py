@@ -73,8 +73,10 @@ class RegularizerSettings(Settings):
 
 
 class DataSettings(Settings):
-    train: str | None = Field(None, description="training shards: a folder; none: $SAR_DIST_DATA/in1k or data/in1k")
-    val: str | None = Field(None, description="validation shards: a folder; none: as for train")
+    train: str | None = Field(
+        None, description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/"
+    )
+    val: str | None = Field(None, description="validation shards, found in the same way")
     workers: int = Field(8, ge=0, description="data-loader processes per rank; 0 decodes in the training process")
     prefetch: int = Field(4, ge=1, description="batches each worker prepares ahead")
     streams: int | None = Field(

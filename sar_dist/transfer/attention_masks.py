@@ -84,10 +84,10 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
     summary = "how well the [CLS] attention of the last block covers objects (Jaccard index), as the method's authors score it"
     data_help = (
         "VOCdevkit/VOC2012 with ImageSets/Segmentation/val.txt, JPEGImages and SegmentationClass (python -c 'from "
-        'torchvision.datasets import VOCSegmentation; VOCSegmentation("data/voc", "2012", "val", download=True)\'), a '
+        'torchvision.datasets import VOCSegmentation; VOCSegmentation("data", "2012", "val", download=True)\'), a '
         "folder in ADE20K's layout, or shards of tools/make_shards.py voc, ade20k or demo"
     )
-    data_folder = "voc"
+    data_folder = "VOCdevkit"
     settings_type = AttentionMaskSettings
 
     @classmethod

@@ -21,7 +21,7 @@ class ImageNetValidation(TransferTask[TransferSettings]):
     name = "imagenet_val"
     summary = "top-1 and top-5 of the model's own classifier on the validation split of its training set"
     data_help = f"the validation split as {CLASSIFICATION_LAYOUT}"
-    data_folder = "in1k"
+    data_folder = "imagenet-1k-wds"
 
     def prepare(self) -> dict[str, str]:
         self.samples: SampleSet = limited(

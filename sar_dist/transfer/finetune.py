@@ -34,7 +34,7 @@ from sar_dist.transfer.class_scores import (
 )
 from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.transfer.features import extract, logits_of
-from sar_dist.transfer.probe_figures import class_accuracy_figure
+from sar_dist.transfer.probes.figures import class_accuracy_figure
 from sar_dist.transfer.samples import SampleSet, limited, open_labelled_samples
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 

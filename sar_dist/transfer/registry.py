@@ -11,22 +11,22 @@ from sar_dist.transfer.task import TransferTask
 
 # Modules are imported when a task of theirs is asked for: segmentation and scikit-learn are slow to import.
 TASKS = {
-    "attention_boxes": "attention_boxes:AttentionBoxes",
     "imagenet_val": "classification:ImageNetValidation",
-    "voc_attention": "attention_masks:AttentionMasks",
-    "imagenet_a": "robustness:ImageNetA",
-    "imagenet_r": "robustness:ImageNetR",
-    "imagenet_real": "robustness:ImageNetReal",
-    "imagenet_v2": "robustness:ImageNetV2",
-    "imagenet_sketch": "robustness:ImageNetSketch",
-    "imagenet_c": "robustness_corruptions:ImageNetC",
-    "imagenet_linear": "linear_probe:ImageNetLinearProbe",
-    "linear": "linear_probe:LinearProbe",
-    "knn": "knn:NearestNeighbours",
-    "logreg": "logistic_regression:LogisticRegressionProbe",
+    "imagenet_linear": "probes.linear:ImageNetLinearProbe",
+    "linear": "probes.linear:LinearProbe",
+    "knn": "probes.knn:NearestNeighbours",
+    "logreg": "probes.logistic_regression:LogisticRegressionProbe",
     "finetune": "finetune:Finetune",
     "ade20k": "segmentation.tasks:Ade20k",
     "voc_seg": "segmentation.tasks:VocSegmentation",
+    "voc_attention": "attention_masks:AttentionMasks",
+    "attention_boxes": "attention_boxes:AttentionBoxes",
+    "imagenet_a": "robustness.tasks:ImageNetA",
+    "imagenet_r": "robustness.tasks:ImageNetR",
+    "imagenet_real": "robustness.tasks:ImageNetReal",
+    "imagenet_v2": "robustness.tasks:ImageNetV2",
+    "imagenet_sketch": "robustness.tasks:ImageNetSketch",
+    "imagenet_c": "robustness.corruptions:ImageNetC",
 }
 
 

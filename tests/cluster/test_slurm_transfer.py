@@ -36,7 +36,7 @@ def test_tasks_with_data_are_run_and_the_others_named(
 ) -> None:
     run = train(small_config)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "in1k").symlink_to(small_shards)
+    (tmp_path / "data" / "imagenet-1k-wds").symlink_to(small_shards)
     validation = "imagenet_val workers=0"
     job = cluster.submit(tmp_path, str(run), validation, "voc_seg", script=SCRIPT, SAR_DIST_DATA=f"{tmp_path}/data")
     submitted.append(job)

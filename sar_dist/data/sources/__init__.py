@@ -2,7 +2,7 @@
 
 from sar_dist.data.sources.base import FileSample, FileSource, Source
 from sar_dist.data.sources.demo_scenes import DemoScenes
-from sar_dist.data.sources.image_folder import imagefolder_sources
+from sar_dist.data.sources.image_folder import Subset, imagefolder_sources
 from sar_dist.data.sources.segmentation import ade20k_sources, voc_sources
 from sar_dist.data.sources.tables import CsvColumns, ParquetSource, csv_sources, parquet_sources
 
@@ -13,6 +13,7 @@ __all__ = [
     "FileSource",
     "ParquetSource",
     "Source",
+    "Subset",
     "ade20k_sources",
     "csv_sources",
     "imagefolder_sources",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar_dist.data.manifest import SPLIT_NAMES, Split
+from sar_dist.data.plan import keyed_permutation
 from sar_dist.data.sources.base import FileSample, FileSource, member_extension, read_bytes, unique_keys
 from sar_dist.data.tar_index import IMAGE_EXTENSIONS
 from sar_dist.errors import UserError
@@ -25,11 +26,20 @@ class ClassTable:
     names: tuple[str, ...]
 
 
-def imagefolder_sources(root: Path, split: Split | None) -> list[FileSource]:
+@dataclass(frozen=True)
+class Subset:
+    """As many training images of each class, drawn by ``seed``: a small training set that anybody can draw again."""
+
+    per_class: int
+    seed: int = 0
+
+
+def imagefolder_sources(root: Path, split: Split | None, subset: Subset | None = None) -> list[FileSource]:
     """The splits of an ImageFolder tree: those in ``root/train`` and ``root/val``, or ``root`` itself as ``split``.
 
     The classes are those of the training split, named by ``root/classes.json`` where it exists. Without ``split``, a tree
-    called val or validation is that, any other is train. Raises UserError.
+    called val or validation is that, any other is train. ``subset`` thins out the training split and leaves a validation
+    split whole. Raises UserError.
     """
     found: dict[Split, Path] = {}
     for name, words in SPLIT_NAMES.items():
@@ -44,7 +54,9 @@ def imagefolder_sources(root: Path, split: Split | None) -> list[FileSource]:
             raise UserError(f"{root} has no {split} split")
     folders = class_folders(found.get("train", next(iter(found.values()))))
     table = read_class_table(folders, root / CLASSES_NAME)
-    return [_split_source(folder, name, table) for name, folder in found.items()]
+    return [
+        _split_source(folder, name, table, subset if name == "train" else None) for name, folder in found.items()
+    ]
 
 
 def read_class_table(folders: Sequence[str], classes_file: Path) -> ClassTable:
@@ -84,7 +96,7 @@ def class_folders(root: Path) -> list[str]:
     return found
 
 
-def _split_source(root: Path, split: Split, table: ClassTable) -> FileSource:
+def _split_source(root: Path, split: Split, table: ClassTable, subset: Subset | None) -> FileSource:
     found: list[tuple[str, int]] = []
     ignored: list[str] = []
     for folder in class_folders(root):
@@ -101,11 +113,28 @@ def _split_source(root: Path, split: Split, table: ClassTable) -> FileSource:
         )
     if not found:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)})")
+    if subset is not None:
+        found = _thinned(found, subset, root)
     keys = unique_keys([path for path, _ in found])
     samples = [
         FileSample(key, {member_extension(path): path}, label) for key, (path, label) in zip(keys, found, strict=True)
     ]
     return FileSource("imagefolder", root, split, samples, table.names)
+
+
+def _thinned(found: Sequence[tuple[str, int]], subset: Subset, root: Path) -> list[tuple[str, int]]:
+    """``subset.per_class`` of the (path, label) pairs of each label, in their order."""
+    chosen: list[int] = []
+    for label in sorted({label for _, label in found}):
+        members = [number for number, (_, its) in enumerate(found) if its == label]
+        if len(members) < subset.per_class:
+            raise UserError(
+                f"{root}: a class has only {len(members)} images ({found[members[0]][0]} ...); "
+                f"ask for at most so many of each"
+            )
+        order = keyed_permutation(len(members), subset.seed, "subset", label)
+        chosen += [members[place] for place in order[: subset.per_class]]
+    return [found[number] for number in sorted(chosen)]
 
 
 def _files_below(root: Path, folder: str) -> Iterator[str]:

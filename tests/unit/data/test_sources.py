@@ -14,6 +14,7 @@ from sar_dist.data import Manifest, load_manifest
 from sar_dist.data.shards import open_index
 from sar_dist.data.sources import (
     CsvColumns,
+    Subset,
     ade20k_sources,
     csv_sources,
     imagefolder_sources,
@@ -94,6 +95,26 @@ def test_plain_imagefolder_and_its_labels(tmp_path: Path) -> None:
         "class 0",
     )
     assert sorted(open_index(manifest).records["label"].tolist()) == [4, 9]
+
+
+def test_imagefolder_subset_is_balanced_drawn_by_the_seed_and_spares_validation(tmp_path: Path) -> None:
+    names = [f"{split}/{name}/{number}.jpg" for split in ("train", "val") for name in "ab" for number in range(9)]
+    tree = make_tree(tmp_path / "src", names)
+
+    def chosen(subset: Subset | None) -> list[list[str]]:
+        sources = imagefolder_sources(tree, None, subset)
+        samples = [[source.sample(number) for number in range(len(source))] for source in sources]
+        return [[f"{members['cls'].decode()} {members['jpg'].hex()}" for _, members in split] for split in samples]
+
+    everything, few, other = chosen(None), chosen(Subset(4)), chosen(Subset(4, seed=1))
+    assert few == chosen(Subset(4)) != other
+    assert few[1] == other[1] == everything[1]
+    assert [sum(entry.startswith(label) for entry in few[0]) for label in "01"] == [4, 4]
+    assert len(set(few[0])) == 8
+    assert set(few[0]) < set(everything[0])
+    assert chosen(Subset(9)) == everything
+    with pytest.raises(UserError, match=r"a class has only 9 images \(a/0.jpg ...\)"):
+        chosen(Subset(10))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sar_dist.transfer.robustness import best_classes
-from sar_dist.transfer.robustness_corruptions import mean_error
-from sar_dist.transfer.robustness_data import class_indices
-from sar_dist.transfer.robustness_scores import (
+from sar_dist.transfer.robustness.corruptions import mean_error
+from sar_dist.transfer.robustness.samples import class_indices
+from sar_dist.transfer.robustness.scores import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
     corruption_errors,
@@ -17,6 +16,7 @@ from sar_dist.transfer.robustness_scores import (
     real_top1,
     top_accuracies,
 )
+from sar_dist.transfer.robustness.tasks import best_classes
 
 
 class Logits:

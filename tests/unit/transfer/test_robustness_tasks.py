@@ -19,12 +19,12 @@ from sar_dist.data.augment import build_eval_transform
 from sar_dist.data.sources import imagefolder_sources
 from sar_dist.data.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
-from sar_dist.transfer import robustness_corruptions
 from sar_dist.transfer.registry import find_task
-from sar_dist.transfer.robustness import ImageNetA, ImageNetR, ImageNetReal, ImageNetSketch, ImageNetV2
-from sar_dist.transfer.robustness_corruptions import CentreCrop, ImageNetC
-from sar_dist.transfer.robustness_data import class_index, class_indices, imagenet_synsets, real_labels
-from sar_dist.transfer.robustness_scores import ALEXNET_ERRORS, CORRUPTIONS
+from sar_dist.transfer.robustness import corruptions as robustness_corruptions
+from sar_dist.transfer.robustness.corruptions import CentreCrop, ImageNetC
+from sar_dist.transfer.robustness.samples import class_index, class_indices, imagenet_synsets, real_labels
+from sar_dist.transfer.robustness.scores import ALEXNET_ERRORS, CORRUPTIONS
+from sar_dist.transfer.robustness.tasks import ImageNetA, ImageNetR, ImageNetReal, ImageNetSketch, ImageNetV2
 from sar_dist.transfer.task import Outcome, TransferJob
 
 SYNSETS = list(imagenet_synsets())

@@ -316,11 +316,11 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAR_DIST_DATA", raising=False)
-    with pytest.raises(UserError, match=r"looked for data/in1k .*expected the validation split"):
+    with pytest.raises(UserError, match=r"looked for data/imagenet-1k-wds .*expected the validation split"):
         find_data(ImageNetValidation, None)
     monkeypatch.setenv("SAR_DIST_DATA", str(tmp_path / "sets"))
-    (tmp_path / "sets" / "in1k").mkdir(parents=True)
-    assert find_data(ImageNetValidation, None) == tmp_path / "sets" / "in1k"
+    (tmp_path / "sets" / "imagenet-1k-wds").mkdir(parents=True)
+    assert find_data(ImageNetValidation, None) == tmp_path / "sets" / "imagenet-1k-wds"
     with pytest.raises(UserError, match="no finished run"):
         newest_finished_run()
     for name in ("old", "new"):
@@ -335,7 +335,7 @@ def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
 def test_results_of_other_data_have_other_names(tmp_path):
     settings = TransferSettings()
     assert result_label(ImageNetValidation, settings, None) == "imagenet_val"
-    assert result_label(ImageNetValidation, settings, tmp_path / "in1k") == "imagenet_val"
+    assert result_label(ImageNetValidation, settings, tmp_path / "imagenet-1k-wds") == "imagenet_val"
     assert result_label(ImageNetValidation, settings, tmp_path / "pets") == "imagenet_val_pets"
 
 

@@ -23,18 +23,18 @@ from sar_dist.transfer.class_scores import (
 )
 from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, describe_eval_transform
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.linear_probe_batches import AugmentedBatches, CachedBatches, FeatureBatches
-from sar_dist.transfer.linear_probe_heads import HeadSweep
-from sar_dist.transfer.linear_probe_presets import (
+from sar_dist.transfer.probes.data import ProbeData, check_labels, frozen_tokens, hold_out, open_probe_data, read_labels
+from sar_dist.transfer.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.probes.linear_batches import AugmentedBatches, CachedBatches, FeatureBatches
+from sar_dist.transfer.probes.linear_heads import HeadSweep
+from sar_dist.transfer.probes.linear_presets import (
     LinearProbeSettings,
     Plan,
     describe_plan,
     make_plan,
     train_augmentation,
 )
-from sar_dist.transfer.linear_probe_training import train_heads
-from sar_dist.transfer.probe_data import ProbeData, check_labels, frozen_tokens, hold_out, open_probe_data, read_labels
-from sar_dist.transfer.probe_figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.probes.linear_training import train_heads
 from sar_dist.transfer.samples import SampleSet, SelectedSamples
 from sar_dist.transfer.task import Outcome, TransferTask
 
@@ -209,7 +209,7 @@ class ImageNetLinearProbe(LinearProbe):
 
     name = "imagenet_linear"
     summary = "linear classifier on frozen features of ImageNet-1k; the same as linear"
-    data_folder = "in1k"
+    data_folder = "imagenet-1k-wds"
 
 
 def rank_all(sweep: HeadSweep, features: Features) -> NDArray[np.int32]:

@@ -31,8 +31,8 @@ from sar_dist.transfer.class_scores import (
 )
 from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.probe_data import ProbeData, frozen_tokens, open_probe_data
-from sar_dist.transfer.probe_figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.probes.data import ProbeData, frozen_tokens, open_probe_data
+from sar_dist.transfer.probes.figures import class_accuracy_figure, sweep_figure
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
 # Fixed, because a matrix product of another size has other last bits: whichever process computes a block, it is the same.
@@ -72,7 +72,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
     name = "knn"
     summary = "weighted k-nearest neighbours on frozen [CLS] features (DINO's protocol), no training"
     data_help = f"train and val as {CLASSIFICATION_LAYOUT}"
-    data_folder = "in1k"
+    data_folder = "imagenet-1k-wds"
     settings_type = NearestNeighbourSettings
 
     def prepare(self) -> dict[str, str]:

@@ -32,9 +32,9 @@ from sar_dist.transfer.class_scores import (
 )
 from sar_dist.transfer.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
-from sar_dist.transfer.probe_data import ProbeData, frozen_tokens, hold_out, open_probe_data
-from sar_dist.transfer.probe_figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.probes.data import ProbeData, frozen_tokens, hold_out, open_probe_data
+from sar_dist.transfer.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.probes.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
 INVERSE_STRENGTHS = tuple(float(value) for value in 10 ** np.linspace(-6, 5, 45))  # C

@@ -17,14 +17,14 @@ from sar_dist.errors import UserError
 from sar_dist.transfer.backbone import Backbone, Transform
 from sar_dist.transfer.classification import describe_eval_transform
 from sar_dist.transfer.features import Compute, Features, extract
-from sar_dist.transfer.robustness_data import (
+from sar_dist.transfer.robustness.samples import (
     IMAGENET_CLASSES,
     class_indices,
     open_class_folders,
     open_validation_images,
     real_labels,
 )
-from sar_dist.transfer.robustness_scores import IntArray, real_top1, top_accuracies
+from sar_dist.transfer.robustness.scores import IntArray, real_top1, top_accuracies
 from sar_dist.transfer.samples import SampleSet, limited
 from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
 
@@ -178,7 +178,7 @@ class ImageNetReal(RobustnessTask):
         "the 50000 ImageNet validation images under their original names, as val/CLASS/ILSVRC2012_val_00000001.JPEG, in "
         "one folder val/, or as shards of tools/make_shards.py imagefolder; the labels come with timm"
     )
-    data_folder = "in1k"
+    data_folder = "imagenet-1k-wds"
 
     def prepare(self) -> dict[str, str]:
         check_imagenet_classifier(self.job.backbone)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from sar_dist.config import AugmentSettings
 from sar_dist.errors import UserError
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.linear_probe_heads import FeatureKind, HeadSpec
+from sar_dist.transfer.probes.linear_heads import FeatureKind, HeadSpec
 from sar_dist.transfer.task import TransferSettings
 
 LARGE_WIDTH, BASE_WIDTH = 1024, 768  # of ViT-L and ViT-B: where the authors change a recipe

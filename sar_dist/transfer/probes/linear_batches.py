@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from sar_dist import distributed
 from sar_dist.transfer.backbone import Backbone, Transform
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.probe_data import check_labels
+from sar_dist.transfer.probes.data import check_labels
 from sar_dist.transfer.samples import LabelledImages, SampleSet
 
 # [CLS] tokens (B, L, C), mean patch token (B, C), labels (B,) of the images that could be read.

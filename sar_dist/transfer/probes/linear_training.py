@@ -16,9 +16,9 @@ from sar_dist import distributed
 from sar_dist.data.files import atomic_write, make_folder
 from sar_dist.errors import UserError
 from sar_dist.observe.progress import format_duration
-from sar_dist.transfer.linear_probe_batches import FeatureBatches
-from sar_dist.transfer.linear_probe_heads import HeadSweep
-from sar_dist.transfer.linear_probe_presets import Plan
+from sar_dist.transfer.probes.linear_batches import FeatureBatches
+from sar_dist.transfer.probes.linear_heads import HeadSweep
+from sar_dist.transfer.probes.linear_presets import Plan
 
 CHECKPOINT_FILE = "heads.safetensors"
 LEAST_SAMPLES = 2  # of a step; batch normalisation has no variance below

@@ -16,15 +16,15 @@ from sar_dist import distributed
 from sar_dist.data.decode import decode_image
 from sar_dist.errors import UserError
 from sar_dist.transfer.backbone import MAX_PIXELS
-from sar_dist.transfer.robustness import RobustnessTask, check_imagenet_classifier, predict
-from sar_dist.transfer.robustness_data import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
-from sar_dist.transfer.robustness_scores import (
+from sar_dist.transfer.robustness.samples import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
+from sar_dist.transfer.robustness.scores import (
     CORRUPTIONS,
     SEVERITIES,
     corruption_errors,
     mean_corruption_error,
     top_accuracies,
 )
+from sar_dist.transfer.robustness.tasks import RobustnessTask, check_imagenet_classifier, predict
 from sar_dist.transfer.samples import limited
 from sar_dist.transfer.task import Outcome
 
