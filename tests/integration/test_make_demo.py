@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
 from support import ROOT, program_environment, read_metrics, tool
+
+from sar_dist.config import apply_overrides
+from sar_dist.transfer.registry import find_task
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:
@@ -45,3 +49,15 @@ def test_makefile_demo_uses_what_the_test_uses() -> None:
     recipe = (ROOT / "Makefile").read_text()
     assert "tools/make_shards.py demo data/demo" in recipe
     assert "deepspeed --num_accelerators 2 tools/train.py --config configs/demo.py" in recipe
+
+
+def test_makefile_demo_evaluates_what_it_trained() -> None:
+    commands = [
+        line.split() for line in (ROOT / "Makefile").read_text().splitlines() if "tools/transfer_eval.py" in line
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        given = dict(itertools.pairwise(command))
+        task = find_task(given["--task"])
+        apply_overrides(task.settings_type, [word for word in command if "=" in word])
+        assert (given["--model"], given["--data"]) == ("runs/demo", "data/demo")
