@@ -16,6 +16,7 @@ CHARTS: dict[str, dict[str, list[str]]] = {
         "mean": [r"^train/loss_entropy$", r"^val/entropy$", r"^val_ema/entropy$"],
         "validation, by head": [r"^val/entropy_block\d+_head\d+$"],
         "components of a map": [r"^train/components$", r"^val/components$"],
+        "components, by head": [r"^val/components_block\d+_head\d+$"],
     },
     "Optimization": {
         "learning rate": [r"^train/learning_rate$"],

@@ -28,8 +28,8 @@ def evaluate(
 
     Returns:
         ``top1`` and ``top5`` in percent of all images (one that cannot be decoded counts as wrong), ``loss_cls``,
-        ``images``, ``bad_images``, and the mean ``entropy`` and ``components`` of the tapped blocks with the entropy
-        of each head as ``entropy_block11_head3`` (the means are over the decodable images).
+        ``images``, ``bad_images``, and the mean ``entropy`` and ``components`` of the tapped blocks with those of each
+        head as ``entropy_block11_head3`` and ``components_block11_head3`` (the means are over the decodable images).
 
     Raises:
         RuntimeError: the number of scored images is not the manifest's. The result would not be comparable.
@@ -60,7 +60,7 @@ def evaluate(
 def _batch_sums(
     logits: Tensor, best: Tensor, label: Tensor, valid: Tensor, bad: Tensor, entropies: Tensor, components: Tensor
 ) -> Tensor:
-    """Sums over a batch, float64: images, bad, correct, correct in 5, loss, components, entropy of each map."""
+    """Sums over a batch, float64: images, bad, correct, correct in 5, loss, entropy of each map, components."""
     scored = valid & ~bad
     hits = (best == label[:, None]) & scored[:, None]
     losses = functional.cross_entropy(logits, label.clamp(0, logits.shape[1] - 1), reduction="none")
@@ -69,29 +69,27 @@ def _batch_sums(
         [
             torch.stack([valid.sum(), (valid & bad).sum(), hits[:, 0].sum(), hits.sum()]).double(),
             (losses.double() * weights).sum()[None],
-            (components.double().mean(dim=(1, 2)) * weights).sum()[None],
-            (entropies.double() * weights[:, None, None]).sum(dim=0).flatten(),
+            *((maps.double() * weights[:, None, None]).sum(dim=0).flatten() for maps in (entropies, components)),
         ]
     )
 
 
 def _metrics(sums: list[float], total: int, tapped: list[int], heads: int) -> dict[str, float]:
-    images, bad, top1, top5, loss, components, *entropies = sums
+    images, bad, top1, top5, loss, *maps = sums
     if images != total:
         raise RuntimeError(f"validation scored {images:.0f} images, the manifest has {total}")
     scored = max(1.0, images - bad)
-    named = {
-        f"entropy_block{block}_head{head}": entropies[number * heads + head] / scored
-        for number, block in enumerate(tapped)
-        for head in range(heads)
-    }
+    places = [f"block{block}_head{head}" for block in tapped for head in range(heads)]
+    entropies, components = maps[: len(places)], maps[len(places) :]
+    named = {f"entropy_{place}": value / scored for place, value in zip(places, entropies, strict=True)}
+    named |= {f"components_{place}": value / scored for place, value in zip(places, components, strict=True)}
     return {
         "top1": 100 * top1 / images,
         "top5": 100 * top5 / images,
         "loss_cls": loss / scored,
         "images": images,
         "bad_images": bad,
-        "entropy": sum(named.values()) / max(1, len(named)),
-        "components": components / scored,
+        "entropy": sum(entropies) / scored / max(1, len(places)),
+        "components": sum(components) / scored / max(1, len(places)),
         **named,
     }

@@ -121,3 +121,11 @@ def start_cluster() -> Iterator[Cluster]:
     finally:
         subprocess.run([str(SCRIPT), "stop", str(folder)], check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def collect_jobs() -> Iterator[list[Job]]:
+    """A list for submitted jobs, which are cancelled after the test."""
+    jobs: list[Job] = []
+    yield jobs
+    for job in jobs:
+        job.end()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Job, start_cluster
+from slurm_cluster import Cluster, Job, collect_jobs, start_cluster
 from support import read_metrics, run_processes
 
 from sar_dist.checkpoint import complete_checkpoints
@@ -17,15 +16,7 @@ REPEATED = ("loss", "loss_entropy", "learning_rate", "gradient_norm", "entropy_w
 LONG_RUN = ("optim.epochs=1000", "validation.every=1000ep", "checkpoint.every=20")
 
 cluster = pytest.fixture(scope="module")(start_cluster)
-
-
-@pytest.fixture
-def submitted() -> Iterator[list[Job]]:
-    """Jobs to be cancelled after the test."""
-    jobs: list[Job] = []
-    yield jobs
-    for job in jobs:
-        job.end()
+submitted = pytest.fixture(collect_jobs)
 
 
 def curve(run: Path) -> dict[int, list[float]]:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Job, start_cluster
+from slurm_cluster import Cluster, Job, collect_jobs, start_cluster
 from support import ROOT, program_environment, run_processes
 
 SCRIPT = "slurm/transfer_eval.sh"
 
 cluster = pytest.fixture(scope="module")(start_cluster)
-
-
-@pytest.fixture
-def submitted() -> Iterator[list[Job]]:
-    """Jobs to be cancelled after the test."""
-    jobs: list[Job] = []
-    yield jobs
-    for job in jobs:
-        job.end()
+submitted = pytest.fixture(collect_jobs)
 
 
 def train(config: Path) -> Path:

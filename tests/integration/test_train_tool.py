@@ -39,6 +39,9 @@ def test_a_run_leaves_the_documented_directory(small_config: Path, tmp_path: Pat
     assert metrics[1]["entropy_weight"] == 0 < metrics[7]["entropy_weight"]
     for prefix in ("val", "val_ema"):
         assert [entry["images"] for entry in read_metrics(run, prefix).values()] == [21, 21]
+    last = read_metrics(run, "val")[7]
+    for name in ("entropy", "components"):
+        assert last[name] == pytest.approx((last[f"{name}_block1_head0"] + last[f"{name}_block1_head1"]) / 2)
     assert list((run / "tensorboard").glob("events.*"))
     assert list((run / "figures").glob("attention_step_00000007.png"))
     assert (run / "checkpoints" / "latest").read_text() == "step_00000007\n"

@@ -24,7 +24,7 @@ RUNS = [
     run("plain_seed2", 0.0, 2, 58.5),
 ]
 FIGURES = [
-    {"probes.knn: top1": r.transfer["knn"]["top1"], "rare": 1.0 if r.name == "method_seed0" else None} for r in RUNS
+    {"knn: top1": r.transfer["knn"]["top1"], "rare": 1.0 if r.name == "method_seed0" else None} for r in RUNS
 ]
 
 
@@ -37,7 +37,7 @@ def test_means_deviations_and_differences() -> None:
     assert table is not None
     header, rows = table
     assert header == ["", "method (2 seeds)", "plain (3 seeds)"]
-    assert rows[0] == ["probes.knn: top1", "62.5 ± 2.1 (+3.33)", f"59.17 ± {statistics.stdev([60, 59, 58.5]):.2g}"]
+    assert rows[0] == ["knn: top1", "62.5 ± 2.1 (+3.33)", f"59.17 ± {statistics.stdev([60, 59, 58.5]):.2g}"]
     assert rows[1] == ["rare", "1", "–"]
 
 

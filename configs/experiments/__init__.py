@@ -1,0 +1,1 @@
+"""Experiments: what tools/experiment.py runs. Each file's ``experiment()`` returns arms, seeds and evaluations."""

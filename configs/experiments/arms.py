@@ -1,0 +1,61 @@
+"""The arms that every experiment about the method compares.
+
+The method has two parts, an entropy term in the loss and a last block without skip, so each of them also stands alone:
+what the method changes against the baseline may come from the block and not from the entropy.
+
+And the evaluations that several experiments share.
+"""
+
+from sar_dist.experiment import Arm, Evaluation
+
+ARMS = (
+    Arm(
+        name="baseline",
+        what="plain ViT, no entropy term",
+        changes={"regularizer.weight": 0.0, "model.no_skip_last_block": False},
+    ),
+    Arm(
+        name="no_skip",
+        what="last block without skip, no entropy term",
+        changes={"regularizer.weight": 0.0, "model.no_skip_last_block": True},
+    ),
+    Arm(
+        name="method",
+        what="last block without skip, entropy weight .01",
+        changes={"regularizer.weight": 0.01, "model.no_skip_last_block": True},
+        against=("no_skip",),
+    ),
+    Arm(
+        name="entropy",
+        what="plain ViT, entropy weight .01",
+        changes={"regularizer.weight": 0.01, "model.no_skip_last_block": False},
+    ),
+    Arm(
+        name="method_05",
+        what="last block without skip, entropy weight .05",
+        changes={"regularizer.weight": 0.05, "model.no_skip_last_block": True},
+        against=("no_skip",),
+        optional=True,
+    ),
+    Arm(
+        name="method_10",
+        what="last block without skip, entropy weight .1",
+        changes={"regularizer.weight": 0.1, "model.no_skip_last_block": True},
+        against=("no_skip",),
+        optional=True,
+    ),
+)
+
+
+def attention_on_boxes(data: str) -> Evaluation:
+    """Where the attention looks, against object boxes."""
+    shown = ("mass", "mass.best_head", "pointing", "pointing.mean_map", "box_iou", "box_iou.mean_map")
+    return Evaluation(name="boxes", task="attention_boxes", data=data, metrics=shown)
+
+
+def quick_features(data: str) -> tuple[Evaluation, ...]:
+    """Frozen features for small images on a CPU: neighbours, and linear heads on features that are computed once."""
+    return (
+        Evaluation(name="knn", task="knn", data=data, settings={"workers": 0}),
+        Evaluation(name="linear", task="linear", data=data, settings={"workers": 0, "cached": True, "iterations": 500}),
+    )

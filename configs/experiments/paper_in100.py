@@ -1,0 +1,28 @@
+"""Paper scale: the method's own experiment, ViT-S/16 on ImageNet-100, with the arms that tell its two parts apart.
+
+Data: shards of ImageNet-100 at data/imagenet-100-wds (tools/make_shards.py imagefolder), and for the attention
+VOCdevkit/VOC2012 at data/voc2012.
+Command: python tools/experiment.py configs/experiments/paper_in100.py --out results/paper_in100 \
+             --launcher "deepspeed --num_gpus 8"
+Recipe: that of configs/vit_s_in100.py.
+Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
+"""
+
+from configs import vit_s_in100
+from configs.experiments.arms import ARMS
+from sar_dist.experiment import Evaluation, Experiment
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="paper_in100",
+        title="ImageNet-100, ViT-S/16, 300 epochs",
+        base=vit_s_in100.config(),
+        arms=ARMS,
+        seeds=(0, 1, 2),
+        evaluations=(
+            Evaluation(name="voc_attention", task="voc_attention", data="voc2012"),
+            Evaluation(name="knn", task="knn", data="imagenet-100-wds"),
+            Evaluation(name="linear", task="linear", data="imagenet-100-wds"),
+        ),
+    )

@@ -1,0 +1,123 @@
+"""Curves of an experiment: the mean over the seeds of each arm, with a band of one standard deviation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from sar_dist.experiment.results import Results
+from sar_dist.observe.report import COLORS, COLUMNS, DPI
+from sar_dist.observe.report_runs import ReportedRun
+
+FloatArray = NDArray[np.float64]
+
+# Title, prefix and name of each curve.
+CURVES = (
+    ("validation top-1, %", "val", "top1"),
+    ("validation cross-entropy, nats", "val", "loss_cls"),
+    ("spatial entropy on the validation set, nats", "val", "entropy"),
+    ("components of a map, validation set", "val", "components"),
+    ("training cross-entropy, nats", "train", "loss_cls"),
+    ("weight of the entropy in the loss", "train", "entropy_weight"),
+)
+HEAD_CURVES = (
+    ("entropy of each head, nats", "entropy_block"),
+    ("components of each head", "components_block"),
+)
+
+
+def curves_figure(results: Results) -> Figure:
+    """One chart for each quantity, a colour for each arm, over epochs."""
+    rows = math.ceil(len(CURVES) / COLUMNS)
+    figure = Figure(figsize=(13, 3.1 * rows + 0.6), layout="constrained", dpi=DPI)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis, (title, prefix, name) in zip(axes, CURVES, strict=False):
+        _prepare(axis, title)
+        for arm, color in _colors(results).items():
+            epochs, values = band(list(results.runs[arm].values()), prefix, name)
+            _draw_band(axis, epochs, values, color)
+    figure.supxlabel("epoch", fontsize=11)
+    handles = [
+        Line2D([], [], color=color, linewidth=2, label=f"{arm.name}: {arm.what} ({len(results.runs[arm.name])} seeds)")
+        for arm, color in zip(results.arms, _colors(results).values(), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def heads_figure(results: Results) -> Figure | None:
+    """A row of charts for entropy and one for components, a chart for each arm, a line for each head; None without data.
+
+    Heads have no identity across seeds: in each run they are put in order of their value at the end.
+    """
+    drawn = [entry for entry in HEAD_CURVES if any(_head_names(runs, entry[1]) for runs in results.runs.values())]
+    if not drawn:
+        return None
+    arms = _colors(results)
+    figure = Figure(figsize=(3.3 * len(arms) + 0.5, 2.9 * len(drawn)), layout="constrained", dpi=DPI)
+    axes = figure.subplots(len(drawn), len(arms), squeeze=False, sharey="row", sharex=True)
+    for row, (title, start) in zip(axes, drawn, strict=True):
+        for axis, (arm, color) in zip(row, arms.items(), strict=True):
+            _prepare(axis, f"{arm}: {title}")
+            for head in ordered_heads(results.runs[arm], start):
+                _draw_band(axis, *head, color)
+    figure.supxlabel("epoch; heads in order of their last value", fontsize=11)
+    return figure
+
+
+def band(runs: Sequence[ReportedRun], prefix: str, name: str) -> tuple[FloatArray, FloatArray]:
+    """Epochs (n,) that all runs have a value at, and the values (runs, n); runs without the metric are left out."""
+    curves = [run.curve(prefix, name) for run in runs]
+    return _aligned([(np.asarray(x), np.asarray(y)) for x, y in curves if x])
+
+
+def ordered_heads(runs: Mapping[int, ReportedRun], start: str) -> list[tuple[FloatArray, FloatArray]]:
+    """For the lowest head of each run, the next one, ...: epochs (n,) and values (runs, n)."""
+    by_run = []
+    for run in runs.values():
+        heads = [run.curve("val", name) for name in _head_names({0: run}, start)]
+        by_run.append(sorted(heads, key=lambda curve: curve[1][-1]))
+    return [
+        _aligned([(np.asarray(x), np.asarray(y)) for x, y in places])
+        for places in zip(*filter(None, by_run), strict=True)
+    ]
+
+
+def _head_names(runs: Mapping[int, ReportedRun], start: str) -> list[str]:
+    return sorted({name for run in runs.values() for name in run.last("val") if name.startswith(start)})
+
+
+def _aligned(curves: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    if not curves:
+        return np.empty(0), np.empty((0, 0))
+    common = sorted(set.intersection(*(set(x.round(6).tolist()) for x, _ in curves)))
+    rows = [dict(zip(x.round(6).tolist(), y.tolist(), strict=True)) for x, y in curves]
+    return np.asarray(common), np.asarray([[row[x] for x in common] for row in rows])
+
+
+def _colors(results: Results) -> dict[str, str]:
+    """The colour of an arm depends on its place in the specification: the same on every page."""
+    places = {arm.name: number for number, arm in enumerate(results.experiment.arms)}
+    return {arm.name: COLORS[places[arm.name] % len(COLORS)] for arm in results.arms}
+
+
+def _prepare(axis: Axes, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_band(axis: Axes, epochs: FloatArray, values: FloatArray, color: str) -> None:
+    if not epochs.size:
+        return
+    mean = values.mean(axis=0)
+    axis.plot(epochs, mean, color=color, linewidth=1.8, marker="o" if len(epochs) < 25 else None, markersize=3)
+    if len(values) > 1:
+        deviation = values.std(axis=0, ddof=1)
+        axis.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.18, linewidth=0)

@@ -1,0 +1,165 @@
+"""The end of an experiment: its tables in the terminal, as Markdown and on one page with its curves."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sar_dist.errors import UserError
+from sar_dist.experiment.curves import curves_figure, heads_figure
+from sar_dist.experiment.results import Comparison, Results
+from sar_dist.experiment.statistics import Difference, Summary
+from sar_dist.observe.report import figure_png, html_image, html_page, html_table
+
+NOTHING = "–"
+MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."
+DIFFERENCES_NOTE = (
+    "Difference of runs with the same seed, mean over the seeds; in brackets its 95 % interval by bootstrap over the "
+    "seeds, then by Student's t. Few seeds: the bootstrap cannot leave the range that was seen and is too narrow, "
+    "Student's t assumes normal differences. The intervals are not corrected for the number of rows."
+)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table for people: title, header, rows of as many cells, and how to read it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+def tables(results: Results) -> Iterator[TextTable]:
+    """Means of every arm, then paired differences."""
+    yield means_table(results)
+    comparisons = results.comparisons()
+    if comparisons:
+        yield differences_table(results, comparisons)
+
+
+def means_table(results: Results) -> TextTable:
+    """A row for each metric, a column for each arm and for each reference without training."""
+    references = list(dict.fromkeys(name for found in results.references.values() for name in found))
+    rows = []
+    for metric in results.values:
+        cells = [format_summary(results.summary(metric, arm.name)) for arm in results.arms]
+        known = results.references.get(metric, {})
+        cells += [f"{known[name]:.4g}" if name in known else "" for name in references]
+        rows.append([metric, *cells])
+    return TextTable("Results", ["", *(arm.name for arm in results.arms), *references], rows, MEANS_NOTE)
+
+
+def differences_table(results: Results, comparisons: Sequence[Comparison]) -> TextTable:
+    """A row for each metric, a column for each comparison."""
+    rows = [
+        [metric, *(format_difference(results.difference(metric, pair)) for pair in comparisons)]
+        for metric in results.values
+    ]
+    header = ["", *(f"{pair.arm} - {pair.reference}" for pair in comparisons)]
+    return TextTable("Paired differences", header, rows, DIFFERENCES_NOTE)
+
+
+def format_summary(summary: Summary | None) -> str:
+    """Such as ``76.02 ± 0.61 (3)``: as many digits as the deviation bears."""
+    if summary is None:
+        return NOTHING
+    digits = _digits(summary.deviation if summary.deviation else abs(summary.mean) / 100)
+    deviation = "" if summary.deviation is None else f" ± {summary.deviation:.{digits}f}"
+    return f"{summary.mean:.{digits}f}{deviation} ({summary.count})"
+
+
+def format_difference(difference: Difference | None) -> str:
+    """Such as ``+0.61 [-0.20, 1.10] [-0.95, 2.17]``."""
+    if difference is None:
+        return NOTHING
+    spread = max(map(abs, difference.student or (difference.mean,)))
+    digits = _digits(spread / 2)
+    intervals = [difference.bootstrap, difference.student]
+    text = " ".join(f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" for pair in intervals if pair)
+    return f"{difference.mean:+.{digits}f} {text}".strip()
+
+
+def _digits(size: float) -> int:
+    """Decimals that show two significant digits of ``size``; four at most."""
+    return min(4, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 2
+
+
+def print_tables(results: Results) -> None:
+    """The tables in the terminal; in full width where the output is a file."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for table in tables(results):
+        shown = Table(title=table.title, caption=table.note)
+        for number, name in enumerate(table.header):
+            shown.add_column(name, justify="left" if number == 0 else "right")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    if results.unfinished:
+        console.print(f"not finished: {', '.join(results.unfinished)}", highlight=False)
+
+
+def markdown(results: Results) -> str:
+    """The tables as Markdown."""
+    parts = [f"# {results.experiment.title}"]
+    for table in tables(results):
+        lines = [f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *table.rows]]
+        parts += [f"## {table.title}", table.note, "\n".join(lines)]
+    if results.unfinished:
+        parts.append(f"Not finished: {', '.join(results.unfinished)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(results: Results, out: Path) -> Path:
+    """Write ``results.md``, ``curves.png``, ``heads.png`` and the page ``experiment.html``; gives the page's path.
+
+    Raises:
+        UserError: no run is finished, or the folder cannot be written.
+    """
+    if not results.runs:
+        raise UserError(
+            f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
+        )
+    pictures = {"curves": figure_png(curves_figure(results))}
+    heads = heads_figure(results)
+    if heads is not None:
+        pictures["heads"] = figure_png(heads)
+    try:
+        for name, png in pictures.items():
+            (out / f"{name}.png").write_bytes(png)
+        (out / "results.md").write_text(markdown(results))
+        (out / "experiment.html").write_text(_page(results, pictures))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    return out / "experiment.html"
+
+
+def _page(results: Results, pictures: dict[str, bytes]) -> str:
+    sections = [f"<h1>{html.escape(results.experiment.title)}</h1>", "<h2>Arms</h2>"]
+    arms = [
+        [arm.name, arm.what, ", ".join(f"{key}={value}" for key, value in arm.changes.items())] for arm in results.arms
+    ]
+    sections.append(html_table(["arm", "what", "changes"], arms))
+    for table in tables(results):
+        sections += [
+            f"<h2>{table.title}</h2>",
+            f"<p>{html.escape(table.note)}</p>",
+            html_table(table.header, table.rows),
+        ]
+    if results.unfinished:
+        sections.append(f"<p>Not finished: {html.escape(', '.join(results.unfinished))}.</p>")
+    titles = {
+        "curves": "Curves: mean over the seeds, band of one standard deviation",
+        "heads": "Heads of the tapped blocks, validation set",
+    }
+    for name, png in pictures.items():
+        sections += [f"<h2>{titles[name]}</h2>", html_image(png, titles[name])]
+    return html_page(results.experiment.title, sections)

@@ -1,0 +1,137 @@
+"""What an experiment is: one configuration, arms that change it, seeds, and evaluations of every run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from sar_dist.config import RunConfig
+from sar_dist.config.settings import Settings
+from sar_dist.errors import UserError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+class Arm(Settings):
+    """One of the things that are compared: the base configuration with some keys changed."""
+
+    name: str = Field(pattern=NAME, description="short name, a column of the tables")
+    what: str = Field(description="what it is, in words")
+    changes: dict[str, Any] = Field(default_factory=dict, description="dotted configuration keys and their values")
+    optional: bool = Field(False, description="run only when it is asked for by name")
+    against: tuple[str, ...] = Field((), description="arms that it is compared with, beside the baseline")
+
+
+class Evaluation(Settings):
+    """One call of tools/transfer_eval.py for every run."""
+
+    name: str = Field(pattern=NAME, description="short name, a folder of each run's results")
+    task: str = Field(description="the task's name, as in tools/transfer_eval.py --list")
+    data: str = Field(description="its data: as given, below $SAR_DIST_DATA or below data/")
+    settings: dict[str, Any] = Field(default_factory=dict, description="key=value settings of the task")
+    metrics: tuple[str, ...] = Field((), description="those that the tables show; none: the task's primary one")
+
+
+class Experiment(Settings):
+    """A grid of arms x seeds, trained and evaluated alike.
+
+    ``arms`` beginning with the baseline, to which the others are compared seed by seed.
+    """
+
+    name: str = Field(pattern=NAME)
+    title: str
+    base: RunConfig
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    evaluations: tuple[Evaluation, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        for kind, names in (("arm", self.arms), ("evaluation", self.evaluations)):
+            taken = [entry.name for entry in names]  # type: ignore[attr-defined]
+            if len(set(taken)) < len(taken):
+                raise ValueError(f"two {kind}s have the same name: {', '.join(taken)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"a seed is named twice: {self.seeds}")
+        if self.arms[0].optional:
+            raise ValueError(f"the first arm, {self.arms[0].name}, is the baseline and cannot be optional")
+        for arm in self.arms:
+            self._check_arm(arm)
+            if unknown := set(arm.against) - {other.name for other in self.arms}:
+                raise ValueError(f"arm {arm.name} is compared with {min(unknown)!r}, which is no arm")
+        return self
+
+    def _check_arm(self, arm: Arm) -> None:
+        try:
+            self.base.vary(arm.changes)
+        except KeyError as error:
+            raise ValueError(f"arm {arm.name}: unknown key {error.args[0]!r}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(f"arm {arm.name}: {key}={first['input']!r}: {first['msg']}") from error
+
+    @property
+    def baseline(self) -> Arm:
+        """The arm to which the others are compared."""
+        return self.arms[0]
+
+    def select(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> tuple[list[Arm], list[int]]:
+        """The arms and seeds with these names; none named: all but the optional arms, all seeds.
+
+        Raises:
+            UserError: there is no such arm. A seed may be any number: one more repetition of the experiment.
+        """
+        by_name = {arm.name: arm for arm in self.arms}
+        unknown = [name for name in arms if name not in by_name]
+        if unknown:
+            raise UserError(f"experiment {self.name} has no arm {unknown[0]!r}; its arms are {', '.join(by_name)}")
+        if negative := [seed for seed in seeds if seed < 0]:
+            raise UserError(f"a seed is 0 or more, not {negative[0]}")
+        chosen = [by_name[name] for name in dict.fromkeys(arms)] or [arm for arm in self.arms if not arm.optional]
+        return chosen, list(dict.fromkeys(seeds)) or list(self.seeds)
+
+    def run_name(self, arm: Arm, seed: int) -> str:
+        """Name of a run's directory."""
+        return f"{arm.name}_seed{seed}"
+
+    def run_config(self, arm: Arm, seed: int, folder: Path) -> RunConfig:
+        """The full configuration of one run, which goes into ``folder``."""
+        own = {"run.name": self.run_name(arm, seed), "run.dir": str(folder), "run.seed": seed}
+        return self.base.vary({**arm.changes, **own})
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Load a specification: a Python file that defines ``experiment() -> Experiment``.
+
+    Raises:
+        UserError: the file is missing, defines no experiment, or something in it does not fit.
+    """
+    if not path.is_file():
+        raise UserError(f"no experiment file {path}; give one of configs/experiments/*.py")
+    spec = importlib.util.spec_from_file_location(f"sar_dist_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; it has to define `def experiment() -> Experiment`")
+    module = importlib.util.module_from_spec(spec)
+    root = str(Path(__file__).parents[2])  # so that a specification can say `from configs import vit_b_in1k`
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+        experiment = module.experiment()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {f'{key}: ' if key else ''}{message}") from error
+    except (SyntaxError, ImportError, AttributeError, NameError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(root)
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path}: experiment() must return an Experiment, not {type(experiment).__name__}")
+    return experiment

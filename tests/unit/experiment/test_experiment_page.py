@@ -1,0 +1,113 @@
+"""The tables, curves and page of an experiment, from runs whose figures are known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experiment_factory import make_experiment, make_tools
+from PIL import Image
+
+from sar_dist.errors import UserError
+from sar_dist.experiment.curves import band, ordered_heads
+from sar_dist.experiment.page import format_difference, format_summary, markdown, print_tables, write_report
+from sar_dist.experiment.results import Comparison, Results, collect
+from sar_dist.experiment.runner import RunOptions, evaluate, train
+from sar_dist.experiment.statistics import Difference, Summary
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Baseline and method with seeds 0 and 1, the optional arm with seed 5; one run is missing."""
+    root = tmp_path_factory.mktemp("experiment")
+    (root / "data").mkdir()
+    options = RunOptions(root / "out", tools=make_tools(root / "tools"))
+    experiment = make_experiment(root / "data", seeds=(0, 1, 2))
+    for arms, seeds in ((["baseline", "method"], [0, 1]), (["strong", "method"], [5]), (["baseline"], [2])):
+        train(experiment, arms, seeds, options, lambda _: None)
+    evaluate(experiment, [], [0, 1], options, lambda _: None)
+    return collect(experiment, options.out)
+
+
+def test_figures_of_every_run(results: Results) -> None:
+    assert results.values["top-1, %"] == {
+        "baseline": {0: 50.0, 1: 60.0, 2: 70.0},
+        "method": {0: 51.0, 1: 61.0, 5: 101.0},
+        "strong": {5: 110.0},
+    }
+    assert results.values["knn: top1"] == {"baseline": {0: 40.0, 1: 41.0}, "method": {0: 40.0, 1: 41.0}}
+    assert results.references == {"knn: top1": {"chance": 10.0}}
+    assert results.unfinished == ("method_seed2",)
+
+
+def test_comparisons_with_the_baseline_and_with_the_named_arm(results: Results) -> None:
+    assert results.comparisons() == [
+        Comparison("method", "baseline"),
+        Comparison("strong", "baseline"),
+        Comparison("strong", "method"),
+    ]
+    first = results.difference("top-1, %", Comparison("method", "baseline"))
+    assert first is not None
+    assert (first.mean, first.count) == (pytest.approx(1.0), 2)
+    assert results.difference("top-1, %", Comparison("strong", "baseline")) is None
+    single = results.difference("top-1, %", Comparison("strong", "method"))
+    assert single is not None
+    assert (single.mean, single.student) == (pytest.approx(9.0), None)
+    assert results.difference("knn: top1", Comparison("strong", "method")) is None
+
+
+def test_numbers_have_the_digits_that_they_bear() -> None:
+    assert format_summary(Summary(76.0234, 0.612, 3)) == "76.02 ± 0.61 (3)"
+    assert format_summary(Summary(0.243211, 0.0021, 3)) == "0.2432 ± 0.0021 (3)"
+    assert format_summary(Summary(50.0, None, 1)) == "50.00 (1)"
+    assert format_summary(Summary(0.0, 0.0, 2)) == "0.00 ± 0.00 (2)"
+    assert format_summary(None) == "–"
+    assert format_difference(Difference(0.61, (-0.2, 1.1), (-0.95, 2.17), 3)) == "+0.6 [-0.2, 1.1] [-0.9, 2.2]"
+    assert format_difference(Difference(-0.0123, None, None, 1)) == "-0.0123"
+    assert format_difference(None) == "–"
+
+
+def test_curves_of_an_arm(results: Results) -> None:
+    epochs, values = band(list(results.runs["method"].values()), "val", "top1")
+    assert epochs.tolist() == [0.5, 1.0, 1.5, 2.0]
+    np.testing.assert_allclose(values[:, -1], [51, 61, 101])
+    none, empty = band(list(results.runs["method"].values()), "val", "speed")
+    assert none.size == empty.size == 0
+
+
+def test_heads_are_in_order_of_their_value_in_each_run(results: Results) -> None:
+    # Head 0 is the higher one with seed 0 and the lower one with seed 1.
+    low, high = ordered_heads({seed: results.runs["baseline"][seed] for seed in (0, 1)}, "entropy_block")
+    np.testing.assert_allclose(low[1][:, -1], [0.2, 0.2])
+    np.testing.assert_allclose(high[1][:, -1], [0.4, 0.4])
+
+
+def test_page_and_files(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = write_report(results, tmp_path).read_text()
+    assert "A &lt;small&gt; experiment" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert 'src="http' not in page
+    assert "Not finished: method_seed2." in page
+    for name in ("curves", "heads"):
+        assert Image.open(io.BytesIO((tmp_path / f"{name}.png").read_bytes())).width > 600
+    text = (tmp_path / "results.md").read_text()
+    assert text == markdown(results)
+    assert "| top-1, % | 60 ± 10 (3) | 71 ± 26 (3) | 110.0 (1) |  |" in text
+    assert "| knn: top1 | 40.50 ± 0.71 (2) | 40.50 ± 0.71 (2) | – | 10 |" in text
+    print_tables(results)
+    assert "not finished: method_seed2" in capsys.readouterr().out
+
+
+def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: Path) -> None:
+    knn = results.experiment.evaluations[0].model_copy(update={"metrics": ("top3",)})
+    wrong = results.experiment.model_copy(update={"evaluations": (knn,)})
+    with pytest.raises(UserError, match=r"result.json has no 'top3', which the experiment shows: top1"):
+        collect(wrong, next(iter(results.runs["baseline"].values())).path.parents[1])
+
+
+def test_nothing_is_finished_yet(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    with pytest.raises(UserError, match="no run of small is finished"):
+        write_report(collect(experiment, tmp_path), tmp_path)

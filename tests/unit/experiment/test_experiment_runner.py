@@ -1,0 +1,174 @@
+"""Which programs are run, in which order, and what happens when they fail or are stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from experiment_factory import make_experiment, make_tools
+from support import ROOT, program_environment
+
+from sar_dist.errors import UserError
+from sar_dist.experiment import Experiment
+from sar_dist.experiment.runner import Job, RunOptions, evaluate, run_jobs, train
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> RunOptions:
+    return RunOptions(tmp_path / "out", tools=make_tools(tmp_path / "tools"))
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    (tmp_path / "data").mkdir()
+    return make_experiment(tmp_path / "data")
+
+
+def calls(options: RunOptions, name: str = "calls") -> list[str]:
+    file = options.out / name
+    return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_runs_seed_by_seed_and_only_once(experiment: Experiment, options: RunOptions) -> None:
+    lines: list[str] = []
+    train(experiment, [], [], options, lines.append)
+    expected = ["baseline_seed0", "method_seed0", "baseline_seed1", "method_seed1"]
+    assert calls(options) == expected
+    train(experiment, [], [], options, lines.append)
+    assert calls(options) == expected
+    assert "4 of 4 done already" in lines
+    train(experiment, ["strong"], [1], options, lines.append)
+    assert calls(options) == [*expected, "strong_seed1"]
+
+
+def test_several_at_once_share_the_cores(
+    experiment: Experiment, options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    train(experiment, [], [0], RunOptions(options.out, jobs=2, tools=options.tools), quiet)
+    assert {line.split()[1] for line in (options.out / "calls").read_text().splitlines()} == {"3"}
+
+
+def test_a_failure_is_one_line_and_the_rest_goes_on_later(experiment: Experiment, options: RunOptions) -> None:
+    options.out.mkdir()
+    reason = options.out / "method_seed0.fails"
+    reason.touch()
+    log = options.out / "logs" / "method_seed0.log"
+    message = rf"^method_seed0 ended with status 2 .*: error: the disk is full of cats \(see {log}\)$"
+    with pytest.raises(UserError, match=message):
+        train(experiment, [], [], options, quiet)
+    assert calls(options) == ["baseline_seed0", "method_seed0"]
+    reason.unlink()
+    train(experiment, [], [], options, quiet)
+    assert calls(options)[2:] == ["method_seed0", "baseline_seed1", "method_seed1"]
+
+
+def test_a_run_that_stopped_early_goes_on(experiment: Experiment, options: RunOptions) -> None:
+    options.out.mkdir()
+    (options.out / "baseline_seed0.stops").touch()
+    with pytest.raises(UserError, match="baseline_seed0 ended with status 0 before its end"):
+        train(experiment, [], [0], options, quiet)
+    train(experiment, [], [0], options, quiet)
+    assert calls(options) == ["baseline_seed0", "baseline_seed0", "method_seed0"]
+
+
+def test_results_of_another_specification_are_not_taken(experiment: Experiment, options: RunOptions) -> None:
+    train(experiment, ["baseline"], [0], options, quiet)
+    longer = make_experiment(options.out, base=experiment.base.vary({"optim.epochs": 20.0}))
+    with pytest.raises(UserError, match=r"baseline_seed0 was made with optim.epochs=300.0, the experiment says 20.0"):
+        train(longer, ["baseline"], [0], options, quiet)
+    faster = make_experiment(options.out, base=experiment.base.vary({"data.workers": 3}))
+    train(faster, ["baseline"], [0], options, quiet)
+    assert calls(options) == ["baseline_seed0"]
+
+
+def test_launcher(experiment: Experiment, options: RunOptions, tmp_path: Path) -> None:
+    launcher = tmp_path / "my launcher"
+    launcher.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/first"\nshift\nexec {sys.executable} "$@"\n')
+    launcher.chmod(0o755)
+    train(experiment, ["baseline"], [0], RunOptions(options.out, 1, f"'{launcher}' --gpus=8", options.tools), quiet)
+    assert (tmp_path / "first").read_text() == "--gpus=8\n"
+    assert calls(options) == ["baseline_seed0"]
+
+
+def test_evaluations(experiment: Experiment, options: RunOptions, tmp_path: Path) -> None:
+    evaluate(experiment, [], [], options, quiet)
+    assert not calls(options, "evaluations_made")  # nothing is trained yet
+    train(experiment, [], [1], options, quiet)
+    for _ in range(2):
+        evaluate(experiment, [], [], options, quiet)
+    assert calls(options, "evaluations_made") == ["baseline_seed1", "method_seed1"]
+    line = (options.out / "evaluations_made").read_text().splitlines()[0]
+    assert line == f"baseline_seed1 knn {tmp_path / 'data'} {{'seed': '1', 'k': '3'}}"
+    # A run that was trained again is evaluated again.
+    later = time.time() + 5
+    os.utime(options.out / "runs" / "method_seed1" / "summary.json", (later, later))
+    with pytest.raises(UserError, match="method_seed1_knn ended with status 0 before its end"):
+        evaluate(experiment, [], [], options, quiet)  # whose result seems older still
+    assert calls(options, "evaluations_made")[2:] == ["method_seed1"]
+
+
+def test_data_of_evaluations(tmp_path: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all" / "some_set").mkdir(parents=True)
+    monkeypatch.setenv("SAR_DIST_DATA", str(tmp_path / "all"))
+    there, missing = make_experiment(Path("some_set")), make_experiment(Path("no_set"))
+    train(there, ["baseline"], [0], options, quiet)
+    evaluate(there, [], [], options, quiet)
+    assert str(tmp_path / "all" / "some_set") in (options.out / "evaluations_made").read_text()
+    with pytest.raises(UserError, match=r"evaluation knn: there is no no_set or .*all/no_set.*\$SAR_DIST_DATA"):
+        evaluate(missing, [], [], options, quiet)
+
+
+def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
+    job = Job("x", [str(tmp_path / "nothing")], tmp_path / "x.log", lambda: False)
+    with pytest.raises(UserError, match=r"x: cannot start .*nothing: No such file"):
+        run_jobs([job], 1, quiet)
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from sar_dist.errors import run_tool
+from sar_dist.experiment.runner import Job, run_jobs
+folder = Path(sys.argv[1])
+child = '''
+import signal, sys, time
+from pathlib import Path
+def stop(*_):
+    Path(sys.argv[1] + ".saved").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+Path(sys.argv[1] + ".started").touch()
+time.sleep(60)
+'''
+jobs = [
+    Job(name, [sys.executable, "-c", child, str(folder / name)], folder / (name + ".log"), lambda: False)
+    for name in "abc"
+]
+run_tool(lambda: run_jobs(jobs, 2, print))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_what_is_running(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)], cwd=ROOT, env=program_environment(), stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.started"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1].decode().strip() == "interrupted"
+    assert process.returncode == 130
+    assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["a.saved", "b.saved"]
+    assert not (tmp_path / "c.started").exists()

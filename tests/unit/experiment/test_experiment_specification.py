@@ -1,0 +1,92 @@
+"""What a specification may say, and what it says when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from experiment_factory import ARMS, make_experiment
+from pydantic import ValidationError
+from support import ROOT
+
+from sar_dist.errors import UserError
+from sar_dist.experiment import Arm, Evaluation, load_experiment
+
+SPECIFICATIONS = sorted(
+    path for path in (ROOT / "configs" / "experiments").glob("*.py") if path.stem not in ("__init__", "arms")
+)
+
+
+@pytest.mark.parametrize("path", SPECIFICATIONS, ids=lambda path: path.stem)
+def test_shipped_specifications(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    baseline = experiment.run_config(experiment.baseline, 0, Path("out"))
+    assert (baseline.regularizer.weight, baseline.model.no_skip_last_block) == (0.0, False)
+    arms = {arm.name: experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms}
+    assert arms["no_skip"].regularizer.weight == 0
+    assert arms["no_skip"].model.no_skip_last_block
+    assert arms["method"].regularizer.weight == 0.01
+    # Nothing but the two parts of the method tells the arms apart.
+    same = {"run.name": "x", "regularizer.weight": 0.0, "model.no_skip_last_block": False}
+    assert len({config.vary(same).model_dump_json() for config in arms.values()}) == 1
+    assert "Command: " in path.read_text()
+
+
+def test_run_configurations_and_names(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    config = experiment.run_config(ARMS[1], 7, tmp_path)
+    assert (config.run.name, config.run.seed, config.run.dir) == ("method_seed7", 7, str(tmp_path))
+    assert config.regularizer.weight == 0.01
+
+
+def test_selection(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    arms, seeds = experiment.select()
+    assert ([arm.name for arm in arms], seeds) == (["baseline", "method"], [0, 1])
+    arms, seeds = experiment.select(["strong", "baseline", "strong"], [5])
+    assert ([arm.name for arm in arms], seeds) == (["strong", "baseline"], [5])
+    with pytest.raises(UserError, match="no arm 'methd'; its arms are baseline, method, strong"):
+        experiment.select(["methd"])
+    with pytest.raises(UserError, match="not -1"):
+        experiment.select(seeds=[-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": (ARMS[0], ARMS[0])}, "two arms have the same name"),
+        ({"arms": (ARMS[2],)}, "is the baseline and cannot be optional"),
+        ({"seeds": (1, 1)}, "a seed is named twice"),
+        ({"seeds": ()}, "at least 1 item"),
+        ({"evaluations": (Evaluation(name="a", task="t", data="d"),) * 2}, "two evaluations have the same name"),
+        ({"arms": (Arm(name="a", what="w", changes={"optim.rate": 1}),)}, "arm a: unknown key 'optim.rate'"),
+        ({"arms": (Arm(name="a", what="w", changes={"optim.lr": -1}),)}, "arm a: optim.lr=-1: .*greater than 0"),
+        ({"arms": (Arm(name="a", what="w", against=("b",)),)}, "arm a is compared with 'b', which is no arm"),
+    ],
+)
+def test_inconsistent_specifications(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_experiment(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def experiment(): return 3", "must return an Experiment, not int"),
+        ("x = 1", "AttributeError"),
+        ("import nothing_of_the_kind", "nothing_of_the_kind"),
+        ("def experiment(:", "SyntaxError"),
+        ("from sar_dist.experiment import Arm\ndef experiment(): return Arm(name='a b', what='')", "name"),
+    ],
+)
+def test_files_that_are_no_specification(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "spec.py"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_experiment(file)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment file .*give one of configs/experiments"):
+        load_experiment(tmp_path / "none.py")

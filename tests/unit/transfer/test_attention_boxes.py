@@ -1,0 +1,161 @@
+"""The task ``attention_boxes``: what it reads, what it leaves out, and its baselines."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import REAL_DATA, write_tar
+
+from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
+from sar_dist.data.demo import demo_samples
+from sar_dist.errors import UserError
+from sar_dist.models import build_model
+from sar_dist.transfer.attention_boxes import AttentionBoxes, AttentionBoxesSettings, BoxedImages
+from sar_dist.transfer.backbone import Backbone
+from sar_dist.transfer.model_spec import LoadedModel
+from sar_dist.transfer.registry import find_task
+from sar_dist.transfer.task import Outcome, TransferJob
+
+SIZE, PATCH = 32, 8
+MODEL = ModelSettings(
+    name="vit_tiny_patch16_224",
+    image_size=SIZE,
+    patch_size=PATCH,
+    num_classes=4,
+    options={"embed_dim": 24, "depth": 2, "num_heads": 2},
+)
+
+
+class BrightnessBackbone(Backbone):
+    """Attends to bright patches: where the answer is known, a perfect model."""
+
+    def similarity(self, images: torch.Tensor) -> torch.Tensor:
+        bright = torch.nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), PATCH)
+        return 20 * torch.cat([bright, torch.zeros_like(bright)], dim=1)
+
+
+def backbone(kind: type[Backbone] = BrightnessBackbone, crop_fraction: float = 1.0) -> Backbone:
+    build = functools.partial(build_model, MODEL, RegularizerSettings())
+    torch.manual_seed(0)
+    augment = AugmentSettings(crop_fraction=crop_fraction)
+    loaded = LoadedModel(build(), SIZE, augment, "small", build, MODEL, None)
+    return kind("small", loaded, torch.device("cpu"), "fp32")
+
+
+def run_task(data: Path, out: Path, model: Backbone, **settings: Any) -> Outcome:
+    chosen = AttentionBoxesSettings(workers=0, batch=4, **settings)
+    task = AttentionBoxes(TransferJob(model, data, out, chosen, torch.device("cpu"), lambda _: None))
+    task.prepare()
+    return task.run()
+
+
+def boxed_folder(root: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = (SIZE, SIZE)) -> Path:
+    """Black images with a white box each, in val/, and one more in train/; ``size`` is (width, height)."""
+    lines = ["path,xmin,ymin,xmax,ymax"]
+    for number, (left, top, right, bottom) in enumerate([*boxes, (0, 0, 7, 7)]):
+        path = f"{'val' if number < len(boxes) else 'train'}/c/{number}.JPEG"
+        pixels = np.zeros((size[1], size[0], 3), np.uint8)
+        pixels[top : bottom + 1, left : right + 1] = 255
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / path, "JPEG", quality=95)
+        lines.append(f"{path},{left},{top},{right},{bottom}")
+    (root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_a_model_that_looks_at_the_object(tmp_path: Path) -> None:
+    # Boxes of whole patches, so that a perfect score is possible.
+    data = boxed_folder(tmp_path / "set", [(0, 0, 7, 15), (8, 16, 31, 31), (16, 8, 23, 15)])
+    outcome = run_task(data, tmp_path / "out", backbone())
+    assert outcome.samples == 3
+    for name in ("mass", "pointing", "box_iou", "box_hit"):
+        assert outcome.metrics[f"{name}.best_head"] == pytest.approx(100, abs=0.5)
+    assert "jaccard" not in outcome.metrics
+    area = 100 * (2 + 6 + 1) / (3 * 16)
+    # The other head sees no difference between patches: its attention is uniform, its thresholded map empty.
+    assert outcome.tables["heads"]["mass"] == pytest.approx([100, area], abs=0.5)
+    assert outcome.tables["heads"]["box_iou"] == pytest.approx([100, 0], abs=0.5)
+    assert outcome.metrics["mass"] == pytest.approx((100 + area) / 2, abs=0.5)
+    assert outcome.baselines["uniform"]["mass"] == pytest.approx(area, abs=1e-4)
+    assert outcome.baselines["uniform"].keys() == outcome.metrics.keys()
+    assert outcome.baselines["random backbone"].keys() == outcome.metrics.keys()
+    assert outcome.baselines["random backbone"]["mass"] == pytest.approx(area, abs=8)
+
+
+def test_boxes_follow_the_images_through_resizing_and_cropping(tmp_path: Path) -> None:
+    # 128 x 64 pixels: the model sees the middle half, at half the size.
+    boxes = [(48, 16, 63, 47), (0, 0, 20, 63)]
+    data = boxed_folder(tmp_path / "set", boxes, size=(128, 64))
+    outcome = run_task(data, tmp_path / "out", backbone())
+    assert outcome.metrics["box_iou.best_head"] == pytest.approx(100, abs=1)
+    assert outcome.baselines["uniform"]["mass"] == pytest.approx(100 * 8 * 16 / 32**2, abs=0.5)
+    assert outcome.protocol["left out"] == "1 images whose object lies outside the crop, 0 unreadable ones"
+
+
+def test_unreadable_images_and_limit(tmp_path: Path) -> None:
+    data = boxed_folder(tmp_path / "set", [(0, 0, 7, 7)] * 5)
+    (data / "val" / "c" / "2.JPEG").write_bytes(b"no image")
+    outcome = run_task(data, tmp_path / "out", backbone())
+    assert (outcome.samples, outcome.skipped) == (5, 1)
+    assert outcome.metrics["pointing.best_head"] == 100
+    limited = run_task(data, tmp_path / "out2", backbone(), limit=2)
+    assert (limited.samples, limited.skipped) == (2, 0)
+    train = run_task(data, tmp_path / "out3", backbone(), split="train")
+    assert train.samples == 1
+
+
+def test_exact_masks_of_the_demo_data(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number, sample in enumerate(demo_samples("val", 6, num_classes=4, image_size=64, seed=0)):
+        members |= {f"{number:03d}.{name}": sample[name] for name in ("jpg", "mask.png")}
+        members[f"{number:03d}.cls"] = b"%d" % sample["cls"]
+    write_tar(tmp_path / "demo" / "val" / "val-0000.tar", members)
+    outcome = run_task(tmp_path / "demo", tmp_path / "out", backbone(Backbone))
+    masks = [np.asarray(Image.open(io.BytesIO(members[f"{number:03d}.mask.png"]))) >= 128 for number in range(6)]
+    area = 100 * np.mean([mask.mean() for mask in masks])
+    assert outcome.baselines["uniform"]["jaccard"] == pytest.approx(area, rel=0.05)
+    assert 0 < outcome.metrics["jaccard"] < 100
+    assert outcome.protocol["regions"] == "exact masks"
+    # An untrained model is its own random baseline but for the seed.
+    assert outcome.metrics["mass"] == pytest.approx(outcome.baselines["random backbone"]["mass"], abs=5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, r"has neither boxes.csv nor shards with mask.png; expected"),
+        (lambda root: (root / "boxes.csv").write_text("file,x\na,1\n"), r"no table with the columns path,xmin"),
+        (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,x,4\n"), "no table with"),
+        (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/a,1,2,3,4\n"), "no box .* val/"),
+    ],
+)
+def test_bad_data(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_task(tmp_path, tmp_path / "out", backbone())
+
+
+def test_an_image_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a.jpg,1,2,3,4\n")
+    with pytest.raises(UserError, match=r"cannot read .*val/a.jpg, which boxes.csv names"):
+        BoxedImages(tmp_path, "val").sample(0)
+
+
+def test_registered() -> None:
+    assert find_task("attention_boxes") is AttentionBoxes
+
+
+@pytest.mark.skipif(not (REAL_DATA / "tiny_imagenet_10").is_dir(), reason="the real data are not here")
+def test_real_boxes() -> None:
+    boxes = BoxedImages(REAL_DATA / "tiny_imagenet_10", "val")
+    area = np.mean([np.asarray(Image.open(io.BytesIO(boxes.region(number)))).mean() / 255 for number in range(500)])
+    assert len(boxes) == 500
+    assert area == pytest.approx(0.575, abs=0.001)
