@@ -23,9 +23,7 @@ RUNS = [
     run("plain_seed1", 0.0, 1, 59.0),
     run("plain_seed2", 0.0, 2, 58.5),
 ]
-FIGURES = [
-    {"knn: top1": r.transfer["knn"]["top1"], "rare": 1.0 if r.name == "method_seed0" else None} for r in RUNS
-]
+FIGURES = [{"knn: top1": r.transfer["knn"]["top1"], "rare": 1.0 if r.name == "method_seed0" else None} for r in RUNS]
 
 
 def test_runs_are_grouped_by_everything_but_the_seed() -> None:

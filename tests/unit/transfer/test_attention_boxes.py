@@ -18,7 +18,7 @@ from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.data.demo import demo_samples
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
-from sar_dist.transfer.attention_boxes import AttentionBoxes, AttentionBoxesSettings, BoxedImages
+from sar_dist.transfer.attention.boxes import AttentionBoxes, AttentionBoxesSettings, BoxedImages
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.model_spec import LoadedModel
 from sar_dist.transfer.registry import find_task

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sar_dist.observe.panels import PanelGrid
-from sar_dist.transfer.attention_mass import BoolArray, FloatArray
+from sar_dist.transfer.attention.mass import BoolArray, FloatArray
 
 OBJECT_COLOR, MASK_COLOR = "#35a7ff", "#ffb000"
 _OPACITY = 0.6

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.transfer.attention_mass import BoolArray, FloatArray, patch_attention, top_mass_masks
-from sar_dist.transfer.attention_regions import PatchRegions
+from sar_dist.transfer.attention.mass import BoolArray, FloatArray, patch_attention, top_mass_masks
+from sar_dist.transfer.attention.regions import PatchRegions
 
 
 @dataclass(frozen=True)

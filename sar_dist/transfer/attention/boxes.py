@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sar_dist.data.decode import UndecodableImage
 from sar_dist.errors import UserError
-from sar_dist.transfer.attention_measures import (
+from sar_dist.transfer.attention.measures import (
     attention_measures,
     main_component,
     mean_map,

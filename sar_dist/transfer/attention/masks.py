@@ -16,16 +16,16 @@ from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
-from sar_dist.transfer.attention_figures import MaskPicture, mask_figure, sweep_figure
-from sar_dist.transfer.attention_mass import FloatArray, patch_attention, top_mass_mask
-from sar_dist.transfer.attention_regions import (
+from sar_dist.transfer.attention.figures import MaskPicture, mask_figure, sweep_figure
+from sar_dist.transfer.attention.mass import FloatArray, patch_attention, top_mass_mask
+from sar_dist.transfer.attention.regions import (
     MaskedSamples,
     SquareResize,
     Void,
     count_patches,
     open_masked_samples,
 )
-from sar_dist.transfer.attention_scores import (
+from sar_dist.transfer.attention.scores import (
     ImageScores,
     class_means,
     no_scores,
