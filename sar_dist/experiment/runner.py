@@ -28,7 +28,8 @@ from sar_dist.experiment.specification import Evaluation, Experiment
 
 REPOSITORY = Path(__file__).parents[2]
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
-_IDENTITY = ("model", "regularizer", "augment", "optim")
+_IDENTITY_GROUPS = ("model", "regularizer", "augment", "optim")
+_IDENTITY_KEYS = (("engine", "precision"),)
 DATA_VARIABLE = "SAR_DIST_DATA"
 
 
@@ -120,13 +121,12 @@ def _training(config: RunConfig, options: RunOptions) -> Job:
 
 def _check_same(old: RunConfig, new: RunConfig, run: Path) -> None:
     before, after = old.model_dump(), new.model_dump()
-    for group in _IDENTITY:
-        for key, value in before[group].items():
-            if value != after[group][key]:
-                raise UserError(
-                    f"{run} was made with {group}.{key}={value}, the experiment says {after[group][key]}; "
-                    "remove that run, or give another --out"
-                )
+    for group, key in [*((group, key) for group in _IDENTITY_GROUPS for key in before[group]), *_IDENTITY_KEYS]:
+        if before[group][key] != after[group][key]:
+            raise UserError(
+                f"{run} was made with {group}.{key}={before[group][key]}, the experiment says {after[group][key]}; "
+                "remove that run, or give another --out"
+            )
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """Accuracy of an ImageNet-1k classifier on other test images: ImageNet-A, -R, V2, Sketch, and with the ReaL labels.
 
-ImageNet-C is in ``robustness_corruptions``. See docs/evaluation_robustness.md.
+ImageNet-C is in ``robustness.corruptions``. See docs/evaluation_robustness.md.
 """
 
 from __future__ import annotations
