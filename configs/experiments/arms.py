@@ -53,6 +53,26 @@ def attention_on_boxes(data: str) -> Evaluation:
     return Evaluation(name="boxes", task="attention_boxes", data=data, metrics=shown)
 
 
+def attention_on_masks(data: str, image_size: int) -> tuple[Evaluation, ...]:
+    """Where the attention looks, against exact masks: the method's own Jaccard index, and that of other thresholds."""
+    return (
+        Evaluation(
+            name="masks",
+            task="voc_attention",
+            data=data,
+            settings={"image_size": image_size, "workers": 0},
+            metrics=("jaccard", "jaccard_single_head", "jaccard_mean_attention"),
+        ),
+        Evaluation(
+            name="regions",
+            task="attention_boxes",
+            data=data,
+            settings={"workers": 0},
+            metrics=("mass", "mass.best_head", "jaccard", "jaccard.mean_map", "pointing.mean_map"),
+        ),
+    )
+
+
 def quick_features(data: str) -> tuple[Evaluation, ...]:
     """Frozen features for small images on a CPU: neighbours, and linear heads on features that are computed once."""
     return (
