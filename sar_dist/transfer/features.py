@@ -70,6 +70,11 @@ def logits_of(backbone: Backbone, images: Tensor) -> dict[str, Tensor]:
     return {"logits": backbone.logits(images)}
 
 
+def similarity_of(backbone: Backbone, images: Tensor) -> dict[str, Tensor]:
+    """A function for ``extract``: ``similarity`` (H, gh, gw), see ``Backbone.similarity``."""
+    return {"similarity": backbone.similarity(images)}
+
+
 def extract(
     backbone: Backbone,
     samples: SampleSet,

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from sar_dist.data.decode import UndecodableImage
 from sar_dist.errors import UserError
 from sar_dist.transfer.attention.measures import (
     attention_measures,
@@ -28,8 +27,9 @@ from sar_dist.transfer.attention.measures import (
     uniform_measures,
 )
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.features import extract
-from sar_dist.transfer.samples import SampleSet, ShardSamples, image_of, limited, open_shard_samples
+from sar_dist.transfer.features import extract, similarity_of
+from sar_dist.transfer.relabelled import RelabelledSamples, any_label
+from sar_dist.transfer.samples import SampleSet, image_of, limited, open_shard_samples
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
 BOXES_FILE = "boxes.csv"
@@ -43,15 +43,10 @@ class AttentionBoxesSettings(TransferSettings):
     split: Literal["train", "val"] = Field("val", description="which images: those in train/ or those in val/")
 
 
-class RegionSamples(SampleSet, Protocol):
-    """Images of which each has a region: where the object is."""
-
-    def region(self, number: int) -> bytes:
-        """The region as a PNG of the image's size, white inside. Raises UserError or UndecodableImage."""
-
-
 class BoxedImages:
     """Images of a folder with object boxes in ``boxes.csv`` (path,xmin,ymin,xmax,ymax; pixels, both ends inclusive).
+
+    A sample is an image and one of its boxes; the box is the member ``mask.png``, of the image's size, white inside.
 
     Raises:
         UserError: the table cannot be read, or has no box of the split.
@@ -77,42 +72,16 @@ class BoxedImages:
         return len(self._boxes)
 
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
-        path = self._boxes[number][0]
+        path, box = self._boxes[number]
         try:
             image = (self._root / path).read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
-        return path, {"jpg": image, "cls": b"0"}  # the label plays no part here
-
-    def region(self, number: int) -> bytes:
-        left, top, right, bottom = self._boxes[number][1]
         try:
-            width, height = Image.open(io.BytesIO(image_of(self.sample(number)[1]))).size
-        except OSError as error:
-            raise UndecodableImage(str(error)) from error
-        mask = np.zeros((height, width), np.uint8)
-        mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
-        out = io.BytesIO()
-        Image.fromarray(mask).save(out, "PNG")
-        return out.getvalue()
-
-
-class MaskedImages:
-    """Images of shards whose samples have a ``mask.png`` member, as the demo data have."""
-
-    def __init__(self, samples: ShardSamples) -> None:
-        self._samples = samples
-        self.classes = samples.classes
-        self.fingerprint = samples.fingerprint
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
-        return self._samples.sample(number)
-
-    def region(self, number: int) -> bytes:
-        return self.sample(number)[1][MASK]
+            size = Image.open(io.BytesIO(image)).size
+        except OSError:
+            return path, {"jpg": image}  # is found to be unreadable, and counted, by whoever decodes it
+        return path, {"jpg": image, MASK: _box_mask(box, size)}
 
 
 class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
@@ -133,15 +102,11 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
 
     def prepare(self) -> dict[str, str]:
         data, split = self.job.data, self.job.settings.split
-        if (data / BOXES_FILE).is_file():
-            self.regions: RegionSamples = BoxedImages(data, split)
-            self.exact = False
-        else:
-            shards = open_shard_samples(data, split)
-            if shards is None or MASK not in shards.sample(0)[1]:
-                raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
-            self.regions, self.exact = MaskedImages(shards), True
-        self.samples = limited(self.regions, self.job.settings.limit)
+        self.exact = not (data / BOXES_FILE).is_file()
+        found: SampleSet | None = open_shard_samples(data, split) if self.exact else BoxedImages(data, split)
+        if found is None or (self.exact and MASK not in found.sample(0)[1]):
+            raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
+        self.samples = limited(found, self.job.settings.limit)
         return {split: self.samples.fingerprint}
 
     def run(self) -> Outcome:
@@ -187,8 +152,8 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
         job = self.job
         found = extract(
             backbone,
-            self.samples,
-            lambda model, images: {"similarity": model.similarity(images)},
+            RelabelledSamples(self.samples, any_label, "attention"),
+            similarity_of,
             name=f"{job.settings.split} {name}",
             folder=job.out / "features",
             batch=job.settings.batch,
@@ -202,13 +167,11 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
         transform, size = backbone.eval_transform(), backbone.image_size
         regions = torch.zeros(len(self.samples), size, size, dtype=torch.bool)
         for number in np.flatnonzero(~bad).tolist():
-            regions[number] = transform(self.regions.region(self._original(number)))[0] >= 128
+            key, members = self.samples.sample(number)
+            if MASK not in members:
+                raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
+            regions[number] = transform(members[MASK])[0] >= 128
         return regions
-
-    def _original(self, number: int) -> int:
-        """Number in the whole set of a sample of the limited one."""
-        numbers = getattr(self.samples, "numbers", None)
-        return number if numbers is None else int(numbers[number])
 
     def _summary(self, similarity: Tensor, regions: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Each measure in percent: mean of the heads, of the best head, and of the heads' mean map; and of each head."""
@@ -248,6 +211,16 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
                 maps[column, 0].exp(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
             )
         return figure
+
+
+def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:
+    """A PNG of ``size`` (width, height), white in the box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    return out.getvalue()
 
 
 def _percent(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

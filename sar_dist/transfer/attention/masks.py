@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
-from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
@@ -36,8 +35,8 @@ from sar_dist.transfer.attention.scores import (
     uniform_score,
 )
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.features import Features, extract
-from sar_dist.transfer.relabelled import RelabelledSamples
+from sar_dist.transfer.features import Features, extract, similarity_of
+from sar_dist.transfer.relabelled import RelabelledSamples, any_label
 from sar_dist.transfer.samples import image_of, limited
 from sar_dist.transfer.task import Outcome, TransferSettings, TransferTask
 
@@ -148,8 +147,8 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
         job, size = self.job, self.job.settings.image_size
         return extract(
             backbone.resized(size, size),
-            RelabelledSamples(self.data.samples, _any_label, "attention"),
-            _similarity,
+            RelabelledSamples(self.data.samples, any_label, "attention"),
+            similarity_of,
             name=f"val attention {size}",
             folder=job.out / "features",
             batch=job.settings.batch,
@@ -227,11 +226,3 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
         object_mask = self.data.labels(image.number, settings.image_size) == image.classes[0]
         caption = key if self.data.names is None else f"{self.data.name(image.classes[0])}\n{key}"
         return MaskPicture(pixels.permute(1, 2, 0).numpy(), object_mask, masks, caption)
-
-
-def _similarity(backbone: Backbone, images: Tensor) -> dict[str, Tensor]:
-    return {"similarity": backbone.similarity(images)}
-
-
-def _any_label(_key: str, _members: Mapping[str, bytes]) -> int:
-    return 0

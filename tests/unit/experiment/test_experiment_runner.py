@@ -88,7 +88,9 @@ def test_results_of_another_specification_are_not_taken(experiment: Experiment, 
     with pytest.raises(UserError, match=r"baseline_seed0 was made with optim.epochs=300.0, the experiment says 20.0"):
         train(longer, ["baseline"], [0], options, quiet)
     rounded = make_experiment(options.out, base=experiment.base.vary({"engine.precision": "fp32"}))
-    with pytest.raises(UserError, match=r"baseline_seed0 was made with engine.precision=bf16, the experiment says fp32"):
+    with pytest.raises(
+        UserError, match=r"baseline_seed0 was made with engine.precision=bf16, the experiment says fp32"
+    ):
         train(rounded, ["baseline"], [0], options, quiet)
     faster = make_experiment(options.out, base=experiment.base.vary({"data.workers": 3}))
     train(faster, ["baseline"], [0], options, quiet)
