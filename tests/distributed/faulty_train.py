@@ -43,6 +43,7 @@ def train_step(self: Trainer) -> None:
             self.task.losses = honest_losses  # type: ignore[method-assign]
             return
     if distributed.rank() == rank and self.state.step + 1 >= step and fault == "full_disk":
+        self.checkpointing.store.wait()  # what was saved before is in the background still
         store.save_file = no_space
     honest_step(self)
 
