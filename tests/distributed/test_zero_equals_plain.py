@@ -122,6 +122,8 @@ SWITCHES = [
     pytest.param(("2", "engine.offload=optimizer"), marks=pytest.mark.long),
     pytest.param(("1", "engine.compile=true"), marks=pytest.mark.long),
     pytest.param(("2", "engine.compile=true", "engine.activation_checkpointing=true"), marks=pytest.mark.long),
+    pytest.param(("3", "engine.compile=true"), marks=pytest.mark.long),
+    pytest.param(("3", "engine.compile=true", "engine.activation_checkpointing=true"), marks=pytest.mark.long),
     pytest.param(("3", "engine.activation_checkpointing=true"), marks=pytest.mark.long),
     pytest.param(("3", "engine.offload=optimizer", "optim.fused=false"), marks=pytest.mark.long),
 ]
