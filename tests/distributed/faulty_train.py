@@ -34,6 +34,9 @@ def train_step(self: Trainer) -> None:
         elif fault == "clock":
             honest_clock = time.time
             time.time = lambda: honest_clock() - 1e6
+        elif fault == "full_disk":
+            self.checkpointing.store.wait()  # what was saved before is in the background still
+            store.save_file = no_space
         elif fault == "stuck_data":
             self.batches = stuck(self.batches)
         elif fault == "nan":
@@ -42,9 +45,6 @@ def train_step(self: Trainer) -> None:
             honest_step(self)
             self.task.losses = honest_losses  # type: ignore[method-assign]
             return
-    if distributed.rank() == rank and self.state.step + 1 >= step and fault == "full_disk":
-        self.checkpointing.store.wait()  # what was saved before is in the background still
-        store.save_file = no_space
     honest_step(self)
 
 

@@ -79,7 +79,7 @@ class BoxedImages:
             raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
         try:
             size = Image.open(io.BytesIO(image)).size
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             return path, {"jpg": image}  # is found to be unreadable, and counted, by whoever decodes it
         return path, {"jpg": image, MASK: _box_mask(box, size)}
 
