@@ -28,12 +28,11 @@ from rich.table import Table
 from timm.data import auto_augment as timm_augment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.config.settings import AugmentSettings
-from sar_dist.data import image_operations as operations
-from sar_dist.data.augment import build_eval_transform, build_train_transform
-from sar_dist.data.batching import seed_generators
-from sar_dist.data.demo import demo_samples
-from sar_dist.data.image_operations import ImageArray
+from sar_dist.config import AugmentSettings
+from sar_dist.data.images import ImageArray, build_eval_transform, build_train_transform
+from sar_dist.data.images import image_operations as operations
+from sar_dist.data.making import demo_samples
+from sar_dist.randomness import seed_generators
 
 SIZE, FILL, MAX_PIXELS = 224, (124, 116, 104), 10**8
 BACKENDS: tuple[Literal["pil", "fast"], ...] = ("pil", "fast")

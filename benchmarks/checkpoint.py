@@ -21,11 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sar_dist import distributed
-from sar_dist.checkpoint import CheckpointReader, CheckpointStore
-from sar_dist.checkpoint.engine_state import restore, shared_state, snapshot
-from sar_dist.checkpoint.layout import step_name, verify
+from sar_dist.checkpoint import CheckpointReader, CheckpointStore, step_name, verify
 from sar_dist.config import load_config
-from sar_dist.engine import ExponentialMovingAverage, build_engine
+from sar_dist.engine import ExponentialMovingAverage, build_engine, restore, shared_state, snapshot
 from sar_dist.errors import run_tool
 from sar_dist.models import build_model
 

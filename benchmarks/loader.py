@@ -41,10 +41,9 @@ from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.config.settings import AugmentSettings, DataSettings
+from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import TrainLoader, load_manifest
-from sar_dist.data.augment import build_train_transform, make_posterize_safe
-from sar_dist.data.decode import decode_image, decode_pil
+from sar_dist.data.images import build_train_transform, decode_image, decode_pil, make_posterize_safe
 
 SIZE, BATCH, CLASSES, SHARDS = 224, 50, 1000, 8
 MAX_PIXELS = 10**8

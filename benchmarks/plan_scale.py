@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.data.plan import Plan, PlanSettings, default_streams, window_samples
-from sar_dist.data.tar_index import RECORD
+from sar_dist.data.order import Plan, PlanSettings, default_streams, window_samples
+from sar_dist.data.shards import RECORD
 
 
 @dataclass(frozen=True)

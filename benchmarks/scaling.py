@@ -24,8 +24,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sar_dist.config import RunConfig, load_config
-from sar_dist.planning import Machine, make_plan
-from sar_dist.planning.communication import collective_payloads
+from sar_dist.planning import Machine, collective_payloads, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)

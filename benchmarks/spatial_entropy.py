@@ -32,8 +32,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.regularizer import spatial_entropy, spatial_entropy_from_query_key
-from sar_dist.regularizer.backends import TRITON_IS_INSTALLED
+from sar_dist.regularizer import TRITON_IS_INSTALLED, spatial_entropy, spatial_entropy_from_query_key
 
 GRIDS, HEADS, BATCHES, KINDS = (8, 14, 16, 24, 32), (3, 6, 12, 16), (32, 64, 128, 256, 512), ("noise", "smooth")
 REFERENCE = (14, 6, 64, "noise")  # grid, heads, batch, kind: the case that the project's target names

@@ -34,13 +34,16 @@ from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import RunConfig
 from sar_dist.engine import build_engine
 from sar_dist.models import TappedVisionTransformer, build_model, parameter_groups
-from sar_dist.observe import RunLogger, Throughput, find_peak
-from sar_dist.observe.flops import vit_forward_macs
-from sar_dist.observe.throughput import peak_memory_gib
-from sar_dist.training import ClassificationTask, RunDirectory, Trainer, TrainState
-from sar_dist.training.averages import RunningAverages
-from sar_dist.training.checkpointing import Checkpointing
-from sar_dist.training.length import RunLength
+from sar_dist.observe import RunLogger, Throughput, find_peak, peak_memory_gib, vit_forward_macs
+from sar_dist.training import (
+    Checkpointing,
+    ClassificationTask,
+    RunDirectory,
+    RunLength,
+    RunningAverages,
+    Trainer,
+    TrainState,
+)
 
 CLIP = 1.0
 STEPS_PER_EPOCH = 1000

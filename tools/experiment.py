@@ -13,8 +13,7 @@ import argparse
 from pathlib import Path
 
 from sar_dist.errors import run_tool
-from sar_dist.experiment.runner import RunOptions, check_evaluation_data, evaluate, train
-from sar_dist.experiment.specification import load_experiment
+from sar_dist.experiment import RunOptions, check_evaluation_data, evaluate, load_experiment, train
 
 STAGES = ("train", "evaluate", "report")
 
@@ -33,8 +32,7 @@ def main() -> None:
     if "evaluate" in stages:
         evaluate(experiment, given.arm, given.seed, options, say)
     if "report" in stages:
-        from sar_dist.experiment.page import print_tables, write_report
-        from sar_dist.experiment.results import collect
+        from sar_dist.experiment import collect, print_tables, write_report
 
         results = collect(experiment, given.out)
         page = write_report(results, given.out)

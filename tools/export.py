@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sar_dist.checkpoint.convert import DTYPES, export_run
-from sar_dist.checkpoint.weights import PROVENANCE_KEY
 from sar_dist.errors import run_tool
-from sar_dist.models import NO_SKIP_ARCHITECTURE
+from sar_dist.models import DTYPES, NO_SKIP_ARCHITECTURE, PROVENANCE_KEY, export_run
 
 
 def main() -> None:

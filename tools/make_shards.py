@@ -18,9 +18,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sar_dist.data import sources
-from sar_dist.data.verify import verify_folder
-from sar_dist.data.writing import SAMPLES_PER_SHARD, WritingOptions, write_splits
+from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, sources, verify_folder, write_splits
 from sar_dist.errors import run_tool
 
 

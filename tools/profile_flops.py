@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sar_dist.config import load_config
 from sar_dist.errors import UserError, run_tool
-from sar_dist.models.build import check_model
+from sar_dist.models import model_on_meta
 from sar_dist.observe import count_regularized_flops, flop_table
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     config = load_config(arguments.config, arguments.overrides)
-    model = check_model(config.model, config.regularizer)
+    model = model_on_meta(config.model, config.regularizer)
     size = config.model.image_size
     report = count_regularized_flops(model, torch.empty(1, 3, size, size, device="meta"))
 

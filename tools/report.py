@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 
 from sar_dist.errors import UserError, run_tool
-from sar_dist.observe.report import figure_png, report_figure, report_page
-from sar_dist.observe.report_runs import load_runs
+from sar_dist.reports import figure_png, load_runs, report_figure, report_page
 
 
 def main() -> None:

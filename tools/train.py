@@ -27,7 +27,7 @@ def main() -> None:
 
     config = load_config(arguments.config, arguments.overrides)
     if config.data.benchmark:
-        from sar_dist.training.data_benchmark import benchmark_data
+        from sar_dist.training import benchmark_data
 
         report = benchmark_data(config)
         if distributed.read_environment()[0] == 0:

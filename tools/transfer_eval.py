@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parse_arguments()
 
     from sar_dist import distributed
-    from sar_dist.transfer.runner import Request, evaluate, print_result
+    from sar_dist.transfer import Request, evaluate, print_result
 
     overrides = list(arguments.overrides)
     if arguments.limit is not None:
@@ -70,7 +70,7 @@ def model_help() -> str:
 
 def task_list() -> str:
     """Each task with its summary and the data it wants."""
-    from sar_dist.transfer.registry import find_task, task_names
+    from sar_dist.transfer import find_task, task_names
 
     tasks = [find_task(name) for name in task_names()]
     return "\n".join(f"{task.name}\n    {task.summary}\n    data: {task.data_help}" for task in tasks)
@@ -79,7 +79,7 @@ def task_list() -> str:
 def settings_help(name: str) -> str:
     """The settings of a task with type, default and one line each."""
     from sar_dist.config import help_text
-    from sar_dist.transfer.registry import find_task
+    from sar_dist.transfer import find_task
 
     return f"settings of {name}: {help_text(find_task(name).settings_type)}"
 

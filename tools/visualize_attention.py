@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 
-from sar_dist.data.augment import build_eval_transform
-from sar_dist.data.decode import UndecodableImage
-from sar_dist.data.device_transforms import DeviceTransform
+from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
 from sar_dist.errors import UserError, run_tool
-from sar_dist.observe import PictureSection, attention_detail_figure, attention_page
+from sar_dist.observe import attention_detail_figure
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
-from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
+from sar_dist.reports import PictureSection, attention_page
+from sar_dist.transfer import SPEC_HELP, LoadedModel, load_model
 
 MAX_PIXELS = 178_956_970  # of data.max_pixels, the same as in training
 

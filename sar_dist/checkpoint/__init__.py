@@ -1,7 +1,30 @@
 """Checkpoints that are committed atomically, verified before use, and independent of the topology that wrote them."""
 
-from sar_dist.checkpoint.layout import DamagedCheckpoint, complete_checkpoints, verify
-from sar_dist.checkpoint.reading import CheckpointReader
+from sar_dist.checkpoint.layout import (
+    MANIFEST,
+    DamagedCheckpoint,
+    complete_checkpoints,
+    describe_file,
+    step_name,
+    step_of,
+    sync_directory,
+    verify,
+    write_durably,
+)
+from sar_dist.checkpoint.reading import CheckpointReader, TensorKind
 from sar_dist.checkpoint.store import CheckpointStore
 
-__all__ = ["CheckpointReader", "CheckpointStore", "DamagedCheckpoint", "complete_checkpoints", "verify"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointReader",
+    "CheckpointStore",
+    "DamagedCheckpoint",
+    "TensorKind",
+    "complete_checkpoints",
+    "describe_file",
+    "step_name",
+    "step_of",
+    "sync_directory",
+    "verify",
+    "write_durably",
+]

@@ -15,6 +15,7 @@ from sar_dist.config.settings import (
     RegularizerSettings,
     RunConfig,
     RunSettings,
+    Settings,
     ValidationSettings,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "RegularizerSettings",
     "RunConfig",
     "RunSettings",
+    "Settings",
     "ValidationSettings",
     "apply_overrides",
     "config_keys",

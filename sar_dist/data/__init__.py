@@ -4,16 +4,7 @@
 """
 
 from sar_dist.data.loader import TrainLoader, ValidationLoader
-from sar_dist.data.manifest import Manifest, ShardEntry
-from sar_dist.data.shards import check_shards, load_manifest
-from sar_dist.data.tar_index import DamagedShard
+from sar_dist.data.prefetch import prefetch_to_device
+from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
 
-__all__ = [
-    "DamagedShard",
-    "Manifest",
-    "ShardEntry",
-    "TrainLoader",
-    "ValidationLoader",
-    "check_shards",
-    "load_manifest",
-]
+__all__ = ["DamagedShard", "Manifest", "ShardEntry", "TrainLoader", "ValidationLoader", "check_shards", "load_manifest", "prefetch_to_device"]

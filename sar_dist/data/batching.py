@@ -2,97 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import itertools
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from sar_dist.data.decode import UndecodableImage
-from sar_dist.data.stream import Sample
+from sar_dist.data.images import BadSample, SampleDecoder
+from sar_dist.data.order import Sample
 from sar_dist.errors import UserError
 
 Batch = dict[str, Any]
-Transform = Callable[[bytes], Tensor]
 
 MAX_SUBSTITUTES = 100
 ERROR = "error"
-
-
-class BadSample(Exception):
-    """A sample that cannot be used; the message names it and says why."""
-
-
-class Decoder:
-    """Encoded samples to images, each with random numbers of its own, whoever decodes it and when.
-
-    Args:
-        transform: encoded bytes to uint8 (3, S, S); draws from the global generators only; raises UndecodableImage.
-        num_classes: labels must be in 0..num_classes-1.
-        seed: with epoch and global id of the sample, the key of its random numbers.
-    """
-
-    def __init__(self, transform: Transform, num_classes: int, seed: int) -> None:
-        self._transform = transform
-        self._num_classes = num_classes
-        self._seed = seed
-        self._blank: Tensor | None = None
-
-    def decode(self, sample: Sample) -> Tensor:
-        """The image of ``sample``, uint8 (3, S, S). Raises BadSample."""
-        name = f"{sample['__url__']}/{sample['__key__']}"
-        label = sample["cls"]
-        if sample["jpg"] is None:
-            raise BadSample(f"{name}: no image")
-        if not 0 <= label < self._num_classes:
-            found = "no label that is a number" if label < 0 else f"label {label}"
-            raise BadSample(f"{name}: {found}, expected 0..{self._num_classes - 1}")
-        # A data-loader worker exists for this alone; elsewhere the generators belong to the model and the user.
-        with _kept_generators() if get_worker_info() is None else contextlib.nullcontext():
-            seed_generators(self._seed, sample.get("epoch", 0), sample["sample"])
-            try:
-                return self._transform(sample["jpg"])
-            except UndecodableImage as error:
-                raise BadSample(f"{name}: {error}") from None
-
-    def blank(self) -> Tensor:
-        """A zero image of the shape that the transform gives, for places where there is no image."""
-        if self._blank is None:
-            file = io.BytesIO()
-            Image.new("RGB", (8, 8)).save(file, "JPEG")
-            with _kept_generators():
-                self._blank = torch.zeros_like(self._transform(file.getvalue()))
-        return self._blank
-
-
-def seed_generators(*key: int) -> None:
-    """Seed the global generators of ``random``, NumPy and torch (CPU) from ``key``."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    seed = int.from_bytes(digest, "little")
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transforms of other libraries draw from the global generator
-    # Not torch.manual_seed, which visits every accelerator too and takes 50 times as long.
-    torch.default_generator.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _kept_generators() -> Iterator[None]:
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.default_generator.set_state(torch_state)
 
 
 class TrainDecoding:
@@ -102,7 +28,7 @@ class TrainDecoding:
     gets fewer samples than the others. Raises UserError after 100 bad samples in a row.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: SampleDecoder) -> None:
         self._decoder = decoder
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
@@ -125,7 +51,7 @@ class TrainDecoding:
 class ValidationDecoding:
     """Second stage of validation: adds ``image`` and ``bad``; a bad sample stays, without an image and with label 0."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: SampleDecoder) -> None:
         self._decoder = decoder
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
@@ -161,7 +87,7 @@ class TrainBatching:
 class ValidationBatching:
     """Last stage of validation: micro-batches of ``size`` places, as ``ValidationLoader.iterate`` describes them."""
 
-    def __init__(self, size: int, decoder: Decoder) -> None:
+    def __init__(self, size: int, decoder: SampleDecoder) -> None:
         self._size = size
         self._decoder = decoder
 

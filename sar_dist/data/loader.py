@@ -8,22 +8,20 @@ from typing import Any
 
 import webdataset as wds
 
-from sar_dist.config.settings import DataSettings
-from sar_dist.data.bad_samples import BadSamples
+from sar_dist.config import DataSettings
+from sar_dist.data.images import BadSamples, SampleDecoder, Transform
 from sar_dist.data.batching import (
     Batch,
-    Decoder,
     TrainBatching,
     TrainDecoding,
-    Transform,
     ValidationBatching,
     ValidationDecoding,
     errors_as_batches,
 )
-from sar_dist.data.manifest import Manifest
-from sar_dist.data.plan import PlanSettings, check_streams, default_streams, steps_per_epoch, window_samples
-from sar_dist.data.staging import open_shards
-from sar_dist.data.stream import TrainRange, TrainSource, ValidationSource
+from sar_dist.data.shards import Manifest
+from sar_dist.data.order import PlanSettings, check_streams, default_streams, steps_per_epoch, window_samples
+from sar_dist.data.shards import open_shards
+from sar_dist.data.order import TrainRange, TrainSource, ValidationSource
 from sar_dist.data.workers import iterate_pipeline
 from sar_dist.errors import UserError
 
@@ -83,7 +81,7 @@ class TrainLoader:
         self._manifest = manifest
         self._shards = open_shards(manifest, data)
         self._data = data
-        self._decoder = Decoder(transform, num_classes, seed)
+        self._decoder = SampleDecoder(transform, num_classes, seed)
         self._settings = PlanSettings(seed, global_batch // self._repeats, self.streams, self.window)
         self._micro_batch = micro_batch
         self._rank = rank
@@ -195,7 +193,7 @@ class ValidationLoader:
     ) -> None:
         shards = open_shards(manifest, data)
         self._source = ValidationSource(shards, manifest, micro_batch, rank, world_size)
-        self._decoder = Decoder(transform, num_classes, seed=0)
+        self._decoder = SampleDecoder(transform, num_classes, seed=0)
         self._micro_batch = micro_batch
         self._data = data
         self.total = manifest.total

@@ -1,8 +1,10 @@
 """The DeepSpeed engine: generated configuration, optimizer, schedule, moving average."""
 
 from sar_dist.engine.build import build_engine, check_engine, input_dtype
+from sar_dist.engine.collectives import collectives_as_regions
 from sar_dist.engine.deepspeed_config import BatchArithmetic, batch_arithmetic, deepspeed_config
 from sar_dist.engine.ema import ExponentialMovingAverage
+from sar_dist.engine.engine_state import restore, shared_state, snapshot
 from sar_dist.engine.schedule import learning_rate_factor, total_steps
 
 __all__ = [
@@ -11,8 +13,12 @@ __all__ = [
     "batch_arithmetic",
     "build_engine",
     "check_engine",
+    "collectives_as_regions",
     "deepspeed_config",
     "input_dtype",
     "learning_rate_factor",
+    "restore",
+    "shared_state",
+    "snapshot",
     "total_steps",
 ]

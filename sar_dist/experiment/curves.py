@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sar_dist.experiment.results import Results
-from sar_dist.observe.report import COLORS, COLUMNS, DPI
-from sar_dist.observe.report_runs import ReportedRun
+from sar_dist.reports import COLORS, COLUMNS, DPI, ReportedRun
 
 FloatArray = NDArray[np.float64]
 

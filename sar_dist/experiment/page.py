@@ -15,7 +15,7 @@ from sar_dist.errors import UserError
 from sar_dist.experiment.curves import curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
 from sar_dist.experiment.statistics import Difference, Summary
-from sar_dist.observe.report import figure_png, html_image, html_page, html_table
+from sar_dist.reports import figure_png, html_image, html_page, html_table
 
 NOTHING = "–"
 MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."

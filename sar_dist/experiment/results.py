@@ -11,8 +11,8 @@ from sar_dist.errors import UserError
 from sar_dist.experiment.runner import evaluation_result, is_finished
 from sar_dist.experiment.specification import Arm, Experiment
 from sar_dist.experiment.statistics import Difference, Summary, paired_difference, summarize
-from sar_dist.observe.report_runs import ReportedRun, load_runs
-from sar_dist.transfer.result import read_result
+from sar_dist.reports import ReportedRun, load_runs
+from sar_dist.transfer import read_result
 
 # Names in the tables of what a run's last validation measured.
 VALIDATION = {

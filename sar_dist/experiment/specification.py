@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from sar_dist.config import RunConfig
-from sar_dist.config.settings import Settings
+from sar_dist.config import RunConfig, Settings
 from sar_dist.errors import UserError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"

@@ -1,14 +1,36 @@
 """timm Vision Transformers with the attention tap; importing this registers ``sar_vision_transformer`` with timm."""
 
 from sar_dist.models.attention_tap import TapBlock, TappedVisionTransformer
-from sar_dist.models.build import build_model, check_model, parameter_groups
+from sar_dist.models.build import build_model, model_on_meta, parameter_groups
+from sar_dist.models.export import DTYPES, export_run
+from sar_dist.models.initialize import check_initial_weights, load_initial_weights
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
+from sar_dist.models.weights import (
+    PROVENANCE_KEY,
+    WEIGHTS_FILE,
+    NamedWeights,
+    open_run,
+    open_weights,
+    read_export_config,
+    timm_defaults,
+)
 
 __all__ = [
+    "DTYPES",
     "NO_SKIP_ARCHITECTURE",
+    "PROVENANCE_KEY",
+    "WEIGHTS_FILE",
+    "NamedWeights",
     "TapBlock",
     "TappedVisionTransformer",
     "build_model",
-    "check_model",
+    "check_initial_weights",
+    "export_run",
+    "load_initial_weights",
+    "model_on_meta",
+    "open_run",
+    "open_weights",
     "parameter_groups",
+    "read_export_config",
+    "timm_defaults",
 ]

@@ -32,7 +32,7 @@ def build_model(
     )
 
 
-def check_model(model: ModelSettings, regularizer: RegularizerSettings) -> TappedVisionTransformer:
+def model_on_meta(model: ModelSettings, regularizer: RegularizerSettings) -> TappedVisionTransformer:
     """Build the model without memory for its weights, which finds every error of its settings in milliseconds."""
     with torch.device("meta"):
         return build_model(model, regularizer)

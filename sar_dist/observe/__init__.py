@@ -1,27 +1,51 @@
 """What training looks like from outside: metrics, progress, speed, arithmetic and pictures. See docs/observability.md."""
 
-from sar_dist.observe.attention_page import PictureSection, attention_page
+from sar_dist.observe.attention_figures import attention_detail_figure, attention_figure
 from sar_dist.observe.class_figures import confusion_figure, samples_figure
-from sar_dist.observe.device_peak import DevicePeak, find_peak
-from sar_dist.observe.figures import attention_detail_figure, attention_figure
+from sar_dist.observe.device_peak import PEAK_TFLOPS, DevicePeak, find_peak, peak_flops
 from sar_dist.observe.flop_table import flop_table
-from sar_dist.observe.flops import FlopReport, count_flops, count_regularized_flops
+from sar_dist.observe.flops import (
+    BACKWARD_PER_FORWARD,
+    FlopReport,
+    count_flops,
+    count_regularized_flops,
+    vit_forward_macs,
+)
 from sar_dist.observe.logger import RunLogger
-from sar_dist.observe.throughput import Throughput
+from sar_dist.observe.panels import FIGURE_DPI, PanelGrid, shorten_text
+from sar_dist.observe.progress import format_duration
+from sar_dist.observe.records import read_records
+from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
+from sar_dist.observe.throughput import Throughput, peak_memory_gib
+from sar_dist.observe.trace import StepTrace
 
 __all__ = [
+    "BACKWARD_PER_FORWARD",
+    "FIGURE_DPI",
+    "MEASURED",
+    "OVERLAPPED",
+    "PARTS",
+    "PEAK_TFLOPS",
+    "TOTAL",
     "DevicePeak",
     "FlopReport",
-    "PictureSection",
+    "PanelGrid",
     "RunLogger",
+    "StepTimer",
+    "StepTrace",
     "Throughput",
     "attention_detail_figure",
     "attention_figure",
-    "attention_page",
     "confusion_figure",
     "count_flops",
     "count_regularized_flops",
     "find_peak",
     "flop_table",
+    "format_duration",
+    "peak_flops",
+    "peak_memory_gib",
+    "read_records",
     "samples_figure",
+    "shorten_text",
+    "vit_forward_macs",
 ]

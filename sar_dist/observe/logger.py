@@ -19,9 +19,9 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from sar_dist.observe.layout import custom_scalars_layout
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.records import append_record, truncate_records
+from sar_dist.observe.tensorboard_charts import custom_scalars_layout
 from sar_dist.observe.trace import TRACE_SUFFIX
 
 METRICS_FILE = "metrics.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sar_dist.config import AugmentSettings, RunConfig
-from sar_dist.observe.flops import BACKWARD_PER_FORWARD
+from sar_dist.observe import BACKWARD_PER_FORWARD
 from sar_dist.planning.shape import ModelShape
 
 # Forward passes' worth of work of a step: forward and backward, and with checkpointing the forward again.

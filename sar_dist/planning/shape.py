@@ -11,8 +11,8 @@ from torch import nn
 
 from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
-from sar_dist.models import TapBlock, TappedVisionTransformer, check_model
-from sar_dist.observe.flops import vit_forward_macs
+from sar_dist.models import TapBlock, TappedVisionTransformer, model_on_meta
+from sar_dist.observe import vit_forward_macs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelShape:
         Raises:
             UserError: the model cannot be built, or its blocks are not timm's plain ones, which the formulas assume.
         """
-        model = check_model(config.model, config.regularizer)
+        model = model_on_meta(config.model, config.regularizer)
         _check_blocks(model)
         vit = model.vit
         blocks: list[Any] = list(vit.blocks)

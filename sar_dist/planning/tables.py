@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from sar_dist.planning.memory import PARTS
-from sar_dist.planning.settings import FRAGMENTATION, GIB, RESERVED_BYTES, Plan, Setting
+from sar_dist.planning.plan import FRAGMENTATION, GIB, RESERVED_BYTES, Plan, Setting
 
 # Narrow headers, so that the table fits into a terminal.
 _HEADERS = {

@@ -1,9 +1,9 @@
 """The spatial-entropy regularizer: what this project exists for. Imports nothing else of sar_dist."""
 
 from .components import connected_components
+from .entropy import SpatialEntropyLoss, component_labels, spatial_entropy, spatial_entropy_definition
 from .query_key import SPATIAL_ENTROPY_OPERATORS, class_similarity, spatial_entropy_from_query_key
 from .schedule import regularizer_weight
-from .spatial_entropy import SpatialEntropyLoss, component_labels, spatial_entropy, spatial_entropy_definition
 
 __all__ = [
     "SPATIAL_ENTROPY_OPERATORS",

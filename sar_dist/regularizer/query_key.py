@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .backends import check_backend, resolve_backend, working_dtype
-from .spatial_entropy import FLOPS_PER_PIXEL, entropy_and_gradient
+from .entropy import FLOPS_PER_PIXEL, entropy_and_gradient
 
 
 @overload

@@ -1,10 +1,28 @@
 """Training runs: the loop, its task, validation, stopping, and the run directory."""
 
+from sar_dist.training.averages import RunningAverages
+from sar_dist.training.checkpointing import Checkpointing
+from sar_dist.training.checks import locate_data
+from sar_dist.training.data_benchmark import benchmark_data
 from sar_dist.training.evaluation import evaluate
-from sar_dist.training.run_directory import RunDirectory
+from sar_dist.training.length import RunLength
+from sar_dist.training.run_directory import RunDirectory, describe_environment
 from sar_dist.training.setup import build_trainer
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
 from sar_dist.training.trainer import Trainer
 
-__all__ = ["ClassificationTask", "RunDirectory", "TrainState", "Trainer", "build_trainer", "evaluate"]
+__all__ = [
+    "Checkpointing",
+    "ClassificationTask",
+    "RunDirectory",
+    "RunLength",
+    "RunningAverages",
+    "TrainState",
+    "Trainer",
+    "benchmark_data",
+    "build_trainer",
+    "describe_environment",
+    "evaluate",
+    "locate_data",
+]

@@ -7,9 +7,8 @@ from typing import Any
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
-from sar_dist.checkpoint.engine_state import restore, shared_state, snapshot
 from sar_dist.data import TrainLoader
-from sar_dist.engine import ExponentialMovingAverage
+from sar_dist.engine import ExponentialMovingAverage, restore, shared_state, snapshot
 from sar_dist.errors import UserError
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.state import TrainState

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.checkpoint.initialize import check_initial_weights
 from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, check_shards, load_manifest
-from sar_dist.data.plan import check_streams, default_streams
+from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import check_engine
 from sar_dist.errors import UserError
-from sar_dist.models import check_model
+from sar_dist.models import check_initial_weights, model_on_meta
 from sar_dist.training.run_directory import RunDirectory
 
 DATA_FOLDER = "data"
@@ -38,7 +37,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     Raises:
         UserError: the first thing that is wrong.
     """
-    model = check_model(config.model, config.regularizer)
+    model = model_on_meta(config.model, config.regularizer)
     check_engine(config, device, world_size)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
         raise UserError(

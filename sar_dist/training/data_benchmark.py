@@ -15,8 +15,7 @@ from sar_dist import distributed, signals
 from sar_dist.config import RunConfig
 from sar_dist.data import TrainLoader
 from sar_dist.errors import UserError
-from sar_dist.observe import FlopReport
-from sar_dist.observe.device_peak import PEAK_TFLOPS, peak_flops
+from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
 from sar_dist.training.checks import check_data
 from sar_dist.training.setup import build_train_loader, count_flops_of
 

@@ -34,7 +34,7 @@ class AgreedStop:
         self._group: Any = dist.new_group(backend="gloo") if distributed.world_size() > 1 else None
         self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def reason(self) -> str | None:
+    def agree(self) -> str | None:
         """Why to stop now, or None to go on. Call on every process at the end of every step."""
         late = self._deadline is not None and time.monotonic() > self._deadline
         flags = torch.tensor([int(received() or 0), int(late)], dtype=torch.int32)

@@ -9,10 +9,8 @@ import torch
 
 from sar_dist import distributed
 from sar_dist.config import RunConfig
-from sar_dist.engine.collectives import collectives_as_regions
-from sar_dist.observe import RunLogger, Throughput
-from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
-from sar_dist.observe.trace import StepTrace
+from sar_dist.engine import collectives_as_regions
+from sar_dist.observe import MEASURED, OVERLAPPED, PARTS, TOTAL, RunLogger, StepTimer, StepTrace, Throughput
 from sar_dist.training.length import RunLength
 
 _SHOWN_PARTS = 4

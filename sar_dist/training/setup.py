@@ -6,13 +6,11 @@ import torch
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
-from sar_dist.checkpoint.initialize import load_initial_weights
 from sar_dist.config import RunConfig
-from sar_dist.data import Manifest, TrainLoader, ValidationLoader
-from sar_dist.data.augment import build_eval_transform, build_train_transform
-from sar_dist.data.prefetch import prefetch_to_device
+from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device
+from sar_dist.data.images import build_eval_transform, build_train_transform
 from sar_dist.engine import ExponentialMovingAverage, build_engine
-from sar_dist.models import build_model, check_model
+from sar_dist.models import build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
@@ -113,7 +111,7 @@ def resumed_state(saved: CheckpointReader, train_loader: TrainLoader, store: Che
 
 def count_flops_of(config: RunConfig) -> FlopReport:
     """Count the model's operations on one image, without its weights, which ZeRO may have sharded away."""
-    model = check_model(config.model, config.regularizer)
+    model = model_on_meta(config.model, config.regularizer)
     size = config.model.image_size
     return count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
 

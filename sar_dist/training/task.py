@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sar_dist.config import RunConfig
-from sar_dist.data.device_transforms import DeviceTransform
+from sar_dist.data.images import DeviceTransform
 from sar_dist.engine import input_dtype
 from sar_dist.regions import region
 from sar_dist.regularizer import regularizer_weight, spatial_entropy_from_query_key

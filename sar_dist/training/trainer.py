@@ -108,7 +108,7 @@ class Trainer:
                 self.draw()
             if self.due(self.config.checkpoint.every):
                 self.save()
-            reason = stop.reason()
+            reason = stop.agree()
         stop.finish()
         if reason is not None and self.state.step < self.length.last_step:
             self.leave(reason)

@@ -3,3 +3,71 @@
 Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runner`` (one task on one model), ``backbone``,
 ``samples`` and ``features`` (what tasks are made of). See docs/evaluation.md.
 """
+
+from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
+from sar_dist.transfer.class_scores import (
+    TOP,
+    chance_metrics,
+    class_accuracies,
+    class_metrics,
+    class_table,
+    confusion_counts,
+)
+from sar_dist.transfer.features import Compute, Features, extract, last_block_tokens, logits_of, similarity_of
+from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
+from sar_dist.transfer.registry import find_task, task_names
+from sar_dist.transfer.relabelled import RelabelledSamples, any_label
+from sar_dist.transfer.result import read_result
+from sar_dist.transfer.runner import Request, evaluate, print_result
+from sar_dist.transfer.samples import (
+    LabelledImages,
+    SampleSet,
+    SelectedSamples,
+    SourceSamples,
+    image_of,
+    limited,
+    open_labelled_samples,
+    open_shard_samples,
+)
+from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
+
+__all__ = [
+    "MAX_PIXELS",
+    "SPEC_HELP",
+    "TOP",
+    "Backbone",
+    "Compute",
+    "Features",
+    "LabelledImages",
+    "LoadedModel",
+    "Outcome",
+    "RelabelledSamples",
+    "Request",
+    "SampleSet",
+    "SelectedSamples",
+    "SourceSamples",
+    "TransferJob",
+    "TransferSettings",
+    "TransferTask",
+    "Transform",
+    "any_label",
+    "chance_metrics",
+    "class_accuracies",
+    "class_metrics",
+    "class_table",
+    "confusion_counts",
+    "evaluate",
+    "extract",
+    "find_task",
+    "image_of",
+    "last_block_tokens",
+    "limited",
+    "load_model",
+    "logits_of",
+    "open_labelled_samples",
+    "open_shard_samples",
+    "print_result",
+    "read_result",
+    "similarity_of",
+    "task_names",
+]

@@ -14,8 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sar_dist.config import AugmentSettings
-from sar_dist.data.augment import build_eval_transform
-from sar_dist.data.device_transforms import DeviceTransform
+from sar_dist.data.images import DeviceTransform, build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.regularizer import class_similarity
 from sar_dist.transfer.model_spec import LoadedModel, load_model

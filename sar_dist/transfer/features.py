@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from sar_dist import distributed
-from sar_dist.data.files import atomic_write, make_folder
 from sar_dist.errors import UserError
+from sar_dist.files import atomic_write, make_folder
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.samples import LabelledImages, SampleSet
 

@@ -14,18 +14,20 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from sar_dist.checkpoint import DamagedCheckpoint
-from sar_dist.checkpoint.weights import (
+from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
+from sar_dist.errors import UserError
+from sar_dist.models import (
     PROVENANCE_KEY,
     WEIGHTS_FILE,
     NamedWeights,
+    TappedVisionTransformer,
+    build_model,
+    model_on_meta,
     open_run,
     open_weights,
     read_export_config,
     timm_defaults,
 )
-from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
-from sar_dist.errors import UserError
-from sar_dist.models import TappedVisionTransformer, build_model, check_model
 
 SPEC_HELP = (
     "run directory, checkpoint folder, export directory, timm:NAME (pretrained, downloaded by timm), "
@@ -145,7 +147,7 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
     defaults = timm_defaults(name)
     size = defaults.input_size[-1] if defaults is not None else 224
     settings = ModelSettings(name=name, image_size=size)
-    check_model(settings, RegularizerSettings(query="mean"))
+    model_on_meta(settings, RegularizerSettings(query="mean"))
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
 
     def build(pretrained: bool = False) -> TappedVisionTransformer:

@@ -42,5 +42,5 @@ def find_task(name: str) -> type[TransferTask[Any]]:
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; --list shows all"
         raise UserError(f"there is no task {name!r}{hint}")
     module, _, attribute = TASKS[name].partition(":")
-    task: type[TransferTask[Any]] = getattr(importlib.import_module(f"sar_dist.transfer.{module}"), attribute)
+    task: type[TransferTask[Any]] = getattr(importlib.import_module(f"sar_dist.transfer.tasks.{module}"), attribute)
     return task

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from sar_dist.data.files import atomic_write
 from sar_dist.errors import UserError
+from sar_dist.files import atomic_write
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.jsonl"

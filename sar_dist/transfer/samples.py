@@ -13,15 +13,20 @@ from torch.utils.data import Dataset
 
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
-from sar_dist.data.batching import seed_generators
-from sar_dist.data.decode import UndecodableImage
-from sar_dist.data.manifest import MANIFEST_NAME, SPLIT_NAMES, TIMM_INFO_NAME, Split
-from sar_dist.data.reading import ShardReader
-from sar_dist.data.sources.base import Source
-from sar_dist.data.sources.image_folder import imagefolder_sources
-from sar_dist.data.staging import open_shards
-from sar_dist.data.tar_index import IMAGE_EXTENSIONS, parse_label
+from sar_dist.data.images import UndecodableImage
+from sar_dist.data.making.sources import Source, imagefolder_sources
+from sar_dist.data.shards import (
+    IMAGE_EXTENSIONS,
+    MANIFEST_NAME,
+    SPLIT_NAMES,
+    TIMM_INFO_NAME,
+    ShardReader,
+    Split,
+    open_shards,
+    parse_label,
+)
 from sar_dist.errors import UserError
+from sar_dist.randomness import seed_generators
 from sar_dist.transfer.backbone import Transform
 
 

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from sar_dist.config.settings import Settings
+from sar_dist.config import Settings
 from sar_dist.transfer.backbone import Backbone
 
 

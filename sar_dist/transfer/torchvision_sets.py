@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from sar_dist.data.manifest import Split
+from sar_dist.data.shards import Split
 from sar_dist.errors import UserError
 
 

@@ -23,7 +23,7 @@ Thread 0x00008f (most recent call first):
 HUNG = WAITING.replace("site-packages/torch/distributed", "site-packages/some/library").replace("101", "102")
 TRACEBACK = """Traceback (most recent call last):
   File "/repo/tools/train.py", line 9, in main
-  File "/repo/sar_dist/data/decode.py", line 7, in decode
+  File "/repo/sar_dist/data/images/decode.py", line 7, in decode
 ValueError: not an image
 """
 

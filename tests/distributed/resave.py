@@ -7,9 +7,9 @@ import torch
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
-from sar_dist.checkpoint.engine_state import restore, shared_state, snapshot
 from sar_dist.config import load_config
 from sar_dist.engine import ExponentialMovingAverage, build_engine
+from sar_dist.engine.engine_state import restore, shared_state, snapshot
 from sar_dist.models import build_model
 
 config_file, folder, target, stage, precision = sys.argv[1:]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from support import program_environment, run_processes, tool
 
 from sar_dist.checkpoint import CheckpointReader
-from sar_dist.checkpoint.convert import export_run
-from sar_dist.checkpoint.weights import open_run
 from sar_dist.models import build_model
+from sar_dist.models.export import export_run
+from sar_dist.models.weights import open_run
 
 FRESH_PROCESS = """
 import sys, timm, torch

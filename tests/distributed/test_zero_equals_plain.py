@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sar_dist.config import RunConfig, load_config
 from sar_dist.data import TrainLoader, load_manifest
-from sar_dist.data.augment import build_train_transform
+from sar_dist.data.images.augment import build_train_transform
 from sar_dist.regularizer import spatial_entropy_definition
 
 STEPS = 5

@@ -11,45 +11,29 @@ from support import ROOT
 PACKAGE = ROOT / "sar_dist"
 
 # Each package may import the ones after it on its line, and nothing else of sar_dist. No circle can hide in that.
-ALLOWED: dict[str, set[str]] = {
+# The ground floor (single files) is there for all; a file of it may use the ones that its own entry names.
+GROUND: dict[str, set[str]] = {
     "errors": set(),
     "signals": set(),
     "regions": set(),
-    "regularizer": set(),
-    "config": {"errors"},
+    "randomness": set(),
+    "files": {"errors"},
     "distributed": {"errors"},
-    "data": {"config", "errors", "regions"},
-    "models": {"config", "errors", "regularizer"},
-    "observe": {"config", "errors", "regions", "regularizer"},
-    "engine": {"config", "errors", "regions", "models", "distributed"},
-    "checkpoint": {"config", "errors", "models", "engine", "distributed"},
-    "planning": {"config", "errors", "models", "engine", "data", "observe", "regularizer", "distributed"},
-    "training": {
-        "config",
-        "errors",
-        "signals",
-        "regions",
-        "distributed",
-        "regularizer",
-        "data",
-        "models",
-        "engine",
-        "checkpoint",
-        "observe",
-    },
-    "transfer": {
-        "config",
-        "errors",
-        "distributed",
-        "regularizer",
-        "data",
-        "models",
-        "engine",
-        "checkpoint",
-        "observe",
-        "training",
-    },
-    "experiment": {"config", "errors", "observe", "transfer", "data"},
+}
+ALLOWED: dict[str, set[str]] = {
+    **GROUND,
+    "regularizer": set(),
+    "config": {*GROUND},
+    "data": {*GROUND, "config"},
+    "checkpoint": {*GROUND, "config"},
+    "models": {*GROUND, "config", "regularizer", "checkpoint"},
+    "observe": {*GROUND, "config", "regularizer"},
+    "engine": {*GROUND, "config", "models", "checkpoint"},
+    "planning": {*GROUND, "config", "models", "engine", "data", "observe", "regularizer"},
+    "training": {*GROUND, "config", "regularizer", "data", "models", "engine", "checkpoint", "observe"},
+    "transfer": {*GROUND, "config", "regularizer", "data", "models", "engine", "checkpoint", "observe", "training"},
+    "reports": {*GROUND, "config", "observe", "transfer"},
+    "experiment": {*GROUND, "config", "observe", "transfer", "reports", "data"},
 }
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 READING_PATH = (
@@ -57,7 +41,7 @@ READING_PATH = (
     "tools/train.py",
     "sar_dist/training/trainer.py",
     "sar_dist/models/attention_tap.py",
-    "sar_dist/regularizer/spatial_entropy.py",
+    "sar_dist/regularizer/entropy.py",
 )
 
 
@@ -94,6 +78,29 @@ def test_allowed_dependencies_have_no_circle() -> None:
         remaining = {part: uses for part, uses in remaining.items() if part not in leaves}
 
 
+def test_packages_are_used_through_their_faces() -> None:
+    """A file imports the modules of its own folder; of every other package, only what its ``__init__`` offers."""
+    bypasses = []
+    for path in SOURCES:
+        folder = ".".join(path.relative_to(ROOT).parts[:-1])
+        for module in imported_modules(path):
+            parent = module.rpartition(".")[0]
+            if (
+                parent not in ("", "sar_dist", folder)
+                and not (ROOT / module.replace(".", "/") / "__init__.py").exists()
+            ):
+                bypasses.append(f"{path.relative_to(ROOT)}: {module}")
+    assert not bypasses, "\n".join(bypasses)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules and packages of sar_dist that a file imports from."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name for name in names if name.startswith("sar_dist.")}
+
+
 def test_relative_imports_stay_in_their_package() -> None:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -103,10 +110,9 @@ def test_relative_imports_stay_in_their_package() -> None:
 def test_files_and_functions_can_be_read() -> None:
     for path in [*SOURCES, *(ROOT / "tools").glob("*.py"), *(ROOT / "configs").glob("*.py")]:
         text = path.read_text()
-        assert text.count("\n") <= 310, f"{path} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno <= 65, f"{path}: {node.name} needs scrolling"
+                assert (node.end_lineno or 0) - node.lineno <= 60, f"{path}: {node.name} needs scrolling"
 
 
 def test_every_package_names_its_public_face() -> None:
@@ -116,4 +122,4 @@ def test_every_package_names_its_public_face() -> None:
 
 
 def test_newcomers_reading_path_is_short() -> None:
-    assert sum((ROOT / path).read_text().count("\n") for path in READING_PATH) <= 700
+    assert sum((ROOT / path).read_text().count("\n") for path in READING_PATH) <= 800

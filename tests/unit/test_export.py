@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from support import ROOT
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.checkpoint.convert import export_run
 from sar_dist.errors import UserError
 from sar_dist.models import TapBlock
+from sar_dist.models.export import export_run
 from sar_dist.transfer.model_spec import load_model
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -119,7 +119,7 @@ def test_config_says_how_images_are_prepared(run: Path, tmp_path: Path) -> None:
 def test_reduced_precision_is_rounding(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float
 ) -> None:
-    monkeypatch.setattr("sar_dist.checkpoint.convert._MAPPED_BYTES", 0)  # opens the checkpoint anew for every tensor
+    monkeypatch.setattr("sar_dist.models.export._MAPPED_BYTES", 0)  # opens the checkpoint anew for every tensor
     export_run(run, tmp_path / "out", dtype=dtype)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     for name, parameter in random_model(settings(), 3).vit.state_dict().items():

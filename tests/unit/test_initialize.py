@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.checkpoint.convert import export_run
-from sar_dist.checkpoint.initialize import InitialWeightsReport, check_initial_weights, load_initial_weights
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
-from sar_dist.models import TappedVisionTransformer, check_model
+from sar_dist.models import TappedVisionTransformer, model_on_meta
+from sar_dist.models.export import export_run
+from sar_dist.models.initialize import InitialWeightsReport, check_initial_weights, load_initial_weights
 
 
 def load(source: object, **changes: Any) -> tuple[TappedVisionTransformer, InitialWeightsReport]:
@@ -33,7 +33,7 @@ def load(source: object, **changes: Any) -> tuple[TappedVisionTransformer, Initi
 def check(source: object, **changes: Any) -> None:
     """The check of a start-up, on a model without memory."""
     model: ModelSettings = settings(init_from=str(source), **changes)
-    check_initial_weights(check_model(model, RegularizerSettings()).vit, model)
+    check_initial_weights(model_on_meta(model, RegularizerSettings()).vit, model)
 
 
 def same(state: dict[str, Tensor], other: dict[str, Tensor], but: tuple[str, ...] = ()) -> bool:

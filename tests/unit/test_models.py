@@ -12,7 +12,7 @@ from torch import nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
-from sar_dist.models import TappedVisionTransformer, build_model, check_model, parameter_groups
+from sar_dist.models import TappedVisionTransformer, build_model, model_on_meta, parameter_groups
 from sar_dist.regularizer import class_similarity
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -159,7 +159,7 @@ def test_bad_models_give_one_line(changes: dict[str, Any], regularizer: dict[str
     base = {} if "name" in changes and "options" not in changes else VARIANTS["vit"]
     model = ModelSettings(**{"image_size": 48, "num_classes": 7, **base, **changes})
     with pytest.raises(UserError) as caught:
-        check_model(model, RegularizerSettings(**regularizer))
+        model_on_meta(model, RegularizerSettings(**regularizer))
     assert expected in str(caught.value)
 
 

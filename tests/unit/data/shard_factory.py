@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, TrainLoader, load_manifest
-from sar_dist.data.decode import decode_image
-from sar_dist.data.sources import DemoScenes
-from sar_dist.data.writing import WritingOptions, write_shards
+from sar_dist.data.images.decode import decode_image
+from sar_dist.data.making.sources import DemoScenes
+from sar_dist.data.making.writing import WritingOptions, write_shards
 
 REAL_DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 CLASSES = 7

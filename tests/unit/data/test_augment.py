@@ -16,9 +16,9 @@ from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from sar_dist.config.settings import AugmentSettings
-from sar_dist.data.augment import Transform, build_eval_transform, build_train_transform, random_crop_box
-from sar_dist.data.decode import UndecodableImage
-from sar_dist.data.demo import demo_samples
+from sar_dist.data.images.augment import Transform, build_eval_transform, build_train_transform, random_crop_box
+from sar_dist.data.images.decode import UndecodableImage
+from sar_dist.data.making.demo import demo_samples
 
 LIMIT = 10_000_000
 REAL_IMAGES = sorted(Path(__file__).parents[4].glob("shared/data/imagenet_samples/*/*.[Jj]*"))

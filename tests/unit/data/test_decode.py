@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sar_dist.data.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 
 LIMIT = 10_000_000
 REAL_IMAGES = sorted(Path(__file__).parents[4].glob("shared/data/imagenet_samples/*/*.[Jj]*"))
@@ -174,7 +174,7 @@ def test_decompression_bombs_are_refused_from_their_header(monkeypatch: pytest.M
         raise AssertionError("the image was decoded")
 
     bombs = png_bomb(5000, 5000), png_bomb(60_000, 60_000), jpeg_of_claimed_size(65_000, 65_000)
-    monkeypatch.setattr("sar_dist.data.decode.decode_jpeg", decoded)
+    monkeypatch.setattr("sar_dist.data.images.decode.decode_jpeg", decoded)
     monkeypatch.setattr(Image.Image, "convert", decoded)
     for data in bombs:
         with pytest.raises(UndecodableImage, match=r"pixels|Bomb"):

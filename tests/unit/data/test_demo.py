@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar_dist.data.demo import demo_class_names, demo_samples
+from sar_dist.data.making.demo import demo_class_names, demo_samples
 from sar_dist.errors import UserError
 
 

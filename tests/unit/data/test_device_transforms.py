@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize
 
 from sar_dist.config.settings import AugmentSettings
-from sar_dist.data.counter_random import counter_uniform, seed_of
-from sar_dist.data.device_transforms import DeviceTransform
+from sar_dist.randomness import counter_uniform, seed_of
+from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.errors import UserError
 
 CLASSES = 7

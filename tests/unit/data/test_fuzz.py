@@ -10,7 +10,7 @@ from shard_factory import CLASSES, image_of, number_of, random_transform, sample
 
 from sar_dist.config import DataSettings
 from sar_dist.data import ValidationLoader, load_manifest
-from sar_dist.data.tar_index import BLOCK
+from sar_dist.data.shards.tar_index import BLOCK
 from sar_dist.errors import UserError
 
 SAMPLES = 12

@@ -257,7 +257,7 @@ def test_validation_is_the_same_with_workers(shards: Manifest) -> None:
 def test_real_images_through_the_real_transform(tmp_path: Path) -> None:
     from sar_dist.config import AugmentSettings
     from sar_dist.data import TrainLoader
-    from sar_dist.data.augment import build_train_transform
+    from sar_dist.data.images.augment import build_train_transform
 
     files = sorted((REAL_DATA / "imagenet_samples").glob("*/*.JPEG"))[:24]
     members = [

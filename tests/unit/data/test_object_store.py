@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from shard_factory import corner, make_scenes, train_loader
 
-from sar_dist.data import check_shards, load_manifest, remote
+from sar_dist.data import check_shards, load_manifest
+from sar_dist.data.shards import remote
 from sar_dist.errors import UserError
 
 s3fs = pytest.importorskip("s3fs", reason="S3 shards need s3fs (pip install 'sar_dist[remote]')")

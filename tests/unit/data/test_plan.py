@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sar_dist.data.plan import (
+from sar_dist.data.order.plan import (
     EpochPlan,
     Plan,
     PlanSettings,
     check_streams,
     default_streams,
     divisors,
-    keyed_permutation,
     window_samples,
 )
 from sar_dist.errors import UserError
+from sar_dist.randomness import keyed_permutation
 
 
 @st.composite

@@ -16,10 +16,12 @@ from shard_factory import CLASSES, corner, make_scenes, make_shards, random_tran
 from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
-from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest, remote, staging
-from sar_dist.data.sources import DemoScenes
-from sar_dist.data.staging import StagedShards
-from sar_dist.data.writing import WritingOptions, write_shards
+from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest
+from sar_dist.data.shards import remote
+from sar_dist.data.shards import staging
+from sar_dist.data.making.sources import DemoScenes
+from sar_dist.data.shards.staging import StagedShards
+from sar_dist.data.making.writing import WritingOptions, write_shards
 from sar_dist.errors import UserError
 
 pytest.importorskip("aiohttp", reason="HTTP shards need aiohttp (pip install 'sar_dist[remote]')")

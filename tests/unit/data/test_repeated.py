@@ -11,7 +11,7 @@ import pytest
 from shard_factory import make_shards, number_of, train_loader
 
 from sar_dist.data import Manifest, load_manifest
-from sar_dist.data.plan import check_streams
+from sar_dist.data.order.plan import check_streams
 from sar_dist.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from shard_factory import CLASSES, make_shards, sample_members, tar_bytes
 
-from sar_dist.data import check_shards, load_manifest, shard_index
-from sar_dist.data.manifest import MANIFEST_FORMAT
-from sar_dist.data.shards import open_index
-from sar_dist.data.writing import write_shard
+from sar_dist.data import check_shards, load_manifest
+from sar_dist.data.shards import shard_index
+from sar_dist.data.shards.manifest import MANIFEST_FORMAT
+from sar_dist.data.shards.checks import open_index
+from sar_dist.data.making.writing import write_shard
 from sar_dist.errors import UserError
 
 

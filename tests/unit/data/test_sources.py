@@ -11,8 +11,8 @@ import webdataset as wds
 from shard_factory import REAL_DATA, image_of
 
 from sar_dist.data import Manifest, load_manifest
-from sar_dist.data.shards import open_index
-from sar_dist.data.sources import (
+from sar_dist.data.shards.checks import open_index
+from sar_dist.data.making.sources import (
     CsvColumns,
     Subset,
     ade20k_sources,
@@ -21,9 +21,9 @@ from sar_dist.data.sources import (
     parquet_sources,
     voc_sources,
 )
-from sar_dist.data.sources.base import unique_keys
-from sar_dist.data.verify import verify_folder
-from sar_dist.data.writing import WritingOptions, write_splits
+from sar_dist.data.making.sources.base import unique_keys
+from sar_dist.data.making.verify import verify_folder
+from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
 
 

@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 from shard_factory import CLASSES, REAL_DATA, image_of, sample_members, tar_bytes
 
-from sar_dist.data.tar_index import BLOCK, NO_IMAGE, NO_LABEL, DamagedShard, index_shard, parse_label, read_members
+from sar_dist.data.shards.tar_index import BLOCK, NO_IMAGE, NO_LABEL, DamagedShard, index_shard, parse_label, read_members
 
 
 def write(tmp_path: Path, data: bytes) -> Path:

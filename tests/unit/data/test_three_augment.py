@@ -15,8 +15,8 @@ from timm.data.auto_augment import auto_augment_transform
 from torchvision.transforms import ColorJitter as TorchvisionColorJitter
 
 from sar_dist.config.settings import AugmentSettings
-from sar_dist.data.image_operations import ImageArray
-from sar_dist.data.rand_augment import ColorJitter, build_image_augment, three_augment
+from sar_dist.data.images.image_operations import ImageArray
+from sar_dist.data.images.rand_augment import ColorJitter, build_image_augment, three_augment
 
 
 def picture() -> Image.Image:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from shard_factory import image_of, make_shards, sample_members, tar_bytes
 
-from sar_dist.data.sources import FileSample, FileSource
-from sar_dist.data.verify import verify_folder
-from sar_dist.data.writing import WritingOptions, write_shards
+from sar_dist.data.making.sources import FileSample, FileSource
+from sar_dist.data.making.verify import verify_folder
+from sar_dist.data.making.writing import WritingOptions, write_shards
 from sar_dist.errors import UserError
 
 

@@ -2,7 +2,7 @@ import base64
 import re
 from html.parser import HTMLParser
 
-from sar_dist.observe.attention_page import PictureSection, attention_page
+from sar_dist.reports.attention_page import PictureSection, attention_page
 
 
 class Elements(HTMLParser):

@@ -5,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from scipy import ndimage
 
-from sar_dist.observe.figures import (
+from sar_dist.observe.attention_figures import (
     COMPONENT_COLORS,
     attention_detail_figure,
     attention_figure,

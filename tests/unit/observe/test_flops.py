@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from sar_dist.config import ModelSettings, RegularizerSettings, load_config
-from sar_dist.models.build import check_model
+from sar_dist.models.build import model_on_meta
 from sar_dist.observe.flop_table import flop_table
 from sar_dist.observe.flops import count_flops, count_regularized_flops, vit_forward_macs
 
@@ -28,7 +28,7 @@ VIT_L = {"image_size": 224, "patch_size": 16, "embed_dim": 1024, "depth": 24}
 
 def build(name="vit_tiny_patch16_224", image_size=224, no_skip=False, **options):
     settings = ModelSettings(name=name, image_size=image_size, no_skip_last_block=no_skip, options=options)
-    return check_model(settings, RegularizerSettings())
+    return model_on_meta(settings, RegularizerSettings())
 
 
 def meta_images(size, batch=1):
@@ -48,7 +48,7 @@ def test_closed_form_gives_the_published_figures(sizes, gigamacs):
 
 @pytest.mark.parametrize("config", configured_models())
 def test_closed_form_fvcore_and_pytorch_agree_on_every_configured_model(config):
-    model = check_model(config.model, config.regularizer)
+    model = model_on_meta(config.model, config.regularizer)
     images = meta_images(config.model.image_size)
     report = count_flops(model, (images,))
     assert report.forward_flops == torch_flops(model, images)

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from sar_dist.observe import logger as logger_module
-from sar_dist.observe.layout import CHARTS
 from sar_dist.observe.logger import RunLogger, flatten
+from sar_dist.observe.tensorboard_charts import CHARTS
 
 # TensorBoard's writer thread dies with the error that the tests of failing disks provoke.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from sar_dist.errors import UserError
 from sar_dist.observe.records import append_record
-from sar_dist.observe.report import figure_png, report_figure, report_page
-from sar_dist.observe.report_runs import ReportedRun, config_differences, final_figures, load_runs
+from sar_dist.reports import figure_png, report_figure, report_page
+from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs
 
 TOOL = Path(__file__).parents[3] / "tools" / "report.py"
 STEPS_PER_EPOCH = 10

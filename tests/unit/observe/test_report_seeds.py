@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from sar_dist.observe.report import figure_png, report_figure, report_page
-from sar_dist.observe.report_runs import ReportedRun
-from sar_dist.observe.report_seeds import seed_groups, seeds_table
+from sar_dist.reports import figure_png, report_figure, report_page
+from sar_dist.reports.runs import ReportedRun
+from sar_dist.reports.seeds import seed_groups, seeds_table
 
 
 def run(name: str, weight: float, seed: int, top1: float) -> ReportedRun:

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from sar_dist.observe.layout import CHARTS
 from sar_dist.observe.step_timer import MEASURED, PARTS, HostClock, StepTimer
+from sar_dist.observe.tensorboard_charts import CHARTS
 from sar_dist.regions import observed_by, region
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sar_dist.observe import RunLogger, attention_figure, confusion_figure
-from sar_dist.observe.layout import CHARTS
+from sar_dist.observe.tensorboard_charts import CHARTS
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 

@@ -6,7 +6,7 @@ import pytest
 
 from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
-from sar_dist.models import check_model
+from sar_dist.models import model_on_meta
 from sar_dist.planning import ModelShape, plan_memory
 
 BUCKET = 50_000_000
@@ -28,7 +28,7 @@ def shape() -> ModelShape:
 
 
 def test_shape_of_vit_large(shape: ModelShape) -> None:
-    model = check_model(vit_large().model, vit_large().regularizer)
+    model = model_on_meta(vit_large().model, vit_large().regularizer)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (shape.tokens, shape.width, shape.hidden, shape.depth, shape.heads) == (197, 1024, 4096, 24, 16)
     assert shape.forward_macs == pytest.approx(61.55e9, rel=1e-3)

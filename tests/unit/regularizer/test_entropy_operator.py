@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sar_dist.regularizer import SPATIAL_ENTROPY_OPERATORS, spatial_entropy, spatial_entropy_from_query_key
 
 # The package's attribute of this name is the function.
-entropy_module = importlib.import_module("sar_dist.regularizer.spatial_entropy")
+entropy_module = importlib.import_module("sar_dist.regularizer.entropy")
 each_backend = pytest.mark.parametrize("backend", ["cpu", "torch"])
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sar_dist.transfer.attention.mass import patch_attention, top_mass_mask, top_mass_masks
+from sar_dist.transfer.tasks.attention.mass import patch_attention, top_mass_mask, top_mass_masks
 
 
 def reference_mask(attention: torch.Tensor, mass: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from sar_dist.transfer.attention.measures import (
+from sar_dist.transfer.tasks.attention.measures import (
     attention_measures,
     box_iou,
     main_component,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from sar_dist.transfer.attention.mass import patch_attention, top_mass_mask
-from sar_dist.transfer.attention.regions import count_patches
-from sar_dist.transfer.attention.scores import (
+from sar_dist.transfer.tasks.attention.mass import patch_attention, top_mass_mask
+from sar_dist.transfer.tasks.attention.regions import count_patches
+from sar_dist.transfer.tasks.attention.scores import (
     class_means,
     jaccard,
     no_scores,

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from support import ROOT, jpeg, run_processes, tool
 
-from sar_dist.data.demo import demo_samples
-from sar_dist.data.sources import DemoScenes, ade20k_sources, voc_sources
-from sar_dist.data.writing import WritingOptions, write_splits
+from sar_dist.data.making.demo import demo_samples
+from sar_dist.data.making.sources import DemoScenes, ade20k_sources, voc_sources
+from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
-from sar_dist.transfer.attention.figures import MASK_COLOR, OBJECT_COLOR, overlay, stretched
-from sar_dist.transfer.attention.masks import AttentionMasks, AttentionMaskSettings
-from sar_dist.transfer.attention.regions import SquareResize, open_masked_samples
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.result import read_result
 from sar_dist.transfer.task import Outcome, TransferJob
+from sar_dist.transfer.tasks.attention.figures import MASK_COLOR, OBJECT_COLOR, overlay, stretched
+from sar_dist.transfer.tasks.attention.masks import AttentionMasks, AttentionMaskSettings
+from sar_dist.transfer.tasks.attention.regions import SquareResize, open_masked_samples
 
 SIZE = 64  # four by four patches of 16 pixels
 

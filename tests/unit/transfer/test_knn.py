@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sar_dist import distributed
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
-from sar_dist.transfer.probes import knn
-from sar_dist.transfer.probes.knn import NearestNeighbourSettings, nearest, weighted_knn
+from sar_dist.transfer.tasks.probes import knn
+from sar_dist.transfer.tasks.probes.knn import NearestNeighbourSettings, nearest, weighted_knn
 
 CPU = torch.device("cpu")
 

@@ -16,10 +16,15 @@ from sar_dist import distributed
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.probes.linear_batches import AugmentedBatches, CachedBatches, SampleOrder
-from sar_dist.transfer.probes.linear_heads import FeatureKind, HeadSpec, HeadSweep, Lars
-from sar_dist.transfer.probes.linear_presets import PRESETS, LinearProbeSettings, make_plan
-from sar_dist.transfer.probes.linear_training import CHECKPOINT_FILE, load_checkpoint, save_checkpoint, train_heads
+from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, SampleOrder
+from sar_dist.transfer.tasks.probes.linear_heads import FeatureKind, HeadSpec, HeadSweep, Lars
+from sar_dist.transfer.tasks.probes.linear_presets import PRESETS, LinearProbeSettings, make_plan
+from sar_dist.transfer.tasks.probes.linear_training import (
+    CHECKPOINT_FILE,
+    load_checkpoint,
+    save_checkpoint,
+    train_heads,
+)
 
 CPU = torch.device("cpu")
 KINDS = (FeatureKind(1, False), FeatureKind(2, False), FeatureKind(2, True))

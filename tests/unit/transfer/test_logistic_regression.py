@@ -12,8 +12,8 @@ from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 from sar_dist.errors import UserError
 from sar_dist.transfer.class_scores import class_accuracies, class_metrics, class_table, confusion_counts
-from sar_dist.transfer.probes.logistic_regression import INVERSE_STRENGTHS, choose, ranked_classes, usual_metric
-from sar_dist.transfer.probes.logistic_solvers import fit_logistic_regression
+from sar_dist.transfer.tasks.probes.logistic_regression import INVERSE_STRENGTHS, choose, ranked_classes, usual_metric
+from sar_dist.transfer.tasks.probes.logistic_solvers import fit_logistic_regression
 
 CPU = torch.device("cpu")
 

@@ -119,6 +119,6 @@ def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
         raise OSError("cannot connect\nmore")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    monkeypatch.setattr("sar_dist.transfer.model_spec.check_model", lambda *settings: None)
+    monkeypatch.setattr("sar_dist.transfer.model_spec.model_on_meta", lambda *settings: None)
     with pytest.raises(UserError, match=r"weights of vit_tiny_patch16_224: cannot connect$"):
         load_model("timm:vit_tiny_patch16_224")

@@ -17,9 +17,9 @@ from support import REAL_DATA, run_processes, start_processes, tool
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.probes.data import ProbeData
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
+from sar_dist.transfer.tasks.probes.data import ProbeData
 
 
 class FakeSamples:

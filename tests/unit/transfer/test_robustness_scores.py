@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sar_dist.transfer.robustness.corruptions import mean_error
-from sar_dist.transfer.robustness.samples import class_indices
-from sar_dist.transfer.robustness.scores import (
+from sar_dist.transfer.tasks.robustness.corruptions import mean_error
+from sar_dist.transfer.tasks.robustness.samples import class_indices
+from sar_dist.transfer.tasks.robustness.scores import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
     corruption_errors,
@@ -16,7 +16,7 @@ from sar_dist.transfer.robustness.scores import (
     real_top1,
     top_accuracies,
 )
-from sar_dist.transfer.robustness.tasks import best_classes
+from sar_dist.transfer.tasks.robustness.tasks import best_classes
 
 
 class Logits:

@@ -7,11 +7,11 @@ from segmentation_factory import small_backbone
 from torch import nn
 
 from sar_dist.errors import UserError
-from sar_dist.transfer.segmentation.heads import LinearHead, UPerNetHead
-from sar_dist.transfer.segmentation.layers import DropKeys, GlobalBatchNorm2d, SampleDrop
-from sar_dist.transfer.segmentation.model import SegmentationModel, plan_for
-from sar_dist.transfer.segmentation.settings import SegmentationSettings, make_plan, neck_blocks
-from sar_dist.transfer.segmentation.training import global_loss, zero_padding
+from sar_dist.transfer.tasks.segmentation.heads import LinearHead, UPerNetHead
+from sar_dist.transfer.tasks.segmentation.layers import DropKeys, GlobalBatchNorm2d, SampleDrop
+from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, plan_for
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationSettings, make_plan, neck_blocks
+from sar_dist.transfer.tasks.segmentation.training import global_loss, zero_padding
 
 
 def plan_of(depth=4, width=24, **settings):

@@ -4,7 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sar_dist.transfer.segmentation.metrics import class_accuracy, class_iou, count_pixels, majority_counts, scores
+from sar_dist.transfer.tasks.segmentation.metrics import (
+    class_accuracy,
+    class_iou,
+    count_pixels,
+    majority_counts,
+    scores,
+)
 
 
 def random_maps(seed, classes, present=None):

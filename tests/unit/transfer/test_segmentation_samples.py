@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from segmentation_factory import CLASSES, jpeg_of, png_of, scene, small_task, write_ade_layout
 
-from sar_dist.data.sources import ade20k_sources
-from sar_dist.data.writing import WritingOptions, write_splits
+from sar_dist.data.making.sources import ade20k_sources
+from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
-from sar_dist.transfer.segmentation.samples import SegmentationSamples, decode_labels, remap_labels, take_census
+from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples, decode_labels, remap_labels, take_census
 
 
 class Listed:

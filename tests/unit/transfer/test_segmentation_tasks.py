@@ -7,12 +7,12 @@ from segmentation_factory import CLASSES, colors_to_logits, png_of, scene, small
 
 from sar_dist.errors import UserError
 from sar_dist.transfer.registry import find_task
-from sar_dist.transfer.segmentation import tasks, training
-from sar_dist.transfer.segmentation.evaluation import Predictor, count_confusions
-from sar_dist.transfer.segmentation.metrics import scores
-from sar_dist.transfer.segmentation.settings import SegmentationSettings
-from sar_dist.transfer.segmentation.tasks import VocSegmentation
 from sar_dist.transfer.task import TransferJob
+from sar_dist.transfer.tasks.segmentation import tasks, training
+from sar_dist.transfer.tasks.segmentation.evaluation import Predictor, count_confusions
+from sar_dist.transfer.tasks.segmentation.metrics import scores
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationSettings
+from sar_dist.transfer.tasks.segmentation.tasks import VocSegmentation
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import torch
 from segmentation_factory import scene
 from torch.nn import functional
 
-from sar_dist.transfer.segmentation import transforms
-from sar_dist.transfer.segmentation.transforms import (
+from sar_dist.transfer.tasks.segmentation import transforms
+from sar_dist.transfer.tasks.segmentation.transforms import (
     TrainTransform,
     evaluation_image,
     fitted_size,

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sar_dist.transfer.segmentation import sliding_window
-from sar_dist.transfer.segmentation.sliding_window import resized_argmax, sliding_logits, window_starts
+from sar_dist.transfer.tasks.segmentation import sliding_window
+from sar_dist.transfer.tasks.segmentation.sliding_window import resized_argmax, sliding_logits, window_starts
 
 
 @pytest.mark.parametrize(

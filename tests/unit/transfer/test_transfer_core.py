@@ -20,7 +20,6 @@ from sar_dist.models import build_model
 from sar_dist.transfer import torchvision_sets
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import class_metrics
-from sar_dist.transfer.classification import ImageNetValidation, top_classes
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
@@ -28,6 +27,7 @@ from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result, read_r
 from sar_dist.transfer.runner import claim_folder, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples
 from sar_dist.transfer.task import TransferSettings
+from sar_dist.transfer.tasks.classification import ImageNetValidation, top_classes
 
 MODEL = ModelSettings(
     name="vit_tiny_patch16_224",
@@ -173,8 +173,8 @@ def test_limit_takes_samples_of_every_part(folder):
 
 
 def test_shards_and_folders_hold_the_same_samples(folder, tmp_path):
-    from sar_dist.data.sources import imagefolder_sources
-    from sar_dist.data.writing import WritingOptions, write_splits
+    from sar_dist.data.making.sources import imagefolder_sources
+    from sar_dist.data.making.writing import WritingOptions, write_splits
 
     write_splits(imagefolder_sources(folder, None), tmp_path / "shards", WritingOptions())
     shards = open_labelled_samples(tmp_path / "shards", "train", "help")

@@ -1,0 +1,10 @@
+"""From encoded bytes to what the model sees: decoding, augmentation on the host and on the device, bad samples."""
+
+from sar_dist.data.images.augment import build_eval_transform, build_train_transform, make_posterize_safe
+from sar_dist.data.images.bad_samples import BadSamples
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil
+from sar_dist.data.images.device_transforms import DeviceTransform
+from sar_dist.data.images.image_operations import ImageArray
+from sar_dist.data.images.sample_decoder import BadSample, SampleDecoder, Transform
+
+__all__ = ["BadSample", "SampleDecoder", "Transform", "BadSamples", "DeviceTransform", "ImageArray", "UndecodableImage", "build_eval_transform", "build_train_transform", "decode_image", "decode_pil", "make_posterize_safe"]

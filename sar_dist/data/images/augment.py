@@ -1,0 +1,215 @@
+"""Image bytes to fixed-size uint8 tensors, for training and for validation.
+
+Two backends draw the SAME random numbers in the same order (those of timm's ``create_transform``), so that with equal
+seeds they make the same crop, flip and operations and differ in arithmetic only:
+
+- ``pil``: timm's own transforms on PIL images, the reference;
+- ``fast``: torchvision decoding, antialiased resizing on uint8 tensors, operations of ``image_operations``.
+
+Random numbers come from the global generators ``random``, ``numpy.random`` and ``torch.default_generator`` alone,
+because that is what timm draws from; whoever calls a transform seeds the three per sample. Normalisation, erasing and
+mixing follow on the device (``device_transforms``).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
+from torch import Tensor
+
+from sar_dist.config import AugmentSettings
+from sar_dist.data.images.decode import decode_image, decode_pil
+from sar_dist.data.images.image_operations import ImageArray, flip_horizontally, planes_of
+from sar_dist.data.images.rand_augment import build_image_augment
+
+Transform = Callable[[bytes], Tensor]
+
+# Resizing the short side of a 1 x 1,000,000 image to 256 would ask for 65 Gpixel: only the middle of such an image is kept.
+MAX_ASPECT_RATIO = 32
+
+
+def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
+    """Training transform: random resized crop, flip, RandAugment or 3-Augment, colour jitter.
+
+    Args:
+        augment: what to do, and with which backend.
+        image_size: side S of the result, pixels.
+        max_pixels: larger images are refused before decoding.
+
+    Returns:
+        picklable function from the bytes of an image file to a uint8 tensor (3, S, S); it raises ``UndecodableImage``.
+
+    Raises:
+        UserError: ``augment.rand_augment`` cannot be read.
+    """
+    operations = build_image_augment(augment)
+    if augment.backend == "pil":
+        return PilTransform(_timm_train_transform(augment, image_size), max_pixels)
+    return FastTrainTransform(augment, image_size, max_pixels, operations)
+
+
+def build_eval_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
+    """Validation transform: short side to ``floor(image_size / crop_fraction)``, then the centre crop, as in timm.
+
+    Arguments and result as for ``build_train_transform``.
+    """
+    if augment.backend == "pil":
+        pipeline = transforms_imagenet_eval(
+            image_size, crop_pct=augment.crop_fraction, interpolation=augment.interpolation, normalize=False
+        )
+        return PilTransform(pipeline, max_pixels)
+    return FastEvalTransform(augment, image_size, max_pixels)
+
+
+def random_crop_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Draw the box of a random resized crop (Szegedy et al. 2015), with the draws of timm in timm's order.
+
+    Args:
+        height, width: size of the image, pixels.
+        scale: range of the box's share of the image area, drawn uniformly.
+        ratio: range of its width / height, drawn uniformly in the logarithm.
+
+    Returns:
+        (top, left, height, width); at least one pixel, also where timm's would round to none.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = random.uniform(*scale) * height * width
+        aspect = math.exp(random.uniform(log_low, log_high))
+        box_width = max(1, round(math.sqrt(area * aspect)))
+        box_height = max(1, round(math.sqrt(area / aspect)))
+        if box_width <= width and box_height <= height:
+            top = random.randint(0, height - box_height)
+            left = random.randint(0, width - box_width)
+            return top, left, box_height, box_width
+    # No luck, so the image is long: the largest centred box of an allowed aspect ratio.
+    box_height = height if width / height >= ratio[0] else max(1, round(width / ratio[0]))
+    box_width = width if width / height <= ratio[1] else max(1, round(height * ratio[1]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+@dataclass(frozen=True)
+class FastTrainTransform:
+    """``backend=fast`` for training; see ``build_train_transform``."""
+
+    augment: AugmentSettings
+    image_size: int
+    max_pixels: int
+    operations: tuple[Callable[[ImageArray], ImageArray], ...]
+
+    def __call__(self, data: bytes) -> Tensor:
+        image = decode_image(data, self.max_pixels)  # 3 H W
+        box = random_crop_box(image.shape[1], image.shape[2], self.augment.scale, self.augment.ratio)
+        top, left, height, width = box
+        crop = image[:, top : top + height, left : left + width]
+        planes = planes_of(_resized(crop, (self.image_size, self.image_size), self.augment.interpolation))
+        if self.augment.horizontal_flip > 0 and torch.rand(1).item() < self.augment.horizontal_flip:
+            planes = flip_horizontally(planes)
+        for operation in self.operations:
+            planes = operation(planes)
+        return torch.from_numpy(planes)
+
+
+@dataclass(frozen=True)
+class FastEvalTransform:
+    """``backend=fast`` for validation; see ``build_eval_transform``."""
+
+    augment: AugmentSettings
+    image_size: int
+    max_pixels: int
+
+    def __call__(self, data: bytes) -> Tensor:
+        image = decode_image(data, self.max_pixels)  # 3 H W
+        top, left, height, width = _middle_box(image.shape[1], image.shape[2])
+        image = image[:, top : top + height, left : left + width]
+        short = math.floor(self.image_size / self.augment.crop_fraction)
+        long = int(short * max(height, width) / min(height, width))
+        resized = (short, long) if height <= width else (long, short)
+        pixels = _resized(image, resized, self.augment.interpolation)
+        top, left = (round((side - self.image_size) / 2) for side in resized)
+        return torch.from_numpy(planes_of(pixels[top : top + self.image_size, left : left + self.image_size]))
+
+
+@dataclass(frozen=True)
+class PilTransform:
+    """``backend=pil``: a timm pipeline behind Pillow's decoder."""
+
+    pipeline: Callable[[Image.Image], Tensor]
+    max_pixels: int
+
+    def __call__(self, data: bytes) -> Tensor:
+        image = decode_pil(data, self.max_pixels)
+        top, left, height, width = _middle_box(image.height, image.width)
+        if (height, width) != (image.height, image.width):
+            image = image.crop((left, top, left + width, top + height))
+        return self.pipeline(image).contiguous()
+
+
+class _RandomResizedCrop(RandomResizedCropAndInterpolation):
+    """timm's, with a box of at least one pixel."""
+
+    @staticmethod
+    def get_params(
+        image: Image.Image, scale: tuple[float, float], ratio: tuple[float, float]
+    ) -> tuple[int, int, int, int]:
+        return random_crop_box(image.height, image.width, scale, ratio)
+
+
+def _timm_train_transform(augment: AugmentSettings, image_size: int) -> Callable[[Image.Image], Tensor]:
+    pipeline = transforms_imagenet_train(
+        image_size,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        hflip=augment.horizontal_flip,
+        color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # timm's annotation leaves None out
+        force_color_jitter=True,
+        auto_augment="3a" if augment.three_augment else augment.rand_augment,
+        interpolation=augment.interpolation,
+        mean=augment.mean,
+        std=augment.std,
+        normalize=False,
+    )
+    make_posterize_safe(pipeline.transforms)
+    pipeline.transforms[0] = _RandomResizedCrop(
+        image_size, scale=augment.scale, ratio=augment.ratio, interpolation=augment.interpolation
+    )
+    return pipeline
+
+
+def make_posterize_safe(transforms: list[Any]) -> None:
+    """Keep at least one bit: timm 1.0 asks for none in 0.15 % of images, at which Pillow 13 raises ValueError."""
+    for operation in (operation for transform in transforms for operation in getattr(transform, "ops", ())):
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_options: object) -> Image.Image:
+    return image if bits >= 8 else ImageOps.posterize(image, max(bits, 1))
+
+
+def _middle_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the whole image, or of its middle where it is absurdly long."""
+    box_height, box_width = min(height, MAX_ASPECT_RATIO * width), min(width, MAX_ASPECT_RATIO * height)
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _resized(image: Tensor, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+    """Antialiased resize of a uint8 image (3, H, W) to interleaved pixels (*size, 3).
+
+    Decoders give interleaved pixels, and a compact copy in that layout is what the resize is fastest on.
+    """
+    batch = image.unsqueeze(0).contiguous(memory_format=torch.channels_last)
+    return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0].permute(1, 2, 0).numpy()

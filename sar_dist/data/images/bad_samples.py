@@ -1,0 +1,56 @@
+"""What became of samples that could not be used: counted, named once, and too many of them end the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from sar_dist.files import atomic_write
+from sar_dist.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+# A share is judged as if at least this many samples had been seen: one bad image in the first batch is no verdict.
+MINIMUM_SEEN = 10_000
+_LOGGED_KEYS = 20
+
+
+class BadSamples:
+    """Counts the bad samples that this process met and raises UserError when there are too many.
+
+    Args:
+        max_fraction: largest accepted share of bad samples among those seen (at least MINIMUM_SEEN are assumed).
+        what: name of the data set in messages.
+
+    ``seen`` and ``bad`` count occurrences, ``keys`` how often each bad sample was met, by "shard/key: reason".
+    """
+
+    def __init__(self, max_fraction: float, what: str) -> None:
+        self.max_fraction = max_fraction
+        self.seen = 0
+        self.bad = 0
+        self.keys: Counter[str] = Counter()
+        self._what = what
+
+    def add(self, seen: int, bad: int, keys: Iterable[str]) -> None:
+        """Count ``seen`` more samples, ``bad`` of them bad, and the bad ones' keys. Raises UserError above the limit."""
+        self.seen += seen
+        self.bad += bad
+        for key in keys:
+            if key not in self.keys and len(self.keys) <= _LOGGED_KEYS:
+                more = "; further ones are only counted" if len(self.keys) == _LOGGED_KEYS else ""
+                _log.warning("bad %s sample %s%s", self._what, key, more)
+            self.keys[key] += 1
+        if self.bad > self.max_fraction * max(self.seen, MINIMUM_SEEN):
+            raise UserError(
+                f"{self.bad} of {self.seen} {self._what} samples could not be used, above data.max_bad_fraction="
+                f"{self.max_fraction:g}; the last is {next(reversed(self.keys), 'unknown')}; repair the shards or raise the limit"
+            )
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write one line "count<TAB>shard/key: reason" for each bad sample, the most frequent first; atomic."""
+        with atomic_write(Path(path)) as file:
+            file.writelines(f"{count}\t{key}\n".encode() for key, count in self.keys.most_common())

@@ -1,0 +1,64 @@
+"""One sample of a stream to one image: label check, random numbers of its own, decoding and augmentation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from sar_dist.data.images.decode import UndecodableImage
+from sar_dist.data.order import Sample
+from sar_dist.randomness import kept_generators, seed_generators
+
+Transform = Callable[[bytes], Tensor]
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; the message names it and says why."""
+
+
+class SampleDecoder:
+    """Encoded samples to images, each with random numbers of its own, whoever decodes it and when.
+
+    Args:
+        transform: encoded bytes to uint8 (3, S, S); draws from the global generators only; raises UndecodableImage.
+        num_classes: labels must be in 0..num_classes-1.
+        seed: with epoch and global id of the sample, the key of its random numbers.
+    """
+
+    def __init__(self, transform: Transform, num_classes: int, seed: int) -> None:
+        self._transform = transform
+        self._num_classes = num_classes
+        self._seed = seed
+        self._blank: Tensor | None = None
+
+    def decode(self, sample: Sample) -> Tensor:
+        """The image of ``sample``, uint8 (3, S, S). Raises BadSample."""
+        name = f"{sample['__url__']}/{sample['__key__']}"
+        label = sample["cls"]
+        if sample["jpg"] is None:
+            raise BadSample(f"{name}: no image")
+        if not 0 <= label < self._num_classes:
+            found = "no label that is a number" if label < 0 else f"label {label}"
+            raise BadSample(f"{name}: {found}, expected 0..{self._num_classes - 1}")
+        # A data-loader worker exists for this alone; elsewhere the generators belong to the model and the user.
+        with kept_generators() if get_worker_info() is None else contextlib.nullcontext():
+            seed_generators(self._seed, sample.get("epoch", 0), sample["sample"])
+            try:
+                return self._transform(sample["jpg"])
+            except UndecodableImage as error:
+                raise BadSample(f"{name}: {error}") from None
+
+    def blank(self) -> Tensor:
+        """A zero image of the shape that the transform gives, for places where there is no image."""
+        if self._blank is None:
+            file = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(file, "JPEG")
+            with kept_generators():
+                self._blank = torch.zeros_like(self._transform(file.getvalue()))
+        return self._blank

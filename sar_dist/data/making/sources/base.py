@@ -1,0 +1,154 @@
+"""What a source of samples for new shards is, and the one that most are: files on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sar_dist.data.shards import Split
+from sar_dist.randomness import keyed_permutation
+from sar_dist.errors import UserError
+
+_MAX_KEY = 80
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class Source(ABC):
+    """Samples to be written, numbered 0..len-1; ``classes`` are the class names by label, None where there are none."""
+
+    split: Split
+    classes: tuple[str, ...] | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        """Key (unique, without dots) and members ``{extension: data}`` of a sample. Raises UserError."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What the samples were made from, for the manifest; JSON values, the same wherever the source lies."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Changes when the list of samples changes."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of all members, about; to compare with the free space."""
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of the shards."""
+        return self.split
+
+    def order(self, seed: int) -> np.ndarray:
+        """(len,) the numbers of the samples in the order in which they are written; a permutation keyed by ``seed``."""
+        return keyed_permutation(len(self), seed, "shards of", self.split)
+
+
+class FileSample(NamedTuple):
+    """A sample of files: key, path (below the source's root) of each member by extension, label (None: has none)."""
+
+    key: str
+    files: Mapping[str, str]
+    label: int | None
+
+
+class FileSource(Source):
+    """Samples whose members are files below ``root``, and a ``cls`` member if they have a label.
+
+    Args:
+        kind: command that made the source, for the manifest.
+        prefix: beginning of the names of the shards; by default the split.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        root: Path,
+        split: Split,
+        samples: Sequence[FileSample],
+        classes: tuple[str, ...] | None,
+        prefix: str | None = None,
+    ) -> None:
+        self.split = split
+        self.classes = classes
+        self._kind = kind
+        self._root = root
+        self._samples = samples
+        self._prefix = prefix or split
+        self._size = sum(_size(root / path) for sample in samples for path in sample.files.values())
+
+    @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        sample = self._samples[number]
+        members = {extension: read_bytes(self._root / path) for extension, path in sample.files.items()}
+        if sample.label is not None:
+            members["cls"] = str(sample.label).encode()
+        return sample.key, members
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": self._kind, "folder": self._root.resolve().name}
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join([*map(repr, self._samples), str(self._size)]).encode()).hexdigest()
+
+    def size(self) -> int:
+        return self._size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a source file. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; repair or remove it and run the same command again"
+        ) from None
+
+
+def member_extension(path: str) -> str:
+    """The extension under which an image file becomes a member: its own in lower case, jpg for jpeg."""
+    return path.rpartition(".")[2].lower().replace("jpeg", "jpg")
+
+
+def unique_keys(paths: Sequence[str]) -> list[str]:
+    """A key for the shards for each of the different ``paths``: the file name without extension where that will do.
+
+    Keys are at most 80 letters, digits, "-" and "_". Where that changes a name, or the name occurs in several folders
+    or with several extensions, a digest of the path makes the key unique.
+    """
+    stems = [path.rpartition("/")[2].rpartition(".")[0] for path in paths]
+    names = [_UNSAFE.sub("_", stem)[:_MAX_KEY] for stem in stems]
+    occurrences = Counter(names)
+    return [
+        name if name == stem and occurrences[name] == 1 else _with_digest(name, path)
+        for name, stem, path in zip(names, stems, paths, strict=True)
+    ]
+
+
+def _with_digest(name: str, path: str) -> str:
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    return f"{name[: _MAX_KEY - len(digest) - 1]}-{digest}"

@@ -1,0 +1,214 @@
+"""Images listed in a table: a CSV file of paths and labels, or Parquet files as image data sets on the Hub have them."""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sar_dist.data.shards import SPLIT_NAMES, Split, split_by_name
+from sar_dist.randomness import keyed_permutation
+from sar_dist.data.making.sources.base import FileSample, FileSource, Source, member_extension, unique_keys
+from sar_dist.errors import UserError
+
+_SIGNATURES = (
+    (b"\xff\xd8", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*", "tif"),
+    (b"MM", "tif"),
+)
+
+
+@dataclass(frozen=True)
+class CsvColumns:
+    """Names of the columns: path of the image, label (a number or a class name), and split, if there is one."""
+
+    image: str = "path"
+    label: str = "label"
+    split: str | None = None
+
+
+def csv_sources(table: Path, images: Path | None, columns: CsvColumns, split: Split) -> list[FileSource]:
+    """The samples of a table with a header line; paths are relative to ``images``, by default the table's folder.
+
+    Labels are either all whole numbers, taken as they are, or class names, numbered in alphabetical order over the whole
+    table. With a split column, its rows named train, val or validation become these splits; otherwise all rows are
+    ``split``. The separator is a tab in .tsv files, else a comma. Raises UserError naming the line.
+    """
+    rows = _read_table(table, columns)
+    labels, classes = _labels([row[columns.label] for row in rows], table)
+    by_split: dict[Split, list[tuple[str, int]]] = {}
+    for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
+        name = split if columns.split is None else _split_named(row[columns.split], f"{table}, line {line}")
+        by_split.setdefault(name, []).append((row[columns.image], label))
+    root = images or table.parent
+    return [_table_source(root, name, found, classes) for name, found in by_split.items()]
+
+
+def _table_source(
+    root: Path, split: Split, rows: Sequence[tuple[str, int]], classes: tuple[str, ...] | None
+) -> FileSource:
+    paths = [path for path, _ in rows]
+    if len(set(paths)) != len(paths):
+        twice = next(path for path, group in itertools.groupby(sorted(paths)) if len(list(group)) > 1)
+        raise UserError(f"the table names {twice} twice; each image must be there once")
+    samples = [
+        FileSample(key, {member_extension(path): path}, label)
+        for key, (path, label) in zip(unique_keys(paths), rows, strict=True)
+    ]
+    return FileSource("csv", root, split, samples, classes)
+
+
+def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {table}: {error}") from None
+    wanted = [name for name in (columns.image, columns.label, columns.split) if name is not None]
+    header = reader.fieldnames or []
+    for name in wanted:
+        if name not in header:
+            raise UserError(
+                f"{table} has no column {name!r}, only {', '.join(header) or 'no header line'}; "
+                "name them with --image-column, --label-column and --split-column"
+            )
+    for line, row in enumerate(rows, start=2):
+        if not all(row[name] for name in wanted):
+            raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
+    return rows
+
+
+def _labels(values: Sequence[str], table: Path) -> tuple[list[int], tuple[str, ...] | None]:
+    if all(value.strip().isdecimal() for value in values):
+        return [int(value) for value in values], None
+    if any(value.strip().lstrip("+-").replace(".", "", 1).isdecimal() for value in values):
+        raise UserError(f"{table} mixes numbers and names as labels, or has negative or fractional ones")
+    classes = sorted(set(values))
+    numbers = {name: label for label, name in enumerate(classes)}
+    return [numbers[value] for value in values], tuple(classes)
+
+
+def _split_named(value: str, where: str) -> Split:
+    for split, words in SPLIT_NAMES.items():
+        if value.strip().lower() in words:
+            return split
+    raise UserError(f"{where}: split {value!r} is neither train nor val")
+
+
+def parquet_sources(root: Path, image_column: str, label_column: str, split: Split | None) -> list[ParquetSource]:
+    """The splits of a folder of Parquet files in the layout of the ``datasets`` library, or of one such file.
+
+    Files belong to the split that their name says (train-00000-of-00005.parquet); where no name does, to ``split`` or
+    train. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
+    the files' metadata. Raises UserError.
+    """
+    files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    if not files:
+        raise UserError(f"no .parquet files in {root}")
+    paths = {path.relative_to(root.parent if root.is_file() else root).as_posix(): path for path in files}
+    found = split_by_name(list(paths)) or {split or "train": sorted(paths)}
+    chosen = {name: names for name, names in found.items() if split in (None, name)}
+    if not chosen:
+        raise UserError(f"{root} has no {split} split: {len(files)} files, such as {files[0].name}")
+    return [
+        ParquetSource([paths[name] for name in names], found_split, image_column, label_column)
+        for found_split, names in chosen.items()
+    ]
+
+
+class ParquetSource(Source):
+    """Rows of Parquet files. Whole row groups are permuted, not single rows, so that each is read about once.
+
+    Raises UserError if pyarrow is not installed, or the files do not have the columns.
+    """
+
+    def __init__(self, files: Sequence[Path], split: Split, image_column: str, label_column: str) -> None:
+        self.split = split
+        self._files = files
+        self._columns = [image_column, label_column]
+        self._groups: list[tuple[int, int]] = []
+        starts = [0]
+        for number, path in enumerate(files):
+            parquet = _open_parquet(path)
+            missing = [name for name in self._columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise UserError(
+                    f"{path} has no column {missing[0]!r}, only {', '.join(parquet.schema_arrow.names)}; "
+                    "name them with --image-column and --label-column"
+                )
+            for group in range(parquet.num_row_groups):
+                self._groups.append((number, group))
+                starts.append(starts[-1] + parquet.metadata.row_group(group).num_rows)
+        self._starts = starts
+        self.classes = _class_names(_open_parquet(files[0]).schema_arrow.metadata, label_column)
+        self._cached: tuple[int, Any] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def order(self, seed: int) -> np.ndarray:
+        groups = keyed_permutation(len(self._groups), seed, "row groups of", self.split).tolist()
+        return np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in groups])
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        group = bisect.bisect_right(self._starts, number) - 1
+        image, label = self._row(group, number - self._starts[group])
+        where = f"row {number} of the {self.split} split"
+        data = image["bytes"] if isinstance(image, dict) else image
+        if not isinstance(data, bytes):
+            raise UserError(f"{where} holds no image, or one outside of the Parquet files")
+        if not isinstance(label, int) or label < 0:
+            raise UserError(f"{where} has the label {label!r}, not a class number; is it a split without labels?")
+        extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            extension = "webp"
+        return f"{self.split}-{number:08d}", {extension: data, "cls": str(label).encode()}
+
+    def _row(self, group: int, row: int) -> list[Any]:
+        if self._cached is None or self._cached[0] != group:
+            number, group_in_file = self._groups[group]
+            parquet = _open_parquet(self._files[number])
+            self._cached = (group, parquet.read_row_group(group_in_file, columns=self._columns, use_threads=False))
+        return [self._cached[1].column(name)[row].as_py() for name in self._columns]
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "parquet", "files": [path.name for path in self._files]}
+
+    def digest(self) -> str:
+        sizes = [(path.name, path.stat().st_size) for path in self._files]
+        return hashlib.sha256(repr((sizes, self._columns)).encode()).hexdigest()
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self._files)
+
+
+def _open_parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError("reading Parquet files needs pyarrow: pip install 'sar_dist[parquet]'") from None
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:
+    """The names of a ClassLabel feature, which the ``datasets`` library keeps in the schema's metadata."""
+    try:
+        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label_column]
+        return tuple(map(str, feature["names"]))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,123 @@
+"""Reading shards from end to end: what ``tools/make_shards.py verify`` reports."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sar_dist.config import DataSettings
+from sar_dist.data.images import UndecodableImage, decode_image
+from sar_dist.files import available_cores, track
+from sar_dist.data.shards import Manifest, ShardEntry
+from sar_dist.data.shards import LocalShards, ShardReader
+from sar_dist.data.shards import IndexedRecords, ShardIndex, index_and_check
+from sar_dist.data.shards import manifests_at
+from sar_dist.data.shards import NO_IMAGE, NO_LABEL, DamagedShard
+from sar_dist.errors import UserError
+
+
+@dataclass
+class ShardReport:
+    """What was found in one shard: damage that makes it useless, bad samples ("key: reason"), samples by label."""
+
+    name: str
+    samples: int = 0
+    damage: str | None = None
+    bad: list[str] = field(default_factory=list)
+    labels: Counter[int] = field(default_factory=Counter)
+
+
+def verify_shards(manifest: Manifest, *, deep: bool = False, processes: int | None = None) -> Iterator[ShardReport]:
+    """Check every shard of ``manifest`` against it, in order, without trusting any stored index.
+
+    Existence, size, tar structure, number of samples and sha256 (as far as the manifest states them), images and labels
+    that are missing; ``deep`` also decodes every image.
+    """
+    check = partial(_verify_shard, manifest, deep)
+    workers = min(processes or available_cores(), len(manifest.shards))
+    with contextlib.ExitStack() as stack:
+        reports = map(check, manifest.shards)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("fork")))
+            reports = pool.map(check, manifest.shards)  # type: ignore[assignment]
+        yield from track(reports, len(manifest.shards), f"verifying the {manifest.split} shards")
+
+
+def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardReport:
+    report = ShardReport(entry.name)
+    try:
+        size = Path(manifest.root, entry.name).stat().st_size
+        if entry.bytes not in (None, size):
+            raise DamagedShard(f"shard {entry.name}: {size} bytes, its manifest says {entry.bytes}")
+        indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root)
+        report.samples = indexed[0].samples
+        report.labels.update(indexed[1]["label"].tolist())
+        report.bad.extend(_bad_samples(manifest, entry, indexed, deep))
+    except (DamagedShard, OSError) as error:
+        report.damage = str(error)
+    return report
+
+
+def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords, deep: bool) -> Iterator[str]:
+    shard, records = indexed
+    alone = Manifest(manifest.root, manifest.split, manifest.classes, (entry,))
+    shards = LocalShards(alone, ShardIndex((shard,), records, np.array([0, shard.samples])))
+    unlabelled = records["label"] == NO_LABEL
+    if unlabelled.all():
+        # Images with label maps, say: the set has no classes, that is no fault of its samples.
+        unlabelled[:] = False
+    if manifest.num_classes is not None:
+        unlabelled |= records["label"] >= manifest.num_classes
+    suspect = np.arange(shard.samples) if deep else np.flatnonzero(unlabelled | (records["image"] == NO_IMAGE))
+    with contextlib.closing(ShardReader(shards)) as reader:
+        for index in suspect.tolist():
+            sample = reader.read(0, index)
+            if sample.image is None:
+                yield f"{sample.key}: no image"
+            if unlabelled[index]:
+                yield f"{sample.key}: label {sample.label if sample.label >= 0 else 'missing or not a number'}"
+            if deep and sample.image is not None and (problem := _decoding_problem(sample.image)):
+                yield f"{sample.key}: {problem}"
+
+
+def _decoding_problem(image: bytes) -> str | None:
+    try:
+        decode_image(image, DataSettings().max_pixels)
+    except UndecodableImage as problem:
+        return str(problem)
+    return None
+
+
+def verify_folder(folder: Path, *, deep: bool = False, processes: int | None = None) -> None:
+    """Verify all splits in ``folder`` and print what was found. Raises UserError if anything is damaged or bad."""
+    problems = 0
+    for manifest in manifests_at(folder):
+        reports = list(verify_shards(manifest, deep=deep, processes=processes))
+        for report in reports:
+            for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
+                print(line)
+                problems += 1
+        samples = sum(report.samples for report in reports)
+        damaged = sum(report.damage is not None for report in reports)
+        bad = sum(len(report.bad) for report in reports)
+        print(
+            f"{manifest.split}: {len(reports)} shards, {damaged} damaged; {samples} samples, {bad} bad; "
+            f"{_histogram(sum((report.labels for report in reports), Counter()))}"
+        )
+    if problems:
+        raise UserError(f"{problems} problems in {folder}, listed above; make those shards again or restore them")
+
+
+def _histogram(labels: Counter[int]) -> str:
+    counts = [count for label, count in labels.items() if label != NO_LABEL]
+    if not counts:
+        return "no labels"
+    return f"{len(counts)} classes of {min(counts)} to {max(counts)} samples"

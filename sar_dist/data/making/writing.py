@@ -1,0 +1,254 @@
+"""Writing shards: plain WebDataset tars of the original bytes, the same to the last bit however they are made.
+
+The samples of a source are permuted by the seed once, and shard k is a fixed slice of that order, so the number of
+processes does not matter; the time of all members is 0. A shard appears under its name whole or not at all, the manifest
+is written last, and an interrupted command that is given again goes on after the shards that are finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from sar_dist.files import atomic_write, available_cores, make_folder, track
+from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
+from sar_dist.data.shards import index_paths, write_index
+from sar_dist.data.making.sources import Source
+from sar_dist.data.shards import BLOCK, index_shard, split_key
+from sar_dist.errors import UserError
+
+SAMPLES_PER_SHARD = 1250
+MAX_MEMBER_NAME = 100
+# Headers and padding of a sample's members, bytes.
+_OVERHEAD = 4 * BLOCK
+
+
+@dataclass(frozen=True)
+class WritingOptions:
+    """Seed of the permutation, largest number of samples in a shard, number of processes (None: one a core)."""
+
+    seed: int = 0
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    processes: int | None = None
+
+
+def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manifest:
+    """Write all samples of ``source`` as shards, index and manifest into ``folder``, which must be new or unfinished.
+
+    Raises UserError if the folder holds anything else, the source is empty or unreadable, or the disk is full; whatever
+    is finished by then is taken up when the same call is made again.
+    """
+    if len(source) == 0:
+        raise UserError(f"nothing to write to {folder}: the {source.split} source holds no samples")
+    state = folder / WRITING_STATE_NAME
+    _claim(folder, state, _plan(source, options))
+    try:
+        with FileLock(state / "lock", timeout=0):
+            manifest = _write_all(source, folder, state, options)
+            shutil.rmtree(state)
+            return manifest
+    except Timeout:
+        raise UserError(f"another process is writing shards to {folder}") from None
+
+
+def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) -> None:
+    """Write each source to ``out/SPLIT``, a single one to ``out`` itself, and say what was written. Raises UserError."""
+    for source in sources:
+        folder = out / source.split if len(sources) > 1 else out
+        manifest = write_shards(source, folder, options)
+        size = sum(shard.bytes or 0 for shard in manifest.shards) / 1e6
+        classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
+        print(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
+
+
+def _plan(source: Source, options: WritingOptions) -> dict[str, Any]:
+    return {
+        "source": source.description(),
+        "digest": source.digest(),
+        "split": source.split,
+        "seed": options.seed,
+        "samples_per_shard": options.samples_per_shard,
+    }
+
+
+def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
+    """Make ``folder`` ours, or recognise it as the unfinished result of the same plan."""
+    remedy = "choose another folder or remove it"
+    if (folder / MANIFEST_NAME).exists():
+        raise UserError(f"{folder} holds finished shards already; {remedy}")
+    if (state / "plan.json").exists():
+        if json.loads((state / "plan.json").read_text()) != json.loads(json.dumps(plan)):
+            raise UserError(f"{folder} holds unfinished shards of another source or other options; {remedy}")
+        return
+    if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
+        raise UserError(f"{folder} is not empty; {remedy}")
+    make_folder(state)
+    with atomic_write(state / "plan.json") as file:
+        file.write(json.dumps(plan).encode())
+
+
+def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:
+    for leftover in folder.glob(".*.part"):
+        leftover.unlink()
+    order = source.order(options.seed)
+    count = -(-len(source) // options.samples_per_shard)
+    bounds = [len(source) * k // count for k in range(count + 1)]
+    names = [f"{source.prefix}-{k:06d}.tar" for k in range(count)]
+    jobs = [_Job(folder, state, name, order[a:b]) for name, a, b in zip(names, bounds, bounds[1:], strict=False)]
+    todo = [job for job in jobs if _finished(job) is None]
+    _check_free_space(source, folder, sum(len(job.numbers) for job in todo))
+    for _ in track(_run(source, todo, options.processes), len(todo), f"writing {source.split} shards"):
+        pass
+    parts = [(_require_finished(job), index_shard(folder / job.name)) for job in jobs]
+    manifest = Manifest(str(folder), source.split, source.classes, tuple(entry for entry, _ in parts))
+    write_index(index_paths(manifest)[0], (part for _, part in parts))
+    _write_manifest(manifest, source, options)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard to write: the source's samples ``numbers``, in this order."""
+
+    folder: Path
+    state: Path
+    name: str
+    numbers: np.ndarray
+
+    @property
+    def record(self) -> Path:
+        return self.state / f"{self.name}.json"
+
+
+def _finished(job: _Job) -> ShardEntry | None:
+    """The entry of a shard that an earlier run finished."""
+    try:
+        entry = ShardEntry(**json.loads(job.record.read_text()))
+        whole = (job.folder / job.name).stat().st_size == entry.bytes and entry.samples == len(job.numbers)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return entry if whole else None
+
+
+def _require_finished(job: _Job) -> ShardEntry:
+    entry = _finished(job)
+    if entry is None:
+        raise UserError(
+            f"{job.folder / job.name} has changed while the shards were written; run the same command again"
+        )
+    return entry
+
+
+def _check_free_space(source: Source, folder: Path, samples: int) -> None:
+    needed = int((source.size() / len(source) + _OVERHEAD) * samples)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"no space to write the shards to {folder}: about {needed >> 20} MiB needed, {free >> 20} MiB free"
+        )
+
+
+_source: Source | None = None
+
+
+def _start_process(source: Source) -> None:
+    global _source
+    _source = source
+    # Ctrl-C reaches the whole process group; the parent stops handing out work and waits for what is being written.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run(source: Source, jobs: list[_Job], processes: int | None) -> Iterator[ShardEntry]:
+    """Write the shards of ``jobs``; yields as they are finished, in order."""
+    workers = min(processes or available_cores(), len(jobs))
+    if workers <= 1:
+        yield from (_write_job(source, job) for job in jobs)
+        return
+    # The source may list millions of files: forked processes have it without a copy.
+    pool = ProcessPoolExecutor(workers, get_context("fork"), _start_process, (source,))
+    try:
+        yield from pool.map(_write_inherited, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_inherited(job: _Job) -> ShardEntry:
+    assert _source is not None, "runs in processes that _start_process prepared"
+    return _write_job(_source, job)
+
+
+def _write_job(source: Source, job: _Job) -> ShardEntry:
+    entry = write_shard(job.folder / job.name, (source.sample(int(number)) for number in job.numbers))
+    with atomic_write(job.record) as file:
+        file.write(json.dumps(asdict(entry)).encode())
+    return entry
+
+
+class _HashingFile:
+    """Counts and hashes what is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.digest.update(data)
+        self.bytes += len(data)
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardEntry:
+    """Write samples ``(key, {extension: data})`` as one tar, atomically. Returns its manifest entry.
+
+    Raises UserError for a key that a reader could not take apart, or when the disk is full.
+    """
+    count = 0
+    with atomic_write(path) as raw:
+        file = _HashingFile(raw)
+        for count, (key, members) in enumerate(samples, start=1):  # noqa: B007 - the last value is the number of samples
+            for extension, data in members.items():
+                _write_member(file, key, extension, data)
+        # The end marker is two zero blocks; archives are padded to whole records, as by every tar program.
+        file.write(bytes(2 * BLOCK))
+        file.write(bytes(-file.bytes % tarfile.RECORDSIZE))
+    return ShardEntry(path.name, count, file.bytes, file.digest.hexdigest())
+
+
+def _write_member(file: _HashingFile, key: str, extension: str, data: bytes) -> None:
+    name = f"{key}.{extension}"
+    if split_key(name) != (key, extension) or len(name) > MAX_MEMBER_NAME or not name.isascii():
+        raise UserError(
+            f"{name!r} cannot be a member of a shard: no dots in keys, ASCII, at most {MAX_MEMBER_NAME} letters"
+        )
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    file.write(data)
+    file.write(bytes(-len(data) % BLOCK))
+
+
+def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions) -> None:
+    content = {
+        "format": MANIFEST_FORMAT,
+        "split": manifest.split,
+        "classes": manifest.classes,
+        "total": manifest.total,
+        "seed": options.seed,
+        "source": source.description(),
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    with atomic_write(Path(manifest.root, MANIFEST_NAME)) as file:
+        file.write(json.dumps(content, indent=1).encode())

@@ -1,0 +1,134 @@
+"""Opening shards: which ones there are, and that they are whole before anything costs GPU time."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sar_dist.data.shards.manifest import (
+    HOW_TO_MAKE,
+    MANIFEST_NAME,
+    SPLIT_NAMES,
+    TIMM_INFO_NAME,
+    UNCOUNTED,
+    WRITING_STATE_NAME,
+    Manifest,
+    ShardEntry,
+    Split,
+    check_entries,
+    names_of_split,
+    parse_manifest,
+    parse_timm_info,
+)
+from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url
+from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
+from sar_dist.errors import UserError
+
+
+def load_manifest(path: str | os.PathLike, split: Split) -> Manifest:
+    """Read the manifest of ``split`` at ``path``.
+
+    ``path`` is a folder with our ``manifest.json``; one with timm's ``_info.json`` (the public ImageNet shards, read as
+    they are); one of bare ``.tar`` files, which are indexed to count them (if the names tell train from validation
+    shards, those of ``split``); or the parent of such folders called ``train`` and ``val``. It may be a URL, see
+    ``sar_dist.data.shards.remote``, of anything but bare tars. Raises UserError.
+    """
+    if is_url(path):
+        return check_entries(find_remote_manifest(os.fspath(path), split))
+    manifest = find_manifest(Path(path), split)
+    if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
+        index = build_index(manifest)
+        manifest = replace(manifest, shards=tuple(ShardEntry(s.name, s.samples, s.bytes) for s in index.shards))
+    return check_entries(manifest)
+
+
+def find_manifest(root: Path, split: Split) -> Manifest:
+    """As ``load_manifest``, without opening any shard: bare tars have UNCOUNTED samples."""
+    if not root.is_dir():
+        raise UserError(f"no {split} shards: {root} is not a folder; {HOW_TO_MAKE} or set data.{split}")
+    if (root / MANIFEST_NAME).is_file():
+        return parse_manifest(_read_json(root / MANIFEST_NAME), str(root), split)
+    if (root / WRITING_STATE_NAME).is_dir():
+        raise UserError(
+            f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
+        )
+    if (root / TIMM_INFO_NAME).is_file():
+        return parse_timm_info(_read_json(root / TIMM_INFO_NAME), str(root), split)
+    for name in SPLIT_NAMES[split]:
+        if (root / name).is_dir():
+            return find_manifest(root / name, split)
+    found = [path.name for path in root.iterdir() if path.suffix == ".tar"]
+    names = names_of_split(found, split)
+    if not names:
+        what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
+        raise UserError(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
+    return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
+
+
+def manifests_at(root: Path) -> list[Manifest]:
+    """The manifests of all splits at ``root``, as ``find_manifest`` gives them. Raises UserError if there is none."""
+    if (root / MANIFEST_NAME).is_file():
+        split: Split = "val" if _read_json(root / MANIFEST_NAME).get("split") == "val" else "train"
+        return [find_manifest(root, split)]
+    found: list[Manifest] = []
+    problem: UserError | None = None
+    for split in ("train", "val"):
+        try:
+            found.append(find_manifest(root, split))
+        except UserError as error:
+            problem = error
+    if problem is not None and not found:
+        raise problem
+    # Bare tars whose names tell nothing of a split are the same ones for both.
+    return found[:1] if len({(manifest.root, manifest.shards) for manifest in found}) == 1 else found
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def check_shards(
+    manifest: Manifest,
+    *,
+    num_classes: int | None = None,
+    max_bad_fraction: float = 1.0,
+    processes: int | None = None,
+) -> None:
+    """Make sure, before any GPU time, that every shard is there and whole; call it on one rank of each node.
+
+    Sizes and numbers of samples are compared with the manifest always; a shard that is new or has changed is walked
+    header by header and its sha256 compared. At most ``max_bad_fraction`` of the samples may be without an image or
+    without a label in 0..num_classes-1. Of remote shards, existence and size are looked at here and all the rest when
+    they are staged. Raises UserError naming the shard and what is wrong with it.
+    """
+    if is_url(manifest.root):
+        check_remote_sizes(manifest)
+        return
+    index = build_index(manifest, processes)
+    labels = index.records["label"]
+    unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
+    no_image = index.records["image"] == NO_IMAGE
+    bad = np.flatnonzero(unlabelled | no_image)
+    if len(bad) > max_bad_fraction * manifest.total:
+        shard, position = manifest.locate(int(bad[0]))
+        wanted = (
+            "a label" if num_classes is None else f"a label in 0..{num_classes - 1} (model.num_classes={num_classes})"
+        )
+        raise UserError(
+            f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are without an image or without "
+            f"{wanted}, the first is sample {position} of shard {manifest.shards[shard].name} with label {labels[bad[0]]}"
+        )
+
+
+def open_index(manifest: Manifest) -> ShardIndex:
+    """The index that ``check_shards`` stored, without looking at the shards again; built if there is none."""
+    return find_index(manifest) or build_index(manifest)

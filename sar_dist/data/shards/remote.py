@@ -1,0 +1,203 @@
+"""Shards in an object store or on a web server, through fsspec: reads that are repeated until they succeed or are hopeless.
+
+Any fsspec URL will do (``s3://bucket/folder``, ``gs://...``, ``https://...``). Credentials and endpoints come from the
+environment in the way of each store, or from fsspec's own variables such as FSSPEC_S3_ENDPOINT_URL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from typing import Any, TypeVar
+
+import fsspec
+
+from sar_dist.data.shards.manifest import (
+    HOW_TO_MAKE,
+    MANIFEST_NAME,
+    SPLIT_NAMES,
+    TIMM_INFO_NAME,
+    Manifest,
+    Split,
+    parse_manifest,
+    parse_timm_info,
+)
+from sar_dist.data.shards.tar_index import DamagedShard
+from sar_dist.errors import UserError
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 8 << 20
+_ATTEMPTS = 6
+# "There is no such file" is rarely a passing state, but some stores say so when a connection was reset.
+_ATTEMPTS_IF_REFUSED = 3
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+_SIZE_THREADS = 16
+
+_log = logging.getLogger(__name__)
+
+
+class RemoteUnreadable(UserError):
+    """A remote file cannot be read, whatever was tried. The message says which one and why."""
+
+
+def is_url(path: str | os.PathLike) -> bool:
+    """Whether ``path`` is a URL such as s3://bucket/folder and not a path of this machine."""
+    return "://" in os.fspath(path)
+
+
+class RemoteFolder:
+    """The files below one URL. Each read is given up when it brings nothing for ``stall_seconds``, and repeated.
+
+    Methods raise RemoteUnreadable after the last attempt. Processes that fork may share an instance.
+    """
+
+    def __init__(self, root: str, stall_seconds: float = 60.0) -> None:
+        self.root = root.rstrip("/")
+        self._stall_seconds = stall_seconds
+        self._connection: tuple[int, fsspec.AbstractFileSystem] | None = None
+
+    def url(self, name: str) -> str:
+        """The URL of a file."""
+        return f"{self.root}/{name}"
+
+    def size(self, name: str) -> int:
+        """Size of a file in bytes."""
+        size = self._repeated(name, lambda filesystem, path: filesystem.info(path)["size"])
+        if size is None:
+            raise DamagedShard(
+                f"{self.url(name)}: the server does not tell its size; use another server or a local copy"
+            )
+        return int(size)
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a small file."""
+        return self._repeated(name, lambda filesystem, path: filesystem.cat_file(path))
+
+    def chunks(self, name: str, size: int) -> Iterator[bytes]:
+        """The content of a file of ``size`` bytes in order, in pieces of CHUNK_BYTES; a failed piece is read again."""
+        for start in range(0, size, CHUNK_BYTES):
+            end = min(start + CHUNK_BYTES, size)
+
+            def piece(filesystem: fsspec.AbstractFileSystem, path: str, start: int = start, end: int = end) -> bytes:
+                data = filesystem.cat_file(path, start=start, end=end)
+                if len(data) == size != end - start:
+                    # A server that knows no ranges sends everything.
+                    data = data[start:end]
+                if len(data) != end - start:
+                    raise OSError(f"{len(data)} bytes received instead of {end - start}")
+                return data
+
+            yield self._repeated(name, piece)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file; an error that does not go away counts as no."""
+        try:
+            self.size(name)
+        except RemoteUnreadable:
+            return False
+        return True
+
+    def _repeated(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
+        """``call(filesystem, path)`` until it succeeds, with growing pauses and a new connection after each failure."""
+        pause = _FIRST_PAUSE_SECONDS
+        for attempt in itertools.count(1):
+            filesystem = self._filesystem()
+            path = filesystem._strip_protocol(self.url(name))
+            future = _in_background(partial(call, filesystem, path))
+            try:
+                problem = future.exception(timeout=self._stall_seconds)
+            except FutureTimeoutError:
+                problem = TimeoutError(f"nothing received for {self._stall_seconds:g} s")
+            if problem is None:
+                break
+            refused = isinstance(problem, (FileNotFoundError, PermissionError))
+            if attempt == (_ATTEMPTS_IF_REFUSED if refused else _ATTEMPTS):
+                raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
+            _log.warning("reading %s failed (%s: %s), trying again", self.url(name), type(problem).__name__, problem)
+            self._connection = None
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return future.result()
+
+    def _filesystem(self) -> fsspec.AbstractFileSystem:
+        if self._connection is None or self._connection[0] != os.getpid():
+            self._connection = (os.getpid(), connect(self.root))
+        return self._connection[1]
+
+
+def connect(url: str) -> fsspec.AbstractFileSystem:
+    """A new fsspec file system for ``url``. Raises UserError if there is none for its protocol."""
+    try:
+        return fsspec.core.url_to_fs(url, skip_instance_cache=True)[0]
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot read {url}: {error} (pip install 'sar_dist[remote]' has the usual ones)") from None
+
+
+def _explanation(url: str, problem: BaseException, attempts: int) -> str:
+    if isinstance(problem, FileNotFoundError):
+        return f"there is no {url}"
+    if isinstance(problem, PermissionError):
+        return f"{url} may not be read ({problem}); provide credentials in the environment"
+    return f"cannot read {url}: {type(problem).__name__}: {problem} ({attempts} attempts)"
+
+
+def _in_background(call: Callable[[], T]) -> Future[T]:
+    """Run ``call`` in a thread that nobody has to wait for, unlike a pool's: it may hang in a dead connection."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def find_remote_manifest(url: str, split: Split) -> Manifest:
+    """The manifest of ``split`` below ``url``: manifest.json or timm's _info.json, there or in train/ or val/.
+
+    Raises UserError.
+    """
+    for root in (url.rstrip("/"), *(f"{url.rstrip('/')}/{name}" for name in SPLIT_NAMES[split])):
+        folder = RemoteFolder(root)
+        if folder.exists(MANIFEST_NAME):
+            return parse_manifest(_parse_json(folder, MANIFEST_NAME), root, split)
+        if folder.exists(TIMM_INFO_NAME):
+            return parse_timm_info(_parse_json(folder, TIMM_INFO_NAME), root, split)
+    raise UserError(
+        f"no {split} shards at {url}: neither {MANIFEST_NAME} nor {TIMM_INFO_NAME} can be read there; {HOW_TO_MAKE}"
+    )
+
+
+def _parse_json(folder: RemoteFolder, name: str) -> Any:
+    try:
+        return json.loads(folder.read(name))
+    except ValueError as error:
+        raise UserError(f"{folder.url(name)} is not JSON: {error}") from None
+
+
+def check_remote_sizes(manifest: Manifest) -> None:
+    """Make sure that every shard is in its store, with the size that the manifest states (if it does).
+
+    Raises RemoteUnreadable, DamagedShard.
+    """
+    folder = RemoteFolder(manifest.root)
+    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
+        sizes = pool.map(lambda shard: folder.size(shard.name), manifest.shards)
+        for shard, size in zip(manifest.shards, sizes, strict=True):
+            if shard.bytes not in (None, size):
+                raise DamagedShard(
+                    f"shard {folder.url(shard.name)} has {size} bytes, its manifest says {shard.bytes}; upload it again"
+                )

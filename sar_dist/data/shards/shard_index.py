@@ -1,0 +1,237 @@
+"""The index of a whole split: one file of 24-byte records that all workers of a node share through the page cache.
+
+The file is kept beside the shards as ``.train.index`` or ``.val.index``, or under ``$SAR_DIST_CACHE`` (default
+``~/.cache/sar_dist``) where that folder is read-only. It remembers size and modification time of each shard, and only
+shards that changed are indexed again; as such a shard is suspect, its sha256 is compared with the manifest's.
+
+Layout: the records (``tar_index.RECORD``) of all shards in order, a JSON footer, then the footer's length and a magic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
+from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
+from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
+
+_TRAILER = struct.Struct("<Q8s")
+_MAGIC = b"SARINDX1"
+_STAT_THREADS = 16
+
+IndexedRecords = tuple[IndexedShard, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where every sample of a split lies.
+
+    ``records`` is (total,) of dtype RECORD, memory-mapped: 24 bytes a sample, resident once a node and only where it is
+    read. ``offsets`` is (shards + 1,) int64, the first record of each shard, then the total.
+    """
+
+    shards: tuple[IndexedShard, ...]
+    records: np.ndarray
+    offsets: np.ndarray
+
+    def of_shard(self, shard: int) -> np.ndarray:
+        """The records of one shard, a view."""
+        return self.records[self.offsets[shard] : self.offsets[shard + 1]]
+
+
+def write_index(path: Path, parts: Iterable[IndexedRecords]) -> None:
+    """Write an index file atomically from the entries and records of its shards, in order."""
+    shards: list[IndexedShard] = []
+    checksum = 0
+    with atomic_write(path) as file:
+        for shard, records in parts:
+            data = records.tobytes()
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
+            shards.append(shard)
+        footer = json.dumps({"crc32": checksum, "shards": shards}).encode()
+        file.write(footer + _TRAILER.pack(len(footer), _MAGIC))
+
+
+def read_index(path: Path, *, verify: bool = False) -> ShardIndex | None:
+    """The index at ``path``, or None where there is none or it is not whole. ``verify`` also compares its checksum."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TRAILER.size))
+            length, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+            if magic != _MAGIC or length > size - _TRAILER.size:
+                return None
+            file.seek(size - _TRAILER.size - length)
+            footer = json.loads(file.read(length))
+            shards = tuple(IndexedShard(*fields) for fields in footer["shards"])
+            offsets = np.concatenate([[0], np.cumsum([shard.samples for shard in shards], dtype=np.int64)])
+            if offsets[-1] == 0 or offsets[-1] * RECORD.itemsize != size - _TRAILER.size - length:
+                return None
+            records = np.memmap(file, dtype=RECORD, mode="r", shape=(int(offsets[-1]),))
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+    if verify and zlib.crc32(records.data) != footer["crc32"]:
+        return None
+    return ShardIndex(shards, records, offsets)
+
+
+def index_paths(manifest: Manifest) -> tuple[Path, Path]:
+    """Where the index of ``manifest`` may be: beside the shards, and in the cache folder."""
+    root = Path(manifest.root).resolve()
+    # Keyed by the whole path: two data sets whose folders have the same name must not share an index.
+    folder = hashlib.blake2b(str(root).encode(), digest_size=8).hexdigest()
+    return root / f".{manifest.split}.index", cache_folder() / "index" / f"{root.name}-{folder}.{manifest.split}.index"
+
+
+def find_index(manifest: Manifest, *, verify: bool = False) -> ShardIndex | None:
+    """The stored index if it has exactly the manifest's shards with their numbers of samples (where those are known)."""
+    for path in index_paths(manifest):
+        index = read_index(path, verify=verify)
+        if index is not None and len(index.shards) == len(manifest.shards):
+            pairs = zip(manifest.shards, index.shards, strict=True)
+            if all(entry.name == shard.name and entry.samples in (UNCOUNTED, shard.samples) for entry, shard in pairs):
+                return index
+    return None
+
+
+def build_index(manifest: Manifest, processes: int | None = None) -> ShardIndex:
+    """The index of ``manifest``, indexing what is new or has changed since it was stored, and storing the result.
+
+    Every shard must exist with the size and the number of samples that the manifest states (where they are known).
+    Safe to call from several processes at once: one works, the others wait. Raises DamagedShard.
+    """
+    states = _states(manifest)
+    known = _stored(manifest, states)
+    if known is not None:
+        return known
+    beside, cached = index_paths(manifest)
+    path = beside if os.access(beside.parent, os.W_OK) else cached
+    make_folder(path.parent)
+    with FileLock(path.with_suffix(".lock")):
+        # Another process may have built it while this one waited.
+        index = _stored(manifest, states)
+        if index is None:
+            write_index(path, _indexed_parts(manifest, states, _known_parts((beside, cached)), processes))
+            index = read_index(path, verify=True)
+    if index is None:
+        raise DamagedShard(f"cannot read back the index {path}; is the disk sound?")
+    return index
+
+
+def _stored(manifest: Manifest, states: list[os.stat_result]) -> ShardIndex | None:
+    """The stored index if it covers the manifest's shards as they are now."""
+    for path in index_paths(manifest):
+        index = read_index(path, verify=True)
+        if index is not None and _covers(index, manifest, states):
+            return index
+    return None
+
+
+def _states(manifest: Manifest) -> list[os.stat_result]:
+    """``stat`` of every shard; in threads because a network file system answers slowly."""
+    root = Path(manifest.root)
+
+    def state(entry: ShardEntry) -> os.stat_result | None:
+        try:
+            return os.stat(root / entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise DamagedShard(f"shard {entry.name} in {root} cannot be read: {error.strerror}") from None
+
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        states = list(pool.map(state, manifest.shards))
+    missing = [entry.name for entry, found in zip(manifest.shards, states, strict=True) if found is None]
+    if missing:
+        raise DamagedShard(f"{_some(missing)} of {len(states)} shards not found in {root}; restore the files")
+    found = [state for state in states if state is not None]
+    for entry, state_of in zip(manifest.shards, found, strict=True):
+        if entry.bytes is not None and state_of.st_size != entry.bytes:
+            raise DamagedShard(
+                f"shard {entry.name} in {root} has {state_of.st_size} bytes, its manifest says {entry.bytes}: "
+                "truncated or replaced; restore it"
+            )
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _unchanged(shard: IndexedShard, entry: ShardEntry, state: os.stat_result) -> bool:
+    same_file = shard.bytes == state.st_size and shard.mtime_ns == state.st_mtime_ns
+    return same_file and entry.samples in (UNCOUNTED, shard.samples)
+
+
+def _covers(index: ShardIndex, manifest: Manifest, states: list[os.stat_result]) -> bool:
+    if [shard.name for shard in index.shards] != [entry.name for entry in manifest.shards]:
+        return False
+    return all(map(_unchanged, index.shards, manifest.shards, states))
+
+
+def _known_parts(paths: Iterable[Path]) -> dict[str, IndexedRecords]:
+    known: dict[str, IndexedRecords] = {}
+    for path in paths:
+        index = read_index(path, verify=True)
+        if index is not None:
+            known |= {shard.name: (shard, index.of_shard(i)) for i, shard in enumerate(index.shards)}
+    return known
+
+
+def _indexed_parts(
+    manifest: Manifest, states: list[os.stat_result], known: dict[str, IndexedRecords], processes: int | None
+) -> Iterator[IndexedRecords]:
+    """Entry and records of every shard in order: from ``known`` where unchanged, else by indexing it now."""
+    stale: list[ShardEntry] = []
+    for entry, state in zip(manifest.shards, states, strict=True):
+        if entry.name not in known or not _unchanged(known[entry.name][0], entry, state):
+            known.pop(entry.name, None)
+            stale.append(entry)
+    workers = min(processes or available_cores(), len(stale))
+    with contextlib.ExitStack() as stack:
+        mapper: Callable[..., Iterable[IndexedRecords]] = map
+        if workers > 1:
+            context = multiprocessing.get_context("fork")
+            mapper = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map
+        indexed = mapper(partial(_index_local, manifest.root), stale)
+        fresh = iter(track(indexed, len(stale), f"indexing the {manifest.split} shards"))
+        for entry in manifest.shards:
+            yield known[entry.name] if entry.name in known else next(fresh)
+
+
+def index_and_check(path: Path, entry: ShardEntry, root: str) -> IndexedRecords:
+    """Index the file of one shard and hold it against the manifest: number of samples, and sha256 where it states one.
+
+    ``root`` is where the shard comes from, for messages. Raises DamagedShard.
+    """
+    try:
+        shard, records = index_shard(path, entry.name)
+        digest = sha256_of(path) if entry.sha256 else None
+    except OSError as error:
+        raise DamagedShard(f"shard {entry.name} in {root} cannot be read: {error.strerror}") from None
+    if entry.samples not in (UNCOUNTED, shard.samples):
+        raise DamagedShard(
+            f"shard {entry.name} in {root} holds {shard.samples} samples, its manifest says {entry.samples}; restore it"
+        )
+    if digest != entry.sha256:
+        raise DamagedShard(f"shard {entry.name} in {root} has changed: its sha256 is not its manifest's; restore it")
+    return shard, records
+
+
+def _index_local(root: str, entry: ShardEntry) -> IndexedRecords:
+    return index_and_check(Path(root, entry.name), entry, root)

@@ -1,0 +1,98 @@
+"""A DeepSpeed engine's training state <-> named tensors, independent of world size, ZeRO stage and precision.
+
+DeepSpeed's own checkpoints are pickles tied to one topology and are not committed atomically (docs/reliability.md), so
+the state is read from and written to the engine's float32 shards directly: master weights, Adam moments, moving average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sar_dist.checkpoint import CheckpointReader, TensorKind
+from sar_dist.engine.ema import ExponentialMovingAverage
+from sar_dist.engine.shards import MOMENTS, flat_shards, fragments, optimizer_states, publish_shards
+
+
+def snapshot(
+    engine: Any, ema: ExponentialMovingAverage | None, *, copy: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """This process's state in host memory: with ``copy``, the only part of a save that training waits for.
+
+    Without it, tensors that are in host memory already are not doubled; training must wait until they are written.
+
+    Returns:
+        The tensors of this process by key ("K/master", "K/exp_avg", ...), and the JSON index that describes them.
+    """
+    tensors: dict[str, Tensor] = {}
+    states = optimizer_states(engine)
+    for number, (shard, state) in enumerate(zip(flat_shards(engine), states, strict=True)):
+        tensors[f"{number}/master"] = shard
+        tensors.update({f"{number}/{moment}": state[moment] for moment in MOMENTS})
+        if ema is not None:
+            tensors[f"{number}/ema"] = ema.average[number]
+    copies = {key: tensor.detach().to("cpu", copy=copy, non_blocking=True) for key, tensor in tensors.items()}
+    if engine.device.type == "cuda":
+        torch.cuda.current_stream(engine.device).synchronize()
+    index = {
+        "adam_steps": [float(state["step"]) for state in states],
+        "fragments": [asdict(fragment) for fragment in fragments(engine)],
+    }
+    return copies, index
+
+
+def shared_state(engine: Any, ema: ExponentialMovingAverage | None) -> dict[str, Any]:
+    """The engine's small state that is the same on every process, as JSON values."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    plain = (bool, int, float)
+    return {
+        "lr_scheduler": engine.lr_scheduler.state_dict(),
+        "counters": {name: getattr(engine, name) for name in ("global_steps", "global_samples", "skipped_steps")},
+        "loss_scaler": {key: value for key, value in vars(scaler).items() if isinstance(value, plain)}
+        if scaler
+        else {},
+        "ema_updates": ema.updates if ema is not None else None,
+        "shapes": {name: list(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()},
+    }
+
+
+@torch.no_grad()
+def restore(engine: Any, ema: ExponentialMovingAverage | None, reader: CheckpointReader) -> None:
+    """Fill the engine, and the moving average, from a checkpoint of any topology.
+
+    Raises:
+        DamagedCheckpoint: the checkpoint lacks a parameter or has another shape for it.
+    """
+    shared = reader.manifest["engine"]
+    reader.check_shapes({name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()})
+    shards, states = flat_shards(engine), optimizer_states(engine)
+    for fragment in fragments(engine):
+        stretch = slice(fragment.offset, fragment.offset + fragment.numel)
+        targets: dict[TensorKind, Tensor] = {"master": shards[fragment.shard].data}
+        targets.update({moment: states[fragment.shard][moment] for moment in MOMENTS})  # type: ignore[misc]
+        if ema is not None:  # a run that begins to average starts from the weights, as at its first step
+            targets["ema"] = ema.average[fragment.shard]
+        for kind, target in targets.items():
+            source: TensorKind = "master" if kind == "ema" and shared["ema_updates"] is None else kind
+            target[stretch].copy_(reader.read(source, fragment.name, fragment.start, fragment.numel))
+    for state in states:
+        state["step"].fill_(reader.adam_step)
+    publish_shards(engine)
+
+    engine.lr_scheduler.load_state_dict(shared["lr_scheduler"])
+    for group, lr in zip(engine.optimizer.optimizer.param_groups, shared["lr_scheduler"]["_last_lr"], strict=True):
+        group["lr"] = lr
+    for name, value in {**shared["counters"], "micro_steps": 0}.items():
+        setattr(engine, name, value)
+    for name, value in shared["loss_scaler"].items():
+        setattr(engine.optimizer.loss_scaler, name, value)
+    if ema is not None:
+        ema.updates = shared["ema_updates"] or 0
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    """Shape of the whole parameter: ZeRO-3 leaves an empty tensor in its place."""
+    return getattr(parameter, "ds_shape", parameter.shape)

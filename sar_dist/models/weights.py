@@ -1,0 +1,218 @@
+"""Named weights from a run, an export, a file of somebody else's or timm, read without running anything in it.
+
+Runs, exports and .safetensors files hold numbers only and are read tensor by tensor. A .pth or .pt file is a pickle,
+which is a program: it is read by torch's restricted unpickler, which builds tensors and plain containers and refuses
+everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import PretrainedCfg, clean_state_dict
+from torch import Tensor
+
+from sar_dist.checkpoint import (
+    MANIFEST,
+    CheckpointReader,
+    DamagedCheckpoint,
+    complete_checkpoints,
+    describe_file,
+    step_of,
+)
+from sar_dist.config import RunConfig, load_config
+from sar_dist.errors import UserError
+
+SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file, or timm:NAME"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+PROVENANCE_KEY = "sar_dist"
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """Weights by timm's parameter names.
+
+    Attributes:
+        description: where they come from, for messages.
+        shapes: shape of each tensor by name.
+        read: gives one tensor, on the CPU. It may raise UserError.
+    """
+
+    description: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+def open_weights(source: str) -> NamedWeights:
+    """Open ``source``, one of ``SOURCE_HELP``, after a check that it is intact where it carries hashes.
+
+    A run's newest intact checkpoint counts, with the moving average of the weights where it kept one. timm downloads
+    when the first tensor is read.
+
+    Raises:
+        UserError: there is nothing such, it is damaged, or reading it would run code.
+    """
+    if source.startswith("timm:"):
+        return _timm_weights(source.removeprefix("timm:"))
+    path = Path(source)
+    if (path / WEIGHTS_FILE).is_file():
+        _check_export(path)
+        return _safetensors_weights(path / WEIGHTS_FILE)
+    if path.is_dir():
+        return _run_weights(path)
+    if not path.is_file():
+        raise UserError(f"there is no {path}; give {SOURCE_HELP}")
+    if path.suffix == ".safetensors":
+        return _safetensors_weights(path)
+    if path.suffix in _PICKLES:
+        return _pickled_weights(path)
+    raise UserError(f"{path} has no known kind of weights; give {SOURCE_HELP}")
+
+
+def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, CheckpointReader]:
+    """Configuration and checkpoint of a run, or of one of its checkpoint folders.
+
+    Args:
+        path: ``runs/NAME`` or ``runs/NAME/checkpoints/step_00001000``.
+        step: the checkpoint after this optimizer step; None takes the newest intact one.
+
+    Raises:
+        UserError: no run there, no such checkpoint, or none that is intact.
+    """
+    is_checkpoint = (path / MANIFEST).is_file()
+    run = path.resolve().parents[1] if is_checkpoint else path
+    if not (run / CONFIG_FILE).is_file() or (run / WEIGHTS_FILE).exists():
+        raise UserError(f"{path} is no run directory (with a {CONFIG_FILE} and checkpoints)")
+    config = load_config(run / CONFIG_FILE)
+    folders = [path] if is_checkpoint else complete_checkpoints(run / "checkpoints")
+    if not folders:
+        raise UserError(f"{run} has no finished checkpoint yet")
+    if step is not None:
+        steps = {step_of(folder): folder for folder in folders}
+        if step not in steps:
+            raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(steps)))}")
+        folders = [steps[step]]
+    problem = ""
+    for folder in folders:
+        try:
+            return config, CheckpointReader(folder)
+        except DamagedCheckpoint as damage:
+            problem = str(damage)
+            print(f"warning: skipping a damaged checkpoint: {damage}", flush=True)
+    raise UserError(f"no checkpoint of {path} is intact: {problem}")
+
+
+def read_export_config(folder: Path) -> dict[str, Any]:
+    """The config.json of an export, or of another folder in timm's layout.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG_FILE} is not the configuration of an export")
+    return config
+
+
+def _check_export(folder: Path) -> None:
+    """Compare an export's weights with their hash; a folder that is not ours, or has no config, carries none."""
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    provenance = read_export_config(folder).get(PROVENANCE_KEY)
+    expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
+    if expected is not None and describe_file(folder / WEIGHTS_FILE)["sha256"] != expected:
+        raise UserError(f"{folder / WEIGHTS_FILE} has another content than when it was exported; export it again")
+
+
+def _run_weights(path: Path) -> NamedWeights:
+    config, reader = open_run(path)
+    kind = "moving average of the weights" if reader.has_ema else "weights"
+
+    def read(name: str) -> Tensor:
+        try:
+            return reader.parameter(name, "ema" if reader.has_ema else "master")
+        except DamagedCheckpoint as damage:
+            raise UserError(str(damage)) from damage
+
+    return NamedWeights(f"{config.run.name}, {kind} after step {reader.step}", reader.shapes, read)
+
+
+def _safetensors_weights(path: Path) -> NamedWeights:
+    try:
+        file = safe_open(path, framework="pt")
+        stored = clean_state_dict({name: name for name in file.keys()})  # noqa: SIM118 - it is no dictionary
+        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not an intact .safetensors file: {error}") from error
+    return NamedWeights(str(path), shapes, lambda name: file.get_tensor(stored[name]))
+
+
+def _pickled_weights(path: Path) -> NamedWeights:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # arguments that training scripts store beside
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged, or a pickle that could run code ({_reason(error)}); get its weights as .safetensors, or "
+            "convert it where that cannot hurt: safetensors.torch.save_file(torch.load(..., weights_only=False), ...)"
+        ) from error
+    for key in _STATE_DICT_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict: neither at its top nor as {', '.join(_STATE_DICT_KEYS)}")
+    tensors: dict[str, Tensor] = clean_state_dict(content)
+    return NamedWeights(str(path), _shapes(tensors), tensors.__getitem__)
+
+
+def timm_defaults(name: str) -> PretrainedCfg | None:
+    """What timm says about the pretrained weights ``name``, such as "vit_tiny_patch16_224"; None if it knows none."""
+    try:
+        return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the model exists without the tag after the dot
+        return None
+
+
+def _timm_weights(name: str) -> NamedWeights:
+    defaults = timm_defaults(name)
+    if defaults is None or not defaults.has_weights:
+        raise UserError(f"timm has no pretrained weights {name!r}; timm.list_pretrained() names those it has")
+    with torch.device("meta"):
+        shapes = _shapes(timm.create_model(name).state_dict())
+
+    @functools.cache
+    def pretrained() -> dict[str, Tensor]:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return timm.create_model(name, pretrained=True).state_dict()
+        except (OSError, RuntimeError, ValueError) as error:
+            # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.
+            raise UserError(f"timm cannot provide the weights of {name}: {_reason(error)}") from error
+
+    return NamedWeights(f"timm:{name}", shapes, lambda key: pretrained()[key])
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,167 @@
+"""What a run directory tells about a finished, or unfinished, run: configuration, curves, final figures, transfer."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sar_dist.errors import UserError
+from sar_dist.observe import read_records
+
+Curve = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run of a report.
+
+    Attributes:
+        name: the run's name, made unique among the runs of the report.
+        path: its directory.
+        config: its configuration as nested JSON values.
+        environment: the newest record of environment.json; empty where there is none.
+        records: the lines of metrics.jsonl, in order.
+        transfer: task -> metric -> value.
+    """
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[dict[str, Any]]
+    transfer: dict[str, dict[str, float]]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Trained without the regularizer."""
+        return not self.config.get("regularizer", {}).get("weight", 0)
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Optimizer steps in an epoch, from the training records; None before the first one."""
+        last = self.last("train")
+        return last["step"] / last["epoch"] if last.get("epoch") else None
+
+    def curve(self, prefix: str, name: str) -> Curve:
+        """Epochs (steps where the epoch is not known) and values of one metric, in order."""
+        per_epoch = self.steps_per_epoch or 1.0
+        points = [(r["step"] / per_epoch, float(r[name])) for r in self.records if r["prefix"] == prefix and name in r]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def last(self, prefix: str) -> dict[str, Any]:
+        """The newest record of a prefix, or an empty dictionary."""
+        return next((record for record in reversed(self.records) if record["prefix"] == prefix), {})
+
+    def median(self, name: str) -> float | None:
+        """Median of a training metric over the run, the first record left out, which has the start-up in it."""
+        values = self.curve("train", name)[1]
+        return statistics.median(values[1:] or values) if values else None
+
+    def best(self, prefix: str, name: str) -> float | None:
+        """Highest value of a metric."""
+        return max(self.curve(prefix, name)[1], default=None)
+
+
+def load_runs(paths: list[Path]) -> list[ReportedRun]:
+    """Read run directories.
+
+    Raises:
+        UserError: one is not a run directory, has no metrics, or is named twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("a run directory is named twice")
+    runs = [_load(path) for path in paths]
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return runs
+    return [ReportedRun(**{**vars(run), "name": str(run.path)}) for run in runs]
+
+
+def _load(path: Path) -> ReportedRun:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
+    records = [record for record in read_records(path / "metrics.jsonl") if "prefix" in record]
+    if not records:
+        raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
+    config = _read_json(path / "config.json")
+    environments = _read_json(path / "environment.json") if (path / "environment.json").is_file() else []
+    return ReportedRun(
+        name=config.get("run", {}).get("name", path.name),
+        path=path,
+        config=config,
+        environment=environments[-1] if environments else {},
+        records=records,  # type: ignore[arg-type]
+        transfer=_read_transfer(path / "transfer"),
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_transfer(folder: Path) -> dict[str, dict[str, float]]:
+    """The numbers of every ``TASK/result.json``: those under "metrics", or else at the top level."""
+    results = {}
+    for file in sorted(folder.glob("*/result.json")):
+        content = _read_json(file)
+        metrics = content.get("metrics", content) if isinstance(content, dict) else {}
+        name = file.parent.name + (" (partial)" if isinstance(content, dict) and content.get("partial") else "")
+        results[name] = {key: float(value) for key, value in _numbers(metrics)}
+    return results
+
+
+def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", value
+
+
+def final_figures(run: ReportedRun) -> dict[str, float | None]:
+    """The numbers that sum up a run, by the label of their row; None where the run does not have one."""
+    train, val, average = run.last("train"), run.last("val"), run.last("val_ema")
+    figures = {
+        "weight of the entropy": run.config.get("regularizer", {}).get("weight"),
+        "steps": max(record["step"] for record in run.records),
+        "epochs": train.get("epoch"),
+        "training loss": train.get("loss_cls"),
+        "validation loss": val.get("loss_cls"),
+        "validation top-1 %": val.get("top1"),
+        "validation top-5 %": val.get("top5"),
+        "best validation top-1 %": run.best("val", "top1"),
+        "validation top-1 %, averaged weights": average.get("top1"),
+        "validation entropy, nats": val.get("entropy"),
+        "validation components a map": val.get("components"),
+        "images per second, median": run.median("images_per_second"),
+        "waiting for data %, median": None if (wait := run.median("data_wait_share")) is None else 100 * wait,
+        "MFU %, median": None if (mfu := run.median("mfu")) is None else 100 * mfu,
+        "peak memory GiB": train.get("peak_memory_gib"),
+        "skipped steps": train.get("skipped_steps"),
+        "replaced images": train.get("bad_images"),
+        "processes": run.environment.get("world_size"),
+    }
+    return {label: None if value is None else float(value) for label, value in figures.items()}
+
+
+def config_differences(runs: list[ReportedRun]) -> dict[str, list[str]]:
+    """Dotted configuration keys that are not the same in all runs, with each run's value."""
+    flat = [dict(_leaves(run.config)) for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    rows = {key: [json.dumps(values.get(key)) for values in flat] for key in keys if key not in ("run.name", "run.dir")}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,1 +1,0 @@
-"""Classifiers trained on frozen features: kNN, logistic regression, linear probe. See docs/evaluation_classification.md."""

@@ -1,6 +1,0 @@
-"""Semantic segmentation with a trained backbone: ADE20K (or any set in its layout) and Pascal VOC.
-
-Reading order: ``tasks`` (what happens), ``settings`` (the protocol's numbers), ``samples`` and ``transforms`` (what the
-model is fed), ``model`` and ``heads``, ``training``, then ``sliding_window``, ``metrics`` and ``evaluation``. See
-docs/evaluation_segmentation.md.
-"""

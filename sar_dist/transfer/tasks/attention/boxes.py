@@ -1,0 +1,237 @@
+"""Where the attention looks: [CLS] attention of the last block against object boxes or exact masks (``attention_boxes``)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from sar_dist.errors import UserError
+from sar_dist.transfer import (
+    Backbone,
+    Outcome,
+    RelabelledSamples,
+    SampleSet,
+    TransferSettings,
+    TransferTask,
+    any_label,
+    extract,
+    image_of,
+    limited,
+    open_shard_samples,
+    similarity_of,
+)
+from sar_dist.transfer.tasks.attention.measures import (
+    attention_measures,
+    main_component,
+    mean_map,
+    scaled,
+    tight_boxes,
+    uniform_measures,
+)
+
+BOXES_FILE = "boxes.csv"
+MASK = "mask.png"
+_COLUMNS = ("path", "xmin", "ymin", "xmax", "ymax")
+_PICTURED = 6
+_BATCH = 512  # images whose regions are held as float32 at once
+
+
+class AttentionBoxesSettings(TransferSettings):
+    split: Literal["train", "val"] = Field("val", description="which images: those in train/ or those in val/")
+
+
+class BoxedImages:
+    """Images of a folder with object boxes in ``boxes.csv`` (path,xmin,ymin,xmax,ymax; pixels, both ends inclusive).
+
+    A sample is an image and one of its boxes; the box is the member ``mask.png``, of the image's size, white inside.
+
+    Raises:
+        UserError: the table cannot be read, or has no box of the split.
+    """
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, root: Path, split: str) -> None:
+        self._root = root
+        table = root / BOXES_FILE
+        try:
+            content = table.read_bytes()
+            rows = list(csv.DictReader(io.StringIO(content.decode())))
+            boxes = [(row["path"], tuple(int(row[name]) for name in _COLUMNS[1:])) for row in rows]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{table} is no table with the columns {','.join(_COLUMNS)}: {error}") from error
+        self._boxes = [(path, box) for path, box in boxes if path.startswith(f"{split}/")]
+        if not self._boxes:
+            raise UserError(f"{table} has no box of an image in {split}/")
+        self.fingerprint = hashlib.sha256(content + split.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        path, box = self._boxes[number]
+        try:
+            image = (self._root / path).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
+        try:
+            size = Image.open(io.BytesIO(image)).size
+        except (OSError, Image.DecompressionBombError):
+            return path, {"jpg": image}  # is found to be unreadable, and counted, by whoever decodes it
+        return path, {"jpg": image, MASK: _box_mask(box, size)}
+
+
+class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
+    """Share of attention on the object, box overlap and pointing game, with exact masks the Jaccard index too."""
+
+    name = "attention_boxes"
+    summary = "[CLS] attention against object boxes (boxes.csv) or exact masks (mask.png in shards): mass inside, box IoU, pointing game"
+    data_help = (
+        f"a folder with {BOXES_FILE} ({','.join(_COLUMNS)}) and the images it names in train/ and val/, "
+        f"or shards with {MASK} members (tools/make_shards.py demo)"
+    )
+    data_folder = "tiny_imagenet_10"
+    settings_type = AttentionBoxesSettings
+
+    @classmethod
+    def variant(cls, settings: AttentionBoxesSettings) -> str:
+        return "" if settings.split == "val" else settings.split
+
+    def prepare(self) -> dict[str, str]:
+        data, split = self.job.data, self.job.settings.split
+        self.exact = not (data / BOXES_FILE).is_file()
+        found: SampleSet | None = open_shard_samples(data, split) if self.exact else BoxedImages(data, split)
+        if found is None or (self.exact and MASK not in found.sample(0)[1]):
+            raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
+        self.samples = limited(found, self.job.settings.limit)
+        return {split: self.samples.fingerprint}
+
+    def run(self) -> Outcome:
+        backbone = self.job.backbone
+        similarity, bad = self._similarity(backbone, "similarity")
+        random, _ = self._similarity(backbone.randomly_initialised(self.job.settings.seed), "random similarity")
+        regions = self._regions(backbone, bad)
+        visible = regions.flatten(1).any(dim=1)
+        if not visible.any():
+            raise UserError(f"no object of {self.job.data} lies in the part of its image that the model sees")
+        similarity, random, regions = similarity[visible], random[visible], regions[visible]
+        metrics, by_head = self._summary(similarity, regions)
+        random_metrics, random_by_head = self._summary(random, regions)
+        uniform = _percent([uniform_measures(part, self._grid) for part in regions.split(_BATCH)])
+        hidden = int((~visible).sum() - bad.sum())
+        return Outcome(
+            metrics=metrics,
+            primary="mass",
+            samples=len(self.samples),
+            skipped=int(bad.sum()),
+            protocol={
+                "maps": f"softmax over the {self._grid[0]}x{self._grid[1]} patches of [CLS] query . key, last block",
+                "regions": "exact masks" if self.exact else "object boxes",
+                "threshold": "above the map's mean similarity; box around the component with the most attention",
+                "left out": f"{hidden} images whose object lies outside the crop, {int(bad.sum())} unreadable ones",
+                "best head": "chosen on the same images, separately for each measure and for the random backbone too",
+            },
+            baselines={
+                "uniform": {name: float(uniform[name.split(".")[0]]) for name in metrics},
+                "random backbone": random_metrics,
+            },
+            figures={"attention": self._picture(similarity, regions, visible)},
+            tables={"heads": by_head, "random_heads": random_by_head},
+        )
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        rows, columns = self.job.backbone.vit.patch_embed.grid_size
+        return int(rows), int(columns)
+
+    def _similarity(self, backbone: Backbone, name: str) -> tuple[Tensor, np.ndarray[Any, Any]]:
+        """Similarity maps (n, H, gh, gw) of all samples, and bool (n,): could not be read."""
+        job = self.job
+        found = extract(
+            backbone,
+            RelabelledSamples(self.samples, any_label, "attention"),
+            similarity_of,
+            name=f"{job.settings.split} {name}",
+            folder=job.out / "features",
+            batch=job.settings.batch,
+            workers=job.settings.workers,
+            say=job.say,
+        )
+        return torch.from_numpy(found.values["similarity"]), found.bad
+
+    def _regions(self, backbone: Backbone, bad: np.ndarray[Any, Any]) -> Tensor:
+        """bool (n, S, S): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
+        transform, size = backbone.eval_transform(), backbone.image_size
+        regions = torch.zeros(len(self.samples), size, size, dtype=torch.bool)
+        for number in np.flatnonzero(~bad).tolist():
+            key, members = self.samples.sample(number)
+            if MASK not in members:
+                raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
+            regions[number] = transform(members[MASK])[0] >= 128
+        return regions
+
+    def _summary(self, similarity: Tensor, regions: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Each measure in percent: mean of the heads, of the best head, and of the heads' mean map; and of each head."""
+        parts = list(zip(similarity.split(_BATCH), regions.split(_BATCH), strict=True))
+        each = _percent([attention_measures(maps, where) for maps, where in parts])
+        joint = _percent([attention_measures(mean_map(maps), where) for maps, where in parts])
+        metrics, by_head = {}, {}
+        for name in each if self.exact else [name for name in each if name != "jaccard"]:
+            by_head[name] = each[name].tolist()
+            metrics[name] = float(each[name].mean())
+            metrics[f"{name}.best_head"] = float(each[name].max())
+            if name != "mass":  # it is linear in the attention: that of the mean map is the mean of the heads
+                metrics[f"{name}.mean_map"] = float(joint[name].mean())
+        return metrics, by_head
+
+    def _picture(self, similarity: Tensor, regions: Tensor, visible: Tensor) -> Figure:
+        """A few images with the region's box, and over them the heads' mean attention with the box found in it."""
+        numbers = np.flatnonzero(visible.numpy())
+        places = np.linspace(0, len(numbers) - 1, min(_PICTURED, len(numbers))).round().astype(int).tolist()
+        transform, size = self.job.backbone.eval_transform(), regions.shape[1]
+        maps = mean_map(similarity[places])
+        above = maps > maps.mean(dim=(2, 3), keepdim=True)
+        found = scaled(tight_boxes(main_component(above, maps.flatten(2).exp())), (size // self._grid[0],) * 2)[:, 0]
+        wanted = tight_boxes(regions[places])
+        figure = Figure(figsize=(2.1 * len(places), 4.4), layout="constrained")
+        axes = figure.subplots(2, len(places), squeeze=False)
+        for column, place in enumerate(places):
+            image = transform(image_of(self.samples.sample(int(numbers[place]))[1])).permute(1, 2, 0).numpy()
+            for row, (box, color) in enumerate(((wanted[column], "#ffcc00"), (found[column], "#00c8ff"))):
+                axis = axes[row, column]
+                axis.imshow(image)
+                axis.axis("off")
+                top, left, bottom, right = box.tolist()
+                corner = (left - 0.5, top - 0.5)
+                axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, color=color, linewidth=2))
+            axes[1, column].imshow(
+                maps[column, 0].exp(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
+            )
+        return figure
+
+
+def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:
+    """A PNG of ``size`` (width, height), white in the box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    return out.getvalue()
+
+
+def _percent(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Measures (B, ...) of several batches -> their means over all images in percent, (...)."""
+    return {name: 100 * torch.cat([part[name] for part in parts]).double().mean(dim=0) for name in parts[0]}

@@ -1,0 +1,166 @@
+"""Object masks for scoring attention: opened from VOC, ADE20K or demo data, resized, and counted patch by patch.
+
+Attention is constant on a patch, so an intersection over union of whole images needs no more of an object than how many
+of its pixels lie in each patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, from_numpy
+
+from sar_dist.data.images import UndecodableImage, decode_pil
+from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES, Source, ade20k_sources, voc_sources
+from sar_dist.errors import UserError
+from sar_dist.transfer import MAX_PIXELS, SampleSet, SourceSamples, open_shard_samples
+from sar_dist.transfer.tasks.segmentation import VOID, decode_labels
+
+Layout = Literal["voc", "ade20k", "mask"]
+Void = Literal["reference", "ignore"]
+IntArray = NDArray[np.int64]
+
+BACKGROUND = 0
+_EXTENSIONS: dict[Layout, str] = {"voc": SEGMENTATION_EXTENSION, "ade20k": SEGMENTATION_EXTENSION, "mask": "mask.png"}
+
+
+@dataclass(frozen=True)
+class MaskedSamples:
+    """The validation split of a set with object masks.
+
+    Attributes:
+        samples: the files.
+        layout: ``voc``: labels 0 background, k classes, 255 void; ``ade20k``: 0 is "other" and counts as void, k classes;
+            ``mask``: one object, grey levels from 128.
+        names: class names by the labels that ``labels`` gives; None where there are none.
+    """
+
+    samples: SampleSet
+    layout: Layout
+    names: tuple[str, ...] | None
+
+    def labels(self, number: int, size: int) -> NDArray[np.uint8]:
+        """(size, size): 0 background, k objects of class k, 255 void; resized with NEAREST, which invents no label.
+
+        Raises:
+            UserError: the sample has no such mask, or it is damaged.
+        """
+        key, members = self.samples.sample(number)
+        stored = _stored_labels(key, members, _EXTENSIONS[self.layout])
+        resized = np.asarray(Image.fromarray(stored).resize((size, size), Image.Resampling.NEAREST))
+        if self.layout == "mask":
+            return (resized >= 128).astype(np.uint8)
+        return np.where(resized == 0, np.uint8(VOID), resized) if self.layout == "ade20k" else resized
+
+    def name(self, label: int) -> str:
+        """What a picture calls a class."""
+        return self.names[label] if self.names is not None and label < len(self.names) else f"class {label}"
+
+
+@dataclass(frozen=True)
+class PatchRegions:
+    """How many pixels of each object, and how many that count at all, lie in each patch of an image.
+
+    Attributes:
+        classes: labels of the K classes in the image, by falling number of pixels.
+        objects: (K, gh, gw) pixels of each class.
+        valid: (gh, gw) pixels that count.
+    """
+
+    classes: tuple[int, ...]
+    objects: IntArray
+    valid: IntArray
+
+
+@dataclass(frozen=True)
+class SquareResize:
+    """Image file to uint8 (3, size, size), stretched with Pillow's bilinear filter as the reference does."""
+
+    size: int
+
+    def __call__(self, data: bytes) -> Tensor:
+        image = decode_pil(data, MAX_PIXELS).resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def count_patches(labels: NDArray[np.uint8], patch: int, void: Void) -> PatchRegions:
+    """Pixels by patch.
+
+    Args:
+        labels: (S, S), see ``MaskedSamples.labels``; S is a multiple of ``patch``.
+        patch: side of a patch, pixels.
+        void: "ignore" leaves void pixels out of intersections and unions; with "reference" they are background.
+    """
+    found, pixels = np.unique(labels, return_counts=True)
+    order = np.argsort(-pixels, kind="stable")
+    classes = tuple(int(label) for label in found[order] if label not in (BACKGROUND, VOID))
+    objects = [_block_sums(labels == label, patch) for label in classes]
+    valid = _block_sums(labels != VOID if void == "ignore" else np.ones_like(labels, dtype=bool), patch)
+    return PatchRegions(classes, np.array(objects, dtype=np.int64).reshape(len(classes), *valid.shape), valid)
+
+
+def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help: str) -> MaskedSamples:
+    """The validation split at ``root``: shards, VOC's folders, or ADE20K's.
+
+    Raises:
+        UserError: there is none of these, or what is there has no masks of the given layout.
+    """
+    # Folders first: where torchvision unpacked VOC its archive lies too, which is no shard.
+    source = _open_folders(root, layout)
+    samples: SampleSet | None = open_shard_samples(root, "val") if source is None else SourceSamples(source)
+    if samples is None:
+        raise UserError(f"{root} has no images with object masks; expected {data_help}")
+    _, members = samples.sample(0)
+    chosen: Layout = _layout_of(members, samples) if layout == "auto" else layout
+    if _EXTENSIONS[chosen] not in members:
+        wanted = "object masks" if layout == "auto" else f"masks of layout {layout}"
+        raise UserError(f"{root} has no {wanted} (members: {', '.join(sorted(members))}); expected {data_help}")
+    return MaskedSamples(samples, chosen, _names_of(chosen, samples.classes))
+
+
+def _layout_of(members: Mapping[str, bytes], samples: SampleSet) -> Layout:
+    if SEGMENTATION_EXTENSION not in members:
+        return "mask"
+    return "voc" if samples.classes == tuple(VOC_CLASSES) else "ade20k"
+
+
+def _names_of(layout: Layout, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if layout == "mask":
+        return None
+    return classes if classes is None or layout == "voc" else ("other", *classes)
+
+
+def _open_folders(root: Path, layout: Layout | Literal["auto"]) -> Source | None:
+    folders = {
+        "voc": (voc_sources, ("ImageSets", "VOC2012", "VOCdevkit")),
+        "ade20k": (ade20k_sources, ("images", "ADEChallengeData2016")),
+    }
+    for name, (sources, marks) in folders.items():
+        if layout in ("auto", name) and any((root / mark).is_dir() for mark in marks):
+            nested = root / "ADEChallengeData2016"
+            splits = sources(nested if name == "ade20k" and nested.is_dir() else root)
+            return next(source for source in splits if source.split == "val")
+    return None
+
+
+def _stored_labels(key: str, members: Mapping[str, bytes], extension: str) -> NDArray[np.uint8]:
+    if extension not in members:
+        raise UserError(f"sample {key} has no {extension}; make the shards again with tools/make_shards.py")
+    try:
+        labels: NDArray[np.uint8] = decode_labels(members[extension], key).numpy()
+    except UndecodableImage as error:
+        raise UserError(f"sample {key}: {error.reason}; repair it, or remove its image and its mask") from error
+    return labels
+
+
+def _block_sums(pixels: NDArray[np.bool_], patch: int) -> IntArray:
+    """(S, S) to (S / patch, S / patch): number of true pixels in each patch."""
+    side = pixels.shape[0] // patch
+    sums: IntArray = pixels.reshape(side, patch, side, patch).sum(axis=(1, 3), dtype=np.int64)
+    return sums

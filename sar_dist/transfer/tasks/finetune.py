@@ -1,0 +1,236 @@
+"""Full fine-tuning on a classification set (``finetune``), by the training engine itself.
+
+The protocol is that of the method's authors for CIFAR-10/100, Flowers-102 and Pets: 100 epochs of AdamW, RandAugment,
+mixup and cutmix, with or without the entropy term. The data set becomes shards first, so that everything training has
+(ZeRO, exact resume, validation) holds here; the score is then that of the fine-tuned run's own checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from sar_dist import distributed
+from sar_dist.config import RunConfig
+from sar_dist.data.making import WritingOptions, write_shards
+from sar_dist.data.making.sources import Source
+from sar_dist.data.shards import MANIFEST_NAME, Split
+from sar_dist.errors import UserError
+from sar_dist.observe import confusion_figure
+from sar_dist.training import build_trainer
+from sar_dist.transfer import (
+    TOP,
+    Backbone,
+    Outcome,
+    SampleSet,
+    TransferSettings,
+    TransferTask,
+    chance_metrics,
+    class_accuracies,
+    class_metrics,
+    class_table,
+    confusion_counts,
+    extract,
+    limited,
+    logits_of,
+    open_labelled_samples,
+)
+from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.tasks.probes import class_accuracy_figure
+
+
+class FinetuneSettings(TransferSettings):
+    """The authors' fine-tuning recipe; ``train`` reaches everything else of a training configuration."""
+
+    image_size: int | None = Field(None, ge=1, description="side of the input, pixels; none: the model's own")
+    epochs: float = Field(100, gt=0, description="passes over the training set")
+    warmup_epochs: float = Field(3, ge=0, description="epochs of linear learning-rate warm-up")
+    lr: float = Field(5e-4, gt=0, description="peak learning rate, multiplied by global_batch / 512")
+    global_batch: int = Field(512, ge=1, description="images per optimizer step over all processes")
+    micro_batch: int = Field(64, ge=1, description="images per process and forward pass")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="learning rate decay from block to block, from the head down"
+    )
+    drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth rate of the last block")
+    entropy_weight: float = Field(
+        0.0, ge=0, description="weight of the spatial entropy in the loss (the authors: 0.01)"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    train: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further keys of the training configuration, such as train.engine.precision=fp32",
+    )
+
+
+class Finetune(TransferTask[FinetuneSettings]):
+    """Train the whole model on the set, with a new classifier, and score the result."""
+
+    name = "finetune"
+    summary = "fine-tunes the whole model on a classification set with the training engine; top-1 and mean per class"
+    data_help = f"train and val splits as {CLASSIFICATION_LAYOUT}"
+    data_folder = "cifar10"
+    settings_type = FinetuneSettings
+
+    @classmethod
+    def variant(cls, settings: FinetuneSettings) -> str:
+        return "entropy" if settings.entropy_weight else ""
+
+    def prepare(self) -> dict[str, str]:
+        job = self.job
+        splits: tuple[Split, Split] = ("train", "val")
+        self.samples: dict[Split, SampleSet] = {
+            split: limited(open_labelled_samples(job.data, split, self.data_help), job.settings.limit)
+            for split in splits
+        }
+        classes = self.samples["train"].classes
+        self.classes = len(classes) if classes is not None else 1 + max(_labels(self.samples["train"]))
+        self.config = run_config(job.backbone, job.settings, job.out, self.classes)
+        return {split: samples.fingerprint for split, samples in self.samples.items()}
+
+    def run(self) -> Outcome:
+        job = self.job
+        for split, samples in self.samples.items():
+            distributed.main_first(lambda split=split, samples=samples: self._make_shards(split, samples))  # type: ignore[misc]
+        state = build_trainer(self.config).train()
+        run_directory = Path(self.config.run.dir) / self.config.run.name
+        if not (run_directory / "summary.json").exists():
+            raise UserError(f"fine-tuning stopped after step {state.step}; start the same command again to go on")
+        tuned = Backbone.load(str(run_directory), job.device, job.settings.precision)
+        found = extract(
+            tuned,
+            self.samples["val"],
+            logits_of,
+            name="val logits",
+            folder=job.out / "features",
+            batch=job.settings.batch,
+            workers=job.settings.workers,
+            say=job.say,
+        )
+        names = self.samples["train"].classes or tuple(map(str, range(self.classes)))
+        order = top_classes(found.values["logits"], min(TOP, self.classes)).astype(np.int32)
+        accuracies = class_accuracies(order, found.labels, found.bad, self.classes)
+        return Outcome(
+            metrics=class_metrics(order, found.labels, found.bad, self.classes),
+            primary="top1",
+            samples=len(found.labels),
+            skipped=int(found.bad.sum()),
+            protocol={
+                "transform": describe_eval_transform(tuned.image_size, tuned.augment),
+                "steps": state.step,
+                "training": self.config.model_dump(mode="json", include={"model", "regularizer", "augment", "optim"}),
+                "run": str(run_directory),
+            },
+            baselines={"chance": chance_metrics(self.classes)},
+            figures={
+                "class_accuracy": class_accuracy_figure(accuracies, names, "fine-tuned"),
+                "confusion": confusion_figure(confusion_counts(order, found.labels, found.bad, self.classes), names),
+            },
+            tables={"classes": class_table(names, accuracies, found.labels)},
+        )
+
+    def _make_shards(self, split: Split, samples: SampleSet) -> None:
+        folder = self.job.out / "shards" / split
+        if not (folder / MANIFEST_NAME).exists():
+            write_shards(
+                _SampleSource(samples, split, self.job.data.name), folder, WritingOptions(self.job.settings.seed)
+            )
+
+
+class _SampleSource(Source):
+    """A sample set as something that shards are written from."""
+
+    def __init__(self, samples: SampleSet, split: Split, name: str) -> None:
+        self.split = split
+        self.classes = samples.classes
+        self._samples = samples
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        key, members = self._samples.sample(number)
+        # Two sources of one set may both have a 000001: the number makes it unique.
+        return f"{number:07d}_{re.sub('[^A-Za-z0-9_-]', '_', key)[-60:]}", members
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "transfer", "folder": self._name}
+
+    def digest(self) -> str:
+        return self._samples.fingerprint
+
+    def size(self) -> int:
+        _, members = self._samples.sample(0)
+        return len(self._samples) * sum(map(len, members.values()))
+
+
+def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classes: int) -> RunConfig:
+    """The training run that fine-tunes ``backbone``; its directory is ``out/run``.
+
+    Raises:
+        UserError: ``settings`` do not fit the model or each other.
+    """
+    loaded = backbone.loaded
+    values: dict[str, Any] = {
+        "run": {"name": "run", "dir": str(out), "seed": settings.seed},
+        "model": {
+            **loaded.settings.model_dump(),
+            "image_size": settings.image_size or loaded.image_size,
+            "num_classes": max(2, classes),
+            "drop_path": settings.drop_path,
+            "init_from": loaded.weights,
+            "new_classifier": True,
+        },
+        "regularizer": {
+            "weight": settings.entropy_weight,
+            "query": "cls" if backbone.vit.has_class_token else "mean",
+        },
+        "data": {
+            "train": str(out / "shards" / "train"),
+            "val": str(out / "shards" / "val"),
+            "workers": settings.workers,
+        },
+        "augment": {
+            "rand_augment": "rand-m9-mstd0.5-inc1",
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "label_smoothing": 0.1,
+            "random_erasing": 0.25,
+            "interpolation": loaded.augment.interpolation,
+            "mean": loaded.augment.mean,
+            "std": loaded.augment.std,
+            "crop_fraction": loaded.augment.crop_fraction,
+        },
+        "optim": {
+            name: getattr(settings, name)
+            for name in ("epochs", "warmup_epochs", "lr", "global_batch", "weight_decay", "layer_decay")
+        },
+        "engine": {"zero_stage": settings.zero_stage, "micro_batch": settings.micro_batch},
+        "validation": {"every": "10ep"},
+        "checkpoint": {"every": "1ep", "keep_last": 1},
+    }
+    try:
+        return RunConfig.model_validate(_merged(values, settings.train))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"train.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``values``, group by group."""
+    merged = dict(values)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _labels(samples: SampleSet) -> list[int]:
+    """The labels of a set that does not name its classes."""
+    return [int(samples.sample(number)[1]["cls"]) for number in range(len(samples))]

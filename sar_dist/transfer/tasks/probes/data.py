@@ -1,0 +1,121 @@
+"""What probes on frozen features share: the two splits of a classification set, their classes and their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar_dist.data.shards import parse_label
+from sar_dist.errors import UserError
+from sar_dist.transfer import (
+    Backbone,
+    Features,
+    SampleSet,
+    TransferJob,
+    extract,
+    last_block_tokens,
+    limited,
+    open_labelled_samples,
+)
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """Training and validation split of a classification set.
+
+    Attributes:
+        train, val: the splits.
+        names: class names by label, or None where the set has none.
+    """
+
+    train: SampleSet
+    val: SampleSet
+    names: tuple[str, ...] | None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each split, as ``TransferTask.prepare`` gives them."""
+        return {"train": self.train.fingerprint, "val": self.val.fingerprint}
+
+    def class_names(self, classes: int) -> list[str]:
+        """The names, or the labels themselves where there are none."""
+        return list(self.names) if self.names is not None else [str(label) for label in range(classes)]
+
+    def count_classes(self, labels: NDArray[np.int64]) -> int:
+        """How many classes there are, going by their names or else by the highest of ``labels``.
+
+        Raises:
+            UserError: a label is beyond the named classes, or there is no label at all.
+        """
+        if not labels.size or labels.max() < 0:
+            raise UserError("no sample of the data set can be read and has a label")
+        classes = int(labels.max()) + 1 if self.names is None else len(self.names)
+        check_labels(labels, classes)
+        if classes < 2:
+            raise UserError("the data set has a single class; there is nothing to tell apart")
+        return classes
+
+
+def open_probe_data(data: Path, limit: int | None, data_help: str) -> ProbeData:
+    """Both splits of the set at ``data``, ``limit`` samples of each.
+
+    Raises:
+        UserError: a split is missing or empty, or the two have other classes.
+    """
+    train = open_labelled_samples(data, "train", data_help)
+    val = open_labelled_samples(data, "val", data_help)
+    for name, samples in (("train", train), ("val", val)):
+        if not len(samples):
+            raise UserError(f"the {name} split of {data} is empty; expected {data_help}")
+    if train.classes is not None and val.classes is not None and train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        shown = f"{', '.join(differing[:3])} only in one of them" if differing else "in another order"
+        raise UserError(f"the splits of {data} have different classes: {shown}; make both with the same class list")
+    return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
+
+
+def check_labels(labels: NDArray[np.int64], classes: int) -> None:
+    """Raise UserError if a label is ``classes`` or more."""
+    if labels.size and labels.max() >= classes:
+        raise UserError(
+            f"a sample has the label {labels.max()}, and the data set names {classes} classes (0..{classes - 1})"
+        )
+
+
+def read_labels(samples: SampleSet) -> NDArray[np.int64]:
+    """The label of every sample, -1 where it has none; reads all of the split's files."""
+    members = (samples.sample(number)[1] for number in range(len(samples)))
+    return np.array([parse_label(found["cls"]) if "cls" in found else -1 for found in members], dtype=np.int64)
+
+
+def frozen_tokens(
+    job: TransferJob[Any], backbone: Backbone, samples: SampleSet, split: str, last_blocks: int = 1
+) -> Features:
+    """``tokens`` (n, last_blocks, C) and ``patch_mean`` (n, C) of a split under the validation transform, cached."""
+    return extract(
+        backbone,
+        samples,
+        last_block_tokens(last_blocks),
+        name=f"{split} tokens {last_blocks}",
+        folder=job.out / "features",
+        batch=job.settings.batch,
+        workers=job.settings.workers,
+        say=job.say,
+    )
+
+
+def hold_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers 0..count-1 to train on and to choose hyper-parameters on, drawn at random, each in ascending order.
+
+    Raises:
+        UserError: either part would be empty.
+    """
+    order = np.random.default_rng([seed, count]).permutation(count)
+    held = int(count * share)
+    if not 0 < held < count:
+        raise UserError(f"held_out={share} of {count} training samples leaves nothing to choose on or to train on")
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -1,0 +1,239 @@
+"""Linear probes on frozen features: a sweep of heads trained in one pass (``linear``, ``imagenet_linear``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sar_dist.data.images import build_train_transform
+from sar_dist.observe import confusion_figure
+from sar_dist.transfer import (
+    MAX_PIXELS,
+    TOP,
+    Backbone,
+    Features,
+    Outcome,
+    SampleSet,
+    SelectedSamples,
+    TransferTask,
+    chance_metrics,
+    class_accuracies,
+    class_metrics,
+    class_table,
+    confusion_counts,
+)
+from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
+from sar_dist.transfer.tasks.probes.data import (
+    ProbeData,
+    check_labels,
+    frozen_tokens,
+    hold_out,
+    open_probe_data,
+    read_labels,
+)
+from sar_dist.transfer.tasks.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, FeatureBatches
+from sar_dist.transfer.tasks.probes.linear_heads import HeadSweep
+from sar_dist.transfer.tasks.probes.linear_presets import (
+    LinearProbeSettings,
+    Plan,
+    describe_plan,
+    make_plan,
+    train_augmentation,
+)
+from sar_dist.transfer.tasks.probes.linear_training import train_heads
+
+_BLOCK = 1024  # samples per forward pass of the heads
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the heads on one backbone score on ``val`` and on held-out samples, and which was chosen."""
+
+    order: NDArray[np.int32]  # n top, of the chosen head
+    val: Features
+    val_top1: NDArray[np.float64]  # heads
+    held_top1: NDArray[np.float64] | None  # heads
+    chosen: int
+    metrics: dict[str, float]
+
+
+class LinearProbe(TransferTask[LinearProbeSettings]):
+    """A linear classifier on frozen features, its learning rate and features chosen by a sweep."""
+
+    name = "linear"
+    summary = "linear classifier on frozen features: the sweep of DINOv2, or the recipes of DINO and MAE (preset=)"
+    data_help = f"train and val as {CLASSIFICATION_LAYOUT}"
+    data_folder = "cifar10"
+    settings_type = LinearProbeSettings
+
+    @classmethod
+    def variant(cls, settings: LinearProbeSettings) -> str:
+        return "_".join([settings.preset] * (settings.preset != "dinov2") + ["cached"] * settings.cached)
+
+    def prepare(self) -> dict[str, str]:
+        settings = self.job.settings
+        self.data: ProbeData = open_probe_data(self.job.data, settings.limit, self.data_help)
+        self.fitted, self.held = self._split(make_plan(settings, self.job.backbone, len(self.data.train)))
+        self.plan: Plan = make_plan(settings, self.job.backbone, len(self.fitted))
+        self.augment = train_augmentation(settings, self.job.backbone)
+        return self.data.fingerprints
+
+    def _split(self, plan: Plan) -> tuple[SampleSet, SampleSet | None]:
+        """Samples to train on, and those to choose the head on; a single head needs none."""
+        train, settings = self.data.train, self.job.settings
+        if not settings.held_out or len(plan.specs) == 1:
+            return train, None
+        fitted, held = hold_out(len(train), settings.held_out, settings.seed)
+        return SelectedSamples(train, fitted.tolist()), SelectedSamples(train, held.tolist())
+
+    def run(self) -> Outcome:
+        job, settings = self.job, self.job.settings
+        self.classes = self._count_classes()
+        trained = self._train(job.backbone, "trained")
+        baselines = {"chance": chance_metrics(self.classes)}
+        if settings.random_baseline:
+            job.say("baseline: the same architecture with random weights")
+            baselines["random backbone"] = self._train(
+                job.backbone.randomly_initialised(settings.seed), "random"
+            ).metrics
+        names, val = self.data.class_names(self.classes), trained.val
+        order = trained.order
+        accuracies = class_accuracies(order, val.labels, val.bad, self.classes)
+        title = f"linear probe, {settings.preset}"
+        return Outcome(
+            metrics=trained.metrics,
+            primary="top1",
+            samples=len(val.labels),
+            skipped=int(val.bad.sum()),
+            protocol=self._protocol(trained),
+            baselines=baselines,
+            figures={
+                "sweep": self._sweep_figure(trained),
+                "class_accuracy": class_accuracy_figure(accuracies, names, title),
+                "confusion": confusion_figure(confusion_counts(order, val.labels, val.bad, self.classes), names),
+            },
+            tables={"classes": class_table(names, accuracies, val.labels), "sweep": self._sweep_table(trained)},
+        )
+
+    def _count_classes(self) -> int:
+        if self.data.names is not None:
+            return self.data.count_classes(np.array([0]))
+        self.job.say("the data set names no classes: reading all labels")
+        return self.data.count_classes(np.concatenate([read_labels(self.data.train), read_labels(self.data.val)]))
+
+    def _train(self, backbone: Backbone, name: str) -> _Trained:
+        job, plan = self.job, self.plan
+        sweep = HeadSweep(
+            plan.specs,
+            backbone.width,
+            self.classes,
+            optimizer=plan.preset.optimizer,
+            batch_norm=plan.preset.batch_norm,
+            rate_scale=plan.rate_scale,
+            seed=job.settings.seed,
+            device=job.device,
+        )
+        folder = job.out / "checkpoint" / name
+        train_heads(sweep, self._stream(backbone), plan, folder, job.settings.checkpoint_every, job.say)
+        val = frozen_tokens(job, backbone, self.data.val, "val", plan.last_blocks)
+        check_labels(val.labels, self.classes)
+        orders = rank_all(sweep, val)
+        val_top1 = top1_of_each(orders, val)
+        held_top1 = None
+        if self.held is not None:
+            held = frozen_tokens(job, backbone, self.held, "held-out", plan.last_blocks).good()
+            held_top1 = top1_of_each(rank_all(sweep, held), held)
+        chosen = int(np.argmax(val_top1 if held_top1 is None else held_top1))
+        metrics = class_metrics(orders[chosen], val.labels, val.bad, self.classes)
+        if held_top1 is not None:
+            metrics |= {"held_out_top1": float(held_top1[chosen]), "top1_best_on_val": float(val_top1.max())}
+        return _Trained(orders[chosen], val, val_top1, held_top1, chosen, metrics)
+
+    def _stream(self, backbone: Backbone) -> FeatureBatches:
+        job, plan, settings = self.job, self.plan, self.job.settings
+        if settings.cached:
+            features = frozen_tokens(job, backbone, self.fitted, "fitted", plan.last_blocks).good()
+            check_labels(features.labels, self.classes)
+            return CachedBatches(features, plan.global_batch, settings.seed, job.device)
+        return AugmentedBatches(
+            backbone,
+            self.fitted,
+            build_train_transform(self.augment, backbone.image_size, MAX_PIXELS),
+            last_blocks=plan.last_blocks,
+            classes=self.classes,
+            global_batch=plan.global_batch,
+            sub_batch=settings.batch,
+            seed=settings.seed,
+            workers=settings.workers,
+        )
+
+    def _protocol(self, trained: _Trained) -> dict[str, Any]:
+        backbone, settings = self.job.backbone, self.job.settings
+        chosen_on = "there is one head only"
+        if trained.held_top1 is not None:
+            chosen_on = f"a random {100 * settings.held_out:g} % of the training split, which no head is trained on"
+        elif len(self.plan.specs) > 1:
+            chosen_on = "val itself, as DINOv2 does: an optimistic number"
+        return {
+            **describe_plan(self.plan, settings),
+            "transform": describe_eval_transform(backbone.image_size, backbone.augment),
+            "heads": len(self.plan.specs),
+            "head": str(self.plan.specs[trained.chosen]),
+            "head_chosen_on": chosen_on,
+            "head_best_on_val": str(self.plan.specs[int(np.argmax(trained.val_top1))]),
+        }
+
+    def _sweep_figure(self, trained: _Trained) -> Figure:
+        specs = self.plan.specs
+        top1, where = trained.val_top1, "val"
+        if trained.held_top1 is not None:
+            top1, where = trained.held_top1, "held-out training samples"
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for spec, accuracy in zip(specs, top1, strict=True):
+            curves.setdefault(str(spec.kind), []).append((spec.learning_rate, float(accuracy)))
+        point = (specs[trained.chosen].learning_rate, float(top1[trained.chosen]))
+        title = f"linear probe, {self.job.settings.preset}: each head on {where}"
+        return sweep_figure(curves, point, title, "learning rate at 256 images per step")
+
+    def _sweep_table(self, trained: _Trained) -> list[dict[str, Any]]:
+        held = trained.held_top1
+        return [
+            {
+                "features": str(spec.kind),
+                "learning_rate": spec.learning_rate,
+                "held_out_top1": None if held is None else float(held[number]),
+                "val_top1": float(trained.val_top1[number]),
+            }
+            for number, spec in enumerate(self.plan.specs)
+        ]
+
+
+class ImageNetLinearProbe(LinearProbe):
+    """``linear`` on ImageNet-1k."""
+
+    name = "imagenet_linear"
+    summary = "linear classifier on frozen features of ImageNet-1k; the same as linear"
+    data_folder = "imagenet-1k-wds"
+
+
+def rank_all(sweep: HeadSweep, features: Features) -> NDArray[np.int32]:
+    """(heads, n, up to 5) classes of each sample by each head, best first."""
+    values = (features.values["tokens"], features.values["patch_mean"])
+    parts = []
+    for start in range(0, len(features.labels), _BLOCK):
+        tokens, patch_mean = (torch.from_numpy(value[start : start + _BLOCK]).to(sweep.device) for value in values)
+        parts.append(sweep.ranked(tokens, patch_mean, TOP).cpu().numpy().astype(np.int32))
+    return np.concatenate(parts, axis=1)
+
+
+def top1_of_each(orders: NDArray[np.int32], features: Features) -> NDArray[np.float64]:
+    """(heads,) percent; what could not be read counts as wrong."""
+    hits = (orders[:, :, 0] == features.labels) & ~features.bad
+    means: NDArray[np.float64] = 100 * hits.mean(axis=1)
+    return means

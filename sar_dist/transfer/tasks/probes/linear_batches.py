@@ -1,0 +1,178 @@
+"""Batches of frozen features to train heads on: the same bits at every process, whatever the number of processes.
+
+The images of a step are a function of (seed, step). They are cut into sub-batches of a fixed size, which the processes
+share; the features are gathered in order, so that every process has the whole batch and trains the same heads.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sar_dist import distributed
+from sar_dist.transfer import Backbone, Features, LabelledImages, SampleSet, Transform
+from sar_dist.transfer.tasks.probes.data import check_labels
+
+# [CLS] tokens (B, L, C), mean patch token (B, C), labels (B,) of the images that could be read.
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class SampleOrder:
+    """An endless sequence of sample numbers: one random order of all of them after the other.
+
+    Args:
+        count: number of samples.
+        seed: with the epoch, the key of each order.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Epoch and sample number at ``position``."""
+        epoch, place = divmod(position, self.count)
+        return epoch, int(_permutation(self.seed, epoch, self.count)[place])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class FeatureBatches(Protocol):
+    """Features of the batches of a training run."""
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps ``start`` to ``stop - 1``, on the device. Call on every process. Raises UserError."""
+
+
+class CachedBatches:
+    """Batches of features that have been computed once, without augmentation.
+
+    Args:
+        features: ``tokens`` (n, L, C) and ``patch_mean`` (n, C), readable samples only.
+        global_batch: images per step.
+        seed: of the order.
+        device: where the batches go.
+    """
+
+    def __init__(self, features: Features, global_batch: int, seed: int, device: torch.device) -> None:
+        self._features = features
+        self._order = SampleOrder(len(features.labels), seed)
+        self._global_batch = global_batch
+        self._device = device
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        for step in range(start, stop):
+            positions = range(step * self._global_batch, (step + 1) * self._global_batch)
+            chosen = np.array([self._order.at(position)[1] for position in positions])
+            values = (self._features.values["tokens"], self._features.values["patch_mean"], self._features.labels)
+            tokens, patch_mean, labels = (torch.from_numpy(value[chosen]).to(self._device) for value in values)
+            yield tokens, patch_mean, labels
+
+
+class AugmentedBatches:
+    """Batches of features of images that are augmented anew in every epoch.
+
+    Args:
+        backbone: computes them.
+        samples: training images.
+        transform: bytes to uint8 (3, S, S), random.
+        last_blocks: L.
+        classes: labels must be below.
+        global_batch: images per step.
+        sub_batch: images per forward pass.
+        seed: of order and augmentation.
+        workers: data-loader processes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: SampleSet,
+        transform: Transform,
+        *,
+        last_blocks: int,
+        classes: int,
+        global_batch: int,
+        sub_batch: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self._backbone = backbone
+        self._images = _AugmentedImages(samples, transform, backbone.image_size, SampleOrder(len(samples), seed))
+        self._last_blocks = last_blocks
+        self._classes = classes
+        self._global_batch = global_batch
+        self._sub_batch = min(sub_batch, global_batch)
+        self._workers = workers
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        parts = [part for step in range(start, stop) for part in self._positions(step)]
+        loaded = iter(DataLoader(self._images, batch_sampler=_Parts(parts), num_workers=self._workers))
+        for step in range(start, stop):
+            yield self._gathered(loaded, len(self._positions(step)))
+
+    def _positions(self, step: int) -> list[range]:
+        """This process's sub-batches of a step, as positions in the order of samples."""
+        first, last = step * self._global_batch, (step + 1) * self._global_batch
+        every = [range(at, min(at + self._sub_batch, last)) for at in range(first, last, self._sub_batch)]
+        return every[distributed.rank() :: distributed.world_size()]
+
+    def _gathered(self, loaded: Iterator[list[Tensor]], count: int) -> Batch:
+        """Compute the next ``count`` sub-batches and put those of all processes in order."""
+        device, width, blocks = self._backbone.device, self._backbone.width, self._last_blocks
+        world, total = distributed.world_size(), self._global_batch
+        slots = math.ceil(math.ceil(total / self._sub_batch) / world)
+        # A process with fewer or shorter sub-batches sends zeros in their place, which are all at the end.
+        values = torch.zeros(slots, self._sub_batch, blocks + 1, width, device=device)
+        labels = torch.full((slots, self._sub_batch), -1, dtype=torch.int64)
+        for slot in range(count):
+            images, found, bad = next(loaded)
+            tokens, patch_mean = self._backbone.tokens(self._backbone.normalise(images), blocks)
+            values[slot, : len(found)] = torch.cat([tokens, patch_mean.unsqueeze(1)], dim=1)
+            labels[slot, : len(found)] = torch.where(bad, -1, found)
+        values = distributed.all_gather(values).transpose(0, 1).reshape(-1, blocks + 1, width)[:total]
+        labels = distributed.all_gather(labels.to(device)).transpose(0, 1).reshape(-1)[:total]
+        check_labels(labels.cpu().numpy(), self._classes)
+        readable = labels >= 0
+        values, labels = values[readable], labels[readable]
+        return values[:, :-1], values[:, -1], labels
+
+
+class _Parts:
+    """The sub-batches of a process, in the order in which they are asked for."""
+
+    def __init__(self, parts: list[range]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(part) for part in self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class _AugmentedImages(Dataset[tuple[Tensor, int, bool]]):
+    """The image, label and unreadability at a position; an image is augmented by (seed, epoch, number) alone."""
+
+    def __init__(self, samples: SampleSet, transform: Transform, image_size: int, order: SampleOrder) -> None:
+        self._samples = samples
+        self._transform = transform
+        self._blank = torch.zeros(3, image_size, image_size, dtype=torch.uint8)
+        self._order = order
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
+        epoch, number = self._order.at(position)
+        key = (self._order.seed, epoch)
+        _, image, label, bad = LabelledImages(self._samples, self._transform, self._blank, key)[number]
+        return image, label, bad

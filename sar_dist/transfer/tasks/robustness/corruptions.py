@@ -1,0 +1,159 @@
+"""ImageNet-C (Hendrycks and Dietterich 2019): accuracy under 15 corruptions at 5 severities, and the mean corruption error."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sar_dist import distributed
+from sar_dist.data.images import decode_image
+from sar_dist.errors import UserError
+from sar_dist.transfer import MAX_PIXELS, Outcome, limited
+from sar_dist.transfer.tasks.robustness.samples import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
+from sar_dist.transfer.tasks.robustness.scores import (
+    CORRUPTIONS,
+    SEVERITIES,
+    corruption_errors,
+    mean_corruption_error,
+    top_accuracies,
+)
+from sar_dist.transfer.tasks.robustness.tasks import RobustnessTask, check_imagenet_classifier, predict
+
+IMAGES = 50000
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """Image file to uint8 (3, size, size): the middle, untouched, as the images are stored at 224 pixels.
+
+    Only an image too small for that is enlarged first, bicubic, so that models of larger inputs can be measured.
+    """
+
+    size: int
+
+    def __call__(self, data: bytes) -> Tensor:
+        image = decode_image(data, MAX_PIXELS)  # 3 H W
+        height, width = image.shape[1:]
+        if min(height, width) < self.size:
+            scale = self.size / min(height, width)
+            height, width = max(self.size, round(height * scale)), max(self.size, round(width * scale))
+            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return image[:, top : top + self.size, left : left + self.size].contiguous()
+
+
+class ImageNetC(RobustnessTask):
+    """Top-1 error of every corruption and severity; mCE relative to AlexNet."""
+
+    name = "imagenet_c"
+    summary = "mean corruption error (mCE) on ImageNet-C, 15 corruptions at 5 severities"
+    data_help = (
+        "CORRUPTION/SEVERITY/nXXXXXXXX/*.JPEG for 15 corruptions and severities 1 to 5, unpacked from noise.tar, blur.tar, "
+        "weather.tar and digital.tar of https://zenodo.org/records/2235448"
+    )
+    data_folder = "imagenet-c"
+
+    def prepare(self) -> dict[str, str]:
+        check_imagenet_classifier(self.job.backbone)
+        folders = find_corruptions(self.job.data)
+        if not folders:
+            raise UserError(f"no corruptions in {self.job.data}; expected {self.data_help}")
+        self.folders = folders
+        self.files = self._common_files()
+        missing = [name for name in CORRUPTIONS if name not in folders]
+        images, classes = len(self.files), len({file.label for file in self.files})
+        problems = [f"the corruptions {', '.join(missing)} are missing"] if missing else []
+        if (images, classes) != (IMAGES, IMAGENET_CLASSES):
+            problems.append(
+                f"{images} images of {classes} classes at each severity instead of {IMAGES} of {IMAGENET_CLASSES}"
+            )
+        self.check_whole("; ".join(problems) or None)
+        content = f"{FolderSamples(self.job.data, self.files).fingerprint} {sorted(folders)} {self.job.settings.limit}"
+        return {"val": hashlib.sha256(content.encode()).hexdigest()}
+
+    def run(self) -> Outcome:
+        errors: dict[str, list[float]] = {}
+        skipped = scored = 0
+        for name, folder in self.folders.items():
+            for severity in SEVERITIES:
+                samples = limited(FolderSamples(folder / str(severity), self.files), self.job.settings.limit)
+                transform = CentreCrop(self.job.backbone.image_size)
+                found = predict(self.job, samples, None, f"{name} {severity} crop {transform.size}", transform)
+                top1 = top_accuracies(found.values["classes"], found.labels, found.bad)["top1"]
+                errors.setdefault(name, []).append(1 - top1 / 100)
+                scored, skipped = scored + len(samples), skipped + int(found.bad.sum())
+            self.job.say(f"{name}: mean top-1 error {100 * np.mean(errors[name]):.1f} %")
+        mce = "mce" if len(errors) == len(CORRUPTIONS) else "mce_partial"
+        chance = dict.fromkeys(errors, [1 - 1 / IMAGENET_CLASSES] * len(SEVERITIES))
+        return Outcome(
+            metrics={mce: mean_corruption_error(errors), "mean_error": mean_error(errors)},
+            primary=mce,
+            samples=scored,
+            skipped=skipped,
+            protocol={
+                "transform": f"centre crop {self.job.backbone.image_size}, no resizing of images that are as large",
+                "mce": "mean over corruptions of the summed error over severities over AlexNet's",
+                "incomplete": self.problem,
+            },
+            baselines={
+                "chance": {mce: mean_corruption_error(chance), "mean_error": mean_error(chance)},
+            },
+            figures={"corruption_errors": error_figure(errors)} if distributed.is_main() else {},
+            tables={
+                "top1_error": {name: [100 * value for value in values] for name, values in errors.items()},
+                "corruption_error": corruption_errors(errors),
+            },
+        )
+
+    def _common_files(self) -> list[LabelledFile]:
+        """The images of each folder, which are the same in all of them, as they were made from the same ones."""
+        common: list[LabelledFile] = []
+        first = None
+        for corruption in self.folders.values():
+            for severity in SEVERITIES:
+                folder = corruption / str(severity)
+                if not folder.is_dir():
+                    raise UserError(f"{folder} is missing; expected {self.data_help}")
+                files = list_class_folders(folder)
+                if first is not None and files != common:
+                    lonely = sorted({*files} ^ {*common})
+                    raise UserError(
+                        f"{len(lonely)} images are in only one of {first} and {folder}, such as {lonely[0].path}; "
+                        "unpack the archives again"
+                    )
+                common, first = files, first or folder
+        return common
+
+
+def find_corruptions(root: Path) -> dict[str, Path]:
+    """Folder of each of the 15 corruptions that is in ``root``, or in ``noise``, ``blur``, ``weather``, ``digital`` there."""
+    places = [root, *(root / archive for archive in ("noise", "blur", "weather", "digital"))]
+    found = {name: next((place / name for place in places if (place / name).is_dir()), None) for name in CORRUPTIONS}
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def mean_error(errors: Mapping[str, Sequence[float]]) -> float:
+    """Unnormalised mean over corruptions and severities, percent."""
+    return 100 * float(np.mean([np.mean(values) for values in errors.values()]))
+
+
+def error_figure(errors: Mapping[str, Sequence[float]]) -> Figure:
+    """Top-1 error in percent of each corruption (line) at each severity (column)."""
+    percent = 100 * np.array(list(errors.values()))
+    figure = Figure(figsize=(7, 1.5 + 0.36 * len(errors)), dpi=100, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(SEVERITIES)), [str(severity) for severity in SEVERITIES])
+    axes.set_yticks(range(len(errors)), [name.replace("_", " ") for name in errors])
+    axes.set(xlabel="severity", title="top-1 error (%)")
+    for (line, column), value in np.ndenumerate(percent):
+        axes.text(column, line, f"{value:.1f}", ha="center", va="center", color="black" if value > 60 else "white")
+    figure.colorbar(image, ax=axes)
+    return figure

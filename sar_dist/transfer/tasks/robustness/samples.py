@@ -1,0 +1,200 @@
+"""ImageNet's robustness sets as samples whose labels are ImageNet-1k class indices, whatever part of the classes they have.
+
+The index lists and the ReaL labels are those that timm ships (``timm/data/_info``).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sar_dist.data.making.sources import class_folders, member_extension, read_bytes
+from sar_dist.data.shards import IMAGE_EXTENSIONS, SPLIT_NAMES, parse_label
+from sar_dist.errors import UserError
+from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
+
+IMAGENET_CLASSES = 1000
+_VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+class LabelledFile(NamedTuple):
+    """Path below a folder, and label."""
+
+    path: str
+    label: int
+
+
+class FolderSamples:
+    """Image files below a folder with given labels.
+
+    The fingerprint is of paths and labels: sets of millions of files are not opened before they are used.
+    """
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, root: Path, files: Sequence[LabelledFile]) -> None:
+        self._root = root
+        self._files = files
+        self.fingerprint = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        path, label = self._files[number]
+        key = path.rpartition("/")[2].rpartition(".")[0]
+        return key, {member_extension(path): read_bytes(self._root / path), "cls": str(label).encode()}
+
+
+@dataclass(frozen=True)
+class FoundSamples:
+    """Samples with ImageNet labels, and the classes that the set is made of as far as that is known without reading."""
+
+    samples: SampleSet
+    labels: frozenset[int] | None
+
+
+@functools.cache
+def imagenet_synsets() -> Mapping[str, int]:
+    """Class index of each of the 1000 WordNet ids; their alphabetical order."""
+    return {synset: index for index, synset in enumerate(_timm_list("imagenet_synsets.txt"))}
+
+
+def class_indices(name: str) -> NDArray[np.int64]:
+    """Sorted ImageNet-1k indices of the 200 classes of ``imagenet_a`` or ``imagenet_r``."""
+    return np.array([int(line) for line in _timm_list(f"{name}_indices.txt")], dtype=np.int64)
+
+
+@functools.cache
+def real_labels() -> tuple[frozenset[int], ...]:
+    """The set of right classes of each ImageNet validation image, by its number less 1 (Beyer et al. 2020)."""
+    text = (resources.files("timm.data") / "_info" / "imagenet_real_labels.json").read_text()
+    return tuple(frozenset(labels) for labels in json.loads(text))
+
+
+def class_index(folder: str) -> int | None:
+    """ImageNet-1k index of a folder called by a WordNet id, or by the index itself as in ImageNetV2; None: neither."""
+    if folder.isdigit() and int(folder) < IMAGENET_CLASSES:
+        return int(folder)
+    return imagenet_synsets().get(folder)
+
+
+def list_class_folders(root: Path) -> list[LabelledFile]:
+    """The images in ``root/CLASS/``, ordered by class index and name.
+
+    Raises:
+        UserError: no class folders, or one that names no class of ImageNet-1k.
+    """
+    folders = class_folders(root)
+    unknown = [folder for folder in folders if class_index(folder) is None]
+    if unknown:
+        raise UserError(
+            f"{root / unknown[0]} names no class of ImageNet-1k; expected folders like n01440764, or 0 to 999"
+        )
+    found = [
+        LabelledFile(f"{folder}/{file}", index)
+        for folder in folders
+        if (index := class_index(folder)) is not None
+        for file in _image_names(root / folder)
+    ]
+    return sorted(found, key=lambda file: (file.label, file.path))
+
+
+def open_class_folders(root: Path, names: Sequence[str], data_help: str) -> FoundSamples:
+    """The set at ``root`` or in one of the folders ``names`` below it; class folders, or shards made of them.
+
+    Raises:
+        UserError: there is no such thing, or its classes are not ImageNet's.
+    """
+    for folder in [*(root / name for name in names), root]:
+        if folder.is_dir() and any(class_index(entry.name) is not None for entry in os.scandir(folder)):
+            files = list_class_folders(folder)
+            return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
+    shards = open_shard_samples(root, "val")  # last: the archive of a set may lie beside its folders, and is no shard
+    if shards is not None:
+        return _with_imagenet_labels(shards, root)
+    raise UserError(f"no class folders in {root}; expected {data_help}")
+
+
+def open_validation_images(root: Path, data_help: str) -> SampleSet:
+    """ImageNet's validation images, labelled with their number less 1: shards, class folders, or one flat folder.
+
+    Raises:
+        UserError: there is no such image, or one that occurs twice.
+    """
+    folder = next((root / name for name in SPLIT_NAMES["val"] if (root / name).is_dir()), root)
+    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    paths = [*_image_names(folder), *(f"{name}/{file}" for name in inner for file in _image_names(folder / name))]
+    files = sorted(
+        (LabelledFile(path, int(match.group(1)) - 1) for path in paths if (match := _VALIDATION_IMAGE.search(path))),
+        key=lambda file: file.label,
+    )
+    shards = open_shard_samples(root, "val") if not files else None
+    if shards is not None:
+        image_number(*shards.sample(0))
+        return RelabelledSamples(shards, image_number, "number of the validation image")
+    if not files:
+        raise UserError(f"no files called ILSVRC2012_val_00000001.JPEG and so on in {folder}; expected {data_help}")
+    numbers = [file.label for file in files]
+    if len(set(numbers)) != len(numbers) or not 0 <= numbers[0] <= numbers[-1] < len(real_labels()):
+        raise UserError(f"{folder} has a validation image twice, or one with a number above {len(real_labels())}")
+    return FolderSamples(folder, files)
+
+
+def image_number(key: str, _members: Mapping[str, bytes]) -> int:
+    """Number less 1 of the ImageNet validation image that a key names. Raises UserError."""
+    match = _VALIDATION_IMAGE.search(key)
+    if match is None or not 1 <= int(match.group(1)) <= len(real_labels()):
+        raise UserError(
+            f"sample {key} does not name a validation image, as ILSVRC2012_val_00000001 does, by which the ReaL labels "
+            "are numbered; make the shards from files with their original names"
+        )
+    return int(match.group(1)) - 1
+
+
+@dataclass(frozen=True)
+class _MappedLabel:
+    """The ImageNet label of a sample whose label counts the set's own classes."""
+
+    table: tuple[int, ...]
+
+    def __call__(self, key: str, members: Mapping[str, bytes]) -> int:
+        label = parse_label(members.get("cls", b""))
+        if not 0 <= label < len(self.table):
+            raise UserError(f"sample {key} has no label, or one beyond the {len(self.table)} classes of its manifest")
+        return self.table[label]
+
+
+def _with_imagenet_labels(shards: SampleSet, root: Path) -> FoundSamples:
+    """Shards count the class folders that they were made of in alphabetical order; their names say which those were."""
+    if shards.classes is None:
+        return FoundSamples(shards, None)
+    indices = [class_index(name) for name in shards.classes]
+    table = tuple(index for index in indices if index is not None)
+    if len(table) == len(indices):
+        return FoundSamples(RelabelledSamples(shards, _MappedLabel(table), f"labels {table}"), frozenset(table))
+    if len(indices) == IMAGENET_CLASSES:  # all of them, under other names, in their order
+        return FoundSamples(shards, frozenset(range(IMAGENET_CLASSES)))
+    raise UserError(
+        f"the manifest in {root} names {len(indices)} classes, such as {shards.classes[0]!r}, that are not WordNet ids; "
+        "make the shards from folders like n01440764 without a classes.json"
+    )
+
+
+def _image_names(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS)
+
+
+def _timm_list(name: str) -> list[str]:
+    return (resources.files("timm.data") / "_info" / name).read_text().split()

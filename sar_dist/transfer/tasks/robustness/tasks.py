@@ -1,0 +1,270 @@
+"""Accuracy of an ImageNet-1k classifier on other test images: ImageNet-A, -R, V2, Sketch, and with the ReaL labels.
+
+ImageNet-C is in ``robustness.corruptions``. See docs/evaluation_robustness.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sar_dist.errors import UserError
+from sar_dist.transfer import (
+    Backbone,
+    Compute,
+    Features,
+    Outcome,
+    SampleSet,
+    TransferJob,
+    TransferSettings,
+    TransferTask,
+    Transform,
+    extract,
+    limited,
+)
+from sar_dist.transfer.tasks import describe_eval_transform
+from sar_dist.transfer.tasks.robustness.samples import (
+    IMAGENET_CLASSES,
+    class_indices,
+    open_class_folders,
+    open_validation_images,
+    real_labels,
+)
+from sar_dist.transfer.tasks.robustness.scores import IntArray, real_top1, top_accuracies
+
+PREDICTIONS = 5
+
+
+class RobustnessSettings(TransferSettings):
+    """Settings of the robustness tasks."""
+
+    allow_incomplete: bool = Field(
+        False, description="score what there is although images, classes or corruptions of the set are missing"
+    )
+
+
+class RobustnessTask(TransferTask[RobustnessSettings]):
+    """What the robustness tasks share: a classifier of 1000 classes, and whether the set is whole."""
+
+    settings_type = RobustnessSettings
+
+    @classmethod
+    def variant(cls, settings: RobustnessSettings) -> str:
+        return "incomplete" if settings.allow_incomplete else ""
+
+    def check_whole(self, problem: str | None) -> None:
+        """Refuse a set with a ``problem`` unless the user allows it; its score is comparable with no other."""
+        self.problem = problem
+        if problem is None:
+            return
+        if not self.job.settings.allow_incomplete:
+            raise UserError(
+                f"{self.job.data}: {problem}; expected {self.data_help}; or score what there is with "
+                "allow_incomplete=true"
+            )
+        self.job.say(f"{problem}: not comparable with published numbers")
+
+
+class ClassFolderTask(RobustnessTask):
+    """A set of class folders.
+
+    Class attributes:
+        folder_names: what the folder with the class folders may be called below ``--data``.
+        images: number of images of the whole set.
+        class_list: name of timm's list of the set's classes; None: all 1000.
+    """
+
+    folder_names: ClassVar[tuple[str, ...]]
+    images: ClassVar[int]
+    class_list: ClassVar[str | None] = None
+
+    def prepare(self) -> dict[str, str]:
+        check_imagenet_classifier(self.job.backbone)
+        found = open_class_folders(self.job.data, self.folder_names, self.data_help)
+        every = (
+            set(range(IMAGENET_CLASSES)) if self.class_list is None else set(class_indices(self.class_list).tolist())
+        )
+        if found.labels is not None and (foreign := found.labels - every):
+            raise UserError(
+                f"{self.job.data} has {len(foreign)} classes that {self.name} does not have, such as class "
+                f"{min(foreign)} of ImageNet-1k; expected {self.data_help}"
+            )
+        classes = len(every if found.labels is None else found.labels)
+        whole = (len(found.samples), classes) == (self.images, len(every))
+        counts = f"{len(found.samples)} images of {classes} classes instead of {self.images} of {len(every)}"
+        self.check_whole(None if whole else counts)
+        self.samples: SampleSet = limited(found.samples, self.job.settings.limit)
+        return {"val": self.samples.fingerprint}
+
+    def run(self) -> Outcome:
+        indices = None if self.class_list is None else class_indices(self.class_list)
+        found = predict(self.job, self.samples, indices, f"{self.name} top {PREDICTIONS}")
+        classes = IMAGENET_CLASSES if indices is None else len(indices)
+        return Outcome(
+            metrics=top_accuracies(found.values["classes"], found.labels, found.bad),
+            primary="top1",
+            samples=len(self.samples),
+            skipped=int(found.bad.sum()),
+            protocol={
+                "transform": describe_eval_transform(self.job.backbone.image_size, self.job.backbone.augment),
+                "classes": f"argmax over {classes} of the 1000 logits",
+                "incomplete": self.problem,
+            },
+            baselines={"chance": {"top1": 100 / classes, "top5": 100 * PREDICTIONS / classes}},
+        )
+
+
+class ImageNetA(ClassFolderTask):
+    """ImageNet-A (Hendrycks et al. 2021): natural images that fooled a ResNet-50, 200 classes."""
+
+    name = "imagenet_a"
+    summary = "top-1 on ImageNet-A, natural adversarial images, among its 200 classes"
+    data_help = (
+        "imagenet-a/nXXXXXXXX/*.jpg, 200 folders with 7500 images, unpacked from imagenet-a.tar of "
+        "https://github.com/hendrycks/natural-adv-examples, or shards of tools/make_shards.py imagefolder"
+    )
+    data_folder = "imagenet-a"
+    folder_names = ("imagenet-a",)
+    images = 7500
+    class_list = "imagenet_a"
+
+
+class ImageNetR(ClassFolderTask):
+    """ImageNet-R (Hendrycks et al. 2021): art, cartoons, toys and other renditions, 200 classes."""
+
+    name = "imagenet_r"
+    summary = "top-1 on ImageNet-R, renditions, among its 200 classes"
+    data_help = (
+        "imagenet-r/nXXXXXXXX/*.jpg, 200 folders with 30000 images, unpacked from imagenet-r.tar of "
+        "https://github.com/hendrycks/imagenet-r, or shards of tools/make_shards.py imagefolder"
+    )
+    data_folder = "imagenet-r"
+    folder_names = ("imagenet-r",)
+    images = 30000
+    class_list = "imagenet_r"
+
+
+class ImageNetV2(ClassFolderTask):
+    """ImageNetV2 (Recht et al. 2019), matched frequency: a new test set. Its folders are class indices, not names."""
+
+    name = "imagenet_v2"
+    summary = "top-1 and top-5 on ImageNetV2, a second test set (matched frequency)"
+    data_help = (
+        "imagenetv2-matched-frequency-format-val/{0..999}/*.jpeg, 10000 images, unpacked from "
+        "imagenetv2-matched-frequency.tar.gz of https://huggingface.co/datasets/vaishaal/ImageNetV2, or shards of "
+        "tools/make_shards.py imagefolder"
+    )
+    data_folder = "imagenetv2"
+    folder_names = ("imagenetv2-matched-frequency-format-val",)
+    images = 10000
+
+
+class ImageNetSketch(ClassFolderTask):
+    """ImageNet-Sketch (Wang et al. 2019): drawings of all 1000 classes."""
+
+    name = "imagenet_sketch"
+    summary = "top-1 and top-5 on ImageNet-Sketch, drawings of all 1000 classes"
+    data_help = (
+        "sketch/nXXXXXXXX/*.JPEG, 1000 folders with 50889 images, unpacked from ImageNet-Sketch.zip of "
+        "https://github.com/HaohanWang/ImageNet-Sketch, or shards of tools/make_shards.py imagefolder"
+    )
+    data_folder = "imagenet-sketch"
+    folder_names = ("sketch", "imagenet-sketch")
+    images = 50889
+
+
+class ImageNetReal(RobustnessTask):
+    """ImageNet's validation images with the reassessed labels of Beyer et al. 2020."""
+
+    name = "imagenet_real"
+    summary = "top-1 on ImageNet's validation images with the ReaL labels, several of which may be right"
+    data_help = (
+        "the 50000 ImageNet validation images under their original names, as val/CLASS/ILSVRC2012_val_00000001.JPEG, in "
+        "one folder val/, or as shards of tools/make_shards.py imagefolder; the labels come with timm"
+    )
+    data_folder = "imagenet-1k-wds"
+
+    def prepare(self) -> dict[str, str]:
+        check_imagenet_classifier(self.job.backbone)
+        samples = open_validation_images(self.job.data, self.data_help)
+        whole = len(real_labels())
+        self.check_whole(None if len(samples) == whole else f"{len(samples)} validation images instead of {whole}")
+        self.samples: SampleSet = limited(samples, self.job.settings.limit)
+        return {"val": self.samples.fingerprint}
+
+    def run(self) -> Outcome:
+        found = predict(self.job, self.samples, None, f"validation images top {PREDICTIONS}")
+        numbers, counts = np.unique(found.labels, return_counts=True)
+        if counts.max() > 1:
+            raise UserError(f"validation image {numbers[counts.argmax()] + 1} is {counts.max()} times in the set")
+        right: Sequence[frozenset[int]] = [real_labels()[number] for number in found.labels]
+        top1, scored = real_top1(found.values["classes"], right, found.bad)
+        if not scored:
+            raise UserError(f"none of the {len(right)} images has a ReaL label; raise limit")
+        sizes = [len(labels) for labels in right if labels]
+        return Outcome(
+            metrics={"top1": top1},
+            primary="top1",
+            samples=scored,
+            skipped=int(sum(bad for bad, labels in zip(found.bad, right, strict=True) if labels)),
+            protocol={
+                "transform": describe_eval_transform(self.job.backbone.image_size, self.job.backbone.augment),
+                "labels": "ReaL as shipped with timm, by the number in the file name",
+                "images_without_label": len(right) - scored,
+                "incomplete": self.problem,
+            },
+            baselines={"chance": {"top1": 100 * float(np.mean(sizes)) / IMAGENET_CLASSES}},
+        )
+
+
+def check_imagenet_classifier(backbone: Backbone) -> None:
+    """Raise UserError unless the model tells the 1000 classes of ImageNet-1k apart."""
+    if backbone.num_classes != IMAGENET_CLASSES:
+        has = f"tells {backbone.num_classes} classes apart" if backbone.num_classes else "has no classifier"
+        raise UserError(f"{backbone.spec} {has}; this task needs a classifier of the 1000 classes of ImageNet-1k")
+
+
+def predict(
+    job: TransferJob[RobustnessSettings],
+    samples: SampleSet,
+    indices: IntArray | None,
+    name: str,
+    transform: Transform | None = None,
+) -> Features:
+    """``classes`` (5,) of every sample: the best ones among ``indices`` (None: all), as ImageNet-1k indices."""
+    return extract(
+        job.backbone,
+        samples,
+        best_classes(indices),
+        name=name,
+        folder=job.out / "features",
+        batch=job.settings.batch,
+        workers=job.settings.workers,
+        say=job.say,
+        transform=transform,
+    )
+
+
+def best_classes(indices: IntArray | None) -> Compute:
+    """A function for ``extract``: ``classes`` (5,), best first, of equal ones the lower class first.
+
+    Predictions and not logits are stored: ImageNet-C has 3.75 million images.
+    """
+
+    def compute(backbone: Backbone, images: Tensor) -> dict[str, Tensor]:
+        logits = backbone.logits(images)
+        if indices is None:
+            return {"classes": _order(logits)}
+        chosen = torch.from_numpy(indices).to(logits.device)
+        return {"classes": chosen[_order(logits[:, chosen])]}
+
+    return compute
+
+
+def _order(logits: Tensor) -> Tensor:
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :PREDICTIONS]

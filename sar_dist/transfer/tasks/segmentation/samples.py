@@ -1,0 +1,214 @@
+"""Images with maps of labels, from folders or shards: reading, remapping, and one check of everything before training."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from sar_dist import distributed
+from sar_dist.data.images import UndecodableImage, decode_image
+from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
+from sar_dist.errors import UserError
+from sar_dist.files import atomic_write, make_folder
+from sar_dist.transfer import MAX_PIXELS, SampleSet, image_of
+
+VOID = 255
+_SAY_EVERY = 2000
+_CHECKED_FIRST = 8
+
+
+class SegmentationSamples:
+    """Decoded samples of a split.
+
+    Attributes:
+        samples: the files.
+        classes: names of the classes by training label.
+        zero_is_void: the stored labels are those of ADE20K: 0 is "other", k is class k - 1.
+    """
+
+    def __init__(self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool) -> None:
+        self.samples = samples
+        self.classes = classes
+        self.zero_is_void = zero_is_void
+        self.fingerprint = samples.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, number: int) -> tuple[str, Tensor, Tensor]:
+        """Key, uint8 image (3, H, W) and uint8 labels (H, W): 0..classes-1, or 255 for void.
+
+        Raises:
+            UndecodableImage: one of the two files is missing or damaged.
+            UserError: they do not go together, or the labels are not those of ``classes``.
+        """
+        key, members = self.samples.sample(number)
+        label = self._label_of(key, members)
+        image = decode_image(image_of(members), MAX_PIXELS)
+        if image.shape[1:] != label.shape:
+            raise UserError(
+                f"{key}: the image has {image.shape[2]}x{image.shape[1]} pixels, its map of labels "
+                f"{label.shape[1]}x{label.shape[0]}; remove both or repair one"
+            )
+        return key, image, label
+
+    def check_some(self) -> None:
+        """Read a few samples spread over the split, to find what is wrong with all of them at once. Raises UserError."""
+        for number in {round(place * (len(self) - 1) / (_CHECKED_FIRST - 1)) for place in range(_CHECKED_FIRST)}:
+            with contextlib.suppress(UndecodableImage):  # the census counts and names those
+                self.read(number)
+
+    def label_or_void(self, number: int) -> Tensor:
+        """The labels of a sample whose image cannot be read; one pixel of void where they cannot be read either."""
+        key, members = self.samples.sample(number)
+        try:
+            return self._label_of(key, members)
+        except UndecodableImage:
+            return torch.full((1, 1), VOID, dtype=torch.uint8)
+
+    def _label_of(self, key: str, members: Mapping[str, bytes]) -> Tensor:
+        if SEGMENTATION_EXTENSION not in members:
+            raise UndecodableImage("no map of labels")
+        stored = decode_labels(members[SEGMENTATION_EXTENSION], key)
+        remapped = remap_labels(stored, zero_is_void=self.zero_is_void)
+        wrong = remapped[(remapped >= len(self.classes)) & (remapped != VOID)]
+        if wrong.numel():
+            raise UserError(
+                f"{key}: its map has the label {int(wrong.max()) + int(self.zero_is_void)}, but there are only "
+                f"{len(self.classes)} classes; is it a map of another set, or is the list of classes too short?"
+            )
+        return remapped
+
+
+def decode_labels(data: bytes, key: str) -> Tensor:
+    """The stored labels of a PNG, uint8 (H, W); palette images give their indices.
+
+    Raises:
+        UndecodableImage: damaged, or not a PNG.
+        UserError: the PNG holds colours instead of labels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.mode not in ("L", "P"):
+                raise UserError(
+                    f"{key}: its map of labels has mode {image.mode}, expected 8-bit grey (L) or palette (P) as in "
+                    "ADEChallengeData2016 and VOC; the full ADE20K data set with coloured maps is another one"
+                )
+            if image.width * image.height > MAX_PIXELS:
+                raise UndecodableImage(f"map of labels of {image.width}x{image.height} pixels")
+            return torch.from_numpy(np.array(image))
+    except UnidentifiedImageError as error:
+        raise UndecodableImage("its map of labels is not a PNG") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        # What Pillow raises for broken PNG chunks, truncated data and impossible headers.
+        raise UndecodableImage(f"map of labels: {error}") from error
+
+
+def remap_labels(stored: Tensor, *, zero_is_void: bool) -> Tensor:
+    """ADE20K's stored labels to training labels: 0 and 255 -> 255 (void), k -> k - 1. VOC's are left alone.
+
+    As mmsegmentation's ``reduce_zero_label``.
+    """
+    if not zero_is_void:
+        return stored
+    return torch.where((stored == 0) | (stored == VOID), VOID, stored - 1)
+
+
+@dataclass(frozen=True)
+class LabelCensus:
+    """What one look at every sample of a split found.
+
+    Attributes:
+        pixels: number of pixels of each class.
+        unreadable: numbers of the samples of which image or map cannot be read.
+        reasons: key and cause of each of them.
+    """
+
+    pixels: list[int]
+    unreadable: list[int]
+    reasons: list[str]
+
+    @property
+    def majority(self) -> int:
+        """The class with the most pixels."""
+        return int(np.argmax(self.pixels))
+
+
+def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callable[[str], None]) -> LabelCensus:
+    """Look at every sample once, shared among the processes; the answer is kept in ``file``.
+
+    Raises:
+        UserError: a map does not fit its image or the classes, or all samples are unreadable.
+    """
+    stored = distributed.main_first(lambda: _read_census(file, data))
+    if stored is not None:
+        return stored
+    mine = range(distributed.rank(), len(data), distributed.world_size())
+    loader = DataLoader(Subset(_Looks(data), list(mine)), batch_size=None, num_workers=workers)
+    pixels = np.zeros(len(data.classes), dtype=np.int64)
+    unreadable: list[tuple[int, str]] = []
+    problem = ""
+    for done, look in enumerate(loader, start=1):
+        pixels += look["pixels"].numpy()
+        if look["unreadable"]:
+            unreadable.append((look["number"], look["unreadable"]))
+        problem = problem or look["problem"]
+        if done % _SAY_EVERY == 0:
+            say(f"checked {done} of {len(mine)} samples")
+    gathered = distributed.gather_objects((pixels, unreadable, problem))
+    for _, _, found in gathered:
+        if found:
+            raise UserError(found)
+    bad = sorted(entry for _, entries, _ in gathered for entry in entries)
+    if len(bad) == len(data):
+        raise UserError(f"none of the {len(data)} samples can be read; the first: {bad[0][1]}")
+    total = np.sum([part for part, _, _ in gathered], axis=0)
+    census = LabelCensus(total.tolist(), [number for number, _ in bad], [reason for _, reason in bad])
+    distributed.main_first(lambda: _write_census(file, data, census))
+    return census
+
+
+class _Looks(Dataset[dict[str, Any]]):
+    """For each sample what the census wants to know; errors as values, because a worker's exception is a traceback."""
+
+    def __init__(self, data: SegmentationSamples) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        count = len(self._data.classes)
+        look = {"number": number, "pixels": torch.zeros(count, dtype=torch.int64), "unreadable": "", "problem": ""}
+        try:
+            label = self._data.read(number)[2]
+        except UndecodableImage as error:
+            return look | {"unreadable": f"{self._data.samples.sample(number)[0]}: {error.reason}"}
+        except UserError as error:
+            return look | {"problem": str(error)}
+        return look | {"pixels": torch.bincount(label[label != VOID].flatten().long(), minlength=count)}
+
+
+def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text())
+    return LabelCensus(**content["census"]) if content["fingerprint"] == data.fingerprint else None
+
+
+def _write_census(file: Path, data: SegmentationSamples, census: LabelCensus) -> None:
+    make_folder(file.parent)
+    with atomic_write(file) as stream:
+        stream.write(json.dumps({"fingerprint": data.fingerprint, "census": asdict(census)}).encode())

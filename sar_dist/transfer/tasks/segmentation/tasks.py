@@ -1,0 +1,271 @@
+"""The tasks ``ade20k`` and ``voc_seg``: train a head on the backbone, score it on the validation split."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from sar_dist import distributed
+from sar_dist.data.making.sources import VOC_CLASSES, Source, ade20k_sources, voc_sources
+from sar_dist.data.shards import Split
+from sar_dist.errors import UserError
+from sar_dist.files import atomic_write
+from sar_dist.transfer import Backbone, Outcome, SampleSet, SourceSamples, TransferTask, limited, open_shard_samples
+from sar_dist.transfer.tasks.segmentation.evaluation import Predictor, count_confusions, model_windows
+from sar_dist.transfer.tasks.segmentation.figures import Prediction, class_scores_figure, predictions_figure
+from sar_dist.transfer.tasks.segmentation.metrics import class_accuracy, class_iou, majority_counts, scores
+from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, plan_for
+from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, take_census
+from sar_dist.transfer.tasks.segmentation.settings import Head, SegmentationSettings
+from sar_dist.transfer.tasks.segmentation.training import TrainingJob, train
+from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
+
+CONFUSION_FILE = "confusion.safetensors"
+DEVIATIONS = (
+    "loss: mean over labelled pixels of the global batch",
+    "saturation jitter blends with grey instead of scaling HSV's S",
+    "windows of images narrower than the crop are padded to the crop",
+)
+HEAD_DEVIATIONS: Mapping[Head, str] = {
+    "upernet": "the decoder normalises (LayerNorm) its four inputs",
+    "dpt": "trained by UPerNet's recipe; scales are relative to the token grid",
+}
+
+
+class SegmentationTask(TransferTask[SegmentationSettings]):
+    """Segmentation on one data set; a subclass says how to open its files and what their labels mean."""
+
+    settings_type = SegmentationSettings
+    zero_is_void: ClassVar[bool]
+
+    @classmethod
+    def variant(cls, settings: SegmentationSettings) -> str:
+        """The head."""
+        return settings.head
+
+    @abstractmethod
+    def open_folder(self, root: Path) -> list[Source]:
+        """The splits in the data set's public layout. Raises UserError."""
+
+    @abstractmethod
+    def class_names(self, samples: SampleSet) -> tuple[str, ...]:
+        """Names by training label. Raises UserError."""
+
+    def prepare(self) -> dict[str, str]:
+        """Open both splits and check crop, batch and a few samples."""
+        self.plan = plan_for(self.job.settings, self.job.backbone)
+        self._check_plan()
+        train_files, val_files = self._open("train"), self._open("val")
+        classes = self.class_names(train_files)
+        self.train_data = SegmentationSamples(train_files, classes, zero_is_void=self.zero_is_void)
+        self.val_data = SegmentationSamples(val_files, classes, zero_is_void=self.zero_is_void)
+        for data in (self.train_data, self.val_data):
+            data.check_some()
+        return {"train": train_files.fingerprint, "val": val_files.fingerprint}
+
+    def run(self) -> Outcome:
+        """Check all labels, train and score, then the same with a random backbone where that is asked for."""
+        job = self.job
+        census = {
+            name: take_census(data, job.out / f"labels_{name}.json", job.settings.workers, job.say)
+            for name, data in (("train", self.train_data), ("val", self.val_data))
+        }
+        for name, found in census.items():
+            if found.unreadable:
+                job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
+        counts, predictor = self._measure(job.backbone, census["train"], job.out)
+        baselines: dict[str, Mapping[str, float]] = {
+            "majority class": scores(majority_counts(counts, census["train"].majority))
+        }
+        if self.plan.random_baseline:
+            job.say("the same with a newly initialised backbone")
+            random_counts, _ = self._measure(
+                job.backbone.randomly_initialised(job.settings.seed), census["train"], job.out / "random_backbone"
+            )
+            baselines["random backbone"] = scores(random_counts)
+        return self._outcome(counts, predictor, baselines, census)
+
+    def _open(self, split: Split) -> SampleSet:
+        root = self.job.data
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}; expected {self.data_help}")
+        found: SampleSet | None = open_shard_samples(root, split)
+        if found is None:
+            try:
+                sources = self.open_folder(root)
+            except UserError as error:
+                raise UserError(f"{error}; this task takes {self.data_help}") from error
+            found = SourceSamples(next(source for source in sources if source.split == split))
+        if not len(found):
+            raise UserError(f"the {split} split in {root} is empty; expected {self.data_help}")
+        return limited(found, self.job.settings.limit)
+
+    def _check_plan(self) -> None:
+        plan, patch = self.plan, self.job.backbone.patch
+        multiple = 2 * patch if plan.head == "dpt" else patch
+        if plan.crop % multiple:
+            below = plan.crop // multiple * multiple
+            why = "twice the patch size (the DPT head halves the grid)" if plan.head == "dpt" else "the patch size"
+            raise UserError(f"crop={plan.crop} is not divisible by {multiple}, {why}; use {max(below, multiple)}")
+        if plan.stride > plan.crop:
+            raise UserError(f"stride={plan.stride} leaves pixels out between windows of crop={plan.crop}")
+        world = distributed.read_environment()[2]
+        if plan.global_batch % world:
+            raise UserError(f"global_batch={plan.global_batch} is not divisible by the {world} processes")
+
+    def _measure(self, backbone: Backbone, census: LabelCensus, folder: Path) -> tuple[Tensor, Predictor]:
+        """Train on ``backbone`` and score; what ``folder`` holds already is not done again."""
+        job, settings = self.job, self.job.settings
+        model = SegmentationModel(backbone, self.plan, len(self.train_data.classes), settings.seed)
+        bad = set(census.unreadable)
+        usable = [number for number in range(len(self.train_data)) if number not in bad]
+        training = TrainingJob(
+            folder=folder,
+            seed=settings.seed,
+            workers=settings.workers,
+            checkpoint_every=settings.checkpoint_every,
+            device=backbone.device,
+            normalise=backbone.normalise,
+            autocast=backbone.autocast,
+            say=job.say,
+        )
+        train(model, self.train_data, usable, training)
+        predictor = Predictor(model_windows(model, backbone), backbone.normalise, self.plan, settings.batch)
+        file = folder / CONFUSION_FILE
+        counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
+        if counts is None:
+            counts = count_confusions(
+                self.val_data, predictor, self.plan, workers=settings.workers, device=backbone.device, say=job.say
+            )
+            distributed.main_first(lambda: _write_counts(file, counts))
+        return counts, predictor
+
+    def _outcome(
+        self,
+        counts: Tensor,
+        predictor: Predictor,
+        baselines: Mapping[str, Mapping[str, float]],
+        census: Mapping[str, LabelCensus],
+    ) -> Outcome:
+        classes = self.val_data.classes
+        iou, accuracy = class_iou(counts), class_accuracy(counts)
+        pixels = counts.sum(dim=1).numpy()
+        measured = scores(counts)
+        figures = {}
+        if distributed.is_main():  # drawn there alone, and nothing below is collective
+            title = f"mIoU {measured['mIoU']:.2f} %, pixel accuracy {measured['aAcc']:.2f} %"
+            figures["class_iou"] = class_scores_figure(classes, iou, 100 * pixels / pixels.sum(), title)
+            pictures = self._pictures(predictor, set(census["val"].unreadable))
+            if pictures:
+                figures["predictions"] = predictions_figure(pictures, classes)
+        return Outcome(
+            metrics=measured,
+            primary="mIoU",
+            samples=len(self.val_data),
+            skipped=len(census["val"].unreadable),
+            protocol=self._protocol(census),
+            baselines=baselines,
+            figures=figures,
+            tables={
+                "per_class": [
+                    {"class": name, "iou": _number(i), "accuracy": _number(a), "pixels": int(n)}
+                    for name, i, a, n in zip(classes, iou, accuracy, pixels, strict=True)
+                ]
+            },
+        )
+
+    def _protocol(self, census: Mapping[str, LabelCensus]) -> dict[str, Any]:
+        return {
+            **self.plan.as_json(),
+            "optimizer": "AdamW, no decay on 1-D parameters",
+            "backbone": "frozen" if self.plan.frozen else "trained",
+            "evaluation": "single scale, sliding window, original resolution, 255 not counted",
+            "zero_is_void": self.zero_is_void,
+            "training_samples": len(self.train_data) - len(census["train"].unreadable),
+            "unreadable": {name: found.reasons for name, found in census.items()},
+            "deviations": self._deviations(),
+        }
+
+    def _deviations(self) -> list[str]:
+        plan, last = self.plan, self.job.backbone.depth - 1
+        found = [*plan.departures(), *DEVIATIONS]
+        if plan.head in HEAD_DEVIATIONS:
+            found.append(HEAD_DEVIATIONS[plan.head])
+        if plan.frozen and plan.blocks != (last,):
+            found.append(f"the head looks at block {plan.blocks[0]} instead of the last, {last}")
+        return found
+
+    def _pictures(self, predictor: Predictor, unreadable: set[int]) -> list[Prediction]:
+        """Evenly spread validation images with their predictions."""
+        usable = [number for number in range(len(self.val_data)) if number not in unreadable]
+        count = min(self.job.settings.pictures, len(usable))
+        places = np.linspace(0, len(usable) - 1, count).round().astype(int)
+        pictures = []
+        for place in places:
+            key, image, label = self.val_data.read(usable[place])
+            resized = evaluation_image(image, self.plan.short_side, self.plan.long_side)
+            predicted = predictor(resized, (label.shape[0], label.shape[1])).cpu()
+            pictures.append(Prediction(key, image, label, predicted))
+        return pictures
+
+
+class Ade20k(SegmentationTask):
+    """ADE20K, or a set in its layout with its own ``objectInfo*.txt``."""
+
+    name = "ade20k"
+    summary = "semantic segmentation, mIoU; heads linear, upernet, dpt; any set in ADE20K's layout"
+    data_folder = "ADEChallengeData2016"
+    data_help = (
+        "{images,annotations}/{training,validation}/KEY.{jpg,png} and objectInfo150.txt of ADEChallengeData2016.zip "
+        "(http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip), or shards of them made with "
+        "`python tools/make_shards.py ade20k SRC OUT`"
+    )
+    zero_is_void = True
+
+    def open_folder(self, root: Path) -> list[Source]:
+        inner = root / self.data_folder
+        return [*ade20k_sources(inner if inner.is_dir() else root)]
+
+    def class_names(self, samples: SampleSet) -> tuple[str, ...]:
+        if samples.classes is None:
+            raise UserError(
+                f"{self.job.data} does not name its classes; put objectInfo*.txt (a table with a Name column) into the "
+                f"folder, and make shards again from there; expected {self.data_help}"
+            )
+        return samples.classes
+
+
+class VocSegmentation(SegmentationTask):
+    """Pascal VOC 2012: 20 classes and background."""
+
+    name = "voc_seg"
+    summary = "semantic segmentation on Pascal VOC 2012 train/val, mIoU; heads linear, upernet, dpt"
+    data_folder = "VOCdevkit"
+    data_help = (
+        "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation/{train,val}.txt} of VOCtrainval_11-May-2012.tar "
+        "(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/), or shards of them made with "
+        "`python tools/make_shards.py voc SRC OUT`"
+    )
+    zero_is_void = False
+
+    def open_folder(self, root: Path) -> list[Source]:
+        return [*voc_sources(root)]
+
+    def class_names(self, samples: SampleSet) -> tuple[str, ...]:
+        return tuple(VOC_CLASSES)
+
+
+def _write_counts(file: Path, counts: Tensor) -> None:
+    with atomic_write(file) as stream:
+        stream.write(to_bytes({"counts": counts.contiguous()}))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

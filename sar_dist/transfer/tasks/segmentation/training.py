@@ -1,0 +1,214 @@
+"""Training of a head (and backbone) on random crops: any number of processes, killed at any time, the same result.
+
+Everything random is a function of (seed, position in training): the order of samples, their augmentation, dropped paths
+and channels. The loss is a mean over the labelled pixels of the global batch, batch norms see the global batch, so how
+many processes share it changes rounding only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sar_dist import distributed
+from sar_dist.errors import UserError
+from sar_dist.randomness import keyed_permutation, seed_generators
+from sar_dist.transfer.tasks.segmentation.heads import AUXILIARY_WEIGHT
+from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
+from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSamples
+from sar_dist.transfer.tasks.segmentation.settings import Plan
+from sar_dist.transfer.tasks.segmentation.training_state import restore, save
+from sar_dist.transfer.tasks.segmentation.transforms import TrainTransform
+
+_LINE_EVERY_SECONDS = 20.0
+
+Crop = tuple[int, Tensor, Tensor, int, int]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What training needs beside model, data and plan.
+
+    Attributes:
+        folder: of its checkpoint; every process must see it.
+        seed: of order and augmentation.
+        workers: data-loader processes.
+        checkpoint_every: iterations.
+        device: of the model.
+        normalise: uint8 (B, 3, S, S) to float32 on the device.
+        autocast: makes the context of forward passes.
+        say: prints a line on the main process.
+    """
+
+    folder: Path
+    seed: int
+    workers: int
+    checkpoint_every: int
+    device: torch.device
+    normalise: Callable[[Tensor], Tensor]
+    autocast: Callable[[], contextlib.AbstractContextManager[object]]
+    say: Callable[[str], None]
+
+
+def train(model: SegmentationModel, data: SegmentationSamples, usable: Sequence[int], job: TrainingJob) -> None:
+    """Train ``model`` in place, or go on where the checkpoint in ``job.folder`` is. Call on every process.
+
+    Args:
+        usable: numbers of the samples to train on.
+
+    Raises:
+        UserError: the loss is not finite, or the checkpoint cannot be read or written.
+    """
+    plan = model.plan
+    optimizer = torch.optim.AdamW(model.parameter_groups(), lr=plan.lr)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    start = restore(job.folder, model, optimizer)
+    if start:
+        job.say(f"going on after iteration {start} of {plan.iterations}")
+    model.train()
+    module = _parallel(model, job.device)
+    progress = _Progress(plan.iterations, start, job.say)
+    for iteration, batch in enumerate(_batches(data, usable, plan, job, start), start=start):
+        factor = plan.learning_rate_factor(iteration)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        loss = _step(module, optimizer, batch, job)
+        done = iteration + 1
+        progress.show(done, loss)
+        if done % job.checkpoint_every == 0 or done == plan.iterations:
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {float(loss)} at iteration {done}; try a smaller lr")
+            save(job.folder, done, model, optimizer)
+    model.eval()
+
+
+def global_loss(logits: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy per labelled pixel of the global batch, of the main logits plus 0.4 of auxiliary ones.
+
+    Args:
+        logits: (b, C, S, S) each, of this process's crops.
+        label: int64 (b, S, S), 255 for void.
+
+    Returns:
+        The loss whose gradient, averaged over the processes, is the global one; and the global loss, without gradient.
+    """
+    sums = [functional.cross_entropy(part, label, ignore_index=VOID, reduction="sum") for part in logits]
+    total = sums[0] + AUXILIARY_WEIGHT * sum(sums[1:]) if len(sums) > 1 else sums[0]
+    shared = distributed.all_reduce_sum(torch.stack([total.detach().double(), (label != VOID).sum().double()]))
+    pixels = shared[1].clamp(min=1)
+    # The gradients of the processes are averaged, hence the factor.
+    return total * distributed.world_size() / pixels.float(), shared[0] / pixels
+
+
+def _step(
+    module: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor], job: TrainingJob
+) -> Tensor:
+    positions, images, labels, heights, widths = (part.to(job.device, non_blocking=True) for part in batch)
+    images = zero_padding(job.normalise(images), heights, widths)
+    with job.autocast():
+        logits = module(images, positions)
+    loss, shown = global_loss(logits, labels.long())
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return shown
+
+
+def zero_padding(images: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Normalised images (b, 3, S, S), 0 outside of the upper left ``heights`` x ``widths`` (b,) pixels."""
+    places = torch.arange(images.shape[-1], device=images.device)
+    rows = places < heights[:, None]  # b S
+    columns = places < widths[:, None]
+    return images * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _parallel(model: SegmentationModel, device: torch.device) -> torch.nn.Module:
+    if distributed.world_size() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices)
+
+
+class TrainingCrops(Dataset[Crop]):
+    """Augmented crops by position in training: (position, uint8 (3, S, S), labels (S, S), height, width without padding).
+
+    Each pass over the samples is a permutation of its own.
+    """
+
+    def __init__(self, data: SegmentationSamples, usable: Sequence[int], transform: TrainTransform, seed: int) -> None:
+        self._data = data
+        self._usable = usable
+        self._transform = transform
+        self._seed = seed
+        self._order: tuple[int, Sequence[int]] = (-1, [])
+
+    def sample_number(self, position: int) -> int:
+        """Which sample of the data stands at a position."""
+        epoch, place = divmod(position, len(self._usable))
+        if self._order[0] != epoch:
+            self._order = epoch, keyed_permutation(len(self._usable), self._seed, "segmentation", epoch).tolist()
+        return self._usable[self._order[1][place]]
+
+    def __getitem__(self, position: int) -> Crop:
+        _, image, label = self._data.read(self.sample_number(position))
+        seed_generators(self._seed, position)
+        image, label, (height, width) = self._transform(image, label)
+        return position, image, label, height, width
+
+
+class _Positions(Sampler[list[int]]):
+    """This process's share of each global batch from iteration ``start`` on."""
+
+    def __init__(self, plan: Plan, start: int) -> None:
+        self._plan = plan
+        self._start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self._plan.global_batch
+        for iteration in range(self._start, self._plan.iterations):
+            share = slice(distributed.rank(), None, distributed.world_size())
+            yield list(range(iteration * batch, (iteration + 1) * batch))[share]
+
+
+def _batches(
+    data: SegmentationSamples, usable: Sequence[int], plan: Plan, job: TrainingJob, start: int
+) -> DataLoader[Any]:
+    transform = TrainTransform(plan.crop, plan.short_side, plan.long_side)
+    return DataLoader(
+        TrainingCrops(data, usable, transform, job.seed),
+        batch_sampler=_Positions(plan, start),
+        num_workers=job.workers,
+        pin_memory=job.device.type == "cuda",
+    )
+
+
+class _Progress:
+    """A line every 20 seconds, and at the end: iteration, loss, speed, time left."""
+
+    def __init__(self, total: int, start: int, say: Callable[[str], None]) -> None:
+        self._total = total
+        self._start = start
+        self._say = say
+        self._began = self._said = time.monotonic()
+
+    def show(self, done: int, loss: Tensor) -> None:
+        now = time.monotonic()
+        if now - self._said < _LINE_EVERY_SECONDS and done != self._total:
+            return
+        self._said = now
+        rate = (done - self._start) / max(now - self._began, 1e-9)
+        left = (self._total - done) / rate
+        self._say(
+            f"iteration {done} of {self._total}, loss {float(loss):.4f}, {rate:.2f} iterations a second, "
+            f"{int(left // 60)} min {int(left % 60)} s left"
+        )
