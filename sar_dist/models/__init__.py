@@ -2,6 +2,7 @@
 
 from sar_dist.models.attention_tap import TapBlock, TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta, parameter_groups
+from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.export import DTYPES, export_run
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
@@ -20,6 +21,7 @@ __all__ = [
     "NO_SKIP_ARCHITECTURE",
     "PROVENANCE_KEY",
     "WEIGHTS_FILE",
+    "DropPaths",
     "NamedWeights",
     "TapBlock",
     "TappedVisionTransformer",

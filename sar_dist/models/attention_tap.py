@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sar_dist.errors import UserError
+from sar_dist.models.drop_path import DropPaths
+from sar_dist.randomness import seed_of
 
 Query = Literal["cls", "mean"]
 
@@ -98,6 +100,8 @@ class TappedVisionTransformer(nn.Module):
         query: see ``TapBlock``.
         no_skip_last_block: see ``TapBlock.skip``.
         activation_checkpointing: recompute each block's activations in the backward pass.
+        drop_path: stochastic depth rate of the last block, see ``DropPaths``; replaces timm's.
+        seed: of what stochastic depth drops.
     """
 
     def __init__(
@@ -108,6 +112,8 @@ class TappedVisionTransformer(nn.Module):
         query: Query = "cls",
         no_skip_last_block: bool = False,
         activation_checkpointing: bool = False,
+        drop_path: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         depth = len(vit.blocks)
@@ -127,20 +133,28 @@ class TappedVisionTransformer(nn.Module):
                 query=query,
                 skip=not (no_skip_last_block and index == depth - 1),
             )
+        self.drop_paths = DropPaths(vit.blocks, drop_path, seed_of("drop path", seed)) if drop_path else None
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch grid."""
         return self.vit.patch_embed.grid_size
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
+    def forward(self, images: Tensor, sample_keys: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
         """Classify normalised ``images`` of shape (B, 3, H, W).
+
+        Args:
+            images: see above.
+            sample_keys: int64 (B,) each, what stochastic depth is a function of in training, such as epoch and sample;
+                without them it draws from torch's global generator.
 
         Returns:
             ``logits`` (B, classes), ``queries`` and ``keys``: one (B, heads, d) and one (B, heads, gh * gw, d) for
             each tapped block, in the order of the blocks.
         """
         vit = self.vit
+        if self.training and self.drop_paths is not None:
+            self.drop_paths.draw_at_random(len(images)) if sample_keys is None else self.drop_paths.draw(*sample_keys)
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))  # B N C
         queries, keys = [], []
         for index, block in enumerate(vit.blocks):

@@ -16,9 +16,14 @@ from sar_dist.models.attention_tap import TappedVisionTransformer
 
 
 def build_model(
-    model: ModelSettings, regularizer: RegularizerSettings, *, activation_checkpointing: bool = False
+    model: ModelSettings, regularizer: RegularizerSettings, *, activation_checkpointing: bool = False, seed: int = 0
 ) -> TappedVisionTransformer:
     """Construct the model with timm's own initialisation; the random state is the caller's.
+
+    Args:
+        model, regularizer: its settings.
+        activation_checkpointing: recompute each block's activations in the backward pass.
+        seed: of what stochastic depth drops in training.
 
     Raises:
         UserError: no such timm model, not a VisionTransformer, or settings that it does not accept.
@@ -29,6 +34,8 @@ def build_model(
         query=regularizer.query,
         no_skip_last_block=model.no_skip_last_block,
         activation_checkpointing=activation_checkpointing,
+        drop_path=model.drop_path,
+        seed=seed,
     )
 
 
@@ -80,7 +87,6 @@ def _build_vit(model: ModelSettings) -> VisionTransformer:
             pretrained=False,
             img_size=model.image_size,
             num_classes=model.num_classes,
-            drop_path_rate=model.drop_path,
             **options,
         )
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:

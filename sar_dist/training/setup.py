@@ -44,7 +44,10 @@ def build_trainer(config: RunConfig) -> Trainer:
 
     torch.manual_seed(config.run.seed)  # the same weights on every process
     model = build_model(
-        config.model, config.regularizer, activation_checkpointing=config.engine.activation_checkpointing
+        config.model,
+        config.regularizer,
+        activation_checkpointing=config.engine.activation_checkpointing,
+        seed=config.run.seed,
     )
     report = load_initial_weights(model.vit, config.model) if saved is None else None
     grid, flops = model.grid, count_flops_of(config)

@@ -48,8 +48,9 @@ class ClassificationTask:
             ``loss_entropy``, the mean entropy in nats, and ``components``, the mean number of components of a map.
         """
         images, targets = self.augmented(batch)
+        sample_keys = tuple(batch[name].to(self.device, non_blocking=True) for name in ("epoch", "sample"))
         with region("forward"):
-            output = model(images.to(self.dtype))
+            output = model(images.to(self.dtype), sample_keys)
             loss_cls = functional.cross_entropy(output["logits"].float(), targets)
         if not self.regularizer.weight:
             return {"loss": loss_cls, "loss_cls": loss_cls}

@@ -227,7 +227,7 @@ class Trainer:
             self.checkpointing.roll_back()
 
     def _seed(self, micro_step: int) -> None:
-        """Make the randomness of a step (drop path) a function of seed, step and process: nothing to save, or to lose."""
+        """Make dropout, where a model has it, a function of seed, step and process: nothing to save, or to lose."""
         key = (self.config.run.seed, self.state.step, micro_step, distributed.rank())
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 

@@ -188,7 +188,7 @@ def test_what_is_dropped_depends_on_seed_layer_and_position_alone():
     assert whole.unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert torch.equal(whole, whole[:, :, :1, :1].expand_as(whole))
     keys.positions = torch.arange(500)
-    assert float(SampleDrop(0.3, 5, keys)(torch.ones(500, 3, 4)).mean()) == pytest.approx(1, abs=0.1)
+    assert float(SampleDrop(0.3, 5, keys, 8)(torch.ones(500, 8, 1, 1)).mean()) == pytest.approx(1, abs=0.1)
     assert drop.eval()(ones) is ones
 
 

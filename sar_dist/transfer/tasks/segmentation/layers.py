@@ -12,7 +12,7 @@ from sar_dist.randomness import counter_uniform, seed_of
 
 
 class DropKeys:
-    """Where the batch stands in training: the keys of its dropped paths and channels.
+    """Where the batch stands in training: the keys of its dropped channels (and paths).
 
     ``positions``: int64 (B,), number of each crop since the start of training; set before every training pass.
     """
@@ -23,7 +23,7 @@ class DropKeys:
 
 
 class SampleDrop(nn.Module):
-    """Drop path or channel dropout whose mask is a function of (seed, position of the crop, layer).
+    """Channel dropout whose mask is a function of (seed, position of the crop, layer).
 
     So two processes drop what one would, and a run that was killed goes on with the same masks.
 
@@ -31,10 +31,10 @@ class SampleDrop(nn.Module):
         rate: probability to drop.
         layer: number of this layer among those that share ``keys``.
         keys: shared with the model.
-        channels: 0 drops a whole sample of a residual branch (B, ...); C drops single channels of (B, C, h, w).
+        channels: C of (B, C, h, w).
     """
 
-    def __init__(self, rate: float, layer: int, keys: DropKeys, channels: int = 0) -> None:
+    def __init__(self, rate: float, layer: int, keys: DropKeys, channels: int) -> None:
         super().__init__()
         self.rate = rate
         self.layer = layer
@@ -47,9 +47,9 @@ class SampleDrop(nn.Module):
             return x
         positions = self.keys.positions
         layer = torch.full_like(positions, self.layer)
-        draws = counter_uniform(self.keys.seed, [positions, layer], max(1, self.channels))  # B 1 or B C
+        draws = counter_uniform(self.keys.seed, [positions, layer], self.channels)  # B C
         mask = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
-        return x * mask.view(*mask.shape, *[1] * (x.ndim - 2))
+        return x * mask[:, :, None, None]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

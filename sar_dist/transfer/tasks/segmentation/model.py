@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sar_dist.models import parameter_groups
+from sar_dist.models import DropPaths, parameter_groups
 from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.heads import build_head
-from sar_dist.transfer.tasks.segmentation.layers import DropKeys, SampleDrop, with_global_batch_norm
+from sar_dist.transfer.tasks.segmentation.layers import DropKeys, with_global_batch_norm
 from sar_dist.transfer.tasks.segmentation.settings import Plan, SegmentationSettings, make_plan
 
 
@@ -44,6 +44,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.plan = plan
         self.keys = DropKeys(seed)
+        self.drop_paths: DropPaths | None = None
         self.vit = copy.deepcopy(backbone.resized(plan.crop, plan.crop).vit)
         self.has_prefix = self.vit.num_prefix_tokens > 0
         self._prepare_backbone()
@@ -66,11 +67,7 @@ class SegmentationModel(nn.Module):
             return
         self.vit.norm.requires_grad_(False)  # the blocks are looked at before it
         self.vit.fc_norm = nn.Identity()
-        rates = torch.linspace(0, self.plan.drop_path, len(self.vit.blocks)).tolist()
-        for index, (block, rate) in enumerate(zip(self.vit.blocks, rates, strict=True)):
-            for branch in (1, 2):
-                if hasattr(block, f"drop_path{branch}"):  # the method's last block has no first one
-                    setattr(block, f"drop_path{branch}", SampleDrop(rate, 2 * index + branch - 1, self.keys))
+        self.drop_paths = DropPaths(self.vit.blocks, self.plan.drop_path, self.keys.seed)
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """As torch's, but that a frozen backbone stays in evaluation mode."""
@@ -92,6 +89,8 @@ class SegmentationModel(nn.Module):
         if self.training:
             assert positions is not None, "what is dropped in training depends on the positions"
             self.keys.positions = positions
+            if self.drop_paths is not None:
+                self.drop_paths.draw(positions)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.plan.frozen):
             maps, prefixes = self._tokens(images)
         size = images.shape[-2:]

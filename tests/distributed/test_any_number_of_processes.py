@@ -1,0 +1,49 @@
+"""Any number of processes trains the same: order, pixels, mixing and stochastic depth are functions of the sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import read_metrics, run_processes
+
+STEPS = 10
+COMMON = (
+    f"run.max_steps={STEPS}",
+    "model.drop_path=0.2",
+    "augment.mixup=0.8",
+    "augment.cutmix=1.0",
+    "augment.random_erasing=0.25",
+    "engine.deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+)
+
+
+def losses_of(config_file: Path, world_size: int, stage: int, *overrides: str) -> list[float]:
+    """Loss of each step of a run whose global batch of 16 is split over ``world_size`` processes."""
+    name = f"run.name=world{world_size}_stage{stage}"
+    run_processes(
+        world_size, "tools/train.py", f"--config={config_file}", name, f"engine.zero_stage={stage}", *COMMON, *overrides
+    )
+    metrics = read_metrics(config_file.parent.parent / "runs" / name.partition("=")[2])
+    return [metrics[step]["loss"] for step in range(1, STEPS + 1)]
+
+
+CASES = [
+    (2, 1, "engine.micro_batch=8"),
+    (4, 3, "engine.micro_batch=2"),
+    pytest.param((1, 3, "engine.micro_batch=2", "engine.activation_checkpointing=true"), marks=pytest.mark.long),
+    pytest.param((1, 1, "engine.micro_batch=4", "engine.compile=true"), marks=pytest.mark.long),
+    pytest.param((2, 2, "engine.micro_batch=4", "engine.activation_checkpointing=true"), marks=pytest.mark.long),
+    pytest.param((4, 2, "engine.micro_batch=4"), marks=pytest.mark.long),
+    pytest.param((8, 1, "engine.micro_batch=2"), marks=pytest.mark.long),
+    pytest.param((8, 2, "engine.micro_batch=2"), marks=pytest.mark.long),
+    pytest.param((8, 3, "engine.micro_batch=2"), marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_losses_do_not_depend_on_the_processes(case: tuple[int, int, str], small_config: Path) -> None:
+    world_size, stage, *overrides = case
+    one = losses_of(small_config, 1, 1, "engine.micro_batch=16")
+    assert len(set(one)) == STEPS
+    assert losses_of(small_config, world_size, stage, *overrides) == pytest.approx(one, rel=1e-5)
