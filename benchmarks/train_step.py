@@ -99,7 +99,7 @@ def bare_step(config: RunConfig, model: TappedVisionTransformer, task: Classific
             return model(images)
 
     def step() -> None:
-        task.losses(forward, batch, 0.01)["loss"].backward()
+        task.losses(forward, batch, 0.0)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def timm_step(config: RunConfig, model: TappedVisionTransformer, task: Classific
     def step() -> None:
         nonlocal updates
         start = time.time()
-        loss = task.losses(forward, batch, 0.01)["loss"]
+        loss = task.losses(forward, batch, 0.0)["loss"]
         loss.backward()
         dispatch_clip_grad(model.parameters(), value=CLIP, mode="norm")
         optimizer.step()
@@ -142,7 +142,7 @@ def engine_step(engine: Any, task: ClassificationTask, batch: Any) -> Step:
     """DeepSpeed's engine and our task, without the trainer."""
 
     def step() -> None:
-        engine.backward(task.losses(engine, batch, 0.01)["loss"])
+        engine.backward(task.losses(engine, batch, 0.0)["loss"])
         engine.step()
 
     return step

@@ -16,6 +16,7 @@ from sar_dist.config import load_config
 from sar_dist.errors import UserError, run_tool
 from sar_dist.models import model_on_meta
 from sar_dist.observe import count_regularized_flops, flop_table
+from sar_dist.terms import build_terms
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
     model = model_on_meta(config.model, config.regularizer)
     size = config.model.image_size
-    report = count_regularized_flops(model, torch.empty(1, 3, size, size, device="meta"))
+    terms = build_terms(config, model.grid, torch.device("cpu"))
+    report = count_regularized_flops(model, torch.empty(1, 3, size, size, device="meta"), terms)
 
     console = Console(soft_wrap=True)
     console.print(f"{config.model.name} at {size} x {size} pixels", highlight=False)

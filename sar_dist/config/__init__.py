@@ -1,6 +1,7 @@
 """Typed run configuration: settings, durations, loading with overrides, checks."""
 
 from sar_dist.config.duration import Duration, duration_in_steps
+from sar_dist.config.importing import import_named
 from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
 from sar_dist.config.settings import (
     AugmentSettings,
@@ -16,6 +17,7 @@ from sar_dist.config.settings import (
     RunConfig,
     RunSettings,
     Settings,
+    TermSettings,
     ValidationSettings,
 )
 
@@ -34,10 +36,12 @@ __all__ = [
     "RunConfig",
     "RunSettings",
     "Settings",
+    "TermSettings",
     "ValidationSettings",
     "apply_overrides",
     "config_keys",
     "duration_in_steps",
     "help_text",
+    "import_named",
     "load_config",
 ]

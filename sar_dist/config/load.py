@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticUndefined
 from yaml import YAMLError
 
+from sar_dist.config.importing import look_in
 from sar_dist.config.settings import RunConfig
 from sar_dist.errors import UserError
 
@@ -34,7 +35,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the file is missing or defines no configuration, a key is unknown, or a value does not fit.
     """
-    return apply_overrides(RunConfig, overrides, _read(Path(path)).model_dump(mode="json"))
+    config = apply_overrides(RunConfig, overrides, _read(Path(path)).model_dump(mode="json"))
+    look_in(Path(path).parent)
+    return config
 
 
 def apply_overrides(model: type[M], overrides: Sequence[str], values: dict[str, Any] | None = None) -> M:
@@ -122,6 +125,8 @@ def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, [name for name, *_ in config_keys(model)], n=1, cutoff=0.0)
         return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
+    if first["type"] == "missing":
+        return f"{key} is missing"
     if not first["loc"] or isinstance(first["input"], dict):  # a check of a whole group names its keys itself
         return message
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -59,10 +59,17 @@ class ModelSettings(Settings):
     )
 
 
-class RegularizerSettings(Settings):
+class TermSettings(Settings):
+    """What every term of the loss has; the settings of one term inherit from it."""
+
+    weight: float = Field(ge=0, description="largest weight of the term in the loss; 0: only measured in validation")
+    ramp_epochs: float = Field(0, ge=0, description="epochs over which the weight rises linearly from 0")
+    unit: Literal["epoch", "step"] = Field("epoch", description="how often the weight changes")
+
+
+class RegularizerSettings(TermSettings):
     weight: float = Field(0.01, ge=0, description="lambda, weight of the spatial entropy in the loss; 0 turns it off")
     ramp_epochs: float = Field(10, ge=0, description="epochs over which the weight rises linearly from 0")
-    unit: Literal["epoch", "step"] = Field("epoch", description="how often the weight changes")
     backend: Literal["auto", "cpu", "torch", "triton"] = Field("auto", description="implementation of the entropy")
     blocks: tuple[int, ...] = Field(
         (-1,), min_length=1, description="blocks whose attention is regularized; -1 is the last"
@@ -279,6 +286,11 @@ class RunConfig(Settings):
     run: RunSettings
     model: ModelSettings = Field(default_factory=ModelSettings)
     regularizer: RegularizerSettings = Field(default_factory=RegularizerSettings)
+    terms: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="further terms of the loss, such as [{name: total_variation, weight: 0.1}]; a registered name, or "
+        "my_module:MyTerm of a file of yours, with its settings",
+    )
     data: DataSettings = Field(default_factory=DataSettings)
     augment: AugmentSettings = Field(default_factory=AugmentSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
@@ -288,6 +300,14 @@ class RunConfig(Settings):
     guard: GuardSettings = Field(default_factory=GuardSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     profile: ProfileSettings = Field(default_factory=ProfileSettings)
+
+    @field_validator("terms")
+    @classmethod
+    def _named(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for number, term in enumerate(value):
+            if not isinstance(term.get("name"), str):
+                raise ValueError(f"terms[{number}] has no name; write {{name: total_variation, weight: 0.1}}")
+        return value
 
     def vary(self, changes: Mapping[str, Any]) -> RunConfig:
         """A copy with dotted keys changed and everything validated again: ``config.vary({"optim.lr": 1e-3})``.

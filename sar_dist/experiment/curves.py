@@ -16,31 +16,38 @@ from sar_dist.reports import COLORS, COLUMNS, DPI, ReportedRun
 
 FloatArray = NDArray[np.float64]
 
-# Title, prefix and name of each curve.
-CURVES = (
-    ("validation top-1, %", "val", "top1"),
-    ("validation cross-entropy, nats", "val", "loss_cls"),
-    ("spatial entropy on the validation set, nats", "val", "entropy"),
-    ("components of a map, validation set", "val", "components"),
-    ("training cross-entropy, nats", "train", "loss_cls"),
-    ("weight of the entropy in the loss", "train", "entropy_weight"),
-)
-HEAD_CURVES = (
-    ("entropy of each head, nats", "entropy_block"),
-    ("components of each head", "components_block"),
-)
+Curve = tuple[str, str, str]  # title, prefix and name
+
+
+def curves_of(results: Results) -> list[Curve]:
+    """What has a chart: title, prefix and name."""
+    words = {"train": "training ", "val": "validation "}
+    drawn = [quantity for quantity in results.quantities if quantity.experiment and not quantity.by_head]
+    validated = {quantity.label for quantity in drawn if quantity.prefix == "val"}
+    return [
+        ((words[each.prefix] if each.label in validated else "") + each.title, each.prefix, each.key) for each in drawn
+    ]
+
+
+def head_curves_of(results: Results) -> list[tuple[str, str]]:
+    """What has a chart by head: title, and how the names of its curves begin."""
+    drawn = [quantity for quantity in results.quantities if quantity.experiment and quantity.by_head]
+    return [(f"{each.label} of each head" + f", {each.unit}" * bool(each.unit), each.family) for each in drawn]
 
 
 def curves_figure(results: Results) -> Figure:
     """One chart for each quantity, a colour for each arm, over epochs."""
-    rows = math.ceil(len(CURVES) / COLUMNS)
+    curves = curves_of(results)
+    rows = math.ceil(len(curves) / COLUMNS)
     figure = Figure(figsize=(13, 3.1 * rows + 0.6), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axis, (title, prefix, name) in zip(axes, CURVES, strict=False):
+    for axis, (title, prefix, name) in zip(axes, curves, strict=False):
         _prepare(axis, title)
         for arm, color in _colors(results).items():
             epochs, values = band(list(results.runs[arm].values()), prefix, name)
             _draw_band(axis, epochs, values, color)
+    for axis in axes[len(curves) :]:
+        axis.remove()
     figure.supxlabel("epoch", fontsize=11)
     handles = [
         Line2D([], [], color=color, linewidth=2, label=f"{arm.name}: {arm.what} ({len(results.runs[arm.name])} seeds)")
@@ -55,7 +62,8 @@ def heads_figure(results: Results) -> Figure | None:
 
     Heads have no identity across seeds: in each run they are put in order of their value at the end.
     """
-    drawn = [entry for entry in HEAD_CURVES if any(_head_names(runs, entry[1]) for runs in results.runs.values())]
+    curves = head_curves_of(results)
+    drawn = [entry for entry in curves if any(_head_names(runs, entry[1]) for runs in results.runs.values())]
     if not drawn:
         return None
     arms = _colors(results)

@@ -11,17 +11,10 @@ from sar_dist.errors import UserError
 from sar_dist.experiment.runner import evaluation_result, is_finished
 from sar_dist.experiment.specification import Arm, Experiment
 from sar_dist.experiment.statistics import Difference, Summary, paired_difference, summarize
+from sar_dist.observe import quantities_in
+from sar_dist.quantities import Quantity
 from sar_dist.reports import ReportedRun, load_runs
 from sar_dist.transfer import read_result
-
-# Names in the tables of what a run's last validation measured.
-VALIDATION = {
-    "top1": "top-1, %",
-    "top5": "top-5, %",
-    "loss_cls": "cross-entropy, nats",
-    "entropy": "spatial entropy, nats",
-    "components": "components of a map",
-}
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,13 @@ class Results:
     values: Mapping[str, Mapping[str, Mapping[int, float]]]
     references: Mapping[str, Mapping[str, float]]
     unfinished: tuple[str, ...]
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What the runs log."""
+        return quantities_in(
+            record for by_seed in self.runs.values() for run in by_seed.values() for record in run.records
+        )
 
     def summary(self, metric: str, arm: str) -> Summary | None:
         """Mean and deviation over the seeds; None where the arm has no value."""
@@ -115,7 +115,10 @@ def _seeds(experiment: Experiment, arm: Arm, out: Path) -> list[int]:
 
 def _validation_figures(run: ReportedRun) -> dict[str, float]:
     last = run.last("val")
-    return {label: float(last[name]) for name, label in VALIDATION.items() if name in last}
+    compared = [
+        each for each in quantities_in(run.records) if each.prefix == "val" and each.higher_is_better is not None
+    ]
+    return {each.title: float(last[each.key]) for each in compared if each.key in last}
 
 
 def _add_evaluations(

@@ -121,6 +121,8 @@ def _training(config: RunConfig, options: RunOptions) -> Job:
 
 def _check_same(old: RunConfig, new: RunConfig, run: Path) -> None:
     before, after = old.model_dump(), new.model_dump()
+    if before["terms"] != after["terms"]:
+        raise UserError(f"{run} was made with other terms; remove that run, or give another --out")
     whole_groups = [(group, key) for group in _IDENTITY_GROUPS for key in before[group]]
     for group, key in [*whole_groups, *_IDENTITY_KEYS]:
         if before[group][key] != after[group][key]:

@@ -14,6 +14,7 @@ from sar_dist.observe.flops import (
 from sar_dist.observe.logger import RunLogger
 from sar_dist.observe.panels import FIGURE_DPI, PanelGrid, shorten_text
 from sar_dist.observe.progress import format_duration
+from sar_dist.observe.quantities import QUANTITIES, known_quantities, panel_title, quantities_in, quantity_rows
 from sar_dist.observe.records import read_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
@@ -26,6 +27,7 @@ __all__ = [
     "OVERLAPPED",
     "PARTS",
     "PEAK_TFLOPS",
+    "QUANTITIES",
     "TOTAL",
     "DevicePeak",
     "FlopReport",
@@ -42,8 +44,12 @@ __all__ = [
     "find_peak",
     "flop_table",
     "format_duration",
+    "known_quantities",
+    "panel_title",
     "peak_flops",
     "peak_memory_gib",
+    "quantities_in",
+    "quantity_rows",
     "read_records",
     "samples_figure",
     "shorten_text",

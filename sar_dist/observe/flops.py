@@ -13,7 +13,7 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from sar_dist.regularizer import spatial_entropy_from_query_key
+from sar_dist.terms import Term
 
 with warnings.catch_warnings():
     # Importing fvcore compiles a loss with torch.jit.script, which PyTorch reports as deprecated to every user.
@@ -186,32 +186,45 @@ def count_flops(model: nn.Module, inputs: tuple[Any, ...]) -> FlopReport:
     )
 
 
-class _SpatialEntropyTerm(nn.Module):
-    """The regularizer's arithmetic as a module, so that it has a line of its own in the report."""
+class _TermModule(nn.Module):
+    """A term's arithmetic as a module, so that it has a line of its own in the report."""
 
-    def forward(self, queries: list[Tensor], keys: list[Tensor], grid: tuple[int, int]) -> list[Any]:
-        return [spatial_entropy_from_query_key(query, key, grid) for query, key in zip(queries, keys, strict=True)]
+    def __init__(self, term: Term) -> None:
+        super().__init__()
+        self.term = term
+
+    def forward(self, output: dict[str, Any]) -> list[Tensor]:
+        scores = self.term(output)
+        return [scores.loss, *scores.per_sample.values()]
+
+
+class _TermModules(nn.ModuleDict):
+    """All terms, side by side."""
+
+    def forward(self, output: dict[str, Any]) -> list[list[Tensor]]:
+        return [module(output) for module in self.values()]
 
 
 class _RegularizedModel(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, terms: Sequence[Term]) -> None:
         super().__init__()
         self.model = model
-        self.regularizer = _SpatialEntropyTerm()
+        self.regularizer = _TermModules({term.name: _TermModule(term) for term in terms})
 
     def forward(self, images: Tensor) -> list[Any]:
         outputs = self.model(images)
-        return [outputs["logits"], self.regularizer(outputs["queries"], outputs["keys"], self.model.grid)]
+        return [outputs["logits"], self.regularizer({**outputs, "images": images})]
 
 
-def count_regularized_flops(model: nn.Module, images: Tensor) -> FlopReport:
-    """Count a model with its spatial-entropy term, which appears as the module "regularizer" next to "model".
+def count_regularized_flops(model: nn.Module, images: Tensor, terms: Sequence[Term]) -> FlopReport:
+    """Count a model with the terms of its loss, which appear as the module "regularizer" next to "model".
 
     Args:
-        model: returns {"logits", "queries", "keys"} and has a ``grid``, as ``TappedVisionTransformer``.
+        model: returns {"logits", "queries", "keys"}, as ``TappedVisionTransformer``.
         images: (B, 3, S, S).
+        terms: built for the CPU.
     """
-    return count_flops(_RegularizedModel(model), (images,))
+    return count_flops(_RegularizedModel(model, terms), (images,))
 
 
 def vit_forward_macs(

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from sar_dist.observe.progress import ProgressReporter
+from sar_dist.observe.quantities import QUANTITIES
 from sar_dist.observe.records import append_record, truncate_records
 from sar_dist.observe.tensorboard_charts import custom_scalars_layout
 from sar_dist.observe.trace import TRACE_SUFFIX
+from sar_dist.quantities import Quantity
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -40,12 +42,22 @@ class RunLogger:
         enabled: False makes every method do nothing; every process but the one with rank 0 passes False.
         total_steps: optimizer steps of the whole run, the end of the progress bar.
         description: name of the run in the progress bar.
+        quantities: what TensorBoard's first page shows.
     """
 
-    def __init__(self, directory: Path, *, enabled: bool, total_steps: int, description: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        enabled: bool,
+        total_steps: int,
+        description: str,
+        quantities: Iterable[Quantity] = QUANTITIES,
+    ) -> None:
         self.failures = 0
         self._directory = Path(directory)
         self._enabled = enabled
+        self._quantities = tuple(quantities)
         self._purge_step: int | None = None
         self._last_step = 0
         self._writer: SummaryWriter | None = None
@@ -176,7 +188,7 @@ class RunLogger:
             if self._writer is None:
                 # The purge step hides the steps that a killed process logged beyond its last checkpoint.
                 self._writer = SummaryWriter(str(self._directory / TENSORBOARD_FOLDER), purge_step=self._purge_step)
-                self._writer.add_custom_scalars(custom_scalars_layout())
+                self._writer.add_custom_scalars(custom_scalars_layout(self._quantities))
             write(self._writer)
             self._writer.flush()
             self._purge_step = None

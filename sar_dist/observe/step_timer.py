@@ -24,6 +24,7 @@ PARTS = (
     "augmentation",
     "forward",
     "spatial_entropy",
+    "terms",
     "backward",
     "optimizer",
     "communication",

@@ -5,37 +5,30 @@ Each chart is a title and the tags that it draws together, as regular expression
 
 from __future__ import annotations
 
-from sar_dist.observe.step_timer import MEASURED
+from collections.abc import Iterable
 
-CHARTS: dict[str, dict[str, list[str]]] = {
-    "Learning": {
-        "loss": [r"^train/loss$", r"^train/loss_cls$", r"^val/loss_cls$"],
-        "top-1 (%)": [r"^val/top1$", r"^val_ema/top1$"],
-    },
-    "Spatial entropy (nats)": {
-        "mean": [r"^train/loss_entropy$", r"^val/entropy$", r"^val_ema/entropy$"],
-        "validation, by head": [r"^val/entropy_block\d+_head\d+$"],
-        "components of a map": [r"^train/components$", r"^val/components$"],
-        "components, by head": [r"^val/components_block\d+_head\d+$"],
-    },
-    "Optimization": {
-        "learning rate": [r"^train/learning_rate$"],
-        "weight of the entropy": [r"^train/entropy_weight$"],
-        "gradient norm": [r"^train/gradient_norm$"],
-        "skipped steps": [r"^train/skipped_steps$"],
-    },
-    "Speed": {
-        "images per second": [r"^train/images_per_second$", r"^train/images_per_second_per_process$"],
-        "shares of the time": [r"^train/data_wait_share$", r"^train/mfu$", r"^train/mfu_of_matmul$"],
-        "seconds per step": [r"^train/step_seconds$"],
-        "where the seconds of a step go": [rf"^step_seconds/{part}$" for part in MEASURED],
-        "peak memory (GiB)": [r"^train/peak_memory_gib$"],
-    },
-}
+from sar_dist.observe.quantities import QUANTITIES
+from sar_dist.quantities import Quantity
+
+Charts = dict[str, dict[str, list[str]]]
 
 
-def custom_scalars_layout() -> dict[str, dict[str, list[object]]]:
-    """``CHARTS`` as ``SummaryWriter.add_custom_scalars`` wants it."""
+def charts_of(quantities: Iterable[Quantity]) -> Charts:
+    """Category -> title -> tags, each in the order in which it first appears among the quantities."""
+    charts: Charts = {}
+    for quantity in quantities:
+        if quantity.chart is not None:
+            category, title = quantity.chart
+            charts.setdefault(category, {}).setdefault(title, []).append(quantity.pattern)
+    return charts
+
+
+CHARTS = charts_of(QUANTITIES)
+
+
+def custom_scalars_layout(quantities: Iterable[Quantity] = QUANTITIES) -> dict[str, dict[str, list[object]]]:
+    """The charts as ``SummaryWriter.add_custom_scalars`` wants them."""
     return {
-        category: {title: ["Multiline", tags] for title, tags in charts.items()} for category, charts in CHARTS.items()
+        category: {title: ["Multiline", tags] for title, tags in charts.items()}
+        for category, charts in charts_of(quantities).items()
     }

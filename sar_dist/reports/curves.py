@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -13,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from sar_dist.observe import panel_title, quantities_in
+from sar_dist.quantities import Quantity
 from sar_dist.reports.runs import ReportedRun
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -24,37 +25,18 @@ COLUMNS = 2
 DPI = 130
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One chart.
-
-    Attributes:
-        title: the quantity and its unit.
-        metrics: prefix, name and what to call it; one, or two that belong together.
-        share: values are shares of 1, shown in percent.
-        wide: values may span orders of magnitude; the axis is logarithmic when they do.
-        from_zero: the axis begins at 0.
-    """
-
-    title: str
-    metrics: tuple[tuple[str, str, str], ...]
-    share: bool = False
-    wide: bool = False
-    from_zero: bool = False
+Panel = tuple[Quantity, ...]  # what one chart draws: a curve, or two that belong together
+_NOTES = {"train": "training", "val": "validation"}
+_NOTES_OF_VALIDATION = {"val": "live weights", "val_ema": "averaged weights"}
 
 
-PANELS = (
-    Panel("cross-entropy, nats", (("train", "loss_cls", "training"), ("val", "loss_cls", "validation"))),
-    Panel("validation top-1, %", (("val", "top1", "live weights"), ("val_ema", "top1", "averaged weights"))),
-    Panel("spatial entropy, nats", (("train", "loss_entropy", "training"), ("val", "entropy", "validation"))),
-    Panel("components of a map", (("train", "components", "training"), ("val", "components", "validation"))),
-    Panel("weight of the entropy in the loss", (("train", "entropy_weight", "training"),)),
-    Panel("learning rate", (("train", "learning_rate", "training"),)),
-    Panel("gradient norm before clipping", (("train", "gradient_norm", "training"),), wide=True),
-    Panel("images per second", (("train", "images_per_second", "training"),), from_zero=True),
-    Panel("share of time waiting for data", (("train", "data_wait_share", "training"),), share=True),
-    Panel("model FLOPs utilisation", (("train", "mfu", "training"),), share=True),
-)
+def panels_of(quantities: Iterable[Quantity]) -> list[Panel]:
+    """The charts, in the order in which their labels first appear."""
+    panels: dict[str, Panel] = {}
+    for quantity in quantities:
+        if quantity.panel:
+            panels[quantity.label] = (*panels.get(quantity.label, ()), quantity)
+    return list(panels.values())
 
 
 def report_figure(runs: Sequence[ReportedRun]) -> Figure:
@@ -63,7 +45,8 @@ def report_figure(runs: Sequence[ReportedRun]) -> Figure:
     Colours tell the runs apart. Within a chart the first metric is a line, the second one, on fewer points, a thinner
     line with markers.
     """
-    panels = [panel for panel in PANELS if any(_curves(run, panel) for run in runs)]
+    quantities = quantities_in(record for run in runs for record in run.records)
+    panels = [panel for panel in panels_of(quantities) if any(_curves(run, panel) for run in runs)]
     rows = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(13, 3.1 * rows + 0.4 + 0.25 * len(runs)), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
@@ -81,16 +64,22 @@ def report_figure(runs: Sequence[ReportedRun]) -> Figure:
     return figure
 
 
-def _curves(run: ReportedRun, panel: Panel) -> list[tuple[list[float], list[float], str]]:
-    curves = [(*run.curve(prefix, name), note) for prefix, name, note in panel.metrics]
+def _curves(run: ReportedRun, panel: Panel) -> list[tuple[list[float], list[float], Quantity]]:
+    curves = [(*run.curve(quantity.prefix, quantity.key), quantity) for quantity in panel]
     return [curve for curve in curves if curve[0]]
 
 
+def _caption(panel: Panel) -> str:
+    """Which curve is which, where there are two."""
+    notes = _NOTES if panel[0].prefix == "train" else _NOTES_OF_VALIDATION
+    return f" ({'; with markers: '.join(notes[curve.prefix] for curve in panel)})" if len(panel) > 1 else ""
+
+
 def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
-    lowest, highest = math.inf, -math.inf
+    lowest, highest, scale = math.inf, -math.inf, panel[0].scale
     for number, run in enumerate(runs):
-        for x, y, note in _curves(run, panel):
-            first = note == panel.metrics[0][2]
+        for x, y, quantity in _curves(run, panel):
+            first = quantity == panel[0]
             axis.plot(
                 x,
                 y,
@@ -101,15 +90,14 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
                 markersize=6 if len(x) == 1 else 3.5,
             )
             lowest, highest = min([lowest, *y]), max([highest, *y])
-    caption = "; with markers: ".join(note for _, _, note in panel.metrics)
-    axis.set_title(panel.title + (f" ({caption})" if len(panel.metrics) > 1 else ""), loc="left", fontsize=10.5)
+    axis.set_title(panel_title(panel) + _caption(panel), loc="left", fontsize=10.5)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if panel.wide and 0 < 30 * lowest < highest < math.inf:
+    if scale == "wide" and 0 < 30 * lowest < highest < math.inf:
         axis.set_yscale("log")
-    if panel.share:
+    if scale == "share":
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    if panel.from_zero or panel.share:
+    if scale in ("from_zero", "share"):
         axis.set_ylim(bottom=0)
 
 

@@ -6,12 +6,13 @@ import base64
 import html
 from collections.abc import Callable, Sequence
 
+from sar_dist.observe import QUANTITIES
 from sar_dist.reports.attention_page import STYLE
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures
 from sar_dist.reports.seeds import seeds_table
 
-# Rows in which a difference to the baseline means something, and is better when higher (+1) or lower (-1).
-COMPARED = ("validation loss", "top-1", "top-5", "entropy, nats", "components", "images per second")
+# Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
+COMPARED = ("validation", *(row for each in QUANTITIES if each.higher_is_better is not None for row in each.summed_up))
 
 
 def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:

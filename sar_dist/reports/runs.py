@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.errors import UserError
-from sar_dist.observe import read_records
+from sar_dist.observe import quantities_in, read_records
+from sar_dist.quantities import Quantity, SummingUp
 
 Curve = tuple[list[float], list[float]]
 
@@ -37,8 +38,8 @@ class ReportedRun:
 
     @property
     def is_baseline(self) -> bool:
-        """Trained without the regularizer."""
-        return not self.config.get("regularizer", {}).get("weight", 0)
+        """Trained without the regularizer and without further terms of the loss."""
+        return not (self.config.get("regularizer", {}).get("weight", 0) or self.config.get("terms"))
 
     @property
     def steps_per_epoch(self) -> float | None:
@@ -61,9 +62,16 @@ class ReportedRun:
         values = self.curve("train", name)[1]
         return statistics.median(values[1:] or values) if values else None
 
-    def best(self, prefix: str, name: str) -> float | None:
-        """Highest value of a metric."""
-        return max(self.curve(prefix, name)[1], default=None)
+    def best(self, quantity: Quantity) -> float | None:
+        """The highest value of a quantity, or the lowest where that is better."""
+        values = self.curve(quantity.prefix, quantity.key)[1]
+        return min(values, default=None) if quantity.higher_is_better is False else max(values, default=None)
+
+    def summed_up(self, quantity: Quantity, how: SummingUp) -> float | None:
+        """One number for a whole curve; None where the run does not have it."""
+        if how == "best":
+            return self.best(quantity)
+        return self.median(quantity.key) if how == "median" else self.last(quantity.prefix).get(quantity.key)
 
 
 def load_runs(paths: list[Path]) -> list[ReportedRun]:
@@ -127,27 +135,17 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
 
 def final_figures(run: ReportedRun) -> dict[str, float | None]:
     """The numbers that sum up a run, by the label of their row; None where the run does not have one."""
-    train, val, average = run.last("train"), run.last("val"), run.last("val_ema")
+    terms = run.config.get("terms", ())
     figures = {
         "weight of the entropy": run.config.get("regularizer", {}).get("weight"),
+        **{f"weight of the term {term['name']}": term.get("weight") for term in terms},
         "steps": max(record["step"] for record in run.records),
-        "epochs": train.get("epoch"),
-        "training loss": train.get("loss_cls"),
-        "validation loss": val.get("loss_cls"),
-        "validation top-1 %": val.get("top1"),
-        "validation top-5 %": val.get("top5"),
-        "best validation top-1 %": run.best("val", "top1"),
-        "validation top-1 %, averaged weights": average.get("top1"),
-        "validation entropy, nats": val.get("entropy"),
-        "validation components a map": val.get("components"),
-        "images per second, median": run.median("images_per_second"),
-        "waiting for data %, median": None if (wait := run.median("data_wait_share")) is None else 100 * wait,
-        "MFU %, median": None if (mfu := run.median("mfu")) is None else 100 * mfu,
-        "peak memory GiB": train.get("peak_memory_gib"),
-        "skipped steps": train.get("skipped_steps"),
-        "replaced images": train.get("bad_images"),
-        "processes": run.environment.get("world_size"),
     }
+    for quantity in quantities_in(run.records):
+        for label, how in quantity.summed_up.items():
+            value = run.summed_up(quantity, how)
+            figures[label] = 100 * value if value is not None and quantity.scale == "share" else value
+    figures["processes"] = run.environment.get("world_size")
     return {label: None if value is None else float(value) for label, value in figures.items()}
 
 

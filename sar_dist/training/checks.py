@@ -16,6 +16,7 @@ from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import check_engine
 from sar_dist.errors import UserError
 from sar_dist.models import check_initial_weights, model_on_meta
+from sar_dist.terms import check_terms
 from sar_dist.training.run_directory import RunDirectory
 
 DATA_FOLDER = "data"
@@ -38,6 +39,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         UserError: the first thing that is wrong.
     """
     model = model_on_meta(config.model, config.regularizer)
+    check_terms(config, model)
     check_engine(config, device, world_size)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
         raise UserError(

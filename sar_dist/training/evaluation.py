@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,68 +29,105 @@ def evaluate(
 
     Returns:
         ``top1`` and ``top5`` in percent of all images (one that cannot be decoded counts as wrong), ``loss_cls``,
-        ``images``, ``bad_images``, and the mean ``entropy`` and ``components`` of the tapped blocks with those of each
-        head as ``entropy_block11_head3`` and ``components_block11_head3`` (the means are over the decodable images).
+        ``images``, ``bad_images``, and the means over the decodable images of what the terms measure, such as ``entropy``
+        and ``components``, with those of each head as ``entropy_block11_head3`` where a map has a value of its own.
 
     Raises:
         RuntimeError: the number of scored images is not the manifest's. The result would not be comparable.
     """
     was_training = model.training
     model.eval()
-    sums: Tensor | None = None
+    sums = MaskedSums()
     tapped: list[int] = model.tapped  # type: ignore[assignment]
-    heads = 0
     try:
         for batch in loader.iterate():
             output = task.predict(model, batch)
-            entropies, components = task.entropies(output)  # each b blocks heads
-            heads = entropies.shape[2]
             label, valid, bad = (batch[name].to(task.device, non_blocking=True) for name in ("label", "valid", "bad"))
-            logits = output["logits"].float()
+            logits, measures = output["logits"].float(), task.per_sample(output)
+            scored = valid & ~bad
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # b 5
-            part = _batch_sums(logits, best, label, valid, bad, entropies, components)
-            sums = part if sums is None else sums + part
+            sums.add("bad_images", bad, valid)
+            for name, (values, mask) in classification_scores(logits, best, label, valid, scored).items():
+                sums.add(name, values, mask)
+            for name, values in measures.items():
+                sums.add(name, values, scored)
             if details is not None:
-                details.add(label, best[:, 0], valid & ~bad, entropies, components)
+                details.add(label, best[:, 0], scored, measures)
     finally:
         model.train(was_training)
-    assert sums is not None, "a validation loader has at least one batch on every process"
-    return _metrics(distributed.all_reduce_sum(sums).tolist(), loader.total, tapped, heads)
+    sums.reduce()
+    images, bad_images = sums.count("top1"), sums.total("bad_images")
+    if images != loader.total:
+        raise RuntimeError(f"validation scored {images:.0f} images, the manifest has {loader.total}")
+    # Of these two it is the numbers that count, not the means.
+    return {**sums.means(tapped), "images": images, "bad_images": bad_images}
 
 
-def _batch_sums(
-    logits: Tensor, best: Tensor, label: Tensor, valid: Tensor, bad: Tensor, entropies: Tensor, components: Tensor
-) -> Tensor:
-    """Sums over a batch, float64: images, bad, correct, correct in 5, loss, entropy of each map, components."""
-    scored = valid & ~bad
+def classification_scores(
+    logits: Tensor, best: Tensor, label: Tensor, valid: Tensor, scored: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each metric's value of every image, and the images over which it is averaged.
+
+    Args:
+        logits: (b, C) float32.
+        best: (b, 5) the most probable classes, fewer where the model has fewer.
+        label: (b,) int64.
+        valid: (b,) bool, False for what fills the last batch up.
+        scored: (b,) bool, False also for an image that cannot be decoded.
+    """
     hits = (best == label[:, None]) & scored[:, None]
     losses = functional.cross_entropy(logits, label.clamp(0, logits.shape[1] - 1), reduction="none")
-    weights = scored.double()
-    return torch.cat(
-        [
-            torch.stack([valid.sum(), (valid & bad).sum(), hits[:, 0].sum(), hits.sum()]).double(),
-            (losses.double() * weights).sum()[None],
-            *((maps.double() * weights[:, None, None]).sum(dim=0).flatten() for maps in (entropies, components)),
-        ]
-    )
-
-
-def _metrics(sums: list[float], total: int, tapped: list[int], heads: int) -> dict[str, float]:
-    images, bad, top1, top5, loss, *maps = sums
-    if images != total:
-        raise RuntimeError(f"validation scored {images:.0f} images, the manifest has {total}")
-    scored = max(1.0, images - bad)
-    places = [f"block{block}_head{head}" for block in tapped for head in range(heads)]
-    entropies, components = maps[: len(places)], maps[len(places) :]
-    named = {f"entropy_{place}": value / scored for place, value in zip(places, entropies, strict=True)}
-    named |= {f"components_{place}": value / scored for place, value in zip(places, components, strict=True)}
     return {
-        "top1": 100 * top1 / images,
-        "top5": 100 * top5 / images,
-        "loss_cls": loss / scored,
-        "images": images,
-        "bad_images": bad,
-        "entropy": sum(entropies) / scored / max(1, len(places)),
-        "components": sum(components) / scored / max(1, len(places)),
-        **named,
+        "top1": (100 * hits[:, 0], valid),
+        "top5": (100 * hits.sum(dim=1), valid),
+        "loss_cls": (losses, scored),
     }
+
+
+class MaskedSums:
+    """Sums over images by name, in float64 on their device; one reduction over the processes at the end."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._reduced: dict[str, tuple[list[float], float, tuple[int, ...]]] = {}
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Add the values (b, ...) of the images for which the mask (b,) is True."""
+        missing = rearrange(~mask, "b -> b" + " 1" * (values.ndim - 1))
+        kept = values.double().masked_fill(missing, 0)
+        part = torch.cat([mask.sum().double()[None], kept.sum(dim=0).flatten()])
+        if name not in self._sums:
+            self._sums[name] = part
+            self._reduced[name] = ([], 0.0, tuple(values.shape[1:]))
+        else:
+            self._sums[name] = self._sums[name] + part
+
+    def reduce(self) -> None:
+        """Sum over all processes, which have added under the same names. Call on every process."""
+        assert self._sums, "a validation loader has at least one batch on every process"
+        parts = distributed.all_reduce_sum(torch.cat(list(self._sums.values()))).split(
+            [len(part) for part in self._sums.values()]
+        )
+        for name, part in zip(self._sums, parts, strict=True):
+            count, *sums = part.tolist()
+            self._reduced[name] = (sums, count, self._reduced[name][2])
+
+    def count(self, name: str) -> float:
+        """Number of images that were not masked."""
+        return self._reduced[name][1]
+
+    def total(self, name: str) -> float:
+        """Sum of the values."""
+        return sum(self._reduced[name][0])
+
+    def means(self, tapped: list[int]) -> dict[str, float]:
+        """The mean under each name; of values for each head of the ``tapped`` blocks also each head's own."""
+        found: dict[str, float] = {}
+        by_head: dict[str, float] = {}
+        for name, (sums, count, shape) in self._reduced.items():
+            images = max(1.0, count)
+            found[name] = sum(sums) / images / len(sums)
+            if shape:
+                places = (f"block{block}_head{head}" for block in tapped for head in range(shape[1]))
+                by_head |= {f"{name}_{place}": value / images for place, value in zip(places, sums, strict=True)}
+        return {**found, **by_head}

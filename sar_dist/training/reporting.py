@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from sar_dist.quantities import Quantity
 from sar_dist.training.profiling import time_shares
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 
 
-def progress_values(metrics: Mapping[str, float], step_seconds: Mapping[str, float]) -> dict[str, str | float]:
+def progress_values(
+    metrics: Mapping[str, float], step_seconds: Mapping[str, float], quantities: Iterable[Quantity]
+) -> dict[str, str | float]:
     """The few of an interval's metrics, and of the parts of a step's time, that belong into the progress line."""
-    shown: dict[str, str | float] = {
-        "loss": metrics["loss"],
-        "img/s": metrics["images_per_second"],
-        "data wait": f"{metrics['data_wait_share']:.0%}",
-    }
-    if "loss_entropy" in metrics:
-        shown["entropy"] = metrics["loss_entropy"]
-    if "mfu" in metrics:
-        shown["MFU"] = f"{metrics['mfu']:.1%}"
-    if "mfu_of_matmul" in metrics:
-        shown["MFU (of matmul)"] = f"{metrics['mfu_of_matmul']:.1%}"
+    shown: dict[str, str | float] = {}
+    for quantity in quantities:
+        if quantity.progress is not None and quantity.prefix == "train" and quantity.key in metrics:
+            name, form = quantity.progress
+            shown[name] = format(metrics[quantity.key], form) if form else metrics[quantity.key]
     if step_seconds:
         shown["time:"] = time_shares(step_seconds)
     return shown
 
 
-def validation_line(step: int, live: Mapping[str, float], average: Mapping[str, float] | None) -> str:
-    """One line for a validation of the live weights and, where there is one, of their moving average."""
+def validation_line(
+    step: int, live: Mapping[str, float], average: Mapping[str, float] | None, terms: Sequence[str]
+) -> str:
+    """One line for a validation of the live weights and, where there is one, of their moving average.
+
+    Args:
+        step: optimizer steps done.
+        live, average: metrics of both.
+        terms: names of the terms, whose values are said.
+    """
     averaged = "" if average is None else f" (average {average['top1']:.2f} %)"
+    measured = "".join(f", {name.replace('_', ' ')} {live[name]:.4f}" for name in terms if name in live)
     bad = f", {live['bad_images']:.0f} of them unreadable and counted as wrong" if live["bad_images"] else ""
-    return (
-        f"step {step}: validation top-1 {live['top1']:.2f} %{averaged}, entropy {live['entropy']:.4f}, "
-        f"{live['images']:.0f} images{bad}"
-    )
+    return f"step {step}: validation top-1 {live['top1']:.2f} %{averaged}{measured}, {live['images']:.0f} images{bad}"
 
 
 def closing_lines(state: TrainState, skipped_steps: int, directory: RunDirectory) -> list[str]:

@@ -113,6 +113,8 @@ def _changes(old: RunConfig, new: RunConfig) -> list[str]:
             continue
         if before[group][name] != after[group][name]:
             changed.append(f"{key}={before[group][name]} (now {after[group][name]})")
+    if before["terms"] != after["terms"]:
+        changed.append(f"terms={before['terms']} (now {after['terms']})")
     return changed
 
 

@@ -54,9 +54,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
     ema = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
 
-    logger = RunLogger(
-        checked.directory.path, enabled=rank == 0, total_steps=length.last_step, description=config.run.name
-    )
+    task = ClassificationTask(config, grid, engine.device)
+    logger = open_logger(config, checked.directory, length, task, rank)
     logger.truncate_after(-1 if saved is None else state.step)
     logger.message(f"{config.run.name}: {flops.summary()}; {world_size} process{'es' if world_size > 1 else ''}")
     if report is not None:
@@ -70,7 +69,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     return Trainer(
         config,
         engine=engine,
-        task=ClassificationTask(config, grid, engine.device),
+        task=task,
         batches=batches,
         accumulation=train_loader.accumulation,
         val_loader=val_loader,
@@ -84,6 +83,19 @@ def build_trainer(config: RunConfig) -> Trainer:
         throughput=Throughput(
             config.optim.global_batch, flops.training_flops, device, peak=peak, world_size=world_size
         ),
+    )
+
+
+def open_logger(
+    config: RunConfig, directory: RunDirectory, length: RunLength, task: ClassificationTask, rank: int
+) -> RunLogger:
+    """The run's logger, which writes on the main process alone."""
+    return RunLogger(
+        directory.path,
+        enabled=rank == 0,
+        total_steps=length.last_step,
+        description=config.run.name,
+        quantities=task.quantities,
     )
 
 

@@ -1,4 +1,4 @@
-"""Supervised classification with the spatial-entropy regularizer: a batch in, a dictionary of losses out.
+"""Supervised classification with further terms of the loss: a batch in, a dictionary of losses out.
 
 The trainer knows no loss: it backpropagates ``losses["loss"]`` and logs the rest.
 """
@@ -15,16 +15,17 @@ from torch.nn import functional
 from sar_dist.config import RunConfig
 from sar_dist.data.images import DeviceTransform
 from sar_dist.engine import input_dtype
+from sar_dist.observe import known_quantities
 from sar_dist.regions import region
-from sar_dist.regularizer import regularizer_weight, spatial_entropy_from_query_key
+from sar_dist.terms import build_terms
 
 
 class ClassificationTask:
-    """Cross-entropy plus the weighted mean spatial entropy of the tapped blocks.
+    """Cross-entropy plus the weighted terms, of which the spatial entropy of the tapped blocks is the first.
 
-    Both are computed in float32 outside the engine, where autocast is off. With ``regularizer.weight`` above zero the
-    entropy is part of every step on every process, also while its weight is still zero: under ZeRO-3 a term that is
-    there on some processes or steps only would hang the others.
+    All are computed in float32 outside the engine, where autocast is off. A term that is trained is part of every step on
+    every process, also while its weight is still zero: under ZeRO-3 a term that is there on some processes or steps only
+    would hang the others.
 
     Args:
         config: the run's configuration.
@@ -33,36 +34,40 @@ class ClassificationTask:
     """
 
     def __init__(self, config: RunConfig, grid: tuple[int, int], device: torch.device) -> None:
-        self.regularizer = config.regularizer
-        self.epochs = config.optim.epochs
+        self.terms = build_terms(config, grid, device)
+        self.quantities = known_quantities(quantity for term in self.terms for quantity in term.quantities)
         self.grid = grid
         self.device = device
         self.dtype = input_dtype(config)
         self.transform = DeviceTransform(config.augment, config.model.num_classes, config.run.seed)
 
-    def losses(self, model: Any, batch: Mapping[str, Any], entropy_weight: float) -> dict[str, Tensor]:
-        """Losses of one training micro-batch of the loader.
+    def losses(self, model: Any, batch: Mapping[str, Any], epoch: float) -> dict[str, Tensor]:
+        """Losses of one training micro-batch of the loader, after ``epoch`` (fractional) epochs.
 
         Returns:
-            ``loss``, what is backpropagated; ``loss_cls``, the cross-entropy; and, when the model is regularized,
-            ``loss_entropy``, the mean entropy in nats, and ``components``, the mean number of components of a map.
+            ``loss``, what is backpropagated; ``loss_cls``, the cross-entropy; for each term that is trained its
+            ``loss_NAME``, and the mean of what else it measures, such as ``components``.
         """
         images, targets = self.augmented(batch)
         sample_keys = tuple(batch[name].to(self.device, non_blocking=True) for name in ("epoch", "sample"))
         with region("forward"):
-            output = model(images.to(self.dtype), sample_keys)
+            images = images.to(self.dtype)
+            output = {**model(images, sample_keys), "images": images}
             loss_cls = functional.cross_entropy(output["logits"].float(), targets)
-        if not self.regularizer.weight:
-            return {"loss": loss_cls, "loss_cls": loss_cls}
-        with region("spatial_entropy"):
-            entropies, components = self.entropies(output)
-            loss_entropy = entropies.mean()
-        return {
-            "loss": loss_cls + entropy_weight * loss_entropy,
-            "loss_cls": loss_cls,
-            "loss_entropy": loss_entropy,
-            "components": components.float().mean(),
-        }
+        loss, logged = loss_cls, {"loss_cls": loss_cls}
+        for term in self.terms:
+            if term.is_trained:
+                with region(term.region):
+                    scores = term(output)
+                loss = loss + term.weight(epoch) * scores.loss
+                others = {name: values for name, values in scores.per_sample.items() if name != term.name}
+                logged |= {f"loss_{term.name}": scores.loss}
+                logged |= {name: values.float().mean() for name, values in others.items()}
+        return {"loss": loss, **logged}
+
+    def weights(self, epoch: float) -> dict[str, float]:
+        """The weight of every term after ``epoch`` (fractional) epochs, by its name in the log."""
+        return {f"{term.name}_weight": term.weight(epoch) for term in self.terms}
 
     def augmented(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """A training micro-batch as the model sees it: float32 images (b, 3, S, S), targets (b, C)."""
@@ -74,26 +79,11 @@ class ClassificationTask:
         with region("augmentation"):
             return self.transform.train(*tensors)
 
-    def entropy_weight(self, epoch: float) -> float:
-        """Weight of the spatial entropy after ``epoch`` (fractional) epochs."""
-        return regularizer_weight(
-            epoch,
-            weight=self.regularizer.weight,
-            ramp_epochs=self.regularizer.ramp_epochs,
-            total_epochs=self.epochs,
-            unit=self.regularizer.unit,
-        )
-
-    def entropies(self, output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Spatial entropy and number of components of every head of every tapped block, each (B, blocks, H)."""
-        results = [
-            spatial_entropy_from_query_key(query, key, self.grid, self.regularizer.backend, return_components=True)
-            for query, key in zip(output["queries"], output["keys"], strict=True)
-        ]
-        entropies, components = zip(*results, strict=True)
-        return torch.stack(entropies, dim=1), torch.stack(components, dim=1)
+    def per_sample(self, output: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What every term measures in each image, also with weight 0, by name: (B,) or (B, blocks, heads)."""
+        return {name: values for term in self.terms for name, values in term(output).per_sample.items()}
 
     def predict(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's output on one validation micro-batch, transformed as in evaluation."""
-        images = self.transform.evaluate(batch["image"].to(self.device, non_blocking=True))
-        return model(images.to(self.dtype))
+        """The model's output on one validation micro-batch, transformed as in evaluation, and its ``images``."""
+        images = self.transform.evaluate(batch["image"].to(self.device, non_blocking=True)).to(self.dtype)
+        return {**model(images), "images": images}

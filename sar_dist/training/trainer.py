@@ -117,14 +117,14 @@ class Trainer:
 
     def train_step(self) -> None:
         """One optimizer step: forward and backward of every accumulated micro-batch, then the update."""
-        entropy_weight = self.task.entropy_weight(self.state.step / self.length.steps_per_epoch)
-        self.applied = {"learning_rate": max(self.engine.get_lr()), "entropy_weight": entropy_weight}
+        epoch = self.state.step / self.length.steps_per_epoch
+        self.applied = {"learning_rate": max(self.engine.get_lr()), **self.task.weights(epoch)}
         with self.profiler.step(self.state.step + 1):
             for micro_step in range(self.accumulation):
                 with self.throughput.waiting_for_data(), region("data_wait"):
                     batch = next(self.batches)
                 self._seed(micro_step)
-                losses = self.task.losses(self.engine, batch, entropy_weight)
+                losses = self.task.losses(self.engine, batch, epoch)
                 with region("backward"):
                     self.engine.backward(losses["loss"])
                 with region("optimizer"):
@@ -171,7 +171,7 @@ class Trainer:
         self.logger.metrics(self.state.step, values)
         self.logger.metrics(self.state.step, parts, prefix="step_seconds")
         self._obey(*self.guard.after_interval(self.state.step, values["loss"]))
-        self.logger.progress(self.state.step, progress_values(values, parts))
+        self.logger.progress(self.state.step, progress_values(values, parts, self.task.quantities))
 
     def validate(self) -> None:
         """Score the live weights, and their moving average, on the whole validation set."""
@@ -188,7 +188,8 @@ class Trainer:
         headline = average or self.validation
         if self.state.best_top1 is None or headline["top1"] > self.state.best_top1:
             self.state.best_top1, self.state.best_step = headline["top1"], self.state.step
-        self.logger.message(validation_line(self.state.step, self.validation, average))
+        names = [term.name for term in self.task.terms]
+        self.logger.message(validation_line(self.state.step, self.validation, average, names))
         self.watchdog.moved()
 
     def draw(self) -> None:

@@ -1,4 +1,4 @@
-"""What a validation knows beyond its metrics: which class is taken for which, and the spread of the entropy."""
+"""What a validation knows beyond its metrics: which class is taken for which, and the spread of what terms measure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class GatheredDetails:
 
     Attributes:
         confusion: int64 (C, C), ``[t, p]`` images of class t predicted as class p; None above 2000 classes.
-        distributions: ``entropy_head3`` and ``components_head3`` of the last tapped block, a value for each image.
+        distributions: what the terms measure, a value for each image; of values for each head those of the last tapped
+            block, as ``entropy_head3``.
     """
 
     confusion: Tensor | None
@@ -38,35 +39,37 @@ class ValidationDetails:
         self._num_classes = num_classes
         countable = num_classes <= MAX_CONFUSION_CLASSES
         self._counts = torch.zeros(num_classes**2, dtype=torch.int64, device=device) if countable else None
-        self._entropies: list[Tensor] = []
-        self._components: list[Tensor] = []
+        self._scored: list[Tensor] = []
+        self._measures: dict[str, list[Tensor]] = {}
 
-    def add(self, labels: Tensor, predicted: Tensor, scored: Tensor, entropies: Tensor, components: Tensor) -> None:
+    def add(self, labels: Tensor, predicted: Tensor, scored: Tensor, measures: Mapping[str, Tensor]) -> None:
         """Add a micro-batch.
 
         Args:
             labels, predicted: int64 (b,) true and most probable class.
             scored: bool (b,), False where there is no image.
-            entropies, components: (b, blocks, H) of every map.
+            measures: of each image by name, (b,) or (b, blocks, H).
         """
         if self._counts is not None:
             known = scored & (labels < self._num_classes)
             self._counts.index_add_(0, torch.where(known, labels * self._num_classes + predicted, 0), known.long())
-        missing = ~scored[:, None]
-        self._entropies.append(entropies[:, -1].float().masked_fill(missing, torch.nan))
-        self._components.append(components[:, -1].float().masked_fill(missing, torch.nan))
+        self._scored.append(scored)
+        for name, values in measures.items():
+            self._measures.setdefault(name, []).append((values[:, -1] if values.ndim > 1 else values).float())
 
     def gather(self) -> GatheredDetails:
         """The details of all processes together. Call on every process."""
         confusion = None
         if self._counts is not None:
             confusion = distributed.all_reduce_sum(self._counts).view(self._num_classes, self._num_classes).cpu()
-        mine = torch.stack([torch.cat(self._entropies), torch.cat(self._components)]).cpu()  # 2 n H
-        maps = torch.cat(list(distributed.gather_objects(mine)), dim=1)
-        maps = maps[:, ~maps[1, :, 0].isnan()]  # a map that is not finite has a NaN entropy, but a number of components
-        distributions = {
-            f"{name}_head{head}": values[:, head]
-            for name, values in zip(("entropy", "components"), maps, strict=True)
-            for head in range(values.shape[1])
-        }
+        scored = torch.cat(self._scored).cpu()
+        mine = {name: torch.cat(values).cpu()[scored] for name, values in self._measures.items()}  # each n or n H
+        everyones = distributed.gather_objects(mine)
+        distributions: dict[str, Tensor] = {}
+        for name in mine:
+            values = torch.cat([measures[name] for measures in everyones])
+            if values.ndim == 1:
+                distributions[name] = values
+            else:
+                distributions |= {f"{name}_head{head}": of_head for head, of_head in enumerate(values.unbind(dim=1))}
         return GatheredDetails(confusion, distributions)

@@ -14,7 +14,8 @@ dist.init_process_group("gloo")
 images = torch.load(sys.argv[1])
 details = ValidationDetails(5, torch.device("cpu"))
 for batch in range(dist.get_rank(), 6, dist.get_world_size()):
-    details.add(*(images[name][batch] for name in ("labels", "predicted", "scored", "entropies", "components")))
+    measures = {name: images[name][batch] for name in ("entropy", "components", "of_images")}
+    details.add(*(images[name][batch] for name in ("labels", "predicted", "scored")), measures)
 gathered = details.gather()
 if dist.get_rank() == 0:
     torch.save({"confusion": gathered.confusion, **gathered.distributions}, sys.argv[2])

@@ -23,15 +23,17 @@ def images() -> dict[str, torch.Tensor]:
         "labels": torch.randint(0, CLASSES, shape, generator=generator),
         "predicted": torch.randint(0, CLASSES, shape, generator=generator),
         "scored": torch.rand(shape, generator=generator) < 0.8,
-        "entropies": torch.rand((*shape, 2, HEADS), generator=generator),
+        "entropy": torch.rand((*shape, 2, HEADS), generator=generator),
         "components": torch.randint(0, 9, (*shape, 2, HEADS), generator=generator),
+        "of_images": torch.rand(shape, generator=generator),
     }
 
 
 def test_one_process_counts_every_scored_image_once(images: dict[str, torch.Tensor]) -> None:
     details = ValidationDetails(CLASSES, torch.device("cpu"))
-    for batch in zip(*images.values(), strict=True):
-        details.add(*batch)
+    for labels, predicted, scored, entropy, components, of_images in zip(*images.values(), strict=True):
+        measures = {"entropy": entropy, "components": components, "of_images": of_images}
+        details.add(labels, predicted, scored, measures)
     gathered = details.gather()
     check({"confusion": gathered.confusion, **gathered.distributions}, images)
 
@@ -50,18 +52,23 @@ def check(found: dict[str, Any], images: dict[str, torch.Tensor]) -> None:
     for label, predicted in zip(images["labels"][scored].tolist(), images["predicted"][scored].tolist(), strict=True):
         expected[label, predicted] += 1
     assert torch.equal(found.pop("confusion"), expected)
+    of_images = found.pop("of_images")
+    assert torch.equal(of_images.sort().values, images["of_images"][scored].sort().values)
     assert len(found) == 2 * HEADS
     for name, values in found.items():
         quantity, head = name.split("_head")
-        source = images["entropies" if quantity == "entropy" else quantity]
-        assert torch.equal(values.sort().values, source[..., -1, int(head)][scored].float().sort().values), name
+        assert torch.equal(values.sort().values, images[quantity][..., -1, int(head)][scored].float().sort().values), (
+            name
+        )
 
 
 def test_a_huge_number_of_classes_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation_details, "MAX_CONFUSION_CLASSES", 4)
     details = ValidationDetails(5, torch.device("cpu"))
     one = torch.tensor([0])
-    details.add(one, one, one == 0, torch.rand(1, 1, 2), torch.ones(1, 1, 2, dtype=torch.int64))
+    details.add(
+        one, one, one == 0, {"entropy": torch.rand(1, 1, 2), "components": torch.ones(1, 1, 2, dtype=torch.int64)}
+    )
     gathered = details.gather()
     assert gathered.confusion is None
     assert sorted(gathered.distributions) == ["components_head0", "components_head1", "entropy_head0", "entropy_head1"]

@@ -13,6 +13,7 @@ import torch
 from support import ROOT
 
 from sar_dist.config import RunConfig, load_config
+from sar_dist.observe import QUANTITIES
 from sar_dist.training import ClassificationTask, Trainer, pictures, profiling
 from sar_dist.training.length import RunLength
 from sar_dist.training.pictures import Pictures
@@ -140,9 +141,11 @@ def test_the_progress_line_names_the_largest_parts() -> None:
     split = dict.fromkeys(profiling.PARTS, 0.01) | {"backward": 0.5, "forward": 0.3, "communication": 0.13}
     assert time_shares(split | {"total": 1.0}) == "backward 50% forward 30% comm 13% data 1%"
     metrics = {"loss": 1.0, "images_per_second": 2.0, "data_wait_share": 0.0, "mfu_of_matmul": 0.5}
-    assert progress_values(metrics, {})["MFU (of matmul)"] == "50.0%"
-    assert "time:" not in progress_values(metrics, {})
-    assert progress_values(metrics, split | {"total": 1.0})["time:"].startswith("backward")  # type: ignore[union-attr]
+    assert progress_values(metrics, {}, QUANTITIES)["MFU (of matmul)"] == "50.0%"
+    assert "time:" not in progress_values(metrics, {}, QUANTITIES)
+    shown = progress_values(metrics, split | {"total": 1.0}, QUANTITIES)
+    assert str(shown["time:"]).startswith("backward")
+    assert list(shown) == ["loss", "img/s", "data wait", "MFU (of matmul)", "time:"]
 
 
 def test_a_run_that_fails_closes_its_logger(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ class Finetune(TransferTask[FinetuneSettings]):
             protocol={
                 "transform": describe_eval_transform(tuned.image_size, tuned.augment),
                 "steps": state.step,
-                "training": self.config.model_dump(mode="json", include={"model", "regularizer", "augment", "optim"}),
+                "training": self.config.model_dump(
+                    mode="json", include={"model", "regularizer", "terms", "augment", "optim"}
+                ),
                 "run": str(run_directory),
             },
             baselines={"chance": chance_metrics(self.classes)},

@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from sar_dist.config import ModelSettings, RegularizerSettings, load_config
+from sar_dist.config import ModelSettings, RegularizerSettings, RunConfig, load_config
 from sar_dist.models.build import model_on_meta
 from sar_dist.observe.flop_table import flop_table
 from sar_dist.observe.flops import count_flops, count_regularized_flops, vit_forward_macs
+from sar_dist.terms import build_terms
 
 
 def configured_models():
@@ -78,9 +79,25 @@ def test_the_last_block_without_skip_takes_as_much(no_skip):
     assert report.macs == vit_forward_macs(image_size=64, patch_size=16, **options)
 
 
+def terms_of(model, *further):
+    """The spatial entropy and further terms, for the model's grid."""
+    config = RunConfig(run={"name": "x"}, terms=further)
+    return build_terms(config, model.grid, torch.device("cpu"))
+
+
+def test_every_term_has_its_own_share():
+    model = build(image_size=64, embed_dim=48, depth=2, num_heads=3)
+    terms = terms_of(model, {"name": "total_variation", "weight": 0.1})
+    report = count_regularized_flops(model, meta_images(64), terms)
+    assert report.macs_by_module["regularizer.total_variation"] == 3 * 16 * 16  # heads x patches x head dimension
+    assert report.macs_by_module["regularizer"] == sum(
+        report.macs_by_module[f"regularizer.{name}"] for name in ("entropy", "total_variation")
+    )
+
+
 def test_the_regularizer_has_its_own_share():
     model = build(image_size=64, embed_dim=48, depth=2, num_heads=3).to_empty(device="cpu")
-    report = count_regularized_flops(model, torch.zeros(2, 3, 64, 64))
+    report = count_regularized_flops(model, torch.zeros(2, 3, 64, 64), terms_of(model))
     products = 2 * 3 * 16 * 16  # (similarity, query gradient) x heads x patches x head dimension
     elementwise = 3 * 16 * 12 / 2  # heads x patches x 12 FLOPs
     assert report.macs_by_module["regularizer"] == products + elementwise
@@ -130,7 +147,7 @@ def render(table):
 
 def test_children_add_up_to_their_parent_in_the_table():
     model = build(image_size=64, embed_dim=48, depth=3, num_heads=3)
-    report = count_regularized_flops(model, meta_images(64))
+    report = count_regularized_flops(model, meta_images(64), terms_of(model))
     rows = [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in render(flop_table(report)).splitlines()
@@ -149,7 +166,8 @@ def test_children_add_up_to_their_parent_in_the_table():
 
 
 def test_the_depth_of_the_table():
-    report = count_regularized_flops(build(image_size=32, embed_dim=24, depth=1, num_heads=2), meta_images(32))
+    model = build(image_size=32, embed_dim=24, depth=1, num_heads=2)
+    report = count_regularized_flops(model, meta_images(32), terms_of(model))
     text = render(flop_table(report, depth=3))
     assert "blocks" in text
     assert "mlp" not in text

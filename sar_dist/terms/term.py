@@ -1,0 +1,124 @@
+"""A term of the loss beside the cross-entropy: what the task asks of it, and the base that most of them begin from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sar_dist.config import Settings, TermSettings
+from sar_dist.quantities import Quantity, term_quantities
+from sar_dist.regularizer import regularizer_weight
+
+
+class TermScores(NamedTuple):
+    """What a term finds in one micro-batch.
+
+    Attributes:
+        loss: scalar; what the term's weight multiplies.
+        per_sample: measures of each image by name: (B,), or (B, blocks, heads) for those of every map. Validation
+            averages them over its images, training logs the mean of those that are not called like the term itself, whose
+            mean is the loss.
+    """
+
+    loss: Tensor
+    per_sample: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TermSetup:
+    """What a term may know of its run.
+
+    Attributes:
+        grid: rows and columns of the model's patches.
+        epochs: length of the training.
+        num_classes: classes of the model.
+        device: where micro-batches are.
+    """
+
+    grid: tuple[int, int]
+    epochs: float
+    num_classes: int
+    device: torch.device
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One summand of the loss, ``weight(epoch) * loss``.
+
+    It is called outside the engine, in float32, where autocast is off, on every process and in every step alike, and in
+    validation without gradients. It has no parameters that are trained, and no state: what it gives follows from its
+    settings and its argument, so that there is nothing to save.
+
+    Attributes:
+        name: what its numbers are called in the log: ``loss_NAME``, ``NAME_weight``.
+        region: the part of a step's time that it belongs to, one of ``sar_dist.observe.PARTS``.
+        is_trained: False: it is measured in validation, but no part of the loss. The same on every process and in every
+            step: under ZeRO-3, a term that comes and goes would hang the processes that wait for its gradient.
+        quantities: what it logs.
+    """
+
+    name: str
+    region: str
+    quantities: tuple[Quantity, ...]
+
+    @property
+    def is_trained(self) -> bool: ...
+
+    def weight(self, epoch: float) -> float:
+        """The weight in the loss after ``epoch`` (fractional) epochs."""
+
+    def __call__(self, output: Mapping[str, Any]) -> TermScores:
+        """Score a micro-batch.
+
+        Args:
+            output: of the model: ``logits`` (B, classes), ``queries`` and ``keys``, one (B, heads, d) and one
+                (B, heads, gh * gw, d) for each block of ``regularizer.blocks``; and its ``images`` (B, 3, S, S).
+        """
+
+
+class WeightedTerm:
+    """A term whose weight follows the schedule of the regularizer: a linear ramp, then a cosine to zero.
+
+    A subclass sets ``name``, may set the other class attributes, and defines ``__call__``.
+
+    Attributes:
+        label: what people call it; by default the name with spaces.
+        unit: of its values.
+        settings_class: the settings of its entry in ``terms``.
+        quantities: what it logs; by default its loss, its weight and its value in validation, over all and by head.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
+    region: ClassVar[str] = "terms"
+    settings_class: ClassVar[type[Settings]] = TermSettings
+    quantities: ClassVar[tuple[Quantity, ...]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "quantities" not in vars(cls) and hasattr(cls, "name"):
+            cls.quantities = term_quantities(cls.name, label=cls.label, unit=cls.unit)
+
+    def __init__(self, settings: TermSettings, setup: TermSetup) -> None:
+        self.settings = settings
+        self.setup = setup
+
+    @property
+    def is_trained(self) -> bool:
+        """A weight of 0 turns the term off."""
+        return self.settings.weight > 0
+
+    def weight(self, epoch: float) -> float:
+        """Weight in the loss after ``epoch`` (fractional) epochs."""
+        return regularizer_weight(
+            epoch,
+            weight=self.settings.weight,
+            ramp_epochs=self.settings.ramp_epochs,
+            total_epochs=self.setup.epochs,
+            unit=self.settings.unit,
+        )
