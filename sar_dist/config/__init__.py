@@ -1,5 +1,6 @@
 """Typed run configuration: settings, durations, loading with overrides, checks."""
 
+from sar_dist.config.command_line import parse_run_arguments
 from sar_dist.config.duration import Duration, duration_in_steps
 from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
 from sar_dist.config.settings import (
@@ -40,4 +41,5 @@ __all__ = [
     "duration_in_steps",
     "help_text",
     "load_config",
+    "parse_run_arguments",
 ]

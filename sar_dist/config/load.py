@@ -122,6 +122,8 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
     if not separator or not all(key.split(".")):
         raise UserError(f"{override!r} is not an override; write key=value, such as optim.lr=1e-3")
     free_form = any(typing.get_origin(kind) is dict and key.startswith(f"{name}.") for name, kind in known.items())
+    if key == "data.benchmark":
+        raise UserError(f"{override} is no setting of a run; measure the loader with tools/benchmark_loader.py")
     if key not in known and not free_form:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise UserError(f"unknown key {key!r}; did you mean {nearest[0]!r}? (--help lists every key)")

@@ -114,9 +114,6 @@ class DataSettings(Settings):
     window_shards: float = Field(
         4.0, gt=0, le=1e6, description="shuffle window inside a stream, in shards' worth of samples"
     )
-    benchmark: bool = Field(
-        False, description="measure the loader alone on this machine, say how many cores the model needs, and exit"
-    )
     allow_changed: bool = Field(
         False, description="resume although shards, seed, batch or augmentation changed, at the start of a new epoch"
     )
@@ -135,6 +132,18 @@ class DataSettings(Settings):
     max_pixels: int = Field(
         178_956_970, ge=1, le=2**40, description="refuse images with more pixels than this before decoding them"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmark_is_a_tool(cls, values: Any) -> Any:
+        """``data.benchmark`` was a key; ``config.json`` files of that time hold it as false."""
+        if isinstance(values, dict) and "benchmark" in values:
+            if values["benchmark"] not in (False, None):
+                raise ValueError(
+                    f"data.benchmark={values['benchmark']!s} is no setting of a run; measure the loader with tools/benchmark_loader.py"
+                )
+            return {key: value for key, value in values.items() if key != "benchmark"}
+        return values
 
 
 class AugmentSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from sar_dist.config import RunConfig, RunSettings, config_keys, duration_in_steps, help_text, load_config
+from sar_dist.config.command_line import parse_run_arguments
 from sar_dist.config.load import _annotations
 from sar_dist.errors import UserError
 
@@ -266,3 +268,20 @@ def test_vary_changes_a_copy_and_validates() -> None:
     with pytest.raises(ValueError):
         config.vary({"optim.lr": -1})
     assert isinstance(config, RunConfig)
+
+
+def test_the_old_benchmark_key_names_the_tool_and_old_files_load(tmp_path: Path) -> None:
+    values = load_config(DEMO).model_dump(mode="json")
+    path = tmp_path / "config.json"
+    values["data"]["benchmark"] = False
+    path.write_text(json.dumps(values))
+    assert load_config(path) == load_config(DEMO)
+    with pytest.raises(UserError, match=r"data\.benchmark=true .* tools/benchmark_loader\.py"):
+        load_config(DEMO, ["data.benchmark=true"])
+
+
+@pytest.mark.parametrize("words", [["a.b=1", "--config", "X", "--local-rank=0", "c=2"], ["--config=X", "a.b=1", "c=2"]])
+def test_overrides_may_stand_anywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    arguments = parse_run_arguments(None)
+    assert (arguments.config, arguments.overrides) == ("X", ["a.b=1", "c=2"])
