@@ -46,7 +46,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="explain every task and stop")
     parser.add_argument("--help", "-h", action="store_true", help="this, and the settings of --task")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="a setting of the task")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS
+    )  # the deepspeed launcher passes it
     arguments = parser.parse_intermixed_args()  # settings may stand before and after options
     if arguments.list:
         print(task_list())

@@ -1,5 +1,6 @@
 """Typed run configuration: settings, durations, loading with overrides, checks."""
 
+from sar_dist.config.command_line import parse_run_arguments
 from sar_dist.config.duration import Duration, duration_in_steps
 from sar_dist.config.importing import import_named
 from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
@@ -44,4 +45,5 @@ __all__ = [
     "help_text",
     "import_named",
     "load_config",
+    "parse_run_arguments",
 ]

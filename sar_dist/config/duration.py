@@ -7,17 +7,19 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-_PATTERN = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ep|st|%|k?ex|Mex)")
+_PATTERN = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,12})?)\s*(?P<unit>ep|st|%|k?ex|Mex)", re.ASCII)
 _EXAMPLES = {"ex": 1, "kex": 1_000, "Mex": 1_000_000}
 
 
 def _check(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not a duration; write steps as 1000 or '1000st', or '2ep', '5%', '1Mex'")
-    text = f"{value}st" if isinstance(value, int) or value.isdigit() else value
+        raise ValueError("not a duration; write steps as 1000 or '1000st', or '2ep', '5%', '1Mex'")
+    if isinstance(value, int) and not 0 < value < 10**12:
+        raise ValueError("not a duration: steps are counted from 1 to 10**12")
+    text = f"{value}st" if isinstance(value, int) or value.isdecimal() else value
     match = _PATTERN.fullmatch(text)
     if match is None or float(match["number"]) <= 0:
-        raise ValueError(f"{value!r} is not a duration; write steps as 1000 or '1000st', or '2ep', '5%', '1Mex'")
+        raise ValueError("not a duration; write steps as 1000 or '1000st', or '2ep', '5%', '1Mex'")
     return text
 
 

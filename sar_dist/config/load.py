@@ -6,20 +6,19 @@ import difflib
 import importlib.util
 import json
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticUndefined
-from yaml import YAMLError
 
 from sar_dist.config.importing import look_in
 from sar_dist.config.settings import RunConfig
+from sar_dist.config.values import read_value
 from sar_dist.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
@@ -30,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         path: a Python file that defines ``config() -> RunConfig``, or the ``config.json`` of a run directory.
-        overrides: dotted ``key=value`` pairs; values are read as YAML, then checked against the key's type.
+        overrides: dotted ``key=value`` pairs; values are read as ``read_value`` says, then checked against the key's type.
 
     Raises:
         UserError: the file is missing or defines no configuration, a key is unknown, or a value does not fit.
@@ -48,7 +47,7 @@ def apply_overrides(model: type[M], overrides: Sequence[str], values: dict[str, 
     """
     values = {} if values is None else values
     for override in overrides:
-        _apply(values, override, {name: kind for name, kind, *_ in config_keys(model)})
+        _apply(values, override, dict(_annotations(model)))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -73,48 +72,75 @@ def _read(path: Path) -> RunConfig:
         raise UserError(f"no configuration file {path}; give one of configs/*.py or the config.json of a run")
     if path.suffix == ".json":
         try:
-            return RunConfig.model_validate_json(path.read_text())
+            return RunConfig.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise UserError(f"{path}: {_describe(error)}") from error
-    spec = importlib.util.spec_from_file_location(f"sar_dist_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a configuration file defines `def config() -> RunConfig`")
-    module = importlib.util.module_from_spec(spec)
-    root = str(path.resolve().parent.parent)  # so that a variant can say `from configs import vit_b_in1k`
-    try:
-        sys.path.insert(0, root)
-        spec.loader.exec_module(module)
-        config = module.config()
-    except ValidationError as error:
-        raise UserError(f"{path}: {_describe(error)}") from error
-    except (SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(root)
+    config = _run_file(path)
     if not isinstance(config, RunConfig):
         raise UserError(f"{path}: config() must return a RunConfig, not {type(config).__name__}")
     return config
 
 
-def _apply(values: dict[str, Any], override: str, known: Mapping[str, str]) -> None:
+def _run_file(path: Path) -> object:
+    """What ``config()`` of a Python file returns; whatever goes wrong in it is one line with file and line number."""
+    spec = importlib.util.spec_from_file_location(f"sar_dist_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a configuration file defines `def config() -> RunConfig`")
+    module = importlib.util.module_from_spec(spec)
+    root = str(path.resolve().parent.parent)  # so that a variant can say `from configs import vit_b_in1k`
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+        return module.config()
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise UserError(f"{_place(path, error)}: {_describe(error)}") from error
+    except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
+        raise UserError(f"{_place(path, error)} cannot be loaded: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(root)
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """``path:line`` of the statement that failed in a configuration file; ``path`` where there is no such line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _annotations(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key with its type."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _annotations(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.annotation
+
+
+def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> None:
     """Set one dotted ``key=value`` in the nested ``values``."""
-    key, separator, _ = override.partition("=")
-    if not separator or not key:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
         raise UserError(f"{override!r} is not an override; write key=value, such as optim.lr=1e-3")
-    free_form = any(kind == "mapping" and key.startswith(f"{name}.") for name, kind in known.items())
+    free_form = any(typing.get_origin(kind) is dict and key.startswith(f"{name}.") for name, kind in known.items())
+    if key == "data.benchmark":
+        raise UserError(f"{override} is no setting of a run; measure the loader with tools/benchmark_loader.py")
     if key not in known and not free_form:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise UserError(f"unknown key {key!r}; did you mean {nearest[0]!r}? (--help lists every key)")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
     *parents, leaf = key.split(".")
     target = values
-    for parent in parents:
-        parsed = parsed[parent]  # type: ignore[index,call-overload]
+    for depth, parent in enumerate(parents, start=1):
         target = target.setdefault(parent, {})
-    target[leaf] = parsed[leaf]  # type: ignore[index,call-overload]
+        if not isinstance(target, dict):
+            above = ".".join(parents[:depth])
+            raise UserError(f"{override!r}: {above} is {_shown(target)} and not a mapping that could hold {leaf!r}")
+    try:
+        target[leaf] = read_value(text, known.get(key, Any))
+    except ValueError as error:
+        raise UserError(f"{override!r} cannot be read: {error}") from error
 
 
 def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
@@ -127,10 +153,20 @@ def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str
         return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
     if first["type"] == "missing":
         return f"{key} is missing"
-    if not first["loc"] or isinstance(first["input"], dict):  # a check of a whole group names its keys itself
+    is_group = isinstance(first["input"], dict) and key not in dict(_annotations(model))
+    if not first["loc"] or is_group:  # a check of a whole group names its keys itself
         return message
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}={first['input']!r}: {message}{others}"
+    return f"{key}={_shown(first['input'])}: {message}{others}"
+
+
+def _shown(value: object, limit: int = 80) -> str:
+    """A value as Python writes it, cut where nobody would read on."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python converts
+        return "a very long number"
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def _type_name(annotation: Any) -> str:

@@ -9,28 +9,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sar_dist.config.duration import Duration
+from sar_dist.config.values import PathText, checked, is_number
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is an error."""
+    """Base of all settings: immutable, an unknown key is an error, and every number is finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and is_number(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("should be a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """What is written to ``config.json`` is read back equal."""
+        return value if isinstance(value, BaseModel) else checked(value)
 
 
 class RunSettings(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run; its directory is dir/name")
-    dir: str = Field("runs", description="folder that holds the run directories")
+    dir: PathText = Field("runs", description="folder that holds the run directories")
     seed: int = Field(0, ge=0, description="seed of weights, sample order and augmentation")
     max_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimizer steps (schedules keep their length)"
+        None, ge=1, le=10**12, description="stop after this many optimizer steps (schedules keep their length)"
     )
-    max_hours: float | None = Field(None, gt=0, description="save and stop after this many hours of wall-clock time")
+    max_hours: float | None = Field(
+        None, gt=0, le=1e6, description="save and stop after this many hours of wall-clock time"
+    )
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from the run's newest checkpoint; never: refuse an existing run"
     )
@@ -38,14 +54,14 @@ class RunSettings(Settings):
 
 class ModelSettings(Settings):
     name: str = Field("vit_small_patch16_224", description="timm VisionTransformer name")
-    image_size: int = Field(224, ge=1, description="side of the square input image, pixels")
-    patch_size: int | None = Field(None, ge=1, description="side of a patch, pixels; none: the model's own")
-    num_classes: int = Field(1000, ge=2, description="classes of the training set")
+    image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
+    patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
+    num_classes: int = Field(1000, ge=2, le=10**7, description="classes of the training set")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block (linear from 0)")
     no_skip_last_block: bool = Field(
         False, description="drop the last block's attention skip and second LayerNorm, as the method does"
     )
-    init_from: str | None = Field(
+    init_from: PathText | None = Field(
         None,
         description="start from these weights: an export or run directory, a .safetensors file, or timm:NAME for "
         "pretrained weights; none: random ones",
@@ -62,14 +78,18 @@ class ModelSettings(Settings):
 class TermSettings(Settings):
     """What every term of the loss has; the settings of one term inherit from it."""
 
-    weight: float = Field(ge=0, description="largest weight of the term in the loss; 0: only measured in validation")
-    ramp_epochs: float = Field(0, ge=0, description="epochs over which the weight rises linearly from 0")
+    weight: float = Field(
+        ge=0, le=1e6, description="largest weight of the term in the loss; 0: only measured in validation"
+    )
+    ramp_epochs: float = Field(0, ge=0, le=1e6, description="epochs over which the weight rises linearly from 0")
     unit: Literal["epoch", "step"] = Field("epoch", description="how often the weight changes")
 
 
 class RegularizerSettings(TermSettings):
-    weight: float = Field(0.01, ge=0, description="lambda, weight of the spatial entropy in the loss; 0 turns it off")
-    ramp_epochs: float = Field(10, ge=0, description="epochs over which the weight rises linearly from 0")
+    weight: float = Field(
+        0.01, ge=0, le=1e6, description="lambda, weight of the spatial entropy in the loss; 0 turns it off"
+    )
+    ramp_epochs: float = Field(10, ge=0, le=1e6, description="epochs over which the weight rises linearly from 0")
     backend: Literal["auto", "cpu", "torch", "triton"] = Field("auto", description="implementation of the entropy")
     blocks: tuple[int, ...] = Field(
         (-1,), min_length=1, description="blocks whose attention is regularized; -1 is the last"
@@ -80,44 +100,59 @@ class RegularizerSettings(TermSettings):
 
 
 class DataSettings(Settings):
-    train: str | None = Field(
+    train: PathText | None = Field(
         None, description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/"
     )
-    val: str | None = Field(None, description="validation shards, found in the same way")
-    workers: int = Field(8, ge=0, description="data-loader processes per rank; 0 decodes in the training process")
-    prefetch: int = Field(4, ge=1, description="batches each worker prepares ahead")
+    val: PathText | None = Field(None, description="validation shards, found in the same way")
+    workers: int = Field(
+        8, ge=0, le=4096, description="data-loader processes per rank; 0 decodes in the training process"
+    )
+    prefetch: int = Field(4, ge=1, le=4096, description="batches each worker prepares ahead")
     streams: int | None = Field(
         None,
         ge=1,
+        le=2**24,
         description="logical sample streams; the world size must divide it, it must divide the global batch; none: chosen from the global batch alone",
     )
     repeated_augmentation: int = Field(
         1,
         ge=1,
+        le=1024,
         description="copies of each sample in a global batch, augmented differently; an epoch has fewer samples",
     )
-    window_shards: float = Field(4.0, gt=0, description="shuffle window inside a stream, in shards' worth of samples")
-    benchmark: bool = Field(
-        False, description="measure the loader alone on this machine, say how many cores the model needs, and exit"
+    window_shards: float = Field(
+        4.0, gt=0, le=1e6, description="shuffle window inside a stream, in shards' worth of samples"
     )
     allow_changed: bool = Field(
         False, description="resume although shards, seed, batch or augmentation changed, at the start of a new epoch"
     )
-    stage: str | None = Field(
+    stage: PathText | None = Field(
         None, description="local folder to which remote shards are copied; none: $SAR_DIST_CACHE/stage"
     )
     stage_gigabytes: float = Field(
-        200.0, gt=0, description="size limit of data.stage; the shards used longest ago make room"
+        200.0, gt=0, le=1e9, description="size limit of data.stage; the shards used longest ago make room"
     )
     stall_seconds: float = Field(
-        60.0, gt=0, description="give up and repeat a download that brings nothing for so long"
+        60.0, gt=0, le=1e6, description="give up and repeat a download that brings nothing for so long"
     )
     max_bad_fraction: float = Field(
         0.001, ge=0, le=1, description="abort when more than this share of samples cannot be decoded"
     )
     max_pixels: int = Field(
-        178_956_970, ge=1, description="refuse images with more pixels than this before decoding them"
+        178_956_970, ge=1, le=2**40, description="refuse images with more pixels than this before decoding them"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmark_is_a_tool(cls, values: Any) -> Any:
+        """``data.benchmark`` was a key; ``config.json`` files of that time hold it as false."""
+        if isinstance(values, dict) and "benchmark" in values:
+            if values["benchmark"] not in (False, None):
+                raise ValueError(
+                    f"data.benchmark={values['benchmark']!s} is no setting of a run; measure the loader with tools/benchmark_loader.py"
+                )
+            return {key: value for key, value in values.items() if key != "benchmark"}
+        return values
 
 
 class AugmentSettings(Settings):
@@ -138,9 +173,11 @@ class AugmentSettings(Settings):
     three_augment: bool = Field(
         False, description="DeiT-III's 3-Augment: one of solarize, grey, blur; with color_jitter=0.3 in its recipe"
     )
-    color_jitter: float | None = Field(None, ge=0, description="strength of brightness, contrast and saturation jitter")
-    mixup: float = Field(0.0, ge=0, description="mixup alpha; 0 turns it off")
-    cutmix: float = Field(0.0, ge=0, description="cutmix alpha; 0 turns it off")
+    color_jitter: float | None = Field(
+        None, ge=0, le=100, description="strength of brightness, contrast and saturation jitter"
+    )
+    mixup: float = Field(0.0, ge=0, le=1000, description="mixup alpha; 0 turns it off")
+    cutmix: float = Field(0.0, ge=0, le=1000, description="cutmix alpha; 0 turns it off")
     mixup_probability: float = Field(1.0, ge=0, le=1, description="probability that mixup or cutmix is applied")
     cutmix_probability: float = Field(
         0.5, ge=0, le=1, description="probability of cutmix rather than mixup when both are on"
@@ -162,6 +199,13 @@ class AugmentSettings(Settings):
             raise ValueError(f"{value} is not a range 0 < low <= high")
         return value
 
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError(f"{value} holds a standard deviation that is not above 0")
+        return value
+
     @model_validator(mode="after")
     def _one_policy(self) -> AugmentSettings:
         if self.rand_augment is not None and self.three_augment:
@@ -170,28 +214,46 @@ class AugmentSettings(Settings):
 
 
 class OptimSettings(Settings):
-    global_batch: int = Field(1024, ge=1, description="images per optimizer step over all processes")
-    lr: float = Field(5e-4, gt=0, description="peak learning rate, at lr_reference_batch images per step")
+    global_batch: int = Field(1024, ge=1, le=2**24, description="images per optimizer step over all processes")
+    lr: float = Field(5e-4, gt=0, le=1e6, description="peak learning rate, at lr_reference_batch images per step")
     lr_reference_batch: int | None = Field(
-        512, ge=1, description="the learning rate is lr * global_batch / this; none: lr as it is"
+        512, ge=1, le=2**24, description="the learning rate is lr * global_batch / this; none: lr as it is"
     )
     weight_decay: float = Field(
-        0.05, ge=0, description="AdamW weight decay; never on biases, norms, tokens and position embedding"
+        0.05, ge=0, le=1e6, description="AdamW weight decay; never on biases, norms, tokens and position embedding"
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays")
-    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
-    epochs: float = Field(300, gt=0, description="passes over the training set")
-    warmup_epochs: float = Field(5, ge=0, description="epochs of linear learning-rate warm-up")
-    warmup_lr: float = Field(1e-6, ge=0, description="learning rate at step 0 of the warm-up")
-    min_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the cosine")
+    eps: float = Field(1e-8, gt=0, le=1, description="AdamW epsilon")
+    epochs: float = Field(300, gt=0, le=1e6, description="passes over the training set")
+    warmup_epochs: float = Field(5, ge=0, le=1e6, description="epochs of linear learning-rate warm-up")
+    warmup_lr: float = Field(1e-6, ge=0, le=1e6, description="learning rate at step 0 of the warm-up")
+    min_lr: float = Field(1e-5, ge=0, le=1e6, description="learning rate at the end of the cosine")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of block i is multiplied by this ** (blocks + 1 - i)"
     )
-    clip: float | None = Field(None, gt=0, description="clip the global gradient norm to this")
+    clip: float | None = Field(None, gt=0, le=1e12, description="clip the global gradient norm to this")
     fused: bool = Field(True, description="update all parameters of a shard in one kernel, on GPU and CPU")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of the exponential moving average of the weights; none: no average"
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"{value} are no decays: 0 <= beta < 1")
+        return value
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> OptimSettings:
+        """A cosine falls and a warm-up rises."""
+        for key, rate in (("min_lr", self.min_lr), ("warmup_lr", self.warmup_lr)):
+            if rate > self.peak_lr:
+                raise ValueError(
+                    f"optim.{key}={rate:g} is above the peak learning rate of {self.peak_lr:g} (optim.lr * "
+                    f"optim.global_batch / optim.lr_reference_batch); lower it or raise optim.lr"
+                )
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> OptimSettings:
@@ -213,7 +275,9 @@ class EngineSettings(Settings):
         "bf16",
         description="bf16: autocast with float32 parameters; bf16_parameters: bfloat16 parameters with a float32 master; fp16: GPU only",
     )
-    micro_batch: int = Field(64, ge=1, description="images per process and forward pass; accumulation follows from it")
+    micro_batch: int = Field(
+        64, ge=1, le=2**20, description="images per process and forward pass; accumulation follows from it"
+    )
     activation_checkpointing: bool = Field(False, description="recompute block activations in the backward pass")
     compile: bool = Field(False, description="torch.compile each block")
     offload: Literal["none", "optimizer", "all"] = Field(
@@ -233,13 +297,13 @@ class EngineSettings(Settings):
 class ValidationSettings(Settings):
     every: Duration = Field("1ep", description="how often the validation set is scored; the end of training always is")
     micro_batch: int | None = Field(
-        None, ge=1, description="images per process and forward pass; none: engine.micro_batch"
+        None, ge=1, le=2**20, description="images per process and forward pass; none: engine.micro_batch"
     )
 
 
 class CheckpointSettings(Settings):
     every: Duration = Field("1ep", description="how often a checkpoint is written; the end of training always is")
-    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    keep_last: int = Field(2, ge=1, le=10**6, description="newest checkpoints that are kept")
     keep_every: Duration | None = Field(None, description="checkpoints at multiples of this are kept for good")
 
 
@@ -249,15 +313,16 @@ class GuardSettings(Settings):
         description="on a step with a non-finite loss or gradient: skip it; or go back to the weights of the newest "
         "checkpoint and on with fresh data; or stop",
     )
-    max_skipped: int = Field(20, ge=1, description="stop after this many skipped steps in a row")
+    max_skipped: int = Field(20, ge=1, le=10**9, description="stop after this many skipped steps in a row")
     spike_factor: float | None = Field(
         None,
         gt=1,
+        le=1e9,
         description="roll back when an interval's mean loss exceeds the median of the last ones by this factor",
     )
-    max_rollbacks: int = Field(3, ge=0, description="stop when one more rollback would be needed")
+    max_rollbacks: int = Field(3, ge=0, le=10**9, description="stop when one more rollback would be needed")
     stall_minutes: float = Field(
-        30, gt=0, description="dump every process's stacks and exit when nothing has moved for so long"
+        30, gt=0, le=1e6, description="dump every process's stacks and exit when nothing has moved for so long"
     )
 
 
@@ -276,7 +341,9 @@ class ProfileSettings(Settings):
         "10st", description="how often a step is timed part by part (forward, backward, ...); none: never"
     )
     trace: bool = Field(False, description="write a PyTorch profiler trace of a few steps, for Perfetto or TensorBoard")
-    trace_after: int = Field(10, ge=1, description="steps of this start of the run that come before the traced ones")
+    trace_after: int = Field(
+        10, ge=1, le=10**12, description="steps of this start of the run that come before the traced ones"
+    )
     trace_steps: int = Field(3, ge=1, le=100, description="steps that are traced")
 
 

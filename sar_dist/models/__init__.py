@@ -4,6 +4,7 @@ from sar_dist.models.attention_tap import TapBlock, TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta, parameter_groups
 from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.export import DTYPES, export_run
+from sar_dist.models.families import BlockSizes, ModelFamily, family_of, import_model, register_family
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
@@ -21,18 +22,23 @@ __all__ = [
     "NO_SKIP_ARCHITECTURE",
     "PROVENANCE_KEY",
     "WEIGHTS_FILE",
+    "BlockSizes",
     "DropPaths",
+    "ModelFamily",
     "NamedWeights",
     "TapBlock",
     "TappedVisionTransformer",
     "build_model",
     "check_initial_weights",
     "export_run",
+    "family_of",
+    "import_model",
     "load_initial_weights",
     "model_on_meta",
     "open_run",
     "open_weights",
     "parameter_groups",
     "read_export_config",
+    "register_family",
     "timm_defaults",
 ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from timm.layers import Attention
+from einops import rearrange
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sar_dist.errors import UserError
 from sar_dist.models.drop_path import DropPaths
+from sar_dist.models.families import BlockSizes, ModelFamily, family_of, register_family
 from sar_dist.randomness import seed_of
 
 Query = Literal["cls", "mean"]
@@ -38,12 +40,13 @@ class TapBlock(nn.Module):
             attention, which would scale the whole signal to nearly nothing), as the regularized model of the paper does.
     """
 
-    def __init__(self, block: nn.Module, *, num_prefix_tokens: int, query: Query = "cls", skip: bool = True) -> None:
+    def __init__(self, block: Any, *, num_prefix_tokens: int, query: Query = "cls", skip: bool = True) -> None:
         super().__init__()
-        if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
+        attention = block.attn
+        if type(attention) is not Attention or attention.gate is not None:
             raise UserError(
-                f"the attention tap supports timm's plain Block and Attention, not {type(block).__name__} with "
-                f"{type(block.attn).__name__}; choose another model.name"
+                f"the attention tap supports timm's plain Attention without a gate, not {type(attention).__name__}; "
+                "choose another model.name"
             )
         self.num_prefix_tokens = num_prefix_tokens
         self.query = query
@@ -75,17 +78,30 @@ class TapBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same operations as timm's ``Attention.forward``, in the same order; also the tapped query and keys."""
-        attention = self.attn
-        batch, tokens, _ = x.shape
-        qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each B H N d
+        attention: Any = self.attn
+        q, k, v = rearrange(attention.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=attention.num_heads)
         q, k = attention.q_norm(q), attention.k_norm(k)
         dropout = attention.attn_drop.p if self.training else 0.0
         out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N d
-        out = attention.norm(out.transpose(1, 2).reshape(batch, tokens, attention.attn_dim))
+        out = attention.norm(rearrange(out, "b h n d -> b n (h d)"))
         patches = slice(self.num_prefix_tokens, None)
         query = q[:, :, 0] if self.query == "cls" else q[:, :, patches].mean(dim=2)  # B H d
         return attention.proj_drop(attention.proj(out)), query, k[:, :, patches]
+
+
+def _sizes(block: Any) -> BlockSizes:
+    if type(block.mlp) is not Mlp:
+        raise UserError(f"planning knows timm's plain Mlp, not {type(block.mlp).__name__}; choose another model.name")
+    first: Any = block.mlp.fc1
+    return BlockSizes(
+        hidden=first.out_features,
+        heads=block.attn.num_heads,
+        layer_scale=not isinstance(block.ls2, nn.Identity),
+        normalized_keys=not isinstance(block.attn.k_norm, nn.Identity),
+    )
+
+
+register_family(ModelFamily(Block, TapBlock, _sizes))
 
 
 class TappedVisionTransformer(nn.Module):
@@ -127,8 +143,9 @@ class TappedVisionTransformer(nn.Module):
         self.tapped = sorted({block % depth for block in blocks})
         self.activation_checkpointing = activation_checkpointing
         for index in {*self.tapped, *([depth - 1] if no_skip_last_block else [])}:
-            vit.blocks[index] = TapBlock(
-                vit.blocks[index],
+            block = vit.blocks[index]
+            vit.blocks[index] = family_of(block).tap(
+                block,
                 num_prefix_tokens=vit.num_prefix_tokens,
                 query=query,
                 skip=not (no_skip_last_block and index == depth - 1),

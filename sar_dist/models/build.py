@@ -13,6 +13,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models.attention_tap import TappedVisionTransformer
+from sar_dist.models.families import import_model
 
 
 def build_model(
@@ -40,9 +41,33 @@ def build_model(
 
 
 def model_on_meta(model: ModelSettings, regularizer: RegularizerSettings) -> TappedVisionTransformer:
-    """Build the model without memory for its weights, which finds every error of its settings in milliseconds."""
+    """Build the model without memory for its weights and run it once, which finds the errors of its settings.
+
+    Raises:
+        UserError: as ``build_model``, or the built model does not classify images of this size.
+    """
     with torch.device("meta"):
-        return build_model(model, regularizer)
+        built = build_model(model, regularizer)
+        images = torch.empty(2, 3, model.image_size, model.image_size)
+    try:
+        with torch.no_grad():
+            shape = tuple(built.eval()(images)["logits"].shape)
+    except Exception as error:  # the options reach any code of timm
+        raise UserError(
+            f"{model.name} with model.options={model.options} cannot classify colour images: {_reason(error)}"
+        ) from error
+    if shape != (2, model.num_classes):
+        raise UserError(
+            f"{model.name} with model.options={model.options} gives logits of shape {shape} for 2 images, not "
+            f"(2, {model.num_classes}); leave out model.options.global_pool"
+        )
+    return built.train()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong as one line, with the name of the exception: some of them hold a mere word."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def parameter_groups(
@@ -72,9 +97,10 @@ def parameter_groups(
 
 
 def _build_vit(model: ModelSettings) -> VisionTransformer:
-    if not timm.is_model(model.name):
+    name = import_model(model.name)
+    if not timm.is_model(name):
         nearest = difflib.get_close_matches(
-            model.name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.4
+            name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.4
         )
         hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
         raise UserError(f"model.name={model.name!r} is not a timm model{hint}")
@@ -83,14 +109,16 @@ def _build_vit(model: ModelSettings) -> VisionTransformer:
         options["patch_size"] = model.patch_size
     try:
         vit = timm.create_model(
-            model.name,
+            name,
             pretrained=False,
             img_size=model.image_size,
             num_classes=model.num_classes,
             **options,
         )
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise UserError(f"timm cannot build {model.name} from these settings: {error}") from error
+    except Exception as error:  # the options reach any code of timm: KeyError, ZeroDivisionError, FileNotFoundError ...
+        raise UserError(
+            f"timm cannot build {model.name} with model.options={model.options}: {_reason(error)}"
+        ) from error
     if not isinstance(vit, VisionTransformer):
         raise UserError(f"model.name={model.name!r} is a {type(vit).__name__}, not a timm VisionTransformer")
     patch = vit.patch_embed.patch_size[0]

@@ -66,7 +66,7 @@ class DropPaths(nn.Module):
         self.seed = seed
         self.scales = Scales()
         # Integers, which a cast of the model to bfloat16 leaves alone.
-        rates = torch.linspace(0, rate, len(blocks), dtype=torch.float64, device="cpu").repeat_interleave(2)
+        rates = torch.linspace(0, rate, len(blocks), dtype=torch.float64).repeat_interleave(2)
         self.register_buffer("rates", (rates / _RATE_UNIT).round().long(), persistent=False)
         self.register_buffer("branches", torch.arange(2 * len(blocks)), persistent=False)
         for index, block in enumerate(blocks):

@@ -33,6 +33,7 @@ from sar_dist.checkpoint import (
 from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
 from sar_dist.models.build import model_on_meta
+from sar_dist.models.families import import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import CONFIG_FILE, PROVENANCE_KEY, WEIGHTS_FILE, open_run, read_export_config
 
@@ -104,7 +105,7 @@ def hub_config(config: RunConfig, vit: VisionTransformer) -> dict[str, Any]:
         vit: the model, which may be on the meta device.
     """
     model, augment, traits = config.model, config.augment, cast("dict[str, Any]", vit.pretrained_cfg)
-    base = model.name.split(".")[0]  # without the tag of pretrained weights
+    base = import_model(model.name).split(".")[0]  # without the tag of pretrained weights
     arguments = {name: value for name, value in model.options.items() if not name.endswith("drop_rate")}
     arguments |= {"img_size": model.image_size, "num_classes": model.num_classes}
     if model.patch_size is not None:

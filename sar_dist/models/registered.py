@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from sar_dist.errors import UserError
-from sar_dist.models.attention_tap import TapBlock
+from sar_dist.models.families import family_of
 
 NO_SKIP_ARCHITECTURE = "sar_vision_transformer"
 
@@ -40,7 +40,9 @@ def sar_vision_transformer(pretrained: bool = False, *, base: str, **arguments: 
         vit = timm.create_model(base, **model_arguments)
         if not isinstance(vit, VisionTransformer):
             raise UserError(f"{NO_SKIP_ARCHITECTURE}: base={base!r} is a {type(vit).__name__}, not a VisionTransformer")
-        vit.blocks[-1] = TapBlock(vit.blocks[-1], num_prefix_tokens=vit.num_prefix_tokens, skip=False)
+        vit.blocks[-1] = family_of(vit.blocks[-1]).tap(
+            vit.blocks[-1], num_prefix_tokens=vit.num_prefix_tokens, skip=False
+        )
         return vit
 
     return build_model_with_cfg(

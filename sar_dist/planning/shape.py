@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import Mlp
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from sar_dist.config import RunConfig
-from sar_dist.errors import UserError
-from sar_dist.models import TapBlock, TappedVisionTransformer, model_on_meta
+from sar_dist.models import family_of, model_on_meta
 from sar_dist.observe import vit_forward_macs
 
 
@@ -68,45 +65,34 @@ class ModelShape:
         """Read the shape from the configured model, built without memory for its weights.
 
         Raises:
-            UserError: the model cannot be built, or its blocks are not timm's plain ones, which the formulas assume.
+            UserError: the model cannot be built, or its blocks belong to no registered family, whose sizes the formulas need.
         """
         model = model_on_meta(config.model, config.regularizer)
-        _check_blocks(model)
         vit = model.vit
         blocks: list[Any] = list(vit.blocks)
-        first, last = blocks[0], blocks[-1]
+        sizes, *_ = [family_of(block).sizes(block) for block in blocks]  # of each, so that each is checked
         size, patch = config.model.image_size, vit.patch_embed.patch_size[0]
         matrices = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        hidden = first.mlp.fc1.out_features
         return cls(
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
             matrix_parameters=sum(p.numel() for module in matrices for p in module.parameters(recurse=False)),
             image_values=3 * size**2,
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
             width=vit.embed_dim,
-            hidden=hidden,
-            heads=first.attn.num_heads,
+            hidden=sizes.hidden,
+            heads=sizes.heads,
             depth=len(vit.blocks),
             tapped=len(model.tapped),
-            skip_last=not (isinstance(last, TapBlock) and not last.skip),
-            layer_scale=not isinstance(first.ls2, nn.Identity),
-            normalized_keys=not isinstance(first.attn.k_norm, nn.Identity),
+            skip_last=getattr(blocks[-1], "skip", True),
+            layer_scale=sizes.layer_scale,
+            normalized_keys=sizes.normalized_keys,
             forward_macs=vit_forward_macs(
                 image_size=size,
                 patch_size=patch,
                 embed_dim=vit.embed_dim,
                 depth=len(vit.blocks),
                 num_classes=config.model.num_classes,
-                mlp_ratio=hidden / vit.embed_dim,
+                mlp_ratio=sizes.hidden / vit.embed_dim,
                 prefix_tokens=vit.num_prefix_tokens,
             ),
         )
-
-
-def _check_blocks(model: TappedVisionTransformer) -> None:
-    for block in model.vit.blocks:
-        if type(block) not in (Block, TapBlock) or type(block.mlp) is not Mlp:
-            raise UserError(
-                f"planning knows timm's plain Block with Mlp, not {type(block).__name__} with "
-                f"{type(block.mlp).__name__}; choose another model.name"
-            )

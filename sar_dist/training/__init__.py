@@ -3,9 +3,9 @@
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import locate_data
-from sar_dist.training.data_benchmark import benchmark_data
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.length import RunLength
+from sar_dist.training.loader_benchmark import benchmark_loader
 from sar_dist.training.run_directory import RunDirectory, describe_environment
 from sar_dist.training.setup import build_trainer
 from sar_dist.training.state import TrainState
@@ -20,7 +20,7 @@ __all__ = [
     "RunningAverages",
     "TrainState",
     "Trainer",
-    "benchmark_data",
+    "benchmark_loader",
     "build_trainer",
     "describe_environment",
     "evaluate",

@@ -10,7 +10,7 @@ from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device
 from sar_dist.data.images import build_eval_transform, build_train_transform
 from sar_dist.engine import ExponentialMovingAverage, build_engine
-from sar_dist.models import build_model, load_initial_weights, model_on_meta
+from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
@@ -42,13 +42,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     # Its workers are forked here, before the model takes memory of which each write would leave them an old copy.
     batches = prefetch_to_device(train_loader.iterate(state.step, length.last_step), device)
 
-    torch.manual_seed(config.run.seed)  # the same weights on every process
-    model = build_model(
-        config.model,
-        config.regularizer,
-        activation_checkpointing=config.engine.activation_checkpointing,
-        seed=config.run.seed,
-    )
+    model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
     grid, flops = model.grid, count_flops_of(config)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
@@ -96,6 +90,17 @@ def open_logger(
         total_steps=length.last_step,
         description=config.run.name,
         quantities=task.quantities,
+    )
+
+
+def build_run_model(config: RunConfig) -> TappedVisionTransformer:
+    """The run's model with its random weights, the same on every process."""
+    torch.manual_seed(config.run.seed)
+    return build_model(
+        config.model,
+        config.regularizer,
+        activation_checkpointing=config.engine.activation_checkpointing,
+        seed=config.run.seed,
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import ROOT
 
-from sar_dist.config import RunConfig, config_keys, duration_in_steps, help_text, load_config
+from sar_dist.config import RunConfig, RunSettings, config_keys, duration_in_steps, help_text, load_config
+from sar_dist.config.command_line import parse_run_arguments
+from sar_dist.config.load import _annotations
 from sar_dist.errors import UserError
 
 DEMO = ROOT / "configs" / "demo.py"
@@ -88,6 +94,71 @@ def test_overrides_are_typed() -> None:
     assert config.checkpoint.every == "7st"
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.global_batch=01024", 1024),
+        ("run.seed=010", 10),
+        ("run.dir=D/runs #1", "D/runs #1"),
+        ("run.dir=~/runs", f"{Path.home()}/runs"),
+        ("data.train=s3://bucket//a: b", "s3://bucket//a: b"),
+        ("run.name=20261125", "20261125"),
+        ("run.name='none'", "none"),
+        ("data.stage=none", None),
+        ("data.stage='none'", "none"),
+        ("optim.clip=none", None),
+        ("checkpoint.keep_every=none", None),
+        ("engine.offload=none", "none"),
+        ("optim.lr=1E-3", 1e-3),
+        ("augment.three_augment=no", False),
+    ],
+)
+def test_values_mean_what_is_typed(override: str, expected: object) -> None:
+    config = load_config(DEMO, [override])
+    group, name = override.partition("=")[0].split(".")
+    value = getattr(getattr(config, group), name)
+    assert (type(value), value) == (type(expected), expected)
+
+
+def test_nothing_can_be_set_below_a_value() -> None:
+    with pytest.raises(UserError, match=r"model\.options\.depth is 4 and not a mapping"):
+        load_config(DEMO, ["model.options.depth=4", "model.options.depth.x=1"])
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3) | st.tuples(inner)
+    ),
+    max_leaves=6,
+)
+ANYTHING = st.fixed_dictionaries(
+    {},
+    optional={
+        key: PLAIN if key in ("model.options", "engine.deepspeed", "terms") else st.from_type(type_of) | PLAIN
+        for key, type_of in _annotations(RunConfig)
+        if key != "run.name"
+    },
+)
+
+
+@given(changes=ANYTHING)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_written_reads_back_equal(
+    changes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each change that a configuration accepts survives ``config.json``; a refused one is a ValueError."""
+    config = RunConfig(run=RunSettings(name="a"))
+    for key, value in changes.items():
+        try:
+            config = config.vary({key: value})
+        except ValueError:
+            continue
+    path = tmp_path_factory.mktemp("run") / "config.json"
+    path.write_text(config.model_dump_json(indent=2))
+    assert load_config(path) == config
+
+
 def test_dumped_config_loads_again(tmp_path: Path) -> None:
     config = load_config(DEMO, ["optim.ema=0.5", "augment.scale=[0.3,0.9]"])
     path = tmp_path / "config.json"
@@ -106,12 +177,34 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
         ("model.image_size=64.5", "model.image_size=64.5"),
         ("engine.zero_stage=4", "engine.zero_stage=4"),
         ("engine.precision=int8", "engine.precision='int8'"),
-        ("checkpoint.every=2weeks", "'2weeks' is not a duration"),
+        ("checkpoint.every=2weeks", "checkpoint.every='2weeks': not a duration"),
         ("optim.warmup_epochs=500", "optim.warmup_epochs=500 is not less than optim.epochs"),
         ("engine.offload=all", "needs engine.zero_stage=3"),
         ("augment.scale=[1,0.5]", "is not a range"),
         ("run.name=../x", "run.name='../x'"),
         ("optim.betas=[0.9", "cannot be read"),
+        ("optim.betas=[1.5,0.9]", "are no decays"),
+        ("optim.global_batch=99999999999999999999", "less than or equal to 16777216"),
+        ("optim.global_batch=" + 5000 * "9", "a number of 5000 digits is too large"),
+        ("run.seed=99999999999999999999", "too large for a 64-bit integer"),
+        ("optim.epochs=1e308", "optim.epochs=1e+308"),
+        ("optim.lr=inf", "finite number"),
+        ("optim.lr=.inf", "valid number"),
+        ("optim.weight_decay=1e999", "finite number"),
+        ("data.stall_seconds=nan", "finite number"),
+        ("engine.deepspeed.gradient_clipping=1e999", "engine.deepspeed={"),
+        ("model.options.x=&a [*a]", "nested too deeply"),
+        ("optim.lr=true", "should be a number"),
+        ("run.max_hours=1:30", "run.max_hours='1:30'"),
+        ("run.seed=0x10", "run.seed='0x10'"),
+        ("checkpoint.every=1:30", "not a duration"),
+        ("checkpoint.every=" + 5000 * "9", "not a duration"),
+        ("optim.lr=1e-6", "optim.min_lr=1e-05 is above the peak learning rate"),
+        ("optim.warmup_lr=1", "optim.warmup_lr=1 is above the peak learning rate"),
+        ("augment.std=[0,1,1]", "not above 0"),
+        ("optim.lr.x=1", "unknown key 'optim.lr.x'"),
+        ("model.options=3", "model.options=3"),
+        ("model..name=a", "is not an override"),
     ],
 )
 def test_mistakes_give_one_line(override: str, expected: str) -> None:
@@ -124,7 +217,9 @@ def test_mistakes_give_one_line(override: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("def config(:", "cannot be loaded: SyntaxError"),
+        ("def config(:", "broken.py:1 cannot be loaded: SyntaxError"),
+        ("\ndef config(): return 1 / 0", "broken.py:2 cannot be loaded: ZeroDivisionError"),
+        ("raise SystemExit", "broken.py:1 cannot be loaded: SystemExit"),
         ("x = 1", "cannot be loaded: AttributeError"),
         ("import nonsense_module", "cannot be loaded: ModuleNotFoundError"),
         ("def config(): return 3", "must return a RunConfig, not int"),
@@ -173,3 +268,20 @@ def test_vary_changes_a_copy_and_validates() -> None:
     with pytest.raises(ValueError):
         config.vary({"optim.lr": -1})
     assert isinstance(config, RunConfig)
+
+
+def test_the_old_benchmark_key_names_the_tool_and_old_files_load(tmp_path: Path) -> None:
+    values = load_config(DEMO).model_dump(mode="json")
+    path = tmp_path / "config.json"
+    values["data"]["benchmark"] = False
+    path.write_text(json.dumps(values))
+    assert load_config(path) == load_config(DEMO)
+    with pytest.raises(UserError, match=r"data\.benchmark=true .* tools/benchmark_loader\.py"):
+        load_config(DEMO, ["data.benchmark=true"])
+
+
+@pytest.mark.parametrize("words", [["a.b=1", "--config", "X", "--local-rank=0", "c=2"], ["--config=X", "a.b=1", "c=2"]])
+def test_overrides_may_stand_anywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    arguments = parse_run_arguments(None)
+    assert (arguments.config, arguments.overrides) == ("X", ["a.b=1", "c=2"])

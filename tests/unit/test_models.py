@@ -180,3 +180,28 @@ def test_parameter_groups_decay_matrices_only_and_by_depth() -> None:
     flat = parameter_groups(model.vit, lr=1.0, weight_decay=0.3)
     assert {group["lr"] for group in flat} == {1.0}
     assert sum(len(group["params"]) for group in flat) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"norm_layer": "typo"}, "KeyError: 'typo'"),
+        ({"act_layer": "typo"}, "KeyError: 'typo'"),
+        ({"norm_layer": "batchnorm2d"}, "cannot classify colour images"),
+        ({"global_pool": ""}, "leave out model.options.global_pool"),
+        ({"in_chans": 1}, "cannot classify colour images"),
+        ({"num_heads": 0}, "ZeroDivisionError"),
+        ({"checkpoint_path": "nowhere"}, "FileNotFoundError"),
+    ],
+)
+def test_wrong_options_are_one_line_before_anything_starts(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        model_on_meta(settings(options={**SMALL, **options}), RegularizerSettings())
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vit_huge_patch14_xp_224", "vit_small_patch16_18x2_224"])
+def test_blocks_of_another_class_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="the model's blocks are of class"):
+        model_on_meta(ModelSettings(name=name), RegularizerSettings())

@@ -130,7 +130,7 @@ def test_terms_add_up_with_their_weights() -> None:
     number = torch.arange(3)
     image = torch.zeros(3, 3, 64, 64, dtype=torch.uint8)
     batch = {"image": image, "label": number, "epoch": number, "sample": number, "position": number}
-    losses = task.losses(lambda images: made, batch, 1.0)
+    losses = task.losses(lambda images, sample_keys: made, batch, 1.0)
     assert task.weights(1.0) == {"entropy_weight": 0.15, "total_variation_weight": 0.25}
     similarity = class_similarity(made["queries"][0], made["keys"][0], GRID)
     entropy, variation = spatial_entropy_definition(similarity).mean(), total_variation(similarity).mean()

@@ -41,7 +41,7 @@ class LoaderSpeed:
         return self.images / self.cpu_seconds
 
 
-def benchmark_data(config: RunConfig) -> str:
+def benchmark_loader(config: RunConfig) -> str:
     """Run the training loader for 20 seconds or an epoch, whichever is shorter, and report. Leaves nothing behind.
 
     Every process runs its own part of the loader, so that those of a node share its cores as in training.
@@ -65,7 +65,7 @@ def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> Load
     """
     available = loader.steps_per_epoch * loader.accumulation
     if available < 2:
-        raise UserError("data.benchmark: an epoch is a single batch; lower engine.micro_batch or use more data")
+        raise UserError("an epoch is a single batch; lower engine.micro_batch or use more data")
     # The first batches of the workers arrive together, after they were started.
     warm_up = max(1, workers) if available > 3 * max(1, workers) else 1
     images = 0

@@ -1,4 +1,4 @@
-"""data.benchmark=true as a user types it: the loader is measured, nothing is trained or left behind."""
+"""tools/benchmark_loader.py as a user types it: the loader is measured, nothing is trained or left behind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from support import tool
 
 from sar_dist.config import load_config
 from sar_dist.observe.device_peak import PEAK_TFLOPS
-from sar_dist.training.data_benchmark import LoaderSpeed, _CpuClock, report
+from sar_dist.training.loader_benchmark import LoaderSpeed, _CpuClock, report
 from sar_dist.training.setup import count_flops_of
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_it_reports_and_leaves_nothing(small_config: Path, tmp_path: Path, workers: int) -> None:
-    done = tool("tools/train.py", f"--config={small_config}", "data.benchmark=true", f"data.workers={workers}")
+    done = tool("tools/benchmark_loader.py", f"--config={small_config}", f"data.workers={workers}")
     assert done.status == 0, done.stderr
     measured = re.search(r"(\d+) img/s(, \d+ img/s per worker)?; ([\d.]+) ms of CPU time an image", done.stdout)
     assert measured is not None, done.stdout
@@ -31,7 +31,7 @@ def test_it_reports_and_leaves_nothing(small_config: Path, tmp_path: Path, worke
 
 def test_other_ranks_measure_and_say_nothing(small_config: Path) -> None:
     ranks = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-    done = tool("tools/train.py", f"--config={small_config}", "data.benchmark=true", **ranks)
+    done = tool("tools/benchmark_loader.py", f"--config={small_config}", **ranks)
     assert (done.status, done.stdout) == (0, ""), done.stderr
 
 
@@ -56,7 +56,7 @@ def test_the_time_of_a_worker_that_has_ended_counts() -> None:
 
 
 def test_bad_input_is_one_line(small_config: Path, tmp_path: Path) -> None:
-    done = tool("tools/train.py", f"--config={small_config}", "data.benchmark=true", "data.train=nowhere")
+    done = tool("tools/benchmark_loader.py", f"--config={small_config}", "data.train=nowhere")
     assert done.status == 2
     assert done.stderr.startswith("error: data.train: there is no")
     assert done.stderr.count("\n") == 1
