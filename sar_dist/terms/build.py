@@ -117,9 +117,9 @@ def _trial(term: Term, output: dict[str, Any], epochs: float) -> TermScores:
     blocks = len(output["queries"])
     for name, values in scores.per_sample.items():
         shape = tuple(values.shape)
-        if not _NAME.fullmatch(name) or shape[:1] != (_BATCH,) or not (len(shape) == 1 or shape[1:2] == (blocks,)):
-            raise UserError(f"per_sample[{name!r}] has shape {shape}; give (B,) or (B, blocks, heads) by a plain name")
-        if len(shape) not in (1, 3):
+        if not _NAME.fullmatch(name):
+            raise UserError(f"per_sample[{name!r}]: a name is lower-case letters, digits and underscores")
+        if shape != (_BATCH,) and (shape[:2] != (_BATCH, blocks) or len(shape) != 3):
             raise UserError(f"per_sample[{name!r}] has shape {shape}; give (B,) or (B, blocks, heads)")
     for epoch in (0.0, epochs / 2, epochs):
         weight = term.weight(epoch)

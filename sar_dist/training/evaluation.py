@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -55,12 +58,11 @@ def evaluate(
                 details.add(label, best[:, 0], scored, measures)
     finally:
         model.train(was_training)
-    sums.reduce()
-    images, bad_images = sums.count("top1"), sums.total("bad_images")
-    if images != loader.total:
-        raise RuntimeError(f"validation scored {images:.0f} images, the manifest has {loader.total}")
-    # Of these two it is the numbers that count, not the means.
-    return {**sums.means(tapped), "images": images, "bad_images": bad_images}
+    reduced = sums.reduce()
+    unreadable = reduced.pop("bad_images")
+    if unreadable.count != loader.total:
+        raise RuntimeError(f"validation scored {unreadable.count:.0f} images, the manifest has {loader.total}")
+    return {**means(reduced, tapped), "images": unreadable.count, "bad_images": unreadable.sums[0]}
 
 
 def classification_scores(
@@ -84,50 +86,49 @@ def classification_scores(
     }
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """A quantity over all processes: number of images, and the sums of their values (..., flattened) of a shape."""
+
+    count: float
+    sums: list[float]
+    shape: tuple[int, ...]
+
+
 class MaskedSums:
     """Sums over images by name, in float64 on their device; one reduction over the processes at the end."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._reduced: dict[str, tuple[list[float], float, tuple[int, ...]]] = {}
+        self._sums: dict[str, Tensor] = {}  # each 1 + values of an image: number of images, sums
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Add the values (b, ...) of the images for which the mask (b,) is True."""
         missing = rearrange(~mask, "b -> b" + " 1" * (values.ndim - 1))
         kept = values.double().masked_fill(missing, 0)
         part = torch.cat([mask.sum().double()[None], kept.sum(dim=0).flatten()])
-        if name not in self._sums:
-            self._sums[name] = part
-            self._reduced[name] = ([], 0.0, tuple(values.shape[1:]))
-        else:
-            self._sums[name] = self._sums[name] + part
+        self._sums[name] = self._sums[name] + part if name in self._sums else part
+        self._shapes[name] = tuple(values.shape[1:])
 
-    def reduce(self) -> None:
-        """Sum over all processes, which have added under the same names. Call on every process."""
+    def reduce(self) -> dict[str, Reduced]:
+        """The sums over all processes, which have added under the same names. Call on every process."""
         assert self._sums, "a validation loader has at least one batch on every process"
-        parts = distributed.all_reduce_sum(torch.cat(list(self._sums.values()))).split(
-            [len(part) for part in self._sums.values()]
-        )
-        for name, part in zip(self._sums, parts, strict=True):
-            count, *sums = part.tolist()
-            self._reduced[name] = (sums, count, self._reduced[name][2])
+        total = distributed.all_reduce_sum(torch.cat(list(self._sums.values())))
+        parts = total.split([len(part) for part in self._sums.values()])
+        return {
+            name: Reduced(count, sums, self._shapes[name])
+            for name, (count, *sums) in zip(self._sums, (part.tolist() for part in parts), strict=True)
+        }
 
-    def count(self, name: str) -> float:
-        """Number of images that were not masked."""
-        return self._reduced[name][1]
 
-    def total(self, name: str) -> float:
-        """Sum of the values."""
-        return sum(self._reduced[name][0])
-
-    def means(self, tapped: list[int]) -> dict[str, float]:
-        """The mean under each name; of values for each head of the ``tapped`` blocks also each head's own."""
-        found: dict[str, float] = {}
-        by_head: dict[str, float] = {}
-        for name, (sums, count, shape) in self._reduced.items():
-            images = max(1.0, count)
-            found[name] = sum(sums) / images / len(sums)
-            if shape:
-                places = (f"block{block}_head{head}" for block in tapped for head in range(shape[1]))
-                by_head |= {f"{name}_{place}": value / images for place, value in zip(places, sums, strict=True)}
-        return {**found, **by_head}
+def means(reduced: Mapping[str, Reduced], tapped: list[int]) -> dict[str, float]:
+    """The mean under each name; of values for each head of the ``tapped`` blocks also each head's own."""
+    found: dict[str, float] = {}
+    by_head: dict[str, float] = {}
+    for name, quantity in reduced.items():
+        images = max(1.0, quantity.count)
+        found[name] = sum(quantity.sums) / images / len(quantity.sums)
+        if quantity.shape:
+            places = (f"block{block}_head{head}" for block in tapped for head in range(quantity.shape[1]))
+            by_head |= {f"{name}_{place}": value / images for place, value in zip(places, quantity.sums, strict=True)}
+    return {**found, **by_head}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,26 +24,9 @@ CPU = torch.device("cpu")
 GRID = (8, 8)
 VARIATION = "terms=[{name: total_variation, weight: 0.5, ramp_epochs: 2, unit: step}]"
 
-OWN_TERM = '''"""A term of a user's own: [CLS] similarities should be small."""
-
-from pydantic import Field
-
-from sar_dist.config import TermSettings
-from sar_dist.terms import TermScores, WeightedTerm
-
-
-class NormSettings(TermSettings):
-    power: float = Field(2.0, gt=0, description="power of the logits")
-
-
-class LogitNorm(WeightedTerm):
-    name = "logit_norm"
-    settings_class = NormSettings
-
-    def __call__(self, output):
-        norms = output["logits"].abs().pow(self.settings.power).mean(dim=1)  # B
-        return TermScores(norms.mean(), {"logit_norm": norms})
-
+# The example of the documentation, and what can be wrong with a class like it.
+EXAMPLE = re.search(r"```python\n(# my_terms\.py\n.*?)```", (ROOT / "docs" / "terms.md").read_text(), re.DOTALL)
+MISTAKES = """
 
 class Detached(LogitNorm):
     name = "detached"
@@ -83,13 +67,14 @@ class Clashing(LogitNorm):
 
 class NoTerm:
     pass
-'''
+"""
 
 
 @pytest.fixture
 def own_file(tmp_path: Path) -> Iterator[Path]:
     """A configuration and, next to it, a file of the user's own terms, neither of which Python finds by itself."""
-    (tmp_path / "my_terms.py").write_text(OWN_TERM)
+    assert EXAMPLE is not None
+    (tmp_path / "my_terms.py").write_text(EXAMPLE[1] + MISTAKES)
     config = tmp_path / "mine.py"
     config.write_text((ROOT / "configs" / "demo.py").read_text())
     path = list(sys.path)
