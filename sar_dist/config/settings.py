@@ -109,7 +109,9 @@ class DataSettings(Settings):
         0.001, ge=0, le=1, description="abort when more than this share of samples cannot be decoded"
     )
     max_pixels: int = Field(
-        178_956_970, ge=1, description="refuse images with more pixels than this before decoding them"
+        67_108_864,
+        ge=1,
+        description="refuse images with more pixels than this, such as 8192 x 8192, before decoding them",
     )
 
 

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sar_dist.data.layout import compression, how_to_unpack, image_member
 from sar_dist.errors import UserError
 
 BLOCK = 512
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 LABEL_EXTENSION = "cls"
 LABEL_MAX_BYTES = 20
 NO_IMAGE = -1
@@ -162,6 +162,9 @@ def index_shard(path: str | os.PathLike, name: str | None = None) -> tuple[Index
         state = os.fstat(fd)
         if state.st_size == 0:
             raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
+        packed = compression(os.pread(fd, 6, 0))
+        if packed is not None:
+            raise DamagedShard(f"shard {name} is compressed with {packed}; {how_to_unpack(packed)}")
 
         def read_at(offset: int, count: int) -> bytes:
             return os.pread(fd, count, offset)
@@ -205,7 +208,8 @@ def _index_rows(members: Iterator[Member], read_at: ReadAt, shard: str) -> tuple
 
 
 def _row(start: int, sample: dict[str, Member], read_at: ReadAt) -> tuple[int, int, int, int]:
-    image = next((sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample), None)
+    extension = image_member(sample)
+    image = None if extension is None else sample[extension]
     label = NO_LABEL
     member = sample.get(LABEL_EXTENSION)
     if member is not None and member.size <= LABEL_MAX_BYTES:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sar_dist.data.shards import Split
+from sar_dist.data.layout import Split
 from sar_dist.randomness import keyed_permutation
 from sar_dist.errors import UserError
 
@@ -127,11 +127,6 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(
             f"cannot read {path}: {error.strerror}; repair or remove it and run the same command again"
         ) from None
-
-
-def member_extension(path: str) -> str:
-    """The extension under which an image file becomes a member: its own in lower case, jpg for jpeg."""
-    return path.rpartition(".")[2].lower().replace("jpeg", "jpg")
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
