@@ -22,7 +22,7 @@ def main() -> None:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
     if arguments.command == "verify":
-        verify_folder(arguments.folder, deep=arguments.deep, processes=arguments.processes)
+        verify_folder(arguments.folder, deep=arguments.deep, processes=arguments.processes, label=arguments.label)
         return
     chosen: SourceCommand = arguments.chosen
     if chosen.chooses_split and arguments.split is not None:
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[common])
     verify.add_argument("folder", type=Path)
     verify.add_argument("--deep", action="store_true", help="decode every image")
+    verify.add_argument("--label", default="cls", help="where labels are: cls, or a JSON field such as json.label")
     return parser
 
 

@@ -77,6 +77,9 @@ class DataSettings(Settings):
         None, description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/"
     )
     val: str | None = Field(None, description="validation shards, found in the same way")
+    label: str = Field(
+        "cls", min_length=1, description="where shards have the label: cls, or a field of a JSON member, as json.label"
+    )
     workers: int = Field(8, ge=0, description="data-loader processes per rank; 0 decodes in the training process")
     prefetch: int = Field(4, ge=1, description="batches each worker prepares ahead")
     streams: int | None = Field(

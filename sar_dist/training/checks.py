@@ -96,7 +96,7 @@ def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
     Raises:
         UserError: they are not there, damaged, or have more classes than the model.
     """
-    manifest = load_manifest(locate_data(key, path), "train" if key == "data.train" else "val")
+    manifest = load_manifest(locate_data(key, path), "train" if key == "data.train" else "val", config.data.label)
     check_shards(manifest, num_classes=config.model.num_classes, max_bad_fraction=config.data.max_bad_fraction)
     if manifest.num_classes is not None and manifest.num_classes > config.model.num_classes:
         raise UserError(

@@ -132,6 +132,27 @@ class ClassTable:
     names: tuple[str, ...]
 
 
+def read_label_words(classes_file: Path) -> ClassTable:
+    """Labels of all classes that a ``classes.json`` beside shards names.
+
+    It is a list of the words in the order of their labels, ``{word: label}``, or as ``read_class_table`` reads it. Raises
+    UserError.
+    """
+    try:
+        content = json.loads(classes_file.read_bytes())
+        words = [str(word) for word in content]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{classes_file} does not name classes ({error!r}); correct or remove it") from None
+    labels = {word: label for label, word in enumerate(words)}
+    if isinstance(content, dict):
+        if not all(isinstance(label, int) for label in content.values()):
+            return read_class_table(words, classes_file)
+        labels = content
+    if sorted(labels.values()) != list(range(len(words))):
+        raise UserError(f"{classes_file} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
+    return ClassTable(labels, tuple(sorted(labels, key=labels.__getitem__)))
+
+
 def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = False) -> ClassTable:
     """Labels 0, 1, ... of the classes in the order of ``sort_classes``.
 

@@ -20,7 +20,8 @@ from sar_dist.data.shards import Manifest, ShardEntry
 from sar_dist.data.shards import LocalShards, ShardReader
 from sar_dist.data.shards import IndexedRecords, ShardIndex, index_and_check
 from sar_dist.data.shards import manifests_at
-from sar_dist.data.shards import LABEL_EXTENSION, NO_IMAGE, NO_LABEL, DamagedShard
+from sar_dist.data.layout import CLASSES_NAME
+from sar_dist.data.shards import LABEL_EXTENSION, LabelSource, NO_IMAGE, NO_LABEL, DamagedShard
 from sar_dist.errors import UserError
 
 
@@ -60,7 +61,7 @@ def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardRep
         size = Path(manifest.root, entry.name).stat().st_size
         if entry.bytes not in (None, size):
             raise DamagedShard(f"shard {entry.name}: {size} bytes, its manifest says {entry.bytes}")
-        indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root)
+        indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root, manifest.labels)
         report.samples = indexed[0].samples
         report.labels.update(indexed[1]["label"].tolist())
         report.bad.extend(_bad_samples(manifest, entry, indexed, deep))
@@ -84,21 +85,22 @@ def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords,
             sample = reader.read(0, index)
             if sample.image is None:
                 yield f"{sample.key}: no image"
-            if unlabelled[index] and (problem := _label_problem(reader, index, sample.label, required=required)):
+            if unlabelled[index] and (problem := _label_problem(reader, index, sample.label, manifest.labels, required=required)):
                 yield f"{sample.key}: {problem}"
             if deep and sample.image is not None and (problem := _decoding_problem(sample.image)):
                 yield f"{sample.key}: {problem}"
 
 
-def _label_problem(reader: ShardReader, index: int, label: int, *, required: bool) -> str | None:
+def _label_problem(reader: ShardReader, index: int, label: int, labels: LabelSource, *, required: bool) -> str | None:
     """What is wrong with the label of a sample that has no usable one; None: it has none, and need not have one."""
     if label != NO_LABEL:
         return f"label {label} is beyond the classes of the manifest"
     _, members = reader.members(0, index)
-    if LABEL_EXTENSION in members:
-        text = members[LABEL_EXTENSION][:_SHOWN_BYTES].decode("utf-8", "replace").strip()
-        return f"label {text!r} is not a class number (digits in 0..n-1)"
-    return "label missing" if required else None
+    if labels.member in members and not labels.fields:
+        text = members[labels.member][:_SHOWN_BYTES].decode("utf-8", "replace").strip()
+        return f"label {text!r} is neither a class number (digits in 0..n-1) nor a word of {CLASSES_NAME}"
+    where = ".".join([labels.member, *labels.fields])
+    return f"no label in {where}" if required or labels.fields else None
 
 
 def _decoding_problem(image: bytes) -> str | None:
@@ -109,10 +111,12 @@ def _decoding_problem(image: bytes) -> str | None:
     return None
 
 
-def verify_folder(folder: Path, *, deep: bool = False, processes: int | None = None) -> None:
+def verify_folder(
+    folder: Path, *, deep: bool = False, processes: int | None = None, label: str = LABEL_EXTENSION
+) -> None:
     """Verify all splits in ``folder`` and print what was found. Raises UserError if anything is damaged or bad."""
     problems = 0
-    for manifest in manifests_at(folder):
+    for manifest in manifests_at(folder, label):
         reports = list(verify_shards(manifest, deep=deep, processes=processes))
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sar_dist.data.layout import Split, is_compressed_tar, is_left_over, split_folders, splits_by_name
+from sar_dist.data.layout import CLASSES_NAME, Split, is_compressed_tar, is_left_over, read_label_words, split_folders, splits_by_name
+from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
@@ -34,21 +35,31 @@ from sar_dist.errors import UserError
 _log = logging.getLogger(__name__)
 
 
-def load_manifest(path: str | os.PathLike, split: Split) -> Manifest:
+def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
     """Read the manifest of ``split`` at ``path``.
 
     ``path`` is a folder with our ``manifest.json``; one with timm's ``_info.json`` (the public ImageNet shards, read as
     they are); one of bare ``.tar`` files, which are indexed to count them (if the names tell train from validation
     shards, those of ``split``); or the parent of such folders called ``train`` and ``val``. It may be a URL, see
-    ``sar_dist.data.shards.remote``, of anything but bare tars. Raises UserError.
+    ``sar_dist.data.shards.remote``, of anything but bare tars. ``label`` is where labels are found, see ``LabelSource``. Raises UserError.
     """
     if is_url(path):
-        return check_entries(find_remote_manifest(os.fspath(path), split))
-    manifest = find_manifest(Path(path), split)
+        remote = find_remote_manifest(os.fspath(path), split)
+        return check_entries(replace(remote, labels=parse_label_source(label, {})))
+    manifest = _with_labels(find_manifest(Path(path), split), label)
     if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
         index = build_index(manifest)
         manifest = replace(manifest, shards=tuple(ShardEntry(s.name, s.samples, s.bytes) for s in index.shards))
     return check_entries(manifest)
+
+
+def _with_labels(manifest: Manifest, label: str) -> Manifest:
+    """The manifest with its source of labels; a ``classes.json`` beside shards of others says what class words mean."""
+    file = Path(manifest.root, CLASSES_NAME)
+    if manifest.classes is not None or not file.is_file():
+        return replace(manifest, labels=parse_label_source(label, {}))
+    table = read_label_words(file)
+    return replace(manifest, classes=table.names, labels=parse_label_source(label, table.labels))
 
 
 def find_manifest(root: Path, split: Split) -> Manifest:
@@ -91,16 +102,16 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     return names
 
 
-def manifests_at(root: Path) -> list[Manifest]:
-    """The manifests of all splits at ``root``, as ``find_manifest`` gives them. Raises UserError if there is none."""
+def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
+    """The manifests of all splits at ``root``, as ``find_manifest`` gives them, with ``label``. Raises UserError if there is none."""
     if (root / MANIFEST_NAME).is_file():
         split: Split = "val" if _read_json(root / MANIFEST_NAME).get("split") == "val" else "train"
-        return [find_manifest(root, split)]
+        return [_with_labels(find_manifest(root, split), label)]
     found: list[Manifest] = []
     problem: NoShards | None = None
     for split in ("train", "val"):
         try:
-            found.append(find_manifest(root, split))
+            found.append(_with_labels(find_manifest(root, split), label))
         except NoShards as error:
             problem = error
     if problem is not None and not found:

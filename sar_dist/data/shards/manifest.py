@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sar_dist.data.layout import Split, split_of_word
+from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -42,13 +43,15 @@ class ShardEntry:
 class Manifest:
     """The shards of one split, in order. A sample's global id is its position in this order.
 
-    ``root`` is the folder (or URL) of the shards, ``classes`` the class names by label where they are known.
+    ``root`` is the folder (or URL) of the shards, ``classes`` the class names by label where they are known,
+    ``labels`` where the label of a sample is found.
     """
 
     root: str
     split: Split
     classes: tuple[str, ...] | None
     shards: tuple[ShardEntry, ...]
+    labels: LabelSource = LabelSource()
 
     @property
     def num_classes(self) -> int | None:
@@ -66,7 +69,9 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the names, counts and checksums of the shards: what makes the order of samples what it is."""
-        content = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
+        content: list[Any] = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
+        if self.labels.tag:
+            content.append(self.labels.tag)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def locate(self, sample: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def test_verify_names_bad_samples(tmp_path: Path, capsys: pytest.CaptureFixture)
         verify_folder(tmp_path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "shard a.tar: c: no image",
-        "shard a.tar: d: label 'x' is not a class number (digits in 0..n-1)",
+        "shard a.tar: d: label 'x' is neither a class number (digits in 0..n-1) nor a word of classes.json",
     ]
     with pytest.raises(UserError, match="3 problems"):
         verify_folder(tmp_path, deep=True)
