@@ -25,7 +25,7 @@ from sar_dist.data.layout import (
     split_folders,
     split_of_word,
 )
-from sar_dist.data.making.sources.base import FileSample, FileSource, unique_keys
+from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
 from sar_dist.randomness import keyed_permutation
@@ -88,7 +88,7 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
             )
         if others:
             _say(root, f"left out {len(others)} folders that are no splits, such as {others[0]}")
-        splits = _chosen(root, found, choice)
+        splits = choose_splits(found, choice, root)
         return _Trees(splits, found.get("train", next(iter(splits.values()))), root / CLASSES_NAME)
     if choice is not None and named is not None and named.is_dir():
         return _Trees({choice.wanted: named}, found.get("train", named), root / CLASSES_NAME)
@@ -105,21 +105,6 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         beside = train.parent / CLASSES_NAME
         return _Trees({wanted: root}, train, classes_file if classes_file.is_file() else beside)
     return _Trees({wanted: root}, root, classes_file)
-
-
-def _chosen(root: Path, found: dict[str, Path], choice: SplitChoice | None) -> dict[Split, Path]:
-    """The folders of the splits to make; says which ones are not used."""
-    if choice is not None:
-        if choice.source not in found:
-            raise UserError(f"{root} has no {choice.source} split")
-        return {choice.wanted: found[choice.source]}
-    splits: tuple[Split, ...] = ("train", "val")
-    made: dict[Split, Path] = {split: found[split] for split in splits if split in found}
-    if not made:
-        raise UserError(f"{root} has only a test split; say which split to make of it, with --split test=val")
-    if "test" in found:
-        _say(root, "the test split is not used; --split test=val makes validation shards of it")
-    return made
 
 
 def _split_source(root: Path, split: Split, table: ClassTable, numbering: Path, subset: Subset | None) -> FileSource:

@@ -8,11 +8,10 @@ import csv
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +28,9 @@ from sar_dist.data.layout import (
     splits_by_name,
 )
 from sar_dist.randomness import keyed_permutation
-from sar_dist.data.making.sources.base import FileSample, FileSource, Source, unique_keys
+from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError
-
-_T = TypeVar("_T")
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),
@@ -76,25 +73,9 @@ def csv_sources(
     if columns.split is None:
         made: dict[Split, list[tuple[str, int]]] = {"train" if choice is None else choice.wanted: by_split[""]} if rows else {}
     else:
-        made = _choose(by_split, choice, table)
+        made = choose_splits(by_split, choice, table)
     root = images or table.parent
     return [_table_source(root, name, found, classes) for name, found in made.items()]
-
-
-def _choose(found: Mapping[str, _T], choice: SplitChoice | None, where: Path) -> dict[Split, _T]:
-    """The splits to make of those that were found; says which ones are not used. Raises UserError."""
-    if choice is not None:
-        if choice.source not in found:
-            raise UserError(f"{where} has no {choice.source} split, only {', '.join(sorted(found)) or 'none'}")
-        return {choice.wanted: found[choice.source]}
-    splits: tuple[Split, ...] = ("train", "val")
-    made: dict[Split, _T] = {split: found[split] for split in splits if split in found}
-    unused = sorted(found.keys() - made.keys())
-    if not made:
-        raise UserError(f"{where} has only a {unused[0]} split; say what to make of it, with --split {unused[0]}=val")
-    for name in unused:
-        print(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it", file=sys.stderr)
-    return made
 
 
 def _table_source(
@@ -167,7 +148,7 @@ def parquet_sources(
     paths = {path.relative_to(root.parent if root.is_file() else root).as_posix(): path for path in files}
     paths = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
     found = splits_by_name(list(paths), str(root))
-    chosen = _choose(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
+    chosen = choose_splits(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
     return [
         ParquetSource([paths[name] for name in names], found_split, image_column, label_column)
         for found_split, names in chosen.items()
