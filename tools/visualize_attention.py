@@ -18,7 +18,7 @@ from sar_dist.regularizer import class_similarity, component_labels, spatial_ent
 from sar_dist.reports import PictureSection, attention_page
 from sar_dist.transfer import SPEC_HELP, LoadedModel, load_model
 
-MAX_PIXELS = 178_956_970  # of data.max_pixels, the same as in training
+MAX_PIXELS = 67_108_864  # of data.max_pixels, the same as in training
 
 
 @torch.no_grad()

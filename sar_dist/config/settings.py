@@ -104,6 +104,9 @@ class DataSettings(Settings):
         None, description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/"
     )
     val: PathText | None = Field(None, description="validation shards, found in the same way")
+    label: str = Field(
+        "cls", min_length=1, description="where shards have the label: cls, or a field of a JSON member, as json.label"
+    )
     workers: int = Field(
         8, ge=0, le=4096, description="data-loader processes per rank; 0 decodes in the training process"
     )
@@ -139,7 +142,10 @@ class DataSettings(Settings):
         0.001, ge=0, le=1, description="abort when more than this share of samples cannot be decoded"
     )
     max_pixels: int = Field(
-        178_956_970, ge=1, le=2**40, description="refuse images with more pixels than this before decoding them"
+        67_108_864,
+        ge=1,
+        le=2**40,
+        description="refuse images with more pixels than this, such as 8192 x 8192, before decoding them",
     )
 
     @model_validator(mode="before")

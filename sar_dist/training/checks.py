@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -54,6 +55,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         check_initial_weights(model.vit, config.model)
     train = check_data("data.train", config.data.train, config)
     val = check_data("data.val", config.data.val, config)
+    check_same_classes(train, val)
     if train.total < config.optim.global_batch:
         raise UserError(
             f"the training set has {train.total} images, less than one global batch of {config.optim.global_batch}; "
@@ -96,7 +98,7 @@ def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
     Raises:
         UserError: they are not there, damaged, or have more classes than the model.
     """
-    manifest = load_manifest(locate_data(key, path), "train" if key == "data.train" else "val")
+    manifest = load_manifest(locate_data(key, path), "train" if key == "data.train" else "val", config.data.label)
     check_shards(manifest, num_classes=config.model.num_classes, max_bad_fraction=config.data.max_bad_fraction)
     if manifest.num_classes is not None and manifest.num_classes > config.model.num_classes:
         raise UserError(
@@ -104,6 +106,22 @@ def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
             f"set model.num_classes={manifest.num_classes}"
         )
     return manifest
+
+
+def check_same_classes(train: Manifest, val: Manifest) -> None:
+    """Make sure that a label means the same class in both sets, as far as their manifests name the classes.
+
+    Raises:
+        UserError: the lists differ; the message names the first label that does.
+    """
+    if train.classes is None or val.classes is None or train.classes == val.classes:
+        return
+    pairs = zip_longest(train.classes, val.classes, fillvalue="no class")
+    label, (ours, theirs) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+        f"data.train and data.val have different classes ({len(train.classes)} and {len(val.classes)}): label {label} is {ours} in "
+        f"{train.root} and {theirs} in {val.root}; make both with one list, such as by one make_shards.py command"
+    )
 
 
 def _check_space(directory: RunDirectory, checkpoint_bytes: int) -> None:

@@ -19,7 +19,7 @@ from sar_dist.errors import UserError
 from sar_dist.regularizer import class_similarity
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 
-MAX_PIXELS = 178_956_970  # of data.max_pixels, the same as in training
+MAX_PIXELS = 67_108_864  # of data.max_pixels, the same as in training
 
 Transform = Callable[[bytes], Tensor]
 

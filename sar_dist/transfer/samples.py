@@ -14,14 +14,12 @@ from torch.utils.data import Dataset
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
+from sar_dist.data.layout import Split, image_member, split_folders
 from sar_dist.data.making.sources import Source, imagefolder_sources
 from sar_dist.data.shards import (
-    IMAGE_EXTENSIONS,
     MANIFEST_NAME,
-    SPLIT_NAMES,
     TIMM_INFO_NAME,
     ShardReader,
-    Split,
     open_shards,
     parse_label,
 )
@@ -125,13 +123,14 @@ def open_labelled_samples(root: Path, split: Split, data_help: str) -> SampleSet
     found: SampleSet | None = open_shard_samples(root, split) or open_torchvision_samples(root, split)
     if found is not None:
         return found
-    if not any((root / name).is_dir() for name in SPLIT_NAMES[split]):
+    if split not in split_folders(root):
         raise UserError(f"{root} has no {split} split; expected {data_help}")
     return SourceSamples(imagefolder_sources(root, split)[0])
 
 
 def _has_shards(root: Path, split: Split) -> bool:
-    folders = [root, *(root / name for name in SPLIT_NAMES[split])]
+    own = split_folders(root).get(split) if root.is_dir() else None
+    folders = [root] if own is None else [root, own]
     marks = (MANIFEST_NAME, TIMM_INFO_NAME)
     return any((folder / mark).is_file() for folder in folders for mark in marks) or any(
         next(folder.glob("*.tar"), None) is not None for folder in folders if folder.is_dir()
@@ -140,10 +139,10 @@ def _has_shards(root: Path, split: Split) -> bool:
 
 def image_of(members: Mapping[str, bytes]) -> bytes:
     """The image among a sample's members. Raises UndecodableImage."""
-    for extension in IMAGE_EXTENSIONS:
-        if extension in members:
-            return members[extension]
-    raise UndecodableImage("no image")
+    extension = image_member(members)
+    if extension is None:
+        raise UndecodableImage("no image")
+    return members[extension]
 
 
 class LabelledImages(Dataset[tuple[int, Tensor, int, bool]]):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from sar_dist.data.shards import Split
+from sar_dist.data.layout import Split, member_extension
 from sar_dist.errors import UserError
 
 
@@ -63,7 +63,7 @@ class TorchvisionSamples:
             return f"{number:06d}", {"png": png.getvalue(), "cls": label}
         file = Path(image)
         try:
-            return file.stem, {file.suffix[1:].lower(): file.read_bytes(), "cls": label}
+            return file.stem, {member_extension(file.name): file.read_bytes(), "cls": label}
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror}") from error
 

@@ -6,8 +6,10 @@ published ImageNet model leave it alone; rotating here would change the data tha
 through torchvision, which gives the same pixels bit for bit (grey and CMYK too) and releases the GIL; everything else,
 and any JPEG that torchvision refuses, goes through Pillow.
 
-One deliberate difference: Pillow's ``convert`` clips 16-bit grey at 255, which turns such images white. Here they keep
-their high byte, as Pillow itself does for 16-bit RGB.
+One deliberate difference: Pillow's ``convert`` clips grey of more than 8 bits at 255, which turns such images white. Here
+each mode is scaled by its own range: 16 bits keep their high byte, as Pillow itself does for 16-bit RGB; 32-bit integers
+are taken for 16 bits, which is what Pillow makes of 16-bit files in that mode, or for 32 if a value is above; floats for
+0..1 if no value is above 1, else for 0..255, or for 0..65535 if a value is above that. Values outside the range are clipped.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from sar_dist.data.layout import PILLOW_FORMATS
+from sar_dist.errors import UserError
+
 _JPEG_START = b"\xff\xd8"
-# Formats that Pillow may try. Not all that it knows: for EPS it would run Ghostscript on the bytes.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone, without a length: TEM and RST0..RST7, SOI.
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+# What decoding takes at most: Pillow's RGBA canvases of an animation, the RGB image, the array made of it.
+_BYTES_PER_PIXEL = 16
 
 
 class UndecodableImage(Exception):
@@ -69,6 +76,22 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a WebP as its header states it, from its first 30 bytes; None: not a WebP, or damaged."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 25:
+        return None
+    kind, content = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(content) == 10:
+        return 1 + int.from_bytes(content[7:10], "little"), 1 + int.from_bytes(content[4:7], "little")
+    if kind == b"VP8L" and content[0] == 0x2F:
+        bits = int.from_bytes(content[1:5], "little")
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    if kind == b"VP8 " and content[3:6] == b"\x9d\x01\x2a" and len(content) == 10:
+        width, height = (int.from_bytes(content[start : start + 2], "little") & 0x3FFF for start in (6, 8))
+        return height, width
+    return None
+
+
 def decode_image(data: bytes, max_pixels: int) -> Tensor:
     """Decode an image file to RGB.
 
@@ -81,6 +104,7 @@ def decode_image(data: bytes, max_pixels: int) -> Tensor:
 
     Raises:
         UndecodableImage: truncated, damaged, too large, or not an image.
+        UserError: there is no memory to decode it: the next image would fare no better.
     """
     size = jpeg_size(data)
     if size is not None:
@@ -100,29 +124,58 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises:
         UndecodableImage: truncated, damaged, too large, or not an image.
+        UserError: there is no memory to decode it: the next image would fare no better.
     """
     if not data:
         raise UndecodableImage("empty file")
+    size = webp_size(data)
+    if size is not None:  # Pillow allocates a WebP's canvas as soon as it opens the file
+        _check_size(size, max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=_pillow_formats()) as image:
             _check_size((image.height, image.width), max_pixels)
-            if image.mode.startswith("I;16"):
-                high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-                return Image.fromarray(high_byte).convert("RGB")
+            if image.mode.startswith(("I", "F")):
+                return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
             return image.convert("RGB")
     except UndecodableImage:
         raise
+    except MemoryError:
+        if _is_free(max_pixels if size is None else size[0] * size[1]):
+            raise UndecodableImage("damaged: it asks for more memory than its pixels take") from None
+        raise UserError(
+            "no memory left to decode an image; allow more memory, or use fewer data.workers or a smaller data.max_pixels"
+        ) from None
     except UnidentifiedImageError as error:  # its message holds a memory address
         raise UndecodableImage("not an image") from error
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged files
         raise UndecodableImage(f"{type(error).__name__}: {error}") from error
 
 
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Grey values of an integer or float mode, (height, width), scaled from their range to uint8."""
+    if pixels.dtype.kind == "f":
+        finite = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+        highest = float(finite.max())
+        scale = 255.0 if highest <= 1 else 1.0 if highest <= 255 else 255 / 65535
+        return np.asarray((finite * scale).clip(0, 255).round().astype(np.uint8))
+    wide = pixels.dtype.itemsize > 2 and int(pixels.max()) > 65535
+    return np.asarray((pixels.astype(np.int64).clip(0) >> (23 if wide else 8)).clip(0, 255).astype(np.uint8))
+
+
+def _is_free(pixels: int) -> bool:
+    """Whether there is memory for an image of so many pixels, with the copies that decoding makes."""
+    try:
+        bytearray(pixels * _BYTES_PER_PIXEL)
+    except MemoryError:
+        return False
+    return True
+
+
 @functools.cache
 def _pillow_formats() -> tuple[str, ...]:
     """Those of the formats that this build of Pillow has; naming another is a KeyError there."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return tuple(name for name in PILLOW_FORMATS if name in Image.OPEN)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -20,8 +20,12 @@ from sar_dist.data.shards import Manifest, ShardEntry
 from sar_dist.data.shards import LocalShards, ShardReader
 from sar_dist.data.shards import IndexedRecords, ShardIndex, index_and_check
 from sar_dist.data.shards import manifests_at
-from sar_dist.data.shards import NO_IMAGE, NO_LABEL, DamagedShard
+from sar_dist.data.layout import CLASSES_NAME
+from sar_dist.data.shards import LABEL_EXTENSION, LabelSource, NO_IMAGE, NO_LABEL, DamagedShard
 from sar_dist.errors import UserError
+
+
+_SHOWN_BYTES = 20
 
 
 @dataclass
@@ -57,7 +61,7 @@ def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardRep
         size = Path(manifest.root, entry.name).stat().st_size
         if entry.bytes not in (None, size):
             raise DamagedShard(f"shard {entry.name}: {size} bytes, its manifest says {entry.bytes}")
-        indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root)
+        indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root, manifest.labels)
         report.samples = indexed[0].samples
         report.labels.update(indexed[1]["label"].tolist())
         report.bad.extend(_bad_samples(manifest, entry, indexed, deep))
@@ -71,21 +75,32 @@ def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords,
     alone = Manifest(manifest.root, manifest.split, manifest.classes, (entry,))
     shards = LocalShards(alone, ShardIndex((shard,), records, np.array([0, shard.samples])))
     unlabelled = records["label"] == NO_LABEL
-    if unlabelled.all():
-        # Images with label maps, say: the set has no classes, that is no fault of its samples.
-        unlabelled[:] = False
     if manifest.num_classes is not None:
         unlabelled |= records["label"] >= manifest.num_classes
     suspect = np.arange(shard.samples) if deep else np.flatnonzero(unlabelled | (records["image"] == NO_IMAGE))
+    # Images with label maps, say, have no class, and that is no fault: unless some sample of the set has a label.
+    required = bool((records["label"] != NO_LABEL).any())
     with contextlib.closing(ShardReader(shards)) as reader:
         for index in suspect.tolist():
             sample = reader.read(0, index)
             if sample.image is None:
                 yield f"{sample.key}: no image"
-            if unlabelled[index]:
-                yield f"{sample.key}: label {sample.label if sample.label >= 0 else 'missing or not a number'}"
+            if unlabelled[index] and (problem := _label_problem(reader, index, sample.label, manifest.labels, required=required)):
+                yield f"{sample.key}: {problem}"
             if deep and sample.image is not None and (problem := _decoding_problem(sample.image)):
                 yield f"{sample.key}: {problem}"
+
+
+def _label_problem(reader: ShardReader, index: int, label: int, labels: LabelSource, *, required: bool) -> str | None:
+    """What is wrong with the label of a sample that has no usable one; None: it has none, and need not have one."""
+    if label != NO_LABEL:
+        return f"label {label} is beyond the classes of the manifest"
+    _, members = reader.members(0, index)
+    if labels.member in members and not labels.fields:
+        text = members[labels.member][:_SHOWN_BYTES].decode("utf-8", "replace").strip()
+        return f"label {text!r} is neither a class number (digits in 0..n-1) nor a word of {CLASSES_NAME}"
+    where = ".".join([labels.member, *labels.fields])
+    return f"no label in {where}" if required or labels.fields else None
 
 
 def _decoding_problem(image: bytes) -> str | None:
@@ -96,10 +111,12 @@ def _decoding_problem(image: bytes) -> str | None:
     return None
 
 
-def verify_folder(folder: Path, *, deep: bool = False, processes: int | None = None) -> None:
+def verify_folder(
+    folder: Path, *, deep: bool = False, processes: int | None = None, label: str = LABEL_EXTENSION
+) -> None:
     """Verify all splits in ``folder`` and print what was found. Raises UserError if anything is damaged or bad."""
     problems = 0
-    for manifest in manifests_at(folder):
+    for manifest in manifests_at(folder, label):
         reports = list(verify_shards(manifest, deep=deep, processes=processes))
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
@@ -110,14 +127,23 @@ def verify_folder(folder: Path, *, deep: bool = False, processes: int | None = N
         bad = sum(len(report.bad) for report in reports)
         print(
             f"{manifest.split}: {len(reports)} shards, {damaged} damaged; {samples} samples, {bad} bad; "
-            f"{_histogram(sum((report.labels for report in reports), Counter()))}"
+            f"{_histogram(sum((report.labels for report in reports), Counter()), manifest.classes)}"
         )
     if problems:
         raise UserError(f"{problems} problems in {folder}, listed above; make those shards again or restore them")
 
 
-def _histogram(labels: Counter[int]) -> str:
-    counts = [count for label, count in labels.items() if label != NO_LABEL]
+def _histogram(labels: Counter[int], classes: tuple[str, ...] | None) -> str:
+    """How evenly the samples are spread over the classes that occur: the least and the most of one class."""
+    counts = {label: count for label, count in sorted(labels.items()) if label != NO_LABEL}
     if not counts:
         return "no labels"
-    return f"{len(counts)} classes of {min(counts)} to {max(counts)} samples"
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    text = f"{len(counts)} classes of {counts[least]} to {counts[most]} samples"
+    if counts[least] == counts[most]:
+        return text
+    return f"{text} (fewest: {_class_name(least, classes)}, most: {_class_name(most, classes)})"
+
+
+def _class_name(label: int, classes: tuple[str, ...] | None) -> str:
+    return f"label {label}" if classes is None or label >= len(classes) else f"label {label}, {classes[label]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from sar_dist.data.layout import CLASSES_NAME, Split, is_compressed_tar, is_left_over, read_label_words, split_folders, splits_by_name
+from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
-    SPLIT_NAMES,
     TIMM_INFO_NAME,
     UNCOUNTED,
     WRITING_STATE_NAME,
     Manifest,
+    NoShards,
     ShardEntry,
-    Split,
     check_entries,
-    names_of_split,
     parse_manifest,
     parse_timm_info,
 )
@@ -31,21 +32,34 @@ from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
 
 
-def load_manifest(path: str | os.PathLike, split: Split) -> Manifest:
+_log = logging.getLogger(__name__)
+
+
+def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
     """Read the manifest of ``split`` at ``path``.
 
     ``path`` is a folder with our ``manifest.json``; one with timm's ``_info.json`` (the public ImageNet shards, read as
     they are); one of bare ``.tar`` files, which are indexed to count them (if the names tell train from validation
     shards, those of ``split``); or the parent of such folders called ``train`` and ``val``. It may be a URL, see
-    ``sar_dist.data.shards.remote``, of anything but bare tars. Raises UserError.
+    ``sar_dist.data.shards.remote``, of anything but bare tars. ``label`` is where labels are found, see ``LabelSource``. Raises UserError.
     """
     if is_url(path):
-        return check_entries(find_remote_manifest(os.fspath(path), split))
-    manifest = find_manifest(Path(path), split)
+        remote = find_remote_manifest(os.fspath(path), split)
+        return check_entries(replace(remote, labels=parse_label_source(label, {})))
+    manifest = _with_labels(find_manifest(Path(path), split), label)
     if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
         index = build_index(manifest)
         manifest = replace(manifest, shards=tuple(ShardEntry(s.name, s.samples, s.bytes) for s in index.shards))
     return check_entries(manifest)
+
+
+def _with_labels(manifest: Manifest, label: str) -> Manifest:
+    """The manifest with its source of labels; a ``classes.json`` beside shards of others says what class words mean."""
+    file = Path(manifest.root, CLASSES_NAME)
+    if manifest.classes is not None or not file.is_file():
+        return replace(manifest, labels=parse_label_source(label, {}))
+    table = read_label_words(file)
+    return replace(manifest, classes=table.names, labels=parse_label_source(label, table.labels))
 
 
 def find_manifest(root: Path, split: Split) -> Manifest:
@@ -60,28 +74,45 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         )
     if (root / TIMM_INFO_NAME).is_file():
         return parse_timm_info(_read_json(root / TIMM_INFO_NAME), str(root), split)
-    for name in SPLIT_NAMES[split]:
-        if (root / name).is_dir():
-            return find_manifest(root / name, split)
-    found = [path.name for path in root.iterdir() if path.suffix == ".tar"]
-    names = names_of_split(found, split)
-    if not names:
-        what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
-        raise UserError(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
+    folder = split_folders(root).get(split)
+    if folder is not None:
+        return find_manifest(folder, split)
+    names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
 
 
-def manifests_at(root: Path) -> list[Manifest]:
-    """The manifests of all splits at ``root``, as ``find_manifest`` gives them. Raises UserError if there is none."""
+def _bare_tars(root: Path, split: Split) -> list[str]:
+    """Names of the tars of ``split`` in a folder without a manifest: all of them if no name names a split."""
+    files = sorted(path.name for path in root.iterdir() if not is_left_over(path.name) and path.is_file())
+    found = [name for name in files if name.lower().endswith(".tar")]
+    compressed = [name for name in files if is_compressed_tar(name)]
+    if compressed and not found:
+        raise UserError(
+            f"{compressed[0]} and whatever else is in {root} is compressed; shards are read in place and must be plain "
+            "tars: unpack them to .tar files (gunzip, unxz or unzstd)"
+        )
+    by_split = splits_by_name(found, str(root))
+    names = by_split.get(split, []) if by_split else found
+    if not names:
+        what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
+        raise NoShards(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
+    for what, left_out in (("compressed archives", compressed), ("test shards", by_split.get("test", []))):
+        if left_out:
+            _log.warning("%s: left out %d %s, such as %s", root, len(left_out), what, left_out[0])
+    return names
+
+
+def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
+    """The manifests of all splits at ``root``, as ``find_manifest`` gives them, with ``label``. Raises UserError if there is none."""
     if (root / MANIFEST_NAME).is_file():
         split: Split = "val" if _read_json(root / MANIFEST_NAME).get("split") == "val" else "train"
-        return [find_manifest(root, split)]
+        return [_with_labels(find_manifest(root, split), label)]
     found: list[Manifest] = []
-    problem: UserError | None = None
+    problem: NoShards | None = None
     for split in ("train", "val"):
         try:
-            found.append(find_manifest(root, split))
-        except UserError as error:
+            found.append(_with_labels(find_manifest(root, split), label))
+        except NoShards as error:
             problem = error
     if problem is not None and not found:
         raise problem

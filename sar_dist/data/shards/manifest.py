@@ -7,22 +7,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sar_dist.data.layout import Split, split_of_word
+from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.errors import UserError
 
-Split = Literal["train", "val"]
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "sar_dist-shards-1"
 TIMM_INFO_NAME = "_info.json"
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 # Folder of the state of writing shards; where it is, they are not finished.
 WRITING_STATE_NAME = ".making"
 # Number of samples of a shard of which only the name is known.
 UNCOUNTED = -1
 HOW_TO_MAKE = "make shards with tools/make_shards.py"
+
+
+class NoShards(UserError):
+    """There are no shards of a split, as far as can be seen: nothing is wrong with any that are there."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,15 @@ class ShardEntry:
 class Manifest:
     """The shards of one split, in order. A sample's global id is its position in this order.
 
-    ``root`` is the folder (or URL) of the shards, ``classes`` the class names by label where they are known.
+    ``root`` is the folder (or URL) of the shards, ``classes`` the class names by label where they are known,
+    ``labels`` where the label of a sample is found.
     """
 
     root: str
     split: Split
     classes: tuple[str, ...] | None
     shards: tuple[ShardEntry, ...]
+    labels: LabelSource = LabelSource()
 
     @property
     def num_classes(self) -> int | None:
@@ -63,7 +69,9 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the names, counts and checksums of the shards: what makes the order of samples what it is."""
-        content = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
+        content: list[Any] = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
+        if self.labels.tag:
+            content.append(self.labels.tag)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def locate(self, sample: int) -> tuple[int, int]:
@@ -96,9 +104,12 @@ def parse_timm_info(content: Any, root: str, split: Split) -> Manifest:
     where = f"{root}/{TIMM_INFO_NAME}"
     try:
         splits = content["splits"]
-        name = next((name for name in SPLIT_NAMES[split] if name in splits), None)
-        if name is None:
-            raise UserError(f"{where} has no {split} split, only {', '.join(sorted(splits))}")
+        named = [name for name in splits if split_of_word(name) == split]
+        if not named:
+            raise NoShards(f"{where} has no {split} split, only {', '.join(sorted(splits))}")
+        if len(named) > 1:
+            raise UserError(f"{where} has the {split} split twice: {', '.join(sorted(named))}")
+        name = named[0]
         info = splits[name]
         names, lengths = list(info["filenames"]), [int(length) for length in info["shard_lengths"]]
         total = int(info["num_samples"])
@@ -109,21 +120,6 @@ def parse_timm_info(content: Any, root: str, split: Split) -> Manifest:
             f"{where} is inconsistent: {len(names)} file names, {len(lengths)} shard lengths of {sum(lengths)} samples, num_samples {total}"
         )
     return Manifest(root, split, None, tuple(ShardEntry(str(n), c) for n, c in zip(names, lengths, strict=True)))
-
-
-def split_by_name(names: Sequence[str]) -> dict[Split, list[str]]:
-    """File names by the split that they name, sorted; a name that names none is in none."""
-    return {
-        split: found
-        for split, words in SPLIT_NAMES.items()
-        if (found := sorted(name for name in names if any(word in name.lower() for word in words)))
-    }
-
-
-def names_of_split(names: Sequence[str], split: Split) -> list[str]:
-    """The file names of ``split``: those that name it where any name names a split, else all. Sorted."""
-    named = split_by_name(names)
-    return named.get(split, []) if named else sorted(names)
 
 
 def check_entries(manifest: Manifest) -> Manifest:

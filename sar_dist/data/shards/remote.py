@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from sar_dist.data.layout import SPLIT_NAMES, Split
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
-    SPLIT_NAMES,
     TIMM_INFO_NAME,
     Manifest,
-    Split,
     parse_manifest,
     parse_timm_info,
 )

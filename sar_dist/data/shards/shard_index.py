@@ -26,12 +26,14 @@ import numpy as np
 from filelock import FileLock
 
 from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
+from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
 from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
 
 _TRAILER = struct.Struct("<Q8s")
 _MAGIC = b"SARINDX1"
 _STAT_THREADS = 16
+_NUMBERS = LabelSource()
 
 IndexedRecords = tuple[IndexedShard, np.ndarray]
 
@@ -95,7 +97,9 @@ def index_paths(manifest: Manifest) -> tuple[Path, Path]:
     root = Path(manifest.root).resolve()
     # Keyed by the whole path: two data sets whose folders have the same name must not share an index.
     folder = hashlib.blake2b(str(root).encode(), digest_size=8).hexdigest()
-    return root / f".{manifest.split}.index", cache_folder() / "index" / f"{root.name}-{folder}.{manifest.split}.index"
+    # Another source of labels makes other records.
+    kind = f"{manifest.split}.{manifest.labels.tag}" if manifest.labels.tag else manifest.split
+    return root / f".{kind}.index", cache_folder() / "index" / f"{root.name}-{folder}.{kind}.index"
 
 
 def find_index(manifest: Manifest, *, verify: bool = False) -> ShardIndex | None:
@@ -208,19 +212,19 @@ def _indexed_parts(
         if workers > 1:
             context = multiprocessing.get_context("fork")
             mapper = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map
-        indexed = mapper(partial(_index_local, manifest.root), stale)
+        indexed = mapper(partial(_index_local, manifest.root, manifest.labels), stale)
         fresh = iter(track(indexed, len(stale), f"indexing the {manifest.split} shards"))
         for entry in manifest.shards:
             yield known[entry.name] if entry.name in known else next(fresh)
 
 
-def index_and_check(path: Path, entry: ShardEntry, root: str) -> IndexedRecords:
+def index_and_check(path: Path, entry: ShardEntry, root: str, labels: LabelSource = _NUMBERS) -> IndexedRecords:
     """Index the file of one shard and hold it against the manifest: number of samples, and sha256 where it states one.
 
     ``root`` is where the shard comes from, for messages. Raises DamagedShard.
     """
     try:
-        shard, records = index_shard(path, entry.name)
+        shard, records = index_shard(path, entry.name, labels)
         digest = sha256_of(path) if entry.sha256 else None
     except OSError as error:
         raise DamagedShard(f"shard {entry.name} in {root} cannot be read: {error.strerror}") from None
@@ -233,5 +237,5 @@ def index_and_check(path: Path, entry: ShardEntry, root: str) -> IndexedRecords:
     return shard, records
 
 
-def _index_local(root: str, entry: ShardEntry) -> IndexedRecords:
-    return index_and_check(Path(root, entry.name), entry, root)
+def _index_local(root: str, labels: LabelSource, entry: ShardEntry) -> IndexedRecords:
+    return index_and_check(Path(root, entry.name), entry, root, labels)

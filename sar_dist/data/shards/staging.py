@@ -114,7 +114,7 @@ class StagedShards:
     def local_path(self, shard: int) -> Path:
         """Where a shard is when it is staged; a shard whose content has another sha256 is another file."""
         entry = self._manifest.shards[shard]
-        return self._folder / (entry.sha256 or "unhashed")[:16] / entry.name
+        return self._folder / f"{(entry.sha256 or 'unhashed')[:16]}{self._manifest.labels.tag}" / entry.name
 
     def _transfer(self, shard: int, path: Path) -> None:
         """Fetch, check and index one shard; its name appears last, when everything else is in place."""
@@ -127,7 +127,7 @@ class StagedShards:
                         file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())
-                write_index(_index_path(path), [index_and_check(part, entry, self._remote.root)])
+                write_index(_index_path(path), [index_and_check(part, entry, self._remote.root, self._manifest.labels)])
                 part.rename(path)
                 return
             except DamagedShard as problem:

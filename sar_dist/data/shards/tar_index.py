@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sar_dist.data.layout import compression, how_to_unpack, image_member
+from sar_dist.data.shards.label_source import LABEL_MAX_BYTES, LabelSource
 from sar_dist.errors import UserError
 
 BLOCK = 512
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-LABEL_EXTENSION = "cls"
-LABEL_MAX_BYTES = 20
 NO_IMAGE = -1
 NO_LABEL = -1
 
@@ -33,9 +32,12 @@ NO_LABEL = -1
 RECORD = np.dtype([("start", "<i8"), ("image", "<i8"), ("image_size", "<u4"), ("label", "<i4")])
 
 _MAX_IMAGE_BYTES = np.iinfo(RECORD["image_size"]).max
+_MAX_DIGITS = 20
 _MAX_LABEL = np.iinfo(RECORD["label"]).max
 _KEY_AND_EXTENSION = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")
+
+_NUMBERS = LabelSource()
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -151,10 +153,12 @@ class IndexedShard(NamedTuple):
     long_names: bool
 
 
-def index_shard(path: str | os.PathLike, name: str | None = None) -> tuple[IndexedShard, np.ndarray]:
+def index_shard(
+    path: str | os.PathLike, name: str | None = None, labels: LabelSource = _NUMBERS
+) -> tuple[IndexedShard, np.ndarray]:
     """Index the tar at ``path``. Returns its entry and its records (dtype RECORD, one a sample, in file order).
 
-    ``name`` is how messages and the entry call the shard (default: the file name). Raises DamagedShard.
+    ``name`` is how messages and the entry call the shard (default: the file name); ``labels`` says where labels are. Raises DamagedShard.
     """
     name = name or PurePosixPath(path).name
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -162,11 +166,14 @@ def index_shard(path: str | os.PathLike, name: str | None = None) -> tuple[Index
         state = os.fstat(fd)
         if state.st_size == 0:
             raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
+        packed = compression(os.pread(fd, 6, 0))
+        if packed is not None:
+            raise DamagedShard(f"shard {name} is compressed with {packed}; {how_to_unpack(packed)}")
 
         def read_at(offset: int, count: int) -> bytes:
             return os.pread(fd, count, offset)
 
-        rows, long_names = _index_rows(walk_members(read_at, state.st_size, name), read_at, name)
+        rows, long_names = _index_rows(walk_members(read_at, state.st_size, name), read_at, name, labels)
     finally:
         os.close(fd)
     if not rows:
@@ -175,7 +182,9 @@ def index_shard(path: str | os.PathLike, name: str | None = None) -> tuple[Index
     return entry, np.array(rows, dtype=RECORD)
 
 
-def _index_rows(members: Iterator[Member], read_at: ReadAt, shard: str) -> tuple[list[tuple[int, ...]], bool]:
+def _index_rows(
+    members: Iterator[Member], read_at: ReadAt, shard: str, labels: LabelSource
+) -> tuple[list[tuple[int, ...]], bool]:
     rows: list[tuple[int, ...]] = []
     seen: set[str] = set()
     long_names = False
@@ -191,7 +200,7 @@ def _index_rows(members: Iterator[Member], read_at: ReadAt, shard: str) -> tuple
         long_names |= member.long_name
         if parts[0] != key:
             if key is not None:
-                rows.append(_row(start, sample, read_at))
+                rows.append(_row(start, sample, read_at, labels))
             key, start, sample = parts[0], member.header, {}
             if key in seen:
                 raise DamagedShard(f"shard {shard}: key {key!r} occurs twice (again at byte {member.header})")
@@ -200,16 +209,17 @@ def _index_rows(members: Iterator[Member], read_at: ReadAt, shard: str) -> tuple
             raise DamagedShard(f"shard {shard}: key {key!r} has two members .{parts[1]} (duplicate key?)")
         sample[parts[1]] = member
     if key is not None:
-        rows.append(_row(start, sample, read_at))
+        rows.append(_row(start, sample, read_at, labels))
     return rows, long_names
 
 
-def _row(start: int, sample: dict[str, Member], read_at: ReadAt) -> tuple[int, int, int, int]:
-    image = next((sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample), None)
+def _row(start: int, sample: dict[str, Member], read_at: ReadAt, labels: LabelSource) -> tuple[int, int, int, int]:
+    extension = image_member(sample)
+    image = None if extension is None else sample[extension]
     label = NO_LABEL
-    member = sample.get(LABEL_EXTENSION)
+    member = sample.get(labels.member)
     if member is not None and member.size <= LABEL_MAX_BYTES:
-        label = parse_label(read_at(member.data, member.size))
+        label = labels.label(read_at(member.data, member.size), parse_label, NO_LABEL)
     if image is None or image.size == 0 or image.size > _MAX_IMAGE_BYTES:
         return start, NO_IMAGE, 0, label
     return start, image.data, image.size, label
@@ -218,7 +228,7 @@ def _row(start: int, sample: dict[str, Member], read_at: ReadAt) -> tuple[int, i
 def parse_label(data: bytes) -> int:
     """The class index in a ``.cls`` member: ASCII digits, white space around them allowed; NO_LABEL if it is not that."""
     text = data.strip()
-    if not text.isdigit():
+    if not text.isdigit() or len(text) > _MAX_DIGITS:
         return NO_LABEL
     label = int(text)
     return label if label <= _MAX_LABEL else NO_LABEL

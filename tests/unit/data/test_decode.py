@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size, webp_size
+from sar_dist.errors import UserError
 
 LIMIT = 10_000_000
 REAL_IMAGES = sorted(Path(__file__).parents[4].glob("shared/data/imagenet_samples/*/*.[Jj]*"))
@@ -114,6 +115,72 @@ def test_16_bit_grey_keeps_its_high_byte(kind: str) -> None:
     levels = np.arange(300 * 200, dtype=np.uint16).reshape(200, 300)
     image = decode_image(encoded(Image.fromarray(levels), kind), LIMIT)
     assert torch.equal(image, torch.from_numpy((levels >> 8).astype(np.uint8)).expand(3, -1, -1))
+
+
+RAMP = np.linspace(0, 65535, 32 * 24).reshape(24, 32)
+
+
+def plain_map(header: str, pixels: np.ndarray) -> bytes:
+    return header.encode() + pixels.tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        plain_map("P5 32 24 65535\n", RAMP.astype(">u2")),
+        plain_map("P5 32 24 4095\n", (RAMP / 65535 * 4095).astype(">u2")),
+        plain_map("Pf\n32 24\n-1.0\n", (RAMP[::-1] / 65535).astype("<f4")),
+        encoded(Image.fromarray(RAMP.astype(">u2")), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray((RAMP * 32767).astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
+        encoded(Image.fromarray((RAMP / 257).astype(np.float32)), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.uint16)), "JPEG2000"),
+    ],
+    ids="pgm16 pgm12 pfm tiff16 tiff32-of-16 tiff32 float1 float255 float65535 jp2".split(),
+)
+def test_every_deep_grey_mode_is_the_same_ramp(data: bytes) -> None:
+    difference = decode_image(data, LIMIT).int() - torch.from_numpy(RAMP / 257).round().int()
+    assert difference.abs().max() <= 1
+
+
+def test_values_outside_the_range_are_clipped() -> None:
+    pixels = np.array([[-5.0, np.nan, np.inf, 0.5, 1.0]], np.float32)
+    assert decode_image(encoded(Image.fromarray(pixels), "TIFF"), LIMIT)[0, 0].tolist() == [0, 0, 0, 128, 255]
+    assert decode_image(encoded(Image.fromarray(np.array([[-7, 65535]], np.int32)), "TIFF"), LIMIT)[0, 0].tolist() == [0, 255]
+
+
+def webp_of_claimed_size(width: int, height: int) -> bytes:
+    """34 bytes that claim to be a lossless WebP."""
+    bits = (width - 1) | (height - 1) << 14
+    body = b"WEBPVP8L" + struct.pack("<IBI", 14, 0x2F, bits) + bytes(9)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_webp_size_is_read_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    for options in ({}, {"lossless": True}, {"exif": exif}, {"save_all": True}):
+        assert webp_size(encoded(picture(size=(61, 43)), "WEBP", **options)) == (43, 61)
+    bomb = webp_of_claimed_size(16000, 11000)
+    assert len(bomb) == 34
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the image was opened"))
+    with pytest.raises(UndecodableImage, match="16000x11000 pixels exceed"):
+        decode_image(bomb, 67_108_864)
+
+
+def test_no_memory_ends_the_run_and_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    data = encoded(picture(), "PNG")
+    monkeypatch.setattr(Image.Image, "convert", exhausted)
+    with pytest.raises(UndecodableImage, match="damaged: it asks for more memory"):
+        decode_image(data, LIMIT)
+    monkeypatch.setattr("sar_dist.data.images.decode._is_free", lambda pixels: False)
+    with pytest.raises(UserError, match="no memory left"):
+        decode_image(data, LIMIT)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg CMYK", "png", "gif", "webp", "bmp"])

@@ -192,7 +192,7 @@ def test_csv_with_names_and_splits(tmp_path: Path) -> None:
     make_tree(tmp_path / "img", [f"{i}.png" for i in range(8)])
     rows = [[f"img/{i}.png", "cat" if i % 2 else "a dog", "train" if i < 5 else "validation"] for i in range(8)]
     table = write_csv(tmp_path / "t.csv", ["path", "label", "part"], rows)
-    manifests = written(csv_sources(table, None, CsvColumns(split="part"), "train"), tmp_path / "out")
+    manifests = written(csv_sources(table, None, CsvColumns(split="part"), None), tmp_path / "out")
     assert (manifests["train"].total, manifests["val"].total) == (5, 3)
     assert manifests["train"].classes == manifests["val"].classes == ("a dog", "cat")
     for key, sample in samples_of(manifests["val"]).items():

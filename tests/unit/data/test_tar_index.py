@@ -155,7 +155,7 @@ WHOLE = tar_bytes(samples(3))
         (tar_bytes([("a.jpg", b"1"), ("a.cls", b"2"), ("a.jpg", b"1"), ("a.cls", b"2")]), "two members .jpg"),
         (tar_bytes([("a.jpg", b"1"), ("README", b"x")]), "KEY.EXTENSION"),
         (_link(), "link"),
-        (b"\x1f\x8b" + bytes(1000), "damaged tar header"),
+        (b"\x1f\x8b" + bytes(1000), "is compressed with gzip; .*gunzip"),
     ],
 )
 def test_damage_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

@@ -28,7 +28,7 @@ def write(folder: Path, count: int) -> None:
 def test_verify_reports_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path / "a", 40)
     verify_folder(tmp_path / "a", deep=True)
-    assert "train: 4 shards, 0 damaged; 40 samples, 0 bad; 3 classes of 13 to 14 samples" in capsys.readouterr().out
+    assert "train: 4 shards, 0 damaged; 40 samples, 0 bad; 3 classes of 13 to 14 samples (fewest: label 1, b, most: label 0, a)" in capsys.readouterr().out
     (tmp_path / "a" / "train-000001.tar").unlink()
     os.truncate(tmp_path / "a" / "train-000002.tar", 700)
     with pytest.raises(UserError, match="2 problems"):
@@ -54,7 +54,7 @@ def test_verify_names_bad_samples(tmp_path: Path, capsys: pytest.CaptureFixture)
         verify_folder(tmp_path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "shard a.tar: c: no image",
-        "shard a.tar: d: label missing or not a number",
+        "shard a.tar: d: label 'x' is neither a class number (digits in 0..n-1) nor a word of classes.json",
     ]
     with pytest.raises(UserError, match="3 problems"):
         verify_folder(tmp_path, deep=True)

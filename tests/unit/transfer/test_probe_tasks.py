@@ -190,7 +190,7 @@ def test_bad_data_is_one_clear_error(name, stripes, trained, tmp_path):
     assert "has no train split; expected train and val as shards" in run(tmp_path / "half")
     shutil.copytree(stripes / "train", tmp_path / "half" / "train")
     (tmp_path / "half" / "train" / "direction_3").rename(tmp_path / "half" / "train" / "direction_9")
-    assert "have different classes: direction_3, direction_9 only in one of them" in run(tmp_path / "half")
+    assert "direction_3 is not among the 4 training classes" in run(tmp_path / "half")
     for split in ("train", "val"):
         for folder in sorted((tmp_path / "half" / split).iterdir())[1:]:
             shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def test_what_is_missing_or_foreign_is_said_in_one_line(tmp_path: Path) -> None:
     write(data, [0])
     with pytest.raises(UserError, match="1 classes that imagenet_a does not have, such as class 0"):
         make(ImageNetA, data).prepare()
-    (data / "kind").mkdir()
+    shutil.copytree(next(path for path in data.iterdir() if path.is_dir()), data / "kind")
     with pytest.raises(UserError, match="kind names no class of ImageNet-1k"):
         make(ImageNetA, data).prepare()
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.data.shards import Split
+from sar_dist.data.layout import Split, SplitChoice
 from sar_dist.randomness import keyed_permutation
 from sar_dist.errors import UserError
+
+T = TypeVar("T")
 
 _MAX_KEY = 80
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -129,9 +132,20 @@ def read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def member_extension(path: str) -> str:
-    """The extension under which an image file becomes a member: its own in lower case, jpg for jpeg."""
-    return path.rpartition(".")[2].lower().replace("jpeg", "jpg")
+def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Path) -> dict[Split, T]:
+    """The splits to make of those that were found; says which ones are not used. Raises UserError."""
+    if choice is not None:
+        if choice.source not in found:
+            raise UserError(f"{where} has no {choice.source} split, only {', '.join(sorted(found)) or 'none'}")
+        return {choice.wanted: found[choice.source]}
+    splits: tuple[Split, ...] = ("train", "val")
+    made: dict[Split, T] = {split: found[split] for split in splits if split in found}
+    unused = sorted(found.keys() - made.keys())
+    if not made:
+        raise UserError(f"{where} has only a {unused[0]} split; say what to make of it, with --split {unused[0]}=val")
+    for name in unused:
+        print(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it", file=sys.stderr)
+    return made
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:

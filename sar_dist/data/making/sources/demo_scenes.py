@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from typing import Any
 
 from sar_dist.data.making import demo_class_names, demo_samples
-from sar_dist.data.shards import Split
+from sar_dist.data.layout import Split
 from sar_dist.data.making.sources.base import Source
+from sar_dist.data.making.sources.command import SourceCommand, positive
 
 
 class DemoScenes(Source):
@@ -42,3 +44,27 @@ class DemoScenes(Source):
 
     def size(self) -> int:
         return self._count * self._image_size**2
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--train", type=positive, default=4000, help="training images (default: %(default)s)")
+    parser.add_argument("--val", type=positive, default=1000, help="validation images (default: %(default)s)")
+    parser.add_argument("--classes", type=positive, default=8, help="classes (default: %(default)s)")
+    parser.add_argument("--image-size", type=positive, default=96, help="side in pixels (default: %(default)s)")
+
+
+def _sources(given: argparse.Namespace) -> list[DemoScenes]:
+    scenes = (given.classes, given.image_size, given.seed)
+    return [DemoScenes("train", given.train, *scenes), DemoScenes("val", given.val, *scenes)]
+
+
+COMMAND: SourceCommand = SourceCommand(
+    name="demo",
+    usage="demo OUT",
+    summary="generated scenes with object masks",
+    add_arguments=_add_arguments,
+    sources=_sources,
+    reads_files=False,
+    chooses_split=False,
+    samples_per_shard=250,  # small shards: several processes have work even for a thousand images
+)

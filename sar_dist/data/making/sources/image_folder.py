@@ -1,29 +1,34 @@
-"""Trees of class folders, the layout of torchvision's ImageFolder."""
+"""Trees of class folders, the layout of torchvision's ImageFolder; ``sar_dist.data.layout`` says what is recognised."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from sar_dist.data.shards import SPLIT_NAMES, Split
-from sar_dist.randomness import keyed_permutation
-from sar_dist.data.making.sources.base import FileSample, FileSource, member_extension, read_bytes, unique_keys
-from sar_dist.data.shards import IMAGE_EXTENSIONS
+from sar_dist.data.layout import (
+    CLASSES_NAME,
+    ClassFolder,
+    ClassTable,
+    Split,
+    SplitChoice,
+    class_folders,
+    is_image_name,
+    is_left_over,
+    member_extension,
+    order_remark,
+    read_class_table,
+    split_folders,
+    split_of_word,
+)
+from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
+from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
-
-CLASSES_NAME = "classes.json"
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """Label of each class folder, and the class names by label."""
-
-    labels: Mapping[str, int]
-    names: tuple[str, ...]
+from sar_dist.randomness import keyed_permutation
 
 
 @dataclass(frozen=True)
@@ -34,85 +39,82 @@ class Subset:
     seed: int = 0
 
 
-def imagefolder_sources(root: Path, split: Split | None, subset: Subset | None = None) -> list[FileSource]:
+class _Trees(NamedTuple):
+    """The tree of class folders of each split, the one whose folders are the classes, and the file that names them."""
+
+    splits: dict[Split, Path]
+    numbering: Path
+    classes_file: Path
+
+
+def imagefolder_sources(
+    root: Path, split: Split | SplitChoice | None, subset: Subset | None = None
+) -> list[FileSource]:
     """The splits of an ImageFolder tree: those in ``root/train`` and ``root/val``, or ``root`` itself as ``split``.
 
-    The classes are those of the training split, named by ``root/classes.json`` where it exists. Without ``split``, a tree
-    called val or validation is that, any other is train. ``subset`` thins out the training split and leaves a validation
-    split whole. Raises UserError.
+    The classes are those of the training split, whatever split is made, named by ``classes.json`` where it exists.
+    Without ``split``, a tree called val or validation is that, any other is train; the folder ``train`` beside a tree
+    called val numbers its classes. ``subset`` thins out the training split and leaves a validation split whole. What is
+    left out is counted on standard error. Raises UserError.
     """
-    found: dict[Split, Path] = {}
-    for name, words in SPLIT_NAMES.items():
-        folder = next((root / word for word in words if (root / word).is_dir()), None)
-        if folder is not None:
-            found[name] = folder
-    if not found:
-        found[split or ("val" if root.name in SPLIT_NAMES["val"] else "train")] = root
-    elif split is not None:
-        found = {name: folder for name, folder in found.items() if name == split}
-        if not found:
-            raise UserError(f"{root} has no {split} split")
-    folders = class_folders(found.get("train", next(iter(found.values()))))
-    table = read_class_table(folders, root / CLASSES_NAME)
+    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    trees = _find_trees(root, choice)
+    numbering, _ = class_folders(trees.numbering)
+    names = [folder.name for folder in numbering]
+    table = read_class_table(names, trees.classes_file)
+    remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
+    if remark is not None:
+        _say(trees.numbering, remark)
     return [
-        _split_source(folder, name, table, subset if name == "train" else None) for name, folder in found.items()
+        _split_source(folder, name, table, trees.numbering, subset if name == "train" else None)
+        for name, folder in trees.splits.items()
     ]
 
 
-def read_class_table(folders: Sequence[str], classes_file: Path) -> ClassTable:
-    """Labels 0, 1, ... of the class folders in alphabetical order, as every ImageFolder reader has them.
+def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
+    found = split_folders(root)
+    others = [name for name in _folders(root) if split_of_word(name) is None]
+    trees = {split: folder for split, folder in found.items() if _folders(folder)}
+    if found and not trees and not others:
+        names = " and ".join(folder.name for folder in found.values())
+        raise UserError(f"{root}: {names} hold no class folders; expected {root}/train/CLASS/IMAGE.jpg")
+    named = None if choice is None or choice.source in found else root / choice.source
+    if trees and not (named is not None and named.is_dir()):
+        others = [name for name in others if _has_image(root / name)]
+        if others and not {"train", "val"} <= found.keys():
+            raise UserError(
+                f"{root} holds {next(iter(trees.values())).name}, the name of a split, and other folders with images, such as "
+                f"{others[0]}; give a folder that holds nothing but splits, or nothing but classes"
+            )
+        if others:
+            _say(root, f"left out {len(others)} folders that are no splits, such as {others[0]}")
+        splits = choose_splits(found, choice, root)
+        return _Trees(splits, found.get("train", next(iter(splits.values()))), root / CLASSES_NAME)
+    if choice is not None and named is not None and named.is_dir():
+        return _Trees({choice.wanted: named}, found.get("train", named), root / CLASSES_NAME)
+    own = split_of_word(root.resolve().name)
+    if choice is not None and choice.source not in (choice.wanted, own):
+        raise UserError(f"{root} has no {choice.source} split")
+    if choice is None and own == "test":
+        raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
+    wanted: Split = choice.wanted if choice is not None else "val" if own == "val" else "train"
+    train = split_folders(root.resolve().parent).get("train") if own not in (None, "train") else None
+    classes_file = root / CLASSES_NAME
+    if train is not None and _folders(train):
+        _say(root, f"the classes are numbered as in {train}")
+        beside = train.parent / CLASSES_NAME
+        return _Trees({wanted: root}, train, classes_file if classes_file.is_file() else beside)
+    return _Trees({wanted: root}, root, classes_file)
 
-    ``classes_file``, where it exists, is JSON with a name for each folder, or ``{"name": ..., "index": LABEL}`` for
-    folders that have labels in a larger set of classes. Raises UserError.
-    """
-    folders = sorted(folders)
-    default = ClassTable({folder: label for label, folder in enumerate(folders)}, tuple(folders))
-    if not classes_file.is_file():
-        return default
-    try:
-        table = json.loads(read_bytes(classes_file))
-        entries = {folder: table[folder] for folder in folders}
-        if all(isinstance(entry, str) for entry in entries.values()):
-            return ClassTable(default.labels, tuple(entries.values()))
-        labels = {folder: int(entry["index"]) for folder, entry in entries.items()}
-        names = {int(entry["index"]): str(entry["name"]) for entry in table.values()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{classes_file} does not name every class folder ({error!r}); complete or remove it") from None
-    if len(set(labels.values())) != len(labels) or min(labels.values()) < 0:
-        raise UserError(f"{classes_file} gives two class folders the same index, or a negative one")
-    return ClassTable(labels, tuple(names.get(label, f"class {label}") for label in range(max(names) + 1)))
 
-
-def class_folders(root: Path) -> list[str]:
-    """Names of the class folders in ``root``, sorted; hidden ones are none. Raises UserError if there are none."""
-    try:
-        found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"cannot read {root}: {error.strerror}") from None
-    if not found:
-        raise UserError(
-            f"{root} has no class folders; expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders"
-        )
-    return found
-
-
-def _split_source(root: Path, split: Split, table: ClassTable, subset: Subset | None) -> FileSource:
-    found: list[tuple[str, int]] = []
-    ignored: list[str] = []
-    for folder in class_folders(root):
-        if folder not in table.labels:
-            raise UserError(f"class folder {root / folder} is not among the {len(table.labels)} training classes")
-        for path in _files_below(root, folder):
-            if path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-                found.append((path, table.labels[folder]))
-            else:
-                ignored.append(path)
+def _split_source(root: Path, split: Split, table: ClassTable, numbering: Path, subset: Subset | None) -> FileSource:
+    folders, no_classes = class_folders(root)
+    if no_classes:
+        _say(root, f"left out {len(no_classes)} folders that are no classes (hidden or no images), such as {no_classes[0]}")
+    found = _labelled(root, folders, table, numbering)
+    ignored = [path for folder in folders for path in folder.ignored]
     if ignored:
-        print(
-            f"{root}: left out {len(ignored)} files that are no images by name, such as {ignored[0]}", file=sys.stderr
-        )
-    if not found:
-        raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)})")
+        _say(root, f"left out {len(ignored)} files that are no images by name, such as {ignored[0]}")
     if subset is not None:
         found = _thinned(found, subset, root)
     keys = unique_keys([path for path, _ in found])
@@ -120,6 +122,15 @@ def _split_source(root: Path, split: Split, table: ClassTable, subset: Subset | 
         FileSample(key, {member_extension(path): path}, label) for key, (path, label) in zip(keys, found, strict=True)
     ]
     return FileSource("imagefolder", root, split, samples, table.names)
+
+
+def _labelled(root: Path, folders: Sequence[ClassFolder], table: ClassTable, numbering: Path) -> list[tuple[str, int]]:
+    for folder in folders:
+        if folder.name not in table.labels:
+            raise UserError(
+                f"class folder {root / folder.name} is not among the {len(table.labels)} training classes in {numbering}"
+            )
+    return [(path, table.labels[folder.name]) for folder in folders for path in folder.images]
 
 
 def _thinned(found: Sequence[tuple[str, int]], subset: Subset, root: Path) -> list[tuple[str, int]]:
@@ -137,10 +148,38 @@ def _thinned(found: Sequence[tuple[str, int]], subset: Subset, root: Path) -> li
     return [found[number] for number in sorted(chosen)]
 
 
-def _files_below(root: Path, folder: str) -> Iterator[str]:
-    """Paths of the files below ``root/folder`` relative to ``root``, with "/", sorted; hidden ones are left out."""
-    for current, folders, files in os.walk(root / folder, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(current, name).relative_to(root).as_posix()
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in ``root`` that are no leftovers, sorted."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if not is_left_over(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+
+
+def _has_image(root: Path) -> bool:
+    return any(is_image_name(name) for _, _, files in os.walk(root) for name in files)
+
+
+def _say(root: Path, what: str) -> None:
+    print(f"{root}: {what}", file=sys.stderr)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--per-class", type=positive, metavar="N", help="only N training images of each class, drawn by --seed"
+    )
+
+
+def _sources(given: argparse.Namespace) -> list[FileSource]:
+    subset = Subset(given.per_class, given.seed) if given.per_class else None
+    return imagefolder_sources(given.source, given.split, subset)
+
+
+COMMAND: SourceCommand = SourceCommand(
+    name="imagefolder",
+    usage="imagefolder SRC OUT",
+    summary="SRC/CLASS/IMAGE, or SRC/train and SRC/val with such folders",
+    add_arguments=_add_arguments,
+    sources=_sources,
+)

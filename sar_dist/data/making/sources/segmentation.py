@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from sar_dist.data.shards import Split
+from sar_dist.data.layout import Split
 from sar_dist.data.making.sources.base import FileSample, FileSource, read_bytes
+from sar_dist.data.making.sources.command import SourceCommand, no_arguments
 from sar_dist.errors import UserError
 
 SEGMENTATION_EXTENSION = "seg.png"
@@ -81,3 +82,21 @@ def voc_sources(root: Path) -> list[FileSource]:
         ]
         sources.append(FileSource("voc", base, split, samples, tuple(VOC_CLASSES), prefix=f"voc-{split}"))
     return sources
+
+
+ADE20K_COMMAND: SourceCommand = SourceCommand(
+    name="ade20k",
+    usage="ade20k SRC OUT",
+    summary="ADEChallengeData2016: images with label maps",
+    add_arguments=no_arguments,
+    sources=lambda given: ade20k_sources(given.source),
+    chooses_split=False,
+)
+VOC_COMMAND: SourceCommand = SourceCommand(
+    name="voc",
+    usage="voc SRC OUT",
+    summary="VOCdevkit/VOC2012: images with label maps",
+    add_arguments=no_arguments,
+    sources=lambda given: voc_sources(given.source),
+    chooses_split=False,
+)

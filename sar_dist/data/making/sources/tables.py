@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import bisect
 import csv
 import hashlib
@@ -14,9 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from sar_dist.data.shards import SPLIT_NAMES, Split, split_by_name
+from sar_dist.data.layout import (
+    CLASSES_NAME,
+    IMAGE_EXTENSIONS,
+    Split,
+    SplitChoice,
+    is_image_name,
+    is_left_over,
+    member_extension,
+    read_class_table,
+    split_of_word,
+    splits_by_name,
+)
 from sar_dist.randomness import keyed_permutation
-from sar_dist.data.making.sources.base import FileSample, FileSource, Source, member_extension, unique_keys
+from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
+from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError
 
 _SIGNATURES = (
@@ -38,21 +51,31 @@ class CsvColumns:
     split: str | None = None
 
 
-def csv_sources(table: Path, images: Path | None, columns: CsvColumns, split: Split) -> list[FileSource]:
+def csv_sources(
+    table: Path, images: Path | None, columns: CsvColumns, split: Split | SplitChoice | None
+) -> list[FileSource]:
     """The samples of a table with a header line; paths are relative to ``images``, by default the table's folder.
 
     Labels are either all whole numbers, taken as they are, or class names, numbered in alphabetical order over the whole
-    table. With a split column, its rows named train, val or validation become these splits; otherwise all rows are
-    ``split``. The separator is a tab in .tsv files, else a comma. Raises UserError naming the line.
+    table, or over a ``classes.json`` beside it. With a split column, its rows named train, val or validation become these
+    splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. The separator is a tab in .tsv files, else a comma. Raises UserError naming the line.
     """
     rows = _read_table(table, columns)
     labels, classes = _labels([row[columns.label] for row in rows], table)
-    by_split: dict[Split, list[tuple[str, int]]] = {}
+    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    by_split: dict[str, list[tuple[str, int]]] = {}
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
-        name = split if columns.split is None else _split_named(row[columns.split], f"{table}, line {line}")
-        by_split.setdefault(name, []).append((row[columns.image], label))
+        path = row[columns.image]
+        if not is_image_name(path):
+            raise UserError(f"{table}, line {line}: {path!r} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
+        name = "" if columns.split is None else _split_named(row[columns.split], choice, f"{table}, line {line}")
+        by_split.setdefault(name, []).append((path, label))
+    if columns.split is None:
+        made: dict[Split, list[tuple[str, int]]] = {"train" if choice is None else choice.wanted: by_split[""]} if rows else {}
+    else:
+        made = choose_splits(by_split, choice, table)
     root = images or table.parent
-    return [_table_source(root, name, found, classes) for name, found in by_split.items()]
+    return [_table_source(root, name, found, classes) for name, found in made.items()]
 
 
 def _table_source(
@@ -71,7 +94,7 @@ def _table_source(
 
 def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
     try:
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -95,33 +118,37 @@ def _labels(values: Sequence[str], table: Path) -> tuple[list[int], tuple[str, .
         return [int(value) for value in values], None
     if any(value.strip().lstrip("+-").replace(".", "", 1).isdecimal() for value in values):
         raise UserError(f"{table} mixes numbers and names as labels, or has negative or fractional ones")
-    classes = sorted(set(values))
-    numbers = {name: label for label, name in enumerate(classes)}
-    return [numbers[value] for value in values], tuple(classes)
+    classes_file = table.parent / CLASSES_NAME
+    numbered = read_class_table(sorted(set(values)), classes_file, whole=True)
+    return [numbered.labels[value] for value in values], numbered.names
 
 
-def _split_named(value: str, where: str) -> Split:
-    for split, words in SPLIT_NAMES.items():
-        if value.strip().lower() in words:
-            return split
-    raise UserError(f"{where}: split {value!r} is neither train nor val")
+def _split_named(value: str, choice: SplitChoice | None, where: str) -> str:
+    split = split_of_word(value)
+    if split is not None:
+        return split
+    if choice is not None and value.strip().lower() == choice.source:
+        return choice.source
+    raise UserError(f"{where}: split {value!r} is neither train, val nor test; --split NAME=val gives it a meaning")
 
 
-def parquet_sources(root: Path, image_column: str, label_column: str, split: Split | None) -> list[ParquetSource]:
+def parquet_sources(
+    root: Path, image_column: str, label_column: str, split: Split | SplitChoice | None
+) -> list[ParquetSource]:
     """The splits of a folder of Parquet files in the layout of the ``datasets`` library, or of one such file.
 
     Files belong to the split that their name says (train-00000-of-00005.parquet); where no name does, to ``split`` or
-    train. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
+    train. Of several splits, ``split`` chooses one. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
     the files' metadata. Raises UserError.
     """
+    choice = SplitChoice(split, split) if isinstance(split, str) else split
     files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
     if not files:
         raise UserError(f"no .parquet files in {root}")
     paths = {path.relative_to(root.parent if root.is_file() else root).as_posix(): path for path in files}
-    found = split_by_name(list(paths)) or {split or "train": sorted(paths)}
-    chosen = {name: names for name, names in found.items() if split in (None, name)}
-    if not chosen:
-        raise UserError(f"{root} has no {split} split: {len(files)} files, such as {files[0].name}")
+    paths = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
+    found = splits_by_name(list(paths), str(root))
+    chosen = choose_splits(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
     return [
         ParquetSource([paths[name] for name in names], found_split, image_column, label_column)
         for found_split, names in chosen.items()
@@ -212,3 +239,35 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label_column: str) -> t
         return tuple(map(str, feature["names"]))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _add_columns(parser: argparse.ArgumentParser, image: str) -> None:
+    parser.add_argument("--image-column", default=image, help="column of the image (default: %(default)s)")
+    parser.add_argument("--label-column", default="label", help="column of the label (default: %(default)s)")
+
+
+def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_columns(parser, "path")
+    parser.add_argument("--split-column", help="column that says train or val (default: there is none)")
+    parser.add_argument("--images", type=Path, help="folder to which paths are relative (default: the table's)")
+
+
+def _csv_sources(given: argparse.Namespace) -> list[FileSource]:
+    columns = CsvColumns(given.image_column, given.label_column, given.split_column)
+    return csv_sources(given.source, given.images, columns, given.split)
+
+
+CSV_COMMAND: SourceCommand = SourceCommand(
+    name="csv",
+    usage="csv TABLE OUT",
+    summary="a table of image paths and labels",
+    add_arguments=_add_csv_arguments,
+    sources=_csv_sources,
+)
+PARQUET_COMMAND: SourceCommand = SourceCommand(
+    name="parquet",
+    usage="parquet SRC OUT",
+    summary="image data sets of the `datasets` library",
+    add_arguments=lambda parser: _add_columns(parser, "image"),
+    sources=lambda given: parquet_sources(given.source, given.image_column, given.label_column, given.split),
+)

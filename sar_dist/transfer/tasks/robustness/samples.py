@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.data.making.sources import class_folders, member_extension, read_bytes
-from sar_dist.data.shards import IMAGE_EXTENSIONS, SPLIT_NAMES, parse_label
+from sar_dist.data.layout import class_folders, is_image_name, is_left_over, member_extension, split_folders
+from sar_dist.data.making.sources import read_bytes
+from sar_dist.data.shards import parse_label
 from sar_dist.errors import UserError
 from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
 
 IMAGENET_CLASSES = 1000
+_log = logging.getLogger(__name__)
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -96,17 +99,19 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
     Raises:
         UserError: no class folders, or one that names no class of ImageNet-1k.
     """
-    folders = class_folders(root)
-    unknown = [folder for folder in folders if class_index(folder) is None]
+    folders, no_classes = class_folders(root)
+    if no_classes:
+        _log.warning("%s: left out %d folders without images, such as %s", root, len(no_classes), no_classes[0])
+    unknown = [folder.name for folder in folders if class_index(folder.name) is None]
     if unknown:
         raise UserError(
             f"{root / unknown[0]} names no class of ImageNet-1k; expected folders like n01440764, or 0 to 999"
         )
     found = [
-        LabelledFile(f"{folder}/{file}", index)
+        LabelledFile(path, index)
         for folder in folders
-        if (index := class_index(folder)) is not None
-        for file in _image_names(root / folder)
+        if (index := class_index(folder.name)) is not None
+        for path in folder.images
     ]
     return sorted(found, key=lambda file: (file.label, file.path))
 
@@ -133,8 +138,8 @@ def open_validation_images(root: Path, data_help: str) -> SampleSet:
     Raises:
         UserError: there is no such image, or one that occurs twice.
     """
-    folder = next((root / name for name in SPLIT_NAMES["val"] if (root / name).is_dir()), root)
-    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    folder = split_folders(root).get("val", root)
+    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_left_over(entry.name))
     paths = [*_image_names(folder), *(f"{name}/{file}" for name in inner for file in _image_names(folder / name))]
     files = sorted(
         (LabelledFile(path, int(match.group(1)) - 1) for path in paths if (match := _VALIDATION_IMAGE.search(path))),
@@ -193,7 +198,7 @@ def _with_imagenet_labels(shards: SampleSet, root: Path) -> FoundSamples:
 
 
 def _image_names(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS)
+    return sorted(name for name in os.listdir(folder) if is_image_name(name) and not is_left_over(name))
 
 
 def _timm_list(name: str) -> list[str]:

@@ -1,0 +1,183 @@
+"""How classes are recognised in a tree of folders, and how they are numbered.
+
+- A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
+  (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted.
+- Folders that hold no images themselves but two or more folders with images each (``2019/cats``, ``2019/dogs``) are not
+  classes but a level above them: such a tree is refused.
+- Classes are numbered from 0: in the order of their numbers if all folders are whole numbers, else in alphabetical order,
+  as torchvision's ImageFolder does. A ``classes.json`` may say otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_image_name, is_left_over
+from sar_dist.errors import UserError
+
+CLASSES_NAME = "classes.json"
+_MOST_CLASSES = 10_000_000
+
+
+class ClassFolder(NamedTuple):
+    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none."""
+
+    name: str
+    images: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def branches(self) -> int:
+        """How many folders hold images: 0 if some are in the class folder itself, else its subfolders that do."""
+        parts = [path.split("/") for path in self.images]
+        return 0 if any(len(part) == 2 for part in parts) else len({part[1] for part in parts})
+
+
+def class_folders(root: Path) -> tuple[list[ClassFolder], list[str]]:
+    """The class folders in ``root`` in the order of their labels, and the names of the folders that are none.
+
+    Raises:
+        UserError: it cannot be read, has no class, or what looks like classes is a level above them.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+    expected = f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders"
+    if not any(not is_left_over(name) for name in names):
+        raise UserError(f"{root} has no class folders; {expected}")
+    found = [_read_class(root, name) for name in names if not is_left_over(name)]
+    classes = {folder.name: folder for folder in found if folder.images}
+    if not classes:
+        raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)})")
+    if all(folder.branches for folder in classes.values()) and any(f.branches > 1 for f in classes.values()):
+        first = next(folder for folder in classes.values() if folder.branches > 1)
+        raise UserError(
+            f"the folders in {root} ({', '.join([*classes][:3])}) are no classes: {first.name} holds no images itself but "
+            f"folders of them, such as {first.images[0]}; give the folder whose folders are the classes"
+        )
+    return [classes[name] for name in sort_classes([*classes])], [name for name in names if name not in classes]
+
+
+def _read_class(root: Path, name: str) -> ClassFolder:
+    images: list[str] = []
+    ignored: list[str] = []
+    _walk(root, name, images, ignored, ())
+    return ClassFolder(name, tuple(sorted(images)), tuple(sorted(ignored)))
+
+
+def _walk(root: Path, folder: str, images: list[str], ignored: list[str], above: tuple[tuple[int, int], ...]) -> None:
+    """Sort the files below ``root/folder`` into images and others. Links are followed, but not in a circle."""
+    try:
+        state = os.stat(root / folder)
+        if (state.st_dev, state.st_ino) in above:
+            return
+        with os.scandir(root / folder) as entries:
+            found = list(entries)
+    except OSError as error:
+        raise UserError(f"cannot read {root / folder}: {error.strerror}") from None
+    for entry in found:
+        path = f"{folder}/{entry.name}"
+        if is_left_over(entry.name):
+            continue
+        if entry.is_dir():
+            _walk(root, path, images, ignored, (*above, (state.st_dev, state.st_ino)))
+        elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+            images.append(path)  # a link to nothing is found out when its size is asked for
+        else:
+            ignored.append(path)
+
+
+def sort_classes(names: Sequence[str]) -> list[str]:
+    """Class names in the order of their labels: whole numbers by value if all are, else alphabetical."""
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def order_remark(names: Sequence[str]) -> str | None:
+    """What to say about the order of ``names`` (sorted by ``sort_classes``) where other readers have another one."""
+    natural = sorted(names, key=_natural)
+    if list(names) != sorted(names):
+        return (
+            f"the {len(names)} class folders are numbers and labelled in their order ({', '.join(names[:3])}, ...), as by "
+            f"timm's reader; torchvision's ImageFolder sorts them as words"
+        )
+    if list(names) != natural:
+        place = next(i for i, (name, other) in enumerate(zip(names, natural, strict=True)) if name != other)
+        return (
+            f"the classes are labelled in alphabetical order, as by torchvision's ImageFolder: label {place} is "
+            f"{names[place]}; timm's reader would give it to {natural[place]}"
+        )
+    return None
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """timm's order of names: runs of digits by value, the rest as lower-case words."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Label of each class by the word that stands for it (its folder's name, say), and the class names by label."""
+
+    labels: Mapping[str, int]
+    names: tuple[str, ...]
+
+
+def read_label_words(classes_file: Path) -> ClassTable:
+    """Labels of all classes that a ``classes.json`` beside shards names.
+
+    It is a list of the words in the order of their labels, ``{word: label}``, or as ``read_class_table`` reads it. Raises
+    UserError.
+    """
+    try:
+        content = json.loads(classes_file.read_bytes())
+        words = [str(word) for word in content]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{classes_file} does not name classes ({error!r}); correct or remove it") from None
+    labels = {word: label for label, word in enumerate(words)}
+    if isinstance(content, dict):
+        if not all(isinstance(label, int) for label in content.values()):
+            return read_class_table(words, classes_file)
+        labels = content
+    if sorted(labels.values()) != list(range(len(words))):
+        raise UserError(f"{classes_file} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
+    return ClassTable(labels, tuple(sorted(labels, key=labels.__getitem__)))
+
+
+def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = False) -> ClassTable:
+    """Labels 0, 1, ... of the classes in the order of ``sort_classes``.
+
+    ``classes_file``, where it exists, is JSON with a name for each word, or ``{"name": ..., "index": LABEL}`` for
+    classes that have labels in a larger set. With ``whole``, all its words are numbered, also those that are not among
+    ``words``: the same numbers for every part of a set. Raises UserError.
+    """
+    words = sort_classes(words)
+    default = ClassTable({word: label for label, word in enumerate(words)}, tuple(words))
+    if not classes_file.is_file():
+        return default
+    try:
+        table = json.loads(classes_file.read_bytes())
+        if whole and set(words) <= set(table):
+            words = sort_classes([*table])
+            default = ClassTable({word: label for label, word in enumerate(words)}, tuple(words))
+        entries = {word: table[word] for word in words}
+        if all(isinstance(entry, str) for entry in entries.values()):
+            return ClassTable(default.labels, tuple(entries.values()))
+        labels = {word: int(entry["index"]) for word, entry in entries.items()}
+        names = {int(entry["index"]): str(entry["name"]) for entry in table.values()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{classes_file} does not name every class folder ({error!r}); complete or remove it") from None
+    if max(names) > _MOST_CLASSES:
+        raise UserError(f"{classes_file} has the index {max(names)}, above {_MOST_CLASSES}; correct it")
+    if len(set(labels.values())) != len(labels) or min(labels.values()) < 0:
+        raise UserError(f"{classes_file} gives two class folders the same index, or a negative one")
+    return ClassTable(labels, tuple(names.get(label, f"class {label}") for label in range(max(names) + 1)))

@@ -1,0 +1,87 @@
+"""Which files and members are images, which are leftovers of other programs, and which archives are compressed.
+
+One list of image formats serves folders, tables, tars and the decoder: what decoding can read is an image wherever it is
+found, and nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Formats that Pillow may try, with the extensions under which it knows them. Not all that it knows: for EPS it would run
+# Ghostscript on the bytes. The order decides which member of a sample with several images is its image.
+_FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "PNG": ("png", "apng"),
+    "WEBP": ("webp",),
+    "BMP": ("bmp",),
+    "GIF": ("gif",),
+    "TIFF": ("tif", "tiff"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
+    "AVIF": ("avif", "avifs"),
+    "JPEG2000": ("jp2", "j2k", "jpc", "jpf", "jpx", "j2c"),
+}
+PILLOW_FORMATS = tuple(_FORMATS)
+IMAGE_EXTENSIONS = tuple(extension for extensions in _FORMATS.values() for extension in extensions)
+
+# Folders that operating systems and storage boxes leave behind; files in them may be called like images.
+_LEFT_OVER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+
+_COMPRESSIONS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+)
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name (or path) is taken for an image: by its extension, capitals or not."""
+    _, dot, extension = name.rpartition("/")[2].rpartition(".")
+    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
+
+
+def image_member(extensions: Iterable[str]) -> str | None:
+    """The extension of a sample's image among its members' ``extensions`` (lower case); None: it has none."""
+    found = set(extensions)
+    return next((extension for extension in IMAGE_EXTENSIONS if extension in found), None)
+
+
+def member_extension(path: str) -> str:
+    """The extension under which an image file becomes a member: its own in lower case, jpg for every JPEG."""
+    extension = path.rpartition(".")[2].lower()
+    return "jpg" if extension in _FORMATS["JPEG"] else extension
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file or folder (one part of a path) is hidden or left behind by another program, hence no data."""
+    return name.startswith(".") or name.lower() in _LEFT_OVER_FOLDERS
+
+
+def is_sample_member(name: str) -> bool:
+    """Whether a member of a tar belongs to a sample: called KEY.EXTENSION, and neither hidden nor a leftover.
+
+    README and macOS's ``._image.jpg`` do not; they are passed over and counted.
+    """
+    *folders, base = name.removeprefix("./").split("/")
+    if any(is_left_over(part) for part in [*folders, base] if part not in (".", "..")):
+        return False
+    key, dot, extension = base.partition(".")
+    return bool(key and dot and extension)
+
+
+def compression(start: bytes) -> str | None:
+    """Name of the compression of a file that begins with ``start`` (6 bytes will do), or None."""
+    return next((name for magic, name, _ in _COMPRESSIONS if start.startswith(magic)), None)
+
+
+def how_to_unpack(kind: str) -> str:
+    """What to do with a shard of this ``compression``: samples are read where they lie, which a compressed tar forbids."""
+    command = next(command for _, name, command in _COMPRESSIONS if name == kind)
+    return f"shards are read in place and must be plain tars: unpack it with `{command} < FILE > NEW.tar`"
+
+
+def is_compressed_tar(name: str) -> bool:
+    """Whether a file is called like a compressed tar, such as shard.tar.gz."""
+    return name.lower().endswith(_COMPRESSED_TARS)

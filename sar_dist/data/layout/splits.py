@@ -1,0 +1,122 @@
+"""How a split is recognised by the names of folders, files and table entries.
+
+- A *folder* is a split folder if its whole name is a split word, capitals or not: ``train``, ``Val``. A class called
+  ``bullet_train`` is none.
+- A *file* belongs to the split of which a word occurs in its name as a whole word: letters that follow each other, a new
+  word beginning at a capital. ``medieval-train-000.tar`` and ``ImageNetTrain_0.tar`` are training shards. Where its name
+  says nothing, the folders on its path do, the innermost first.
+- A file that fits two splits, or none while others fit one, is refused. Test splits are known, and used only on request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sar_dist.errors import UserError
+
+Split = Literal["train", "val"]
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
+_TEST_WORDS = ("test", "testing")
+_SPLIT_OF_WORD: dict[str, str] = {word: split for split, words in SPLIT_NAMES.items() for word in words} | dict.fromkeys(
+    _TEST_WORDS, "test"
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SHOWN = 3
+
+
+class SplitChoice(NamedTuple):
+    """Which split of a source to make (``wanted``), and what the source calls it, such as ``test`` made as val."""
+
+    source: str
+    wanted: Split
+
+
+def parse_split_choice(text: str) -> SplitChoice:
+    """``train``, ``val``, or ``NAME=val``: the source's split NAME is made as val. Raises UserError."""
+    source, _, wanted = text.rpartition("=")
+    if wanted not in SPLIT_NAMES:
+        raise UserError(f"--split {text}: give train, val, or NAME=train or NAME=val for a split of another name, such as test=val")
+    return SplitChoice(split_of_word(source) or source.strip().lower() or wanted, wanted)  # type: ignore[arg-type]
+
+
+def split_of_word(word: str) -> str | None:
+    """``train``, ``val`` or ``test`` for a folder's name or a table's entry that is a split word; None: it is none."""
+    return _SPLIT_OF_WORD.get(word.strip().lower())
+
+
+def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
+    """File names (paths with "/" below ``where``) by the split that they name: train, val, test; sorted.
+
+    Empty if none of them names one: then they are of whatever split is asked for.
+
+    Raises:
+        UserError: a name fits two splits, or one names none while others do.
+    """
+    found: dict[str, list[str]] = {}
+    double: list[str] = []
+    silent: list[str] = []
+    for name in sorted(names):
+        splits = _splits_of_path(name)
+        if len(splits) > 1:
+            double.append(name)
+        elif not splits:
+            silent.append(name)
+        else:
+            found.setdefault(next(iter(splits)), []).append(name)
+    if double:
+        raise UserError(
+            f"{_list(double)} in {where} could be of two splits by name; rename, or put each split in a folder of its own"
+        )
+    if found and silent:
+        raise UserError(
+            f"{_list(silent)} in {where} name no split, but others do, such as {next(iter(found.values()))[0]}; "
+            "rename or move them, or put each split in a folder of its own"
+        )
+    return found
+
+
+def _splits_of_path(path: str) -> set[str]:
+    """The splits that a path may be of: what its innermost part that names one says, and what contradicts it."""
+    decided: set[str] = set()
+    for part in reversed(path.split("/")):
+        splits = {_SPLIT_OF_WORD[word] for word in map(str.lower, _WORD.findall(part)) if word in _SPLIT_OF_WORD}
+        if not decided:
+            decided = splits
+        elif len(splits) == 1:  # "train-test-split/val-0.tar" names several: it says nothing about one file
+            decided = decided | splits
+    return decided
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The split folders in ``root``: train, val, test, as far as they are there.
+
+    Raises:
+        UserError: two folders are the same split, such as val and validation.
+    """
+    found: dict[str, list[Path]] = {}
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(entry.name for entry in entries if split_of_word(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+    for name in folders:
+        found.setdefault(split_of_word(name) or name, []).append(root / name)
+    return _single(root, found)
+
+
+def _single(root: Path, found: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    for split, folders in found.items():
+        if len(folders) > 1:
+            names = " and ".join(folder.name for folder in folders)
+            raise UserError(f"{root} holds the {split} split twice, in {names}; move one of them away")
+    return {split: folders[0] for split, folders in found.items()}
+
+
+def _list(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

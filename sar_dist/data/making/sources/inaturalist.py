@@ -1,0 +1,149 @@
+"""iNaturalist's competition sets: images listed in JSON files in the manner of COCO, as of 2017 to 2021.
+
+``train2018.json`` has ``images`` (id, file_name) and ``annotations`` (image_id, category_id); ``categories`` (id, name and
+the levels kingdom to genus) are there since 2019, and in ``categories.json`` for 2018, where lists hold ids alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sar_dist.data.layout import Split, is_left_over, member_extension, split_of_word, splits_by_name
+from sar_dist.data.making.sources.base import FileSample, FileSource, unique_keys
+from sar_dist.data.making.sources.command import SourceCommand
+from sar_dist.errors import UserError
+
+CATEGORIES_NAME = "categories.json"
+SPECIES = "name"
+LEVELS = (SPECIES, "genus", "family", "order", "class", "phylum", "kingdom", "supercategory")
+
+
+def inaturalist_sources(root: Path, level: str = SPECIES) -> list[FileSource]:
+    """The splits listed by ``train*.json`` and ``val*.json`` in ``root``, to which the paths of images are relative.
+
+    Where ``level`` is "name" (species), labels are the places of the categories in the order of their ids, hence the ids
+    themselves if these are 0..n-1; else those of the level's names in alphabetical order. All categories count, whether a
+    split has images of them or not, so every split has the same numbers.
+
+    Raises:
+        UserError: no such lists, or one that contradicts itself.
+    """
+    try:
+        names = [path.name for path in root.iterdir() if path.suffix == ".json" and not is_left_over(path.name)]
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+    found = splits_by_name([name for name in names if _names_split(name)], str(root))
+    splits: tuple[Split, ...] = ("train", "val")
+    lists: dict[Split, dict[str, Any]] = {}
+    for split in splits:
+        files = found.get(split, [])
+        if len(files) > 1:
+            raise UserError(f"{root} lists the {split} split twice, in {' and '.join(files)}; move one of them away")
+        if files:
+            lists[split] = _read_object(root / files[0])
+    if not lists:
+        raise UserError(f"{root} has no lists such as train2018.json and val2018.json")
+    categories = _categories(root, lists)
+    numbers, classes = _classes(categories, level, root)
+    return [_list_source(root, split, content, numbers, classes) for split, content in lists.items()]
+
+
+def _names_split(name: str) -> bool:
+    """Whether a list is one of a split: its name begins with a split word, as train2018.json does."""
+    return split_of_word(name.partition(".")[0].rstrip("0123456789_-")) is not None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no list of iNaturalist: an object with images and annotations is expected")
+    return content
+
+
+def _categories(root: Path, lists: Mapping[Split, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """The categories by id: of ``categories.json`` or of the lists, which must agree; ids alone where there are none."""
+    tables: list[Any] = [content["categories"] for content in lists.values() if content.get("categories")]
+    file = root / CATEGORIES_NAME
+    if file.is_file():
+        try:
+            tables.insert(0, json.loads(file.read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"cannot read {file}: {error}") from None
+    try:
+        found = [{int(entry["id"]): dict(entry) for entry in table} for table in tables]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the categories in {root} are not a list of objects with an id ({error!r})") from None
+    if not found:
+        raise UserError(f"{root} names no categories; put {CATEGORIES_NAME} there")
+    # Where the lists name ids only, categories.json has the names: what the first table says goes before the others.
+    if any(table.keys() != found[0].keys() for table in found):
+        raise UserError(f"the lists in {root} have different categories; take lists and {CATEGORIES_NAME} of one year")
+    return {number: {k: v for table in reversed(found) for k, v in table[number].items()} for number in sorted(found[0])}
+
+
+def _classes(
+    categories: Mapping[int, Mapping[str, Any]], level: str, root: Path
+) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Label of each category id, and the class names by label."""
+    missing = [number for number, entry in categories.items() if not isinstance(entry.get(level), str)]
+    if missing:
+        has = [name for name in LEVELS if all(isinstance(entry.get(name), str) for entry in categories.values())]
+        raise UserError(f"{root}: category {missing[0]} has no {level}; levels there are: {', '.join(has) or 'none'}")
+    if level == SPECIES:  # every category is a class: the competition's numbers, in their order
+        return {number: label for label, number in enumerate(categories)}, tuple(
+            str(entry[SPECIES]) for entry in categories.values()
+        )
+    names = sorted({str(entry[level]) for entry in categories.values()})
+    return {number: names.index(entry[level]) for number, entry in categories.items()}, tuple(names)
+
+
+def _list_source(
+    root: Path, split: Split, content: Mapping[str, Any], numbers: Mapping[int, int], classes: tuple[str, ...]
+) -> FileSource:
+    try:
+        paths = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        labels = [(int(entry["image_id"]), int(entry["category_id"])) for entry in content["annotations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the {split} list in {root} has no images with annotations ({error!r})") from None
+    category = dict(labels)
+    if len(category) != len(labels) or category.keys() != paths.keys() or len(set(paths.values())) != len(paths):
+        raise UserError(
+            f"the {split} list in {root} contradicts itself: {len(paths)} images, {len(set(paths.values()))} files, "
+            f"{len(labels)} annotations of {len(category)} images"
+        )
+    unknown = sorted(set(category.values()) - numbers.keys())
+    if unknown:
+        raise UserError(f"the {split} list in {root} uses category {unknown[0]}, which is not among the {len(numbers)}")
+    order = sorted(paths, key=paths.__getitem__)
+    samples = [
+        FileSample(key, {member_extension(paths[image]): paths[image]}, numbers[category[image]])
+        for key, image in zip(unique_keys([paths[image] for image in order]), order, strict=True)
+    ]
+    return FileSource("inaturalist", root, split, samples, classes)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--level", choices=LEVELS, default=SPECIES, help="level of the categories that is the class (default: %(default)s)"
+    )
+
+
+def _sources(given: argparse.Namespace) -> Sequence[FileSource]:
+    return inaturalist_sources(given.source, given.level)
+
+
+COMMAND: SourceCommand = SourceCommand(
+    name="inaturalist",
+    usage="inaturalist SRC OUT",
+    summary="iNaturalist's JSON lists, SRC/train2018.json and so on",
+    add_arguments=_add_arguments,
+    sources=_sources,
+    chooses_split=False,
+)

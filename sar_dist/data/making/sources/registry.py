@@ -1,0 +1,16 @@
+"""The formats that shards are made from, in the order of the tool's help. A new one is a module and a line here."""
+
+from __future__ import annotations
+
+from sar_dist.data.making.sources import demo_scenes, image_folder, inaturalist, segmentation, tables
+from sar_dist.data.making.sources.command import SourceCommand
+
+COMMANDS: tuple[SourceCommand, ...] = (
+    image_folder.COMMAND,
+    tables.CSV_COMMAND,
+    tables.PARQUET_COMMAND,
+    inaturalist.COMMAND,
+    segmentation.ADE20K_COMMAND,
+    segmentation.VOC_COMMAND,
+    demo_scenes.COMMAND,
+)

@@ -1,0 +1,68 @@
+"""Where the label of a sample in a shard comes from: a ``cls`` member, or a field of a JSON member; a number or a word."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sar_dist.errors import UserError
+
+LABEL_EXTENSION = "cls"
+# Longest member that a label is looked for in, bytes; captions and their like fit.
+LABEL_MAX_BYTES = 1 << 20
+
+ParseNumber = Callable[[bytes], int]
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """What ``data.label`` says: ``cls``, or ``json.label`` for the field ``label`` of the member ``json``.
+
+    Attributes:
+        member: extension of the member.
+        fields: path of keys inside its JSON object; empty: the member's text is the label.
+        words: label of each class word, from ``classes.json``; a label that is a whole number stands for itself.
+    """
+
+    member: str = LABEL_EXTENSION
+    fields: tuple[str, ...] = ()
+    words: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """Empty for plain numbers in ``cls``; else tells indices and stages of different sources apart."""
+        if self == LabelSource():
+            return ""
+        content = json.dumps([self.member, self.fields, sorted(self.words.items())])
+        return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+    def label(self, data: bytes, parse_number: ParseNumber, missing: int) -> int:
+        """The label in the content of the member; ``missing`` if there is none. ``parse_number`` reads ASCII digits."""
+        text = self._text(data)
+        if text is None:
+            return missing
+        number = parse_number(text.encode("utf-8", "surrogatepass"))
+        return self.words.get(text.strip(), missing) if number == missing else number
+
+    def _text(self, data: bytes) -> str | None:
+        try:
+            if not self.fields:
+                return data.decode()
+            value: Any = json.loads(data)
+            for key in self.fields:
+                value = value[key]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return str(value) if whole or isinstance(value, str) else None
+
+
+def parse_label_source(text: str, words: Mapping[str, int]) -> LabelSource:
+    """``cls``, or ``json.label``. Raises UserError."""
+    member, *fields = text.split(".")
+    if not member or not all(fields):
+        raise UserError(f"data.label={text} is no source of labels; give cls, or a field of a JSON member such as json.label")
+    return LabelSource(member.lower(), tuple(fields), dict(words))

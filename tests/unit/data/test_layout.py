@@ -1,0 +1,245 @@
+"""How splits, classes, image formats and leftovers are recognised: the rules of docs/data.md."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shard_factory import image_of, make_shards, sample_members, tar_bytes
+
+from sar_dist.data import load_manifest
+from sar_dist.data.layout import (
+    IMAGE_EXTENSIONS,
+    PILLOW_FORMATS,
+    SplitChoice,
+    is_image_name,
+    is_sample_member,
+    member_extension,
+    parse_split_choice,
+    sort_classes,
+    split_folders,
+    splits_by_name,
+)
+from sar_dist.data.making.sources import CsvColumns, FileSource, csv_sources, imagefolder_sources
+from sar_dist.data.making.sources.inaturalist import inaturalist_sources
+from sar_dist.data.shards import Manifest, check_shards
+from sar_dist.data.shards.checks import manifests_at
+from sar_dist.errors import UserError
+from sar_dist.training.checks import check_same_classes
+
+
+def tree(root: Path, *names: str) -> Path:
+    """A folder with an image at each of ``names``."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(image_of(number))
+    return root
+
+
+def contents(source: FileSource) -> list[tuple[int, bytes]]:
+    """(label, image) of all samples, sorted."""
+    samples = [source.sample(number)[1] for number in range(len(source))]
+    return sorted((int(members["cls"]), next(iter(members.values()))) for members in samples)
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["medieval-train-000.tar", "medieval-val-000.tar"], {"train": [0], "val": [1]}),
+        (["ImageNetTrain_0.tar", "ImageNetVal_0.tar", "ImageNetTest_0.tar"], {"train": [0], "val": [1], "test": [2]}),
+        (["imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"], {"train": [0], "val": [1]}),
+        (["TRAIN.tar", "VALID2017.tar"], {"train": [0], "val": [1]}),
+        (["train-test-split/val-0.tar", "train-test-split/train-0.tar"], {"val": [0], "train": [1]}),
+        (["train/0.parquet", "Test/0.parquet"], {"train": [0], "test": [1]}),
+        (["medieval-0.tar", "trainees.tar", "invalid.tar"], {}),
+    ],
+)
+def test_split_words_count_as_whole_words(names: list[str], splits: dict[str, list[int]]) -> None:
+    assert splits_by_name(names, "here") == {split: [names[i] for i in found] for split, found in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a-train-val-0.tar", "a-train-1.tar"], "a-train-val-0.tar in here could be of two splits"),
+        (["val/train-0.tar"], "could be of two splits"),
+        (["train-0.tar", "more-0.tar"], "more-0.tar in here name no split, but others do, such as train-0.tar"),
+    ],
+)
+def test_ambiguous_names_are_refused_with_the_files(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        splits_by_name(names, "here")
+
+
+def test_tars_of_a_medieval_set(tmp_path: Path) -> None:
+    make_shards(tmp_path, [3], "medieval-train")
+    make_shards(tmp_path, [2], "medieval-val")
+    make_shards(tmp_path, [1], "medieval-test")
+    (tmp_path / "._medieval-val-0000.tar").write_bytes(b"\0\5\x16\7")
+    assert [(m.split, [s.name for s in m.shards]) for m in manifests_at(tmp_path)] == [
+        ("train", ["medieval-train-0000.tar"]),
+        ("val", ["medieval-val-0000.tar"]),
+    ]
+    make_shards(tmp_path, [1], "medieval")
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=r"medieval-0000.tar .* name no split"):
+            load_manifest(tmp_path, split)
+    make_shards(tmp_path / "two" / "Train", [3], "a")
+    assert load_manifest(tmp_path / "two", "train").total == 3
+    make_shards(tmp_path / "two" / "training", [3], "a")
+    with pytest.raises(UserError, match="the train split twice, in Train and training"):
+        split_folders(tmp_path / "two")
+
+
+def test_split_choices() -> None:
+    assert parse_split_choice("val") == SplitChoice("val", "val")
+    assert parse_split_choice("Testing=val") == SplitChoice("test", "val")
+    assert parse_split_choice("minival=val") == SplitChoice("minival", "val")
+    with pytest.raises(UserError, match="test=val"):
+        parse_split_choice("test")
+
+
+def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "train/a/1.png", "train/b/2.png", "test/b/3.png", "mini/b/4.png", "val/a/5.png")
+    assert [source.split for source in imagefolder_sources(tmp_path, None)] == ["train", "val"]
+    assert "the test split is not used; --split test=val" in capsys.readouterr().err
+    for name, number in (("test", 2), ("mini", 3)):
+        (source,) = imagefolder_sources(tmp_path, SplitChoice(name, "val"))
+        assert (source.split, source.classes, contents(source)) == ("val", ("a", "b"), [(1, image_of(number))])
+    with pytest.raises(UserError, match="has no gone split"):
+        imagefolder_sources(tmp_path, SplitChoice("gone", "val"))
+    with pytest.raises(UserError, match="is a test split by name"):
+        imagefolder_sources(tmp_path / "test", None)
+
+
+def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "Train/a/1.png", "Train/b/2.png", "Val/b/3.png", "Train/a/._1.png", "Train/__MACOSX/a/1.png")
+    tree(tmp_path, "Train/a/@eaDir/1.png/thumb.jpg", "Train/b/.ipynb_checkpoints/2-checkpoint.png")
+    (tmp_path / "Train" / "@eaDir").mkdir()
+    (tmp_path / "Train" / "empty").mkdir()
+    train, val = imagefolder_sources(tmp_path, None)
+    assert (train.classes, len(train), len(val)) == (("a", "b"), 2, 1)
+    assert "left out 3 folders that are no classes (hidden or no images), such as @eaDir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["2019/cat/1.png", "2019/dog/1.png", "2020/cat/1.png"], "are no classes: 2019 holds no images itself"),
+        (["train/1.png", "val/2.png"], "train and val hold no class folders"),
+        (["train/a/1.png", "bus/2.png", "car/3.png"], "other folders with images, such as bus"),
+        (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
+    ],
+)
+def test_what_is_no_set_of_classes_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        imagefolder_sources(tree(tmp_path, *names), None)
+
+
+def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
+    (vehicles,) = imagefolder_sources(tree(tmp_path / "a", "train/1.png", "bus/2.png", "bullet_train/3.png"), None)
+    assert vehicles.classes == ("bullet_train", "bus", "train")
+    (tiny,) = imagefolder_sources(tree(tmp_path / "b", "n1/images/1.png", "n2/images/2.png"), None)
+    assert contents(tiny) == [(0, image_of(0)), (1, image_of(1))]
+
+
+def test_numbers_are_sorted_as_numbers_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert sort_classes(["10", "2", "0"]) == ["0", "2", "10"]
+    assert sort_classes(["b10", "b2"]) == ["b10", "b2"]
+    (source,) = imagefolder_sources(tree(tmp_path / "n", *(f"{n}/x.png" for n in range(12))), None)
+    assert contents(source) == [(n, image_of(n)) for n in range(12)]
+    assert "are numbers and labelled in their order" in capsys.readouterr().err
+    imagefolder_sources(tree(tmp_path / "w", "c10/x.png", "c2/x.png"), None)
+    assert "label 0 is c10; timm's reader would give it to c2" in capsys.readouterr().err
+
+
+def test_splits_made_one_at_a_time_share_one_numbering(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/a/1.png", "train/b/2.png", "train/c/3.png", "val/c/4.png")
+    for source, split in ((root, "val"), (root / "val", None), (root / "val", "val")):
+        (val,) = imagefolder_sources(source, split)
+        assert (val.classes, contents(val)) == (("a", "b", "c"), [(2, image_of(3))])
+    (root / "classes.json").write_text(json.dumps({"a": "A", "b": "B", "c": "C"}))
+    assert imagefolder_sources(root / "val", None)[0].classes == ("A", "B", "C")
+
+
+def test_train_and_val_lists_are_compared() -> None:
+    train = Manifest("t", "train", ("a", "b", "c"), ())
+    check_same_classes(train, Manifest("v", "val", ("a", "b", "c"), ()))
+    check_same_classes(train, Manifest("v", "val", None, ()))
+    with pytest.raises(UserError, match=r"\(3 and 2\): label 1 is b in t and c in v"):
+        check_same_classes(train, Manifest("v", "val", ("a", "c"), ()))
+
+
+def test_image_formats_are_what_pillow_reads_in_the_decoder() -> None:
+    Image.init()
+    known = {end[1:] for end, kind in Image.registered_extensions().items() if kind in PILLOW_FORMATS}
+    assert known <= set(IMAGE_EXTENSIONS)
+    assert all(is_image_name(f"a/b.{end.upper()}") for end in IMAGE_EXTENSIONS)
+    assert not any(map(is_image_name, ("jpg", "a.jpg/b", "a.heic", "a.txt", ".")))
+    assert [member_extension(f"x.{end}") for end in ("JPEG", "jfif", "jpe", "jp2", "PNG")] == "jpg jpg jpg jp2 png".split()
+
+
+@pytest.mark.parametrize("name", ["README", "._a.jpg", "__MACOSX/a.jpg", "x/.DS_Store", "x/@eaDir/a.jpg"])
+def test_members_that_are_no_samples(name: str) -> None:
+    assert not is_sample_member(name)
+    assert all(map(is_sample_member, ("a.jpg", "x/a.seg.png", "./a.cls")))
+
+
+def test_tables_take_the_same_formats(tmp_path: Path) -> None:
+    tree(tmp_path, "a.jfif", "b.heic")
+    (tmp_path / "t.csv").write_text("\ufeffpath,label\na.jfif,1\nb.heic,0\n")
+    with pytest.raises(UserError, match=r"line 3: 'b.heic' is no image by name"):
+        csv_sources(tmp_path / "t.csv", None, CsvColumns(), None)
+
+
+def test_tables_made_one_at_a_time_share_the_numbers_of_classes_json(tmp_path: Path) -> None:
+    tree(tmp_path, "a.png")
+    (tmp_path / "t.csv").write_text("path,label,part\na.png,dog,test\n")
+    (tmp_path / "classes.json").write_text(json.dumps({"cat": "Cat", "dog": "Dog"}))
+    (source,) = csv_sources(tmp_path / "t.csv", None, CsvColumns(split="part"), SplitChoice("test", "val"))
+    assert (source.split, source.classes, contents(source)) == ("val", ("Cat", "Dog"), [(1, image_of(0))])
+
+
+def test_compressed_tars_say_how_to_unpack_them(tmp_path: Path) -> None:
+    packed = gzip.compress(tar_bytes(sample_members(1)))
+    (tmp_path / "train-0.tar.gz").write_bytes(packed)
+    with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed; .*gunzip"):
+        load_manifest(tmp_path, "train")
+    (tmp_path / "train-0.tar").write_bytes(packed)
+    with pytest.raises(UserError, match="compressed with gzip; .*gunzip < FILE"):
+        check_shards(load_manifest(tmp_path, "train"))
+
+
+def write_lists(root: Path, *, inline: bool) -> Path:
+    """iNaturalist's lists as of 2019 (categories in the lists) or 2018 (in a file of their own, ids in the lists)."""
+    levels = [("Bufo bufo", "Bufo"), ("Apus apus", "Apus"), ("Bufo viridis", "Bufo")]
+    categories = [{"id": number, "name": name, "genus": genus} for number, (name, genus) in enumerate(levels)]
+    listed = categories if inline else [{"id": number, "name": str(number)} for number in range(3)]
+    for split, chosen in (("train", [2, 0, 1]), ("val", [1])):
+        names = [f"img/{split}/{number}.jpg" for number in chosen]
+        tree(root, *names)
+        images = [{"id": 10 + number, "file_name": name} for number, name in zip(chosen, names, strict=True)]
+        labels = [{"id": i, "image_id": 10 + number, "category_id": number} for i, number in enumerate(chosen)]
+        content = {"images": images, "annotations": labels, "categories": listed}
+        (root / f"{split}201{9 if inline else 8}.json").write_text(json.dumps(content))
+    if not inline:
+        (root / "categories.json").write_text(json.dumps(categories))
+    return root
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_inaturalist(tmp_path: Path, inline: bool) -> None:
+    root = write_lists(tmp_path, inline=inline)
+    train, val = inaturalist_sources(root)
+    assert train.classes == val.classes == ("Bufo bufo", "Apus apus", "Bufo viridis")
+    assert contents(train) == [(0, image_of(1)), (1, image_of(2)), (2, image_of(0))]
+    assert contents(val) == [(1, image_of(0))]
+    genera, _ = inaturalist_sources(root, "genus")
+    assert (genera.classes, [label for label, _ in contents(genera)]) == (("Apus", "Bufo"), [0, 1, 1])
+    with pytest.raises(UserError, match="category 0 has no family; levels there are: name, genus"):
+        inaturalist_sources(root, "family")
+    with pytest.raises(UserError, match="no lists such as"):
+        inaturalist_sources(root / "img")
