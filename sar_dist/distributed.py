@@ -126,18 +126,6 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def all_reduce_max(tensor: Tensor) -> Tensor:
-    """Elementwise maximum of ``tensor`` over the processes, in place, and return it."""
-    if world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return tensor
-
-
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` is true on at least one process: all processes get the same answer."""
-    return bool(all_reduce_max(torch.tensor(int(flag), device=device)).item())
-
-
 def all_gather(tensor: Tensor) -> Tensor:
     """Every process's ``tensor``, all of one shape and type, on every process: (processes, ...) in rank order."""
     if world_size() == 1:

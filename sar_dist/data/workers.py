@@ -30,7 +30,7 @@ def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) ->
     """The pipeline's batches in order, made by ``workers`` processes that prepare ``prefetch`` batches each ahead.
 
     The processes start at once, not at the first batch: what this process allocates later is not shared with them.
-    Raises UserError for what a stage reported, and with advice where a worker was killed for want of memory.
+    Raises UserError for what a stage reported, and with advice where a worker was killed because memory ran out.
     """
     loader: DataLoader = DataLoader(
         pipeline,
@@ -82,7 +82,7 @@ def _explained_failures() -> Iterator[None]:
             ) from error
         if "killed by signal" in text or "exited unexpectedly" in text:
             raise UserError(
-                "a data worker was killed, most likely by the system for want of memory; "
+                "a data worker was killed, most likely because the system ran out of memory; "
                 f"lower data.workers or data.prefetch ({text.splitlines()[0]})"
             ) from error
         raise

@@ -159,7 +159,7 @@ def _existing_export(out: Path, hub: dict[str, Any]) -> dict[str, Any]:
     if present != hub | {PROVENANCE_KEY: hub[PROVENANCE_KEY] | {"weights_sha256": digest}}:
         raise UserError(f"{out} holds another export; choose another folder or remove it")
     if describe_file(out / WEIGHTS_FILE)["sha256"] != digest:
-        raise UserError(f"{out / WEIGHTS_FILE} has another content than when it was exported; remove {out}")
+        raise UserError(f"{out / WEIGHTS_FILE} has changed since it was exported; remove {out}")
     return present
 
 

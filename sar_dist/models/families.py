@@ -6,7 +6,6 @@ differs between kinds is the class of their blocks: how their query and keys are
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from sar_dist.errors import UserError
+from sar_dist.extensions import import_extension
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,4 @@ def import_model(name: str) -> str:
     Raises:
         UserError: the module cannot be imported.
     """
-    module, separator, timm_name = name.rpartition(":")
-    if separator:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # the module is the user's own program, which can raise anything
-            raise UserError(
-                f"model.name={name!r}: the module {module} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-    return timm_name
+    return import_extension(name, "model.name")[1] if ":" in name else name

@@ -137,7 +137,7 @@ def _check_export(folder: Path) -> None:
     provenance = read_export_config(folder).get(PROVENANCE_KEY)
     expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if expected is not None and describe_file(folder / WEIGHTS_FILE)["sha256"] != expected:
-        raise UserError(f"{folder / WEIGHTS_FILE} has another content than when it was exported; export it again")
+        raise UserError(f"{folder / WEIGHTS_FILE} has changed since it was exported; export it again")
 
 
 def _run_weights(path: Path) -> NamedWeights:

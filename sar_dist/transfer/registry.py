@@ -1,4 +1,6 @@
-"""Which transfer tasks there are. A new one is a ``TransferTask`` in a module of its own and a line here."""
+"""Which transfer tasks there are. A new one is a ``TransferTask`` in a module of its own and a line here.
+
+A task that is a user's own needs no line: ``my_module:MyTask`` names it on the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import importlib
 from typing import Any
 
 from sar_dist.errors import UserError
+from sar_dist.extensions import import_extension
 from sar_dist.transfer.task import TransferTask
 
 # Modules are imported when a task of theirs is asked for: segmentation and scikit-learn are slow to import.
@@ -36,11 +39,21 @@ def task_names() -> list[str]:
 
 
 def find_task(name: str) -> type[TransferTask[Any]]:
-    """The task called ``name``. Raises UserError with the nearest names."""
+    """The task called ``name``, or that of the user's own "my_module:MyTask". Raises UserError with the nearest names."""
+    if ":" in name:
+        return _own_task(name)
     if name not in TASKS:
         nearest = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; --list shows all"
         raise UserError(f"there is no task {name!r}{hint}")
     module, _, attribute = TASKS[name].partition(":")
     task: type[TransferTask[Any]] = getattr(importlib.import_module(f"sar_dist.transfer.tasks.{module}"), attribute)
+    return task
+
+
+def _own_task(name: str) -> type[TransferTask[Any]]:
+    module, attribute = import_extension(name, "--task")
+    task = getattr(module, attribute, None)
+    if not (isinstance(task, type) and issubclass(task, TransferTask)):
+        raise UserError(f"--task={name}: {module.__name__} has no class {attribute} that is a TransferTask")
     return task

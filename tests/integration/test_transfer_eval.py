@@ -129,7 +129,7 @@ def test_the_list_and_the_help_explain_the_tasks(in_process):
 FINETUNE = (
     "epochs=2", "warmup_epochs=1", "global_batch=8", "micro_batch=8", "workers=0", "train.engine.precision=fp32",
     "entropy_weight=0.01", "train.run.max_steps=6", "train.checkpoint.every=2", "train.log.figure_images=0", "train.log.every=1",
-    "image_size=48", "layer_decay=0.8", "train.data.streams=1",
+    "image_size=48", "layer_decay=0.8", "train.data.streams=1", "train.optim.min_lr=0",
 )  # fmt: skip
 
 

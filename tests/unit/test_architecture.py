@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sar_dist"
 # The ground floor (single files) is there for all; a file of it may use the ones that its own entry names.
 GROUND: dict[str, set[str]] = {
     "errors": set(),
+    "extensions": {"errors"},
     "signals": set(),
     "regions": set(),
     "quantities": set(),

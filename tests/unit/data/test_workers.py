@@ -128,7 +128,7 @@ def _kill_worker(_data: bytes) -> torch.Tensor:
 def test_killed_worker_is_explained(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, [20])
     loader = train_loader(shards, global_batch=14, micro_batch=7, workers=1, transform=_kill_worker)
-    with pytest.raises(UserError, match="a data worker was killed, most likely by the system for want of memory"):
+    with pytest.raises(UserError, match="a data worker was killed, most likely because the system ran out of memory"):
         next(loader.iterate(0, 1))
 
 

@@ -26,7 +26,7 @@ def config() -> RunConfig:
             "num_classes": 10,
             "options": {"embed_dim": 256, "depth": 12, "num_heads": 4},
         },
-        optim={"global_batch": 4, "lr_reference_batch": 4, "epochs": 4, "warmup_epochs": 1},
+        optim={"global_batch": 4, "min_lr": 0, "epochs": 4, "warmup_epochs": 1},
         engine={"micro_batch": 2},
     )
 """
