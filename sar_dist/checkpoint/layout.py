@@ -2,6 +2,8 @@
 
     checkpoints/
       latest                      name of the newest complete folder
+      run_id                      random name of the run, which each of its manifests repeats
+      damaged-step_00000900       one that failed verification, set aside: never read, counted or deleted again
       step_00001000/
         manifest.json             step, world size, ZeRO stage, shared state, size and SHA-256 of every other file
         rank_00000.safetensors    that process's flat shards: "K/master", "K/exp_avg", "K/exp_avg_sq", "K/ema"
@@ -17,16 +19,21 @@ import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
+from sar_dist.errors import UserError
+
 FORMAT = 1
+_MAX_MANIFEST_BYTES = 64 << 20  # a thousand times the largest in use; a longer one is not read into memory
 MANIFEST = "manifest.json"
 LATEST = "latest"
+RUN_ID = "run_id"
 _STEP_NAME = re.compile(r"step_(\d{8,})")
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(UserError):
     """A checkpoint folder that is not what its manifest says; the message names the file."""
 
 
@@ -62,25 +69,29 @@ def step_of(folder: Path) -> int:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Compare every file with the manifest and return the manifest.
+    """Compare every file, and the step in the folder's name, with the manifest and return the manifest.
 
     Raises:
-        DamagedCheckpoint: a file is missing, has another size or another hash, or the manifest cannot be read.
+        DamagedCheckpoint: a file is missing, is no regular file, has another size or another hash; the manifest cannot
+            be read, or belongs to another step than the folder's name says.
     """
     try:
+        regular_size(folder / MANIFEST, limit=_MAX_MANIFEST_BYTES)
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, written_by = manifest["files"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files, written_by, step = dict(manifest["files"]), manifest["format"], manifest["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{folder / MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
     if manifest.get("digest") != manifest_digest(manifest):
         raise DamagedCheckpoint(f"{folder / MANIFEST} was changed after it was written")
     if written_by != FORMAT:
         raise DamagedCheckpoint(f"{folder} has checkpoint format {written_by}; this version reads {FORMAT}")
+    if _STEP_NAME.fullmatch(folder.name) and folder.name != step_name(step):
+        raise DamagedCheckpoint(f"{folder} holds the checkpoint of step {step}; its folder was renamed or exchanged")
     for name, expected in files.items():
         try:
             actual = describe_file(folder / name)
         except OSError as error:
-            raise DamagedCheckpoint(f"{folder / name} cannot be read: {error.strerror}") from error
+            raise DamagedCheckpoint(f"{folder / name} cannot be read: {error.strerror or error}") from error
         if actual != expected:
             what = "size" if actual["bytes"] != expected["bytes"] else "content"
             raise DamagedCheckpoint(f"{folder / name} has another {what} than when it was saved")
@@ -94,10 +105,29 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
+    """Size and SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    regular_size(path)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
         return {"bytes": os.fstat(stream.fileno()).st_size, "sha256": digest.hexdigest()}
+
+
+def regular_size(path: Path, limit: int | None = None) -> int:
+    """Bytes of a regular file, found without opening it: opening a FIFO would wait for ever.
+
+    Raises:
+        OSError: it is absent, something else than a file, or longer than ``limit`` bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path.name} is not a regular file")
+    if limit is not None and status.st_size > limit:
+        raise OSError(f"{path.name} has {status.st_size} bytes, more than the {limit} that are read")
+    return status.st_size
 
 
 def write_durably(path: Path, content: str) -> None:

@@ -49,7 +49,10 @@ class CheckpointReader:
         self._files: dict[int, Any] = {}
         steps: set[float] = set()
         for rank in range(self.manifest["world_size"]):
-            index = json.loads((folder / index_file(rank)).read_text())
+            try:
+                index = json.loads((folder / index_file(rank)).read_text())
+            except (OSError, ValueError, RecursionError) as error:
+                raise DamagedCheckpoint(f"{folder / index_file(rank)} cannot be read: {error}") from error
             self.indices.append(index)
             steps.update(index["adam_steps"])
             for entry in index["fragments"]:

@@ -13,6 +13,7 @@ import json
 import shutil
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,62 @@ class CheckpointStore:
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
         self._protected: set[str] = set()
+        self._damaged: set[str] = set()  # failed verification and could not be renamed
+        self._run_id: str | None = None  # known to the main process, which writes and verifies manifests
         self._last_step: int | None = None  # known without a look at the disk, where another process may be ahead
 
     def prepare(self) -> None:
-        """Create the folder and remove what crashed saves left in it. Call on every process before training."""
-        if distributed.is_main():
+        """Create the folder, name the run and remove what crashed saves left. Call on every process before training.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        distributed.main_first(self._prepare)
+
+    def _prepare(self) -> None:
+        try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for leftover in self.root.glob(".tmp-*"):
+            self._remove_leftovers()
+            self._run_id = self._find_run_id()
+        except OSError as error:
+            raise UserError(f"{self.root} cannot be prepared for checkpoints: {error}") from error
+
+    def _find_run_id(self) -> str:
+        """The run's name: in its file; else, where that was not copied along, in its checkpoints; else a new one."""
+        file = self.root / layout.RUN_ID
+        if file.exists():
+            layout.regular_size(file, limit=1024)
+            return file.read_text().strip()
+        run_id = uuid.uuid4().hex
+        for folder in layout.complete_checkpoints(self.root):
+            try:
+                run_id = layout.verify(folder).get("run_id", run_id)
+                break
+            except DamagedCheckpoint:
+                continue  # ``newest`` reports it
+        layout.write_durably(file, run_id + "\n")
+        return run_id
+
+    def remove_failed(self) -> None:
+        """Remove what the processes left of a save that failed. Call on every process, after ``wait`` on all of them.
+
+        Where even that fails, as on a disk that became read-only, training goes on.
+        """
+
+        def remove() -> None:
+            try:
+                self._remove_leftovers()
+            except OSError as error:
+                print(f"warning: the rest of a failed save stays in {self.root}: {error}", flush=True)
+
+        distributed.main_first(remove)
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.root.glob(".tmp-*"):
+            if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
-        distributed.barrier()
+            else:
+                leftover.unlink()
 
     def save(self, step: int, tensors: dict[str, Tensor], index: dict[str, Any], shared: dict[str, Any]) -> None:
         """Start to write a checkpoint; returns once an earlier one is written. Call on every process.
@@ -93,22 +141,51 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints, and none of them is intact.
         """
-        manifest = distributed.main_first(self._newest_manifest)
-        if manifest is None:
+        found = distributed.main_first(self._newest_intact)
+        if found is None:
             return None
+        name, manifest = found
         self._last_step = manifest["step"]
-        return CheckpointReader(self.root / layout.step_name(manifest["step"]), manifest)
+        return CheckpointReader(self.root / name, manifest)
 
-    def _newest_manifest(self) -> dict[str, Any] | None:
+    def _newest_intact(self) -> tuple[str, dict[str, Any]] | None:
+        """Name and manifest of the newest intact folder; newer ones that are damaged are set aside.
+
+        Where none is intact all of them stay where they are: the next start must not take the run for a new one.
+        """
         candidates = layout.complete_checkpoints(self.root)
+        damaged: list[Path] = []
         for folder in candidates:
             try:
-                return layout.verify(folder)
+                manifest = self._verify_own(folder)
             except DamagedCheckpoint as damage:
                 print(f"warning: skipping a damaged checkpoint: {damage}", flush=True)
+                damaged.append(folder)
+                continue
+            for bad in damaged:
+                self._set_aside(bad)
+            return folder.name, manifest
         if candidates:
             raise UserError(f"none of the {len(candidates)} checkpoints in {self.root} is intact; see the lines above")
         return None
+
+    def _verify_own(self, folder: Path) -> dict[str, Any]:
+        """Verify a checkpoint, and that this run wrote it; manifests without an id are older than the ids."""
+        manifest = layout.verify(folder)
+        if self._run_id is not None and manifest.get("run_id", self._run_id) != self._run_id:
+            raise DamagedCheckpoint(f"{folder} was written by another run")
+        return manifest
+
+    def _set_aside(self, folder: Path) -> None:
+        """Rename a damaged checkpoint so that it neither counts as one that is kept nor is deleted unseen."""
+        aside, number = folder.with_name(f"damaged-{folder.name}"), 2
+        while aside.exists():
+            aside, number = folder.with_name(f"damaged-{folder.name}.{number}"), number + 1
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            self._damaged.add(folder.name)
+            print(f"warning: {folder} stays among the good checkpoints: {error}", flush=True)
 
     def _write(
         self,
@@ -167,20 +244,23 @@ class CheckpointStore:
             print(f"warning: process {rank} cannot even report its failed save: {error}", flush=True)
 
     def _commit(self, folder: Path, step: int, files: dict[str, Any], shared: dict[str, Any], world: int) -> None:
-        manifest = {"format": layout.FORMAT, "step": step, "world_size": world, "files": files, **shared}
+        head = {"format": layout.FORMAT, "run_id": self._run_id or self._find_run_id()}
+        manifest = {**head, "step": step, "world_size": world, "files": files, **shared}
         manifest["digest"] = layout.manifest_digest(manifest)
         layout.write_durably(folder / layout.MANIFEST, json.dumps(manifest, indent=1))
         final = self.root / layout.step_name(step)
         if final.exists():  # a damaged one of the same step, which the run resumed from before
             shutil.rmtree(final)
+            self._damaged.discard(final.name)
         folder.rename(final)
         layout.sync_directory(self.root)
         layout.write_durably(self.root / layout.LATEST, final.name + "\n")
         self._retire()
 
     def _retire(self) -> None:
-        """Delete all but the newest, the best and the ones kept for good."""
-        for folder in layout.complete_checkpoints(self.root)[self.keep_last :]:
+        """Delete all but the newest, the best and the ones kept for good; one known to be damaged counts as none."""
+        intact = [folder for folder in layout.complete_checkpoints(self.root) if folder.name not in self._damaged]
+        for folder in intact[self.keep_last :]:
             kept_for_good = self.keep_every is not None and layout.step_of(folder) % self.keep_every == 0
             if not kept_for_good and folder.name not in self._protected:
                 doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint

@@ -276,7 +276,7 @@ class OptimSettings(Settings):
 
 
 class EngineSettings(Settings):
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage; 0 runs as 1")
+    zero_stage: Literal[1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     precision: Literal["bf16", "bf16_parameters", "fp16", "fp32"] = Field(
         "bf16",
         description="bf16: autocast with float32 parameters; bf16_parameters: bfloat16 parameters with a float32 master; fp16: GPU only",
@@ -292,6 +292,13 @@ class EngineSettings(Settings):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="merged over the generated DeepSpeed config, for what is not modelled here"
     )
+
+    @field_validator("zero_stage", mode="before")
+    @classmethod
+    def _stage_is_sharded(cls, stage: Any) -> Any:
+        if str(stage) == "0":  # which earlier versions took, and ran as stage 1
+            raise ValueError("stage 0 always ran as stage 1; set it to 1, in the config.json of an old run too")
+        return stage
 
     @model_validator(mode="after")
     def _offload_fits(self) -> EngineSettings:

@@ -97,7 +97,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
 def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         # Without ZeRO, DeepSpeed has no non-finite guard and no global gradient norm; stage 1 costs nothing more.
-        "stage": max(1, config.engine.zero_stage),
+        "stage": config.engine.zero_stage,
         # The default replaces torch.nn.functional.linear for the whole process, and for later engines.
         "memory_efficient_linear": False,
         # The default of 5e8 elements reserves gigabytes even for a tiny model. One process sends nothing: its bucket is

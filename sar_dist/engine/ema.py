@@ -17,7 +17,7 @@ class ExponentialMovingAverage:
     """Average of a DeepSpeed engine's weights over optimizer steps.
 
     After update t (from 1): ``average += (1 - d) * (weights - average)`` with ``d = min(decay, (1 + t) / (10 + t))``,
-    so that a short run's average is not dominated by the initial weights (the warm-up of TensorFlow's and timm's EMA).
+    so that a short run's average is not dominated by the initial weights (the warm-up of TensorFlow's ExponentialMovingAverage).
 
     Args:
         engine: the DeepSpeed engine; its float32 shards are averaged where they are.

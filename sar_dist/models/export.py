@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,8 +176,9 @@ def _check_space(out: Path, weights_bytes: int) -> None:
 @contextmanager
 def _complete_folder(out: Path) -> Iterator[Path]:
     """A new folder to fill, which becomes ``out`` if the body succeeds and vanishes otherwise."""
+    out = out.resolve()  # "." has no name of its own
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    folder = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex[:8]}")
     folder.mkdir()
     try:
         yield folder

@@ -171,7 +171,7 @@ def _setting(shape: ModelShape, config: RunConfig, variant: RunConfig, machine: 
         offload=engine.offload,
         checkpointing=engine.activation_checkpointing,
         configured=(engine.zero_stage, engine.offload, engine.activation_checkpointing)
-        == (max(1, configured.zero_stage), configured.offload, configured.activation_checkpointing),
+        == (configured.zero_stage, configured.offload, configured.activation_checkpointing),
         memory=memory,
         communication=plan_communication(
             shape,

@@ -69,8 +69,11 @@ class Checkpointing:
     def save(self, state: TrainState, *, copy: bool = True) -> None:
         """Copy the state to host memory and let it be written in the background; report what failed before."""
         self.store.wait()
-        for problem in filter(None, distributed.gather_objects(self.store.take_problem())):
+        problems = [problem for problem in distributed.gather_objects(self.store.take_problem()) if problem]
+        for problem in problems:
             self.say(f"warning: {problem}; training goes on")
+        if problems:
+            self.store.remove_failed()
         if state.best_step == state.step:
             self.store.protect(state.step)
         tensors, index = snapshot(self.engine, self.ema, copy=copy)

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig
@@ -40,6 +41,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         UserError: the first thing that is wrong.
     """
     model = model_on_meta(config.model, config.regularizer)
+    check_buffers(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
@@ -64,6 +66,20 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _check_space(directory, parameters * _BYTES_PER_PARAMETER[config.optim.ema is not None])
     return CheckedRun(train, val, directory)
+
+
+def check_buffers(vit: VisionTransformer) -> None:
+    """Checkpoints, the moving average and exports hold parameters alone, so a model must have nothing else to save.
+
+    Raises:
+        UserError: it has saved buffers, such as the running statistics of BatchNorm.
+    """
+    buffers = sorted(vit.state_dict().keys() - dict(vit.named_parameters()).keys())
+    if buffers:
+        raise UserError(
+            f"the model keeps {len(buffers)} tensors that are no parameters, such as {buffers[0]}, which checkpoints "
+            "do not hold; choose a vision transformer without BatchNorm"
+        )
 
 
 def locate_data(key: str, path: str | None) -> str:

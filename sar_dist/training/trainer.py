@@ -106,7 +106,7 @@ class Trainer:
                 self.validate()
             if self.due(self.config.log.figures_every):
                 self.draw()
-            if self.due(self.config.checkpoint.every):
+            if self.due(self.config.checkpoint.every) or self.state.best_step == self.state.step:
                 self.save()
             reason = stop.agree()
         stop.finish()

@@ -176,6 +176,7 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
         ("optim.lr", "is not an override; write key=value"),
         ("model.image_size=64.5", "model.image_size=64.5"),
         ("engine.zero_stage=4", "engine.zero_stage=4"),
+        ("engine.zero_stage=0", "stage 0 always ran as stage 1; set it to 1"),
         ("engine.precision=int8", "engine.precision='int8'"),
         ("checkpoint.every=2weeks", "checkpoint.every='2weeks': not a duration"),
         ("optim.warmup_epochs=500", "optim.warmup_epochs=500 is not less than optim.epochs"),

@@ -53,7 +53,7 @@ def test_precision_is_one_block_at_most() -> None:
 
 
 def test_stage_offload_and_traps() -> None:
-    zero = deepspeed_config(config(engine__zero_stage=0), 8)["zero_optimization"]
+    zero = deepspeed_config(config(engine__zero_stage=1), 8)["zero_optimization"]
     assert zero["stage"] == 1
     assert zero["memory_efficient_linear"] is False
     assert zero["reduce_bucket_size"] == 50_000_000

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_factory import settings
 from support import ROOT
 
 from sar_dist import distributed
-from sar_dist.config import GuardSettings, load_config
+from sar_dist.config import GuardSettings, RunConfig, RunSettings, load_config
 from sar_dist.errors import UserError
+from sar_dist.models import model_on_meta
 from sar_dist.training import RunDirectory
 from sar_dist.training.averages import RunningAverages
+from sar_dist.training.checks import check_buffers
 from sar_dist.training.guards import StepGuard, Verdict
 from sar_dist.training.length import RunLength
 
@@ -152,3 +155,11 @@ def test_run_directory_names_what_changed(tmp_path: Path) -> None:
     directory.create(config, 2, CPU)
     records = json.loads(directory.environment_file.read_text())
     assert [record["world_size"] for record in records] == [1, 2]
+
+
+def test_model_with_buffers_is_refused() -> None:
+    vit = model_on_meta(settings(), RunConfig(run=RunSettings(name="x")).regularizer).vit
+    check_buffers(vit)
+    vit.norm = torch.nn.BatchNorm1d(4)
+    with pytest.raises(UserError, match=r"3 tensors that are no parameters, such as norm\.num_batches_tracked"):
+        check_buffers(vit)

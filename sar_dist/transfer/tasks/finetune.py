@@ -61,7 +61,7 @@ class FinetuneSettings(TransferSettings):
     entropy_weight: float = Field(
         0.0, ge=0, description="weight of the spatial entropy in the loss (the authors: 0.01)"
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     train: dict[str, Any] = Field(
         default_factory=dict,
         description="further keys of the training configuration, such as train.engine.precision=fp32",

@@ -89,7 +89,7 @@ def test_one_process_sends_nothing(shape: ModelShape) -> None:
 
 
 def test_plan_knows_the_configured_setting_and_what_fits() -> None:
-    config = vit_base(**{"engine.zero_stage": 0, "engine.micro_batch": 128})
+    config = vit_base(**{"engine.zero_stage": 1, "engine.micro_batch": 128})
     plan = make_plan(config, Machine(1, 8, gpu_memory=12), IMAGENET)
     assert (plan.chosen.zero_stage, plan.chosen.checkpointing) == (1, False)
     assert not plan.chosen.fits
