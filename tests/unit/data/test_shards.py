@@ -251,6 +251,19 @@ def test_index_of_a_read_only_folder_goes_to_the_cache(
     assert len(list((own_cache / "index").glob("*.index"))) == 2
 
 
+def test_any_flipped_bit_of_an_index_is_noticed(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "a", [3, 4])
+    load_manifest(folder, "train")
+    path = folder / ".train.index"
+    whole = path.read_bytes()
+    assert shard_index.read_index(path, verify=True) is not None
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert shard_index.read_index(path, verify=True) is None, position
+
+
 @pytest.mark.parametrize("keep", [0, 7, 40, -1, -9])
 def test_damaged_index_file_is_built_again(tmp_path: Path, keep: int) -> None:
     folder = make_shards(tmp_path / "a", [3, 4])
