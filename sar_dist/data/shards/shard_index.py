@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
 from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
+from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC = b"SARINDX2"

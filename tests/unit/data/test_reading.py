@@ -12,8 +12,8 @@ from shard_factory import image_of, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import DamagedShard, load_manifest
 from sar_dist.data.shards import reading
-from sar_dist.data.shards.reading import LocalShards, ShardReader
 from sar_dist.data.shards.checks import open_index
+from sar_dist.data.shards.reading import LocalShards, ShardReader
 
 
 def reader_of(folder: Path) -> ShardReader:
