@@ -31,6 +31,9 @@ from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
 
+# A million shards need a quarter of it.
+_MAX_MANIFEST_BYTES = 1 << 30
+
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +125,12 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
 
 def _read_json(path: Path) -> Any:
     try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {_MAX_MANIFEST_BYTES})")
         return json.loads(path.read_text())
+    except RecursionError:
+        raise UserError(f"cannot read {path}: nested too deeply for a manifest; {HOW_TO_MAKE}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
 

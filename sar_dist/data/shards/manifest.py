@@ -126,14 +126,16 @@ def check_entries(manifest: Manifest) -> Manifest:
     """``manifest`` itself if it holds samples and its entries make sense. Raises UserError."""
     if not manifest.shards or manifest.total == 0:
         raise UserError(f"the {manifest.split} set in {manifest.root} is empty; {HOW_TO_MAKE}")
-    names = [shard.name for shard in manifest.shards]
-    if len(set(names)) != len(names):
-        raise UserError(f"the manifest in {manifest.root} names a shard twice: {_first_duplicate(names)}")
     for shard in manifest.shards:
-        if shard.samples < 0 or shard.name.startswith("/") or ".." in shard.name.split("/"):
+        parts = shard.name.split("/")
+        # One file has one name: "./a.tar" and "a//b.tar" would be counted beside "a.tar" and "a/b.tar".
+        if shard.samples < 0 or "\0" in shard.name or any(part in ("", ".", "..") for part in parts):
             raise UserError(
                 f"the manifest in {manifest.root} has an invalid entry {shard.name!r} with {shard.samples} samples"
             )
+    names = [shard.name for shard in manifest.shards]
+    if len(set(names)) != len(names):
+        raise UserError(f"the manifest in {manifest.root} names a shard twice: {_first_duplicate(names)}")
     return manifest
 
 

@@ -72,13 +72,18 @@ class LocalShards:
     def open(self, shard: int) -> OpenShard:
         entry = self._index.shards[shard]
         fd = os.open(self._root / entry.name, os.O_RDONLY | os.O_CLOEXEC)
-        state = os.fstat(fd)
-        if (state.st_size, state.st_mtime_ns) != (entry.bytes, entry.mtime_ns):
+        try:
+            _refuse_changed(os.fstat(fd), entry, self.url(shard))
+        except BaseException:
             os.close(fd)
-            raise DamagedShard(
-                f"shard {self.url(shard)} was changed while it was in use; start the run again to check it"
-            )
+            raise
         return OpenShard(fd, entry, self._index.of_shard(shard))
+
+
+def _refuse_changed(state: os.stat_result, entry: IndexedShard, url: str) -> None:
+    """Raises DamagedShard if a file's size or time of modification is not what it was when the shard was indexed."""
+    if (state.st_size, state.st_mtime_ns) != (entry.bytes, entry.mtime_ns):
+        raise DamagedShard(f"shard {url} was changed while it was in use; start the run again to check it")
 
 
 class RawSample(NamedTuple):
@@ -143,9 +148,15 @@ class ShardReader:
         return entry
 
     def _pread(self, shard: int, offset: int, count: int) -> bytes:
-        data = self._retrying(shard, lambda: os.pread(self._get(shard).fd, count, offset))
+        def read() -> tuple[bytes, os.stat_result]:
+            source = self._get(shard)
+            # In this order: a writer sets the time before it writes, so altered data never come with the old time.
+            return os.pread(source.fd, count, offset), os.fstat(source.fd)
+
+        data, state = self._retrying(shard, read)
         if len(data) < count:
             raise DamagedShard(f"shard {self.url(shard)} was truncated while it was in use; restore it")
+        _refuse_changed(state, self._get(shard).entry, self.url(shard))
         return data
 
     def _retrying(self, shard: int, action: Callable[[], T]) -> T:

@@ -4,7 +4,8 @@ The file is kept beside the shards as ``.train.index`` or ``.val.index``, or und
 ``~/.cache/sar_dist``) where that folder is read-only. It remembers size and modification time of each shard, and only
 shards that changed are indexed again; as such a shard is suspect, its sha256 is compared with the manifest's.
 
-Layout: the records (``tar_index.RECORD``) of all shards in order, a JSON footer, then the footer's length and a magic.
+Layout: the records (``tar_index.RECORD``) of all shards in order, a JSON footer, then the footer's length
+and crc32 and a magic. An index with any bit altered, or of an older layout, is built again.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
 from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
+from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
 
-_TRAILER = struct.Struct("<Q8s")
-_MAGIC = b"SARINDX1"
+_TRAILER = struct.Struct("<QI8s")
+_MAGIC = b"SARINDX2"
 _STAT_THREADS = 16
 _NUMBERS = LabelSource()
 
@@ -66,7 +67,7 @@ def write_index(path: Path, parts: Iterable[IndexedRecords]) -> None:
             file.write(data)
             shards.append(shard)
         footer = json.dumps({"crc32": checksum, "shards": shards}).encode()
-        file.write(footer + _TRAILER.pack(len(footer), _MAGIC))
+        file.write(footer + _TRAILER.pack(len(footer), zlib.crc32(footer), _MAGIC))
 
 
 def read_index(path: Path, *, verify: bool = False) -> ShardIndex | None:
@@ -75,11 +76,14 @@ def read_index(path: Path, *, verify: bool = False) -> ShardIndex | None:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TRAILER.size))
-            length, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+            length, footer_checksum, magic = _TRAILER.unpack(file.read(_TRAILER.size))
             if magic != _MAGIC or length > size - _TRAILER.size:
                 return None
             file.seek(size - _TRAILER.size - length)
-            footer = json.loads(file.read(length))
+            content = file.read(length)
+            if zlib.crc32(content) != footer_checksum:
+                return None
+            footer = json.loads(content)
             shards = tuple(IndexedShard(*fields) for fields in footer["shards"])
             offsets = np.concatenate([[0], np.cumsum([shard.samples for shard in shards], dtype=np.int64)])
             if offsets[-1] == 0 or offsets[-1] * RECORD.itemsize != size - _TRAILER.size - length:

@@ -12,8 +12,8 @@ from shard_factory import image_of, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import DamagedShard, load_manifest
 from sar_dist.data.shards import reading
-from sar_dist.data.shards.reading import LocalShards, ShardReader
 from sar_dist.data.shards.checks import open_index
+from sar_dist.data.shards.reading import LocalShards, ShardReader
 
 
 def reader_of(folder: Path) -> ShardReader:
@@ -92,14 +92,33 @@ def test_shard_changed_under_an_open_file(
     folder: Path, reader: ShardReader, offset: int | None, value: bytes, message: str
 ) -> None:
     reader.read(0, 0)
-    with (folder / "shard-0000.tar").open("r+b") as file:
+    path = folder / "shard-0000.tar"
+    state = path.stat()
+    with path.open("r+b") as file:
         if offset is None:
             file.truncate(550)
         else:
             file.seek(offset)
             file.write(value)
+    # As bit rot does it: the time of modification stays.
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(DamagedShard, match=message):
         reader.read(0, 0)
+
+
+@pytest.mark.parametrize("read", ["read", "members"])
+def test_shard_overwritten_in_place_while_it_is_open(tmp_path: Path, read: str) -> None:
+    """Other samples of the same sizes, written into the open file as ``cp`` does it."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes([("a.jpg", b"first"), ("a.cls", b"1")]))
+    os.utime(path, ns=(0, 0))
+    reader = reader_of(tmp_path)
+    assert reader.read(0, 0) == ("a", b"first", 1)
+    with path.open("r+b") as file:
+        file.write(tar_bytes([("a.jpg", b"other"), ("a.cls", b"2")]))
+    with pytest.raises(DamagedShard, match=r"a\.tar was changed while it was in use"):
+        getattr(reader, read)(0, 0)
+    reader.close()
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

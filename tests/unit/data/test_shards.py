@@ -12,10 +12,10 @@ import pytest
 from shard_factory import CLASSES, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import check_shards, load_manifest
-from sar_dist.data.shards import shard_index
-from sar_dist.data.shards.manifest import MANIFEST_FORMAT
-from sar_dist.data.shards.checks import open_index
 from sar_dist.data.making.writing import write_shard
+from sar_dist.data.shards import shard_index
+from sar_dist.data.shards.checks import open_index
+from sar_dist.data.shards.manifest import MANIFEST_FORMAT, Manifest, ShardEntry, check_entries
 from sar_dist.errors import UserError
 
 
@@ -249,6 +249,36 @@ def test_index_of_a_read_only_folder_goes_to_the_cache(
         assert open_index(manifest).offsets[-1] == sizes[0]
         assert not list((tmp_path / parent / "data").glob(".*index*"))
     assert len(list((own_cache / "index").glob("*.index"))) == 2
+
+
+def test_any_flipped_bit_of_an_index_is_noticed(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "a", [3, 4])
+    load_manifest(folder, "train")
+    path = folder / ".train.index"
+    whole = path.read_bytes()
+    assert shard_index.read_index(path, verify=True) is not None
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert shard_index.read_index(path, verify=True) is None, position
+
+
+def test_manifest_nested_too_deeply_or_of_absurd_size(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"manifest\.json: nested too deeply"):
+        load_manifest(tmp_path, "train")
+    os.truncate(path, 10**12)  # sparse: takes no space
+    with pytest.raises(UserError, match="1000000000000 bytes are no manifest"):
+        load_manifest(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["./a.tar", "a//b.tar", "a\0.tar", "/a.tar", "b/../a.tar", ""])
+def test_a_shard_has_one_plain_name(name: str) -> None:
+    entries = (ShardEntry("a.tar", 2), ShardEntry(name, 2))
+    with pytest.raises(UserError, match="invalid entry"):
+        check_entries(Manifest("data", "train", None, entries))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 40, -1, -9])
