@@ -16,9 +16,7 @@ from sar_dist.errors import UserError, run_tool
 from sar_dist.observe import attention_detail_figure
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
 from sar_dist.reports import PictureSection, attention_page
-from sar_dist.transfer import SPEC_HELP, LoadedModel, load_model
-
-MAX_PIXELS = 67_108_864  # of data.max_pixels, the same as in training
+from sar_dist.transfer import MAX_PIXELS, SPEC_HELP, LoadedModel, load_model
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,15 +12,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sar_dist.config import AugmentSettings
-from sar_dist.data.images import DeviceTransform, build_eval_transform
+from sar_dist.config import AugmentSettings, DataSettings
+from sar_dist.data.images import DeviceTransform, Transform, build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.regularizer import class_similarity
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 
-MAX_PIXELS = 67_108_864  # of data.max_pixels, the same as in training
-
-Transform = Callable[[bytes], Tensor]
+MAX_PIXELS = DataSettings().max_pixels  # the limit of training
 
 
 class Backbone:
@@ -43,6 +40,7 @@ class Backbone:
     ) -> None:
         self.spec = spec
         self.description = loaded.description
+        check_weights(spec, loaded.model)
         self.fingerprint = weights_fingerprint(loaded.model)
         self.model = loaded.model.to(device).eval().requires_grad_(False)
         self.vit: VisionTransformer = self.model.vit
@@ -125,11 +123,6 @@ class Backbone:
         return torch.stack([prefix[:, 0] for _, prefix in found], dim=1), means[-1]
 
     @torch.no_grad()
-    def patch_maps(self, images: Tensor, blocks: Sequence[int], *, norm: bool) -> list[Tensor]:
-        """float32 patch tokens (B, C, gh, gw) after each of ``blocks``; with ``norm`` through the final norm."""
-        return [patches for patches, _ in self._intermediates(images, list(blocks), norm=norm)]
-
-    @torch.no_grad()
     def similarity(self, images: Tensor) -> Tensor:
         """float32 (B, heads, gh, gw): scaled products of the last block's [CLS] query with the patch keys.
 
@@ -154,6 +147,17 @@ class Backbone:
         if not self.vit.num_prefix_tokens:
             return [(patches.float(), patches.new_empty(0)) for patches in found]
         return [(patches.float(), prefix.float()) for patches, prefix in found]
+
+
+def check_weights(spec: str, model: nn.Module) -> None:
+    """Raise UserError if a parameter or buffer of the model is NaN or infinite."""
+    broken = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        raise UserError(f"{spec}: {len(broken)} of its tensors hold values that are not finite, such as {broken[0]}")
 
 
 def weights_fingerprint(model: nn.Module) -> str:

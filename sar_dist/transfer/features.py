@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,12 +159,23 @@ def _computed(
     for _ in range(count):
         numbers, pixels, labels, bad = next(batches)
         values = compute(backbone, backbone.normalise(pixels))
+        check_finite(values, backbone)
         yield {
             "numbers": numbers.numpy(),
             "labels": labels.numpy().astype(np.int64),
             "bad": bad.numpy(),
             **{f"value.{name}": np.ascontiguousarray(value.cpu().numpy()) for name, value in values.items()},
         }
+
+
+def check_finite(values: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Raise UserError if a value is NaN or infinite: whatever were made of it would look like a measurement."""
+    for name, value in values.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(
+                f"{backbone.spec} gives {name} that are not finite; its weights are damaged, or {backbone.precision} is "
+                "too narrow for them: try precision=fp32, or another checkpoint"
+            )
 
 
 def _merge(store: Path, starts: list[int], size: int, total: int) -> Features:

@@ -114,3 +114,10 @@ def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
     next((root / "annotations" / "validation").iterdir()).unlink()
     with pytest.raises(UserError, match=rf"lack the other.*{how}"):
         small_task(root, tmp_path).prepare()
+
+
+def test_maps_of_nothing_but_void_are_refused_by_the_census(tmp_path):
+    void = np.zeros((8, 8), np.uint8)
+    samples = SegmentationSamples(Listed(members(void), members(void)), CLASSES, zero_is_void=True)
+    with pytest.raises(UserError, match="nothing but void"):
+        take_census(samples, tmp_path / "census.json", 0, lambda _: None)

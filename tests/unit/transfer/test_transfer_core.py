@@ -358,3 +358,15 @@ def test_logits_are_stored_by_name(folder, tmp_path):
         make_backbone(), samples, logits_of, name="x", folder=tmp_path, batch=4, workers=0, say=lambda _: None
     )
     assert found.values["logits"].shape == (11, 4)
+
+
+def test_weights_and_features_that_are_not_finite_end_an_evaluation(folder: Path, tmp_path: Path) -> None:
+    backbone = make_backbone()
+    with torch.no_grad():
+        backbone.vit.head.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"1 of its tensors hold values that are not finite, such as vit\.head\.weight"):
+        Backbone("small", backbone.loaded, torch.device("cpu"), "fp32")
+    with torch.no_grad():
+        backbone.vit.cls_token.fill_(torch.inf)
+    with pytest.raises(UserError, match="gives tokens that are not finite"):
+        run_extract(backbone, folder, tmp_path / "features")

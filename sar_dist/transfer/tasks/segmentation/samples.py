@@ -175,6 +175,11 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
     if len(bad) == len(data):
         raise UserError(f"none of the {len(data)} samples can be read; the first: {bad[0][1]}")
     total = np.sum([part for part, _, _ in gathered], axis=0)
+    if not total.any():
+        raise UserError(
+            f"the maps of all {len(data)} samples hold nothing but void ({VOID}{' or 0' if data.zero_is_void else ''}); "
+            f"expected the labels of {len(data.classes)} classes"
+        )
     census = LabelCensus(total.tolist(), [number for number, _ in bad], [reason for _, reason in bad])
     distributed.main_first(lambda: _write_census(file, data, census))
     return census
