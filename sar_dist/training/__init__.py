@@ -6,7 +6,7 @@ from sar_dist.training.checks import locate_data
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_benchmark import benchmark_loader
-from sar_dist.training.run_directory import RunDirectory, describe_environment
+from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import build_trainer
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
@@ -22,7 +22,6 @@ __all__ = [
     "Trainer",
     "benchmark_loader",
     "build_trainer",
-    "describe_environment",
     "evaluate",
     "locate_data",
 ]

@@ -15,9 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sar_dist import distributed
 from sar_dist.config import apply_overrides
+from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.training import describe_environment
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.result import (

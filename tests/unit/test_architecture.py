@@ -19,6 +19,7 @@ GROUND: dict[str, set[str]] = {
     "regions": set(),
     "quantities": set(),
     "randomness": set(),
+    "environment": set(),
     "files": {"errors"},
     "distributed": {"errors"},
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sar_dist.data.shards import parse_label
 from sar_dist.errors import UserError
+from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import (
     Backbone,
     Features,
@@ -114,7 +115,7 @@ def hold_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
     Raises:
         UserError: either part would be empty.
     """
-    order = np.random.default_rng([seed, count]).permutation(count)
+    order = keyed_permutation(count, seed, "held out").astype(np.int64)
     held = int(count * share)
     if not 0 < held < count:
         raise UserError(f"held_out={share} of {count} training samples leaves nothing to choose on or to train on")

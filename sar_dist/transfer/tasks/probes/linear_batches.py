@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sar_dist import distributed
+from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import Backbone, Features, LabelledImages, SampleSet, Transform
 from sar_dist.transfer.tasks.probes.data import check_labels
 
@@ -44,8 +45,8 @@ class SampleOrder:
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.unsignedinteger]:
+    return keyed_permutation(count, seed, "probe", epoch)
 
 
 class FeatureBatches(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sar_dist.randomness import seed_of
 
 MOMENTUM = 0.9
 TRUST = 0.001
@@ -162,13 +163,9 @@ class HeadSweep:
 
 def _make_head(kind: FeatureKind, channels: int, classes: int, batch_norm: bool, seed: int) -> nn.Module:
     width = kind.width(channels)
-    generator = torch.Generator().manual_seed(_seed_of(f"{seed} {kind}"))
+    generator = torch.Generator().manual_seed(seed_of(f"linear head {kind}", seed))
     linear = nn.utils.skip_init(nn.Linear, width, classes)
     with torch.no_grad():
         nn.init.normal_(linear.weight, std=0.01, generator=generator)
         nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear) if batch_norm else linear
-
-
-def _seed_of(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
