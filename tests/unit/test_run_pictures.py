@@ -39,7 +39,7 @@ def test_the_drawn_samples_are_what_the_model_saw(monkeypatch: pytest.MonkeyPatc
     task = ClassificationTask(config, (8, 8), CPU)
     seen: list[torch.Tensor] = []
 
-    def model(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def model(images: torch.Tensor, sample_keys: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         seen.append(images)
         return {"logits": torch.zeros(len(images), 8, requires_grad=True)}
 

@@ -57,11 +57,11 @@ def test_offload_moves_the_optimizer_and_nothing_is_lost(shape: ModelShape, stag
 def test_higher_stages_hold_less_between_steps(shape: ModelShape) -> None:
     held = [
         plan_memory(shape, vit_large(**{"engine.zero_stage": stage, "engine.precision": "bf16_parameters"}), 8)
-        for stage in (0, 1, 2, 3)
+        for stage in (1, 2, 3)
     ]
     totals = [plan.total("rest") for plan in held]
-    assert totals[0] == totals[1] == totals[2] > totals[3]
-    assert held[1].total("backward ends") > held[2].total("backward ends")
+    assert totals[0] == totals[1] > totals[2]
+    assert held[0].total("backward ends") > held[1].total("backward ends")
 
 
 def test_buckets_are_allocated_whole(shape: ModelShape) -> None:
