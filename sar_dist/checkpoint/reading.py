@@ -6,7 +6,7 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sar_dist.checkpoint.layout import DamagedCheckpoint, index_file, shard_file, verify
 
-TensorKind = Literal["master", "exp_avg", "exp_avg_sq", "ema"]
+TensorKind = str
+"""What a stored tensor is: "master", "ema", or a moment of the optimizer, such as "exp_avg"."""
 
 
 class _Piece(NamedTuple):

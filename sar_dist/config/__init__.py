@@ -2,7 +2,6 @@
 
 from sar_dist.config.command_line import parse_run_arguments
 from sar_dist.config.duration import Duration, duration_in_steps
-from sar_dist.config.importing import import_named
 from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
 from sar_dist.config.settings import (
     AugmentSettings,
@@ -43,7 +42,6 @@ __all__ = [
     "config_keys",
     "duration_in_steps",
     "help_text",
-    "import_named",
     "load_config",
     "parse_run_arguments",
 ]

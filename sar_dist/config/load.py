@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticUndefined
 
-from sar_dist.config.importing import look_in
 from sar_dist.config.settings import RunConfig
 from sar_dist.config.values import read_value
 from sar_dist.errors import UserError
+from sar_dist.extensions import look_in
 
 M = TypeVar("M", bound=BaseModel)
 

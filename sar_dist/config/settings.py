@@ -220,6 +220,8 @@ class AugmentSettings(Settings):
 
 
 class OptimSettings(Settings):
+    name: str = Field("adamw", description="optimizer: adamw, or one of your own as my_module:MyOptimizer")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of an optimizer other than adamw")
     global_batch: int = Field(1024, ge=1, le=2**24, description="images per optimizer step over all processes")
     lr: float = Field(5e-4, gt=0, le=1e6, description="peak learning rate, at lr_reference_batch images per step")
     lr_reference_batch: int | None = Field(

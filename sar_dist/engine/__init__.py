@@ -5,11 +5,16 @@ from sar_dist.engine.collectives import collectives_as_regions
 from sar_dist.engine.deepspeed_config import BatchArithmetic, batch_arithmetic, deepspeed_config
 from sar_dist.engine.ema import ExponentialMovingAverage
 from sar_dist.engine.engine_state import restore, shared_state, snapshot
+from sar_dist.engine.optimizers import STATE_BYTES, Optimizer, optimizer_of
+from sar_dist.engine.protocol import Engine
 from sar_dist.engine.schedule import learning_rate_factor, total_steps
 
 __all__ = [
+    "STATE_BYTES",
     "BatchArithmetic",
+    "Engine",
     "ExponentialMovingAverage",
+    "Optimizer",
     "batch_arithmetic",
     "build_engine",
     "check_engine",
@@ -17,6 +22,7 @@ __all__ = [
     "deepspeed_config",
     "input_dtype",
     "learning_rate_factor",
+    "optimizer_of",
     "restore",
     "shared_state",
     "snapshot",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from sar_dist.config import RunConfig
 from sar_dist.engine.deepspeed_config import deepspeed_config
+from sar_dist.engine.optimizers import optimizer_of
+from sar_dist.engine.protocol import Engine
 from sar_dist.engine.schedule import learning_rate_factor
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, parameter_groups
@@ -21,29 +21,28 @@ def check_engine(config: RunConfig, device: torch.device, world_size: int) -> No
         UserError: impossible batch arithmetic, a bad ``engine.deepspeed``, or a precision that this machine lacks.
     """
     deepspeed_config(config, world_size)
+    optimizer_of(config.optim)
     if config.engine.precision == "fp16" and device.type != "cuda":
         raise UserError("engine.precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
 
 
-def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_size: int, steps_per_epoch: int) -> Any:
+def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_size: int, steps_per_epoch: int) -> Engine:
     """Wrap ``model`` in a DeepSpeed engine.
 
     The model is built the ordinary way first: under ``deepspeed.zero.Init`` timm's initialisation silently goes wrong.
-    AdamW is torch's own (elementwise, so that ZeRO may flatten parameters); the schedule steps once per optimizer step
-    and pauses on a skipped one.
+    The schedule steps once per optimizer step and pauses on a skipped one.
     """
     import deepspeed  # slow to import, and it initialises the accelerator
 
     if config.engine.compile:
         _compile_blocks(model, sharded=config.engine.zero_stage == 3)
     optim = config.optim
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay),
-        lr=optim.peak_lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        fused=optim.fused,
+    groups = parameter_groups(
+        model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
     )
+    settings = optimizer_of(optim)
+    optimizer = settings.build(groups, optim.peak_lr)
+    optimizer.settings = settings  # type: ignore[attr-defined] # for ``shards.optimizer_settings``
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
+from sar_dist.engine.protocol import Engine
 from sar_dist.engine.shards import flat_shards, publish_shards
 
 _SWAP_ELEMENTS = 1 << 24  # exchanged at a time, so that a swap needs little memory of its own
@@ -24,7 +24,7 @@ class ExponentialMovingAverage:
         decay: d in the limit, such as 0.9999.
     """
 
-    def __init__(self, engine: Any, decay: float) -> None:
+    def __init__(self, engine: Engine, decay: float) -> None:
         self.engine = engine
         self.decay = decay
         self.updates = 0

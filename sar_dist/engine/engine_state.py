@@ -1,7 +1,7 @@
 """A DeepSpeed engine's training state <-> named tensors, independent of world size, ZeRO stage and precision.
 
 DeepSpeed's own checkpoints are pickles tied to one topology and are not committed atomically (docs/reliability.md), so
-the state is read from and written to the engine's float32 shards directly: master weights, Adam moments, moving average.
+the state is read from and written to the engine's float32 shards directly: master weights, moments, moving average.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sar_dist.checkpoint import CheckpointReader, TensorKind
+from sar_dist.checkpoint import CheckpointReader
 from sar_dist.engine.ema import ExponentialMovingAverage
-from sar_dist.engine.shards import MOMENTS, flat_shards, fragments, optimizer_states, publish_shards
+from sar_dist.engine.protocol import Engine
+from sar_dist.engine.shards import flat_shards, fragments, optimizer_settings, optimizer_states, publish_shards
 
 
 def snapshot(
-    engine: Any, ema: ExponentialMovingAverage | None, *, copy: bool = True
+    engine: Engine, ema: ExponentialMovingAverage | None, *, copy: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """This process's state in host memory: with ``copy``, the only part of a save that training waits for.
 
@@ -28,23 +29,23 @@ def snapshot(
         The tensors of this process by key ("K/master", "K/exp_avg", ...), and the JSON index that describes them.
     """
     tensors: dict[str, Tensor] = {}
-    states = optimizer_states(engine)
+    states, moments = optimizer_states(engine), optimizer_settings(engine).moments
     for number, (shard, state) in enumerate(zip(flat_shards(engine), states, strict=True)):
         tensors[f"{number}/master"] = shard
-        tensors.update({f"{number}/{moment}": state[moment] for moment in MOMENTS})
+        tensors.update({f"{number}/{moment}": state[moment] for moment in moments})
         if ema is not None:
             tensors[f"{number}/ema"] = ema.average[number]
     copies = {key: tensor.detach().to("cpu", copy=copy, non_blocking=True) for key, tensor in tensors.items()}
     if engine.device.type == "cuda":
         torch.cuda.current_stream(engine.device).synchronize()
     index = {
-        "adam_steps": [float(state["step"]) for state in states],
+        "adam_steps": [float(state.get("step", 0)) for state in states],
         "fragments": [asdict(fragment) for fragment in fragments(engine)],
     }
     return copies, index
 
 
-def shared_state(engine: Any, ema: ExponentialMovingAverage | None) -> dict[str, Any]:
+def shared_state(engine: Engine, ema: ExponentialMovingAverage | None) -> dict[str, Any]:
     """The engine's small state that is the same on every process, as JSON values."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     plain = (bool, int, float)
@@ -60,7 +61,7 @@ def shared_state(engine: Any, ema: ExponentialMovingAverage | None) -> dict[str,
 
 
 @torch.no_grad()
-def restore(engine: Any, ema: ExponentialMovingAverage | None, reader: CheckpointReader) -> None:
+def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: CheckpointReader) -> None:
     """Fill the engine, and the moving average, from a checkpoint of any topology.
 
     Raises:
@@ -69,17 +70,19 @@ def restore(engine: Any, ema: ExponentialMovingAverage | None, reader: Checkpoin
     shared = reader.manifest["engine"]
     reader.check_shapes({name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()})
     shards, states = flat_shards(engine), optimizer_states(engine)
+    moments = optimizer_settings(engine).moments
     for fragment in fragments(engine):
         stretch = slice(fragment.offset, fragment.offset + fragment.numel)
-        targets: dict[TensorKind, Tensor] = {"master": shards[fragment.shard].data}
-        targets.update({moment: states[fragment.shard][moment] for moment in MOMENTS})  # type: ignore[misc]
+        targets: dict[str, Tensor] = {"master": shards[fragment.shard].data}
+        targets.update({moment: states[fragment.shard][moment] for moment in moments})
         if ema is not None:  # a run that begins to average starts from the weights, as at its first step
             targets["ema"] = ema.average[fragment.shard]
         for kind, target in targets.items():
-            source: TensorKind = "master" if kind == "ema" and shared["ema_updates"] is None else kind
+            source = "master" if kind == "ema" and shared["ema_updates"] is None else kind
             target[stretch].copy_(reader.read(source, fragment.name, fragment.start, fragment.numel))
     for state in states:
-        state["step"].fill_(reader.adam_step)
+        if "step" in state:
+            state["step"].fill_(reader.adam_step)
     publish_shards(engine)
 
     engine.lr_scheduler.load_state_dict(shared["lr_scheduler"])

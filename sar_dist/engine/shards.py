@@ -1,19 +1,18 @@
 """Each process's flat float32 shard of weights and optimizer state, under every ZeRO stage.
 
 ZeRO flattens the parameters of an optimizer group and gives each process a slice of the float32 master copy and of the
-Adam moments. DeepSpeed has no public face for those slices that works at every stage and right after loading; this
+optimizer's moments. DeepSpeed has no public face for those slices that works at every stage and right after loading; this
 module is the only one that knows where they are. Checkpoints and the moving average are built on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from sar_dist.engine.optimizers import Optimizer
+from sar_dist.engine.protocol import Engine
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Fragment:
     offset: int
 
 
-def flat_shards(engine: Any) -> list[Tensor]:
+def flat_shards(engine: Engine) -> list[Tensor]:
     """This process's float32 master slices, one per optimizer group (per sub-group under ZeRO-3)."""
     optimizer = engine.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
@@ -45,7 +44,7 @@ def flat_shards(engine: Any) -> list[Tensor]:
     raise RuntimeError(f"{type(optimizer).__name__} keeps its float32 weights where this version does not know")
 
 
-def fragments(engine: Any) -> list[Fragment]:
+def fragments(engine: Engine) -> list[Fragment]:
     """Where each parameter's elements lie in this process's shards; padding belongs to no fragment."""
     names = {id(parameter): name for name, parameter in engine.module.vit.named_parameters()}
     optimizer = engine.optimizer
@@ -72,23 +71,27 @@ def fragments(engine: Any) -> list[Fragment]:
     return found
 
 
-def optimizer_states(engine: Any) -> list[dict[str, Tensor]]:
-    """AdamW's state of each flat shard, created where the optimizer has not made it yet.
+def optimizer_settings(engine: Engine) -> Optimizer:
+    """What the engine's optimizer was built from; ``build_engine`` leaves it on the optimizer inside ZeRO's."""
+    settings: Optimizer = engine.optimizer.optimizer.settings
+    return settings
+
+
+def optimizer_states(engine: Engine) -> list[dict[str, Tensor]]:
+    """The optimizer's state of each flat shard, created where the optimizer has not made it yet.
 
     Returns:
-        One dictionary per shard: ``exp_avg`` and ``exp_avg_sq`` shaped like the shard, and the scalar ``step``. They
-        are the optimizer's own tensors: writing into them changes the optimizer.
+        One dictionary per shard: the optimizer's ``moments``, shaped like the shard, and the scalar ``step`` where it
+        counts. They are the optimizer's own tensors: writing into them changes the optimizer.
     """
-    states = engine.optimizer.optimizer.state
-    fused = engine.optimizer.optimizer.defaults.get("fused")
+    states, settings = engine.optimizer.optimizer.state, optimizer_settings(engine)
     for shard in flat_shards(engine):
         if not states[shard]:
-            states[shard]["step"] = torch.zeros((), dtype=torch.float32, device=shard.device if fused else "cpu")
-            states[shard].update({moment: torch.zeros_like(shard.data) for moment in MOMENTS})
+            states[shard].update(settings.new_state(shard))
     return [states[shard] for shard in flat_shards(engine)]
 
 
-def publish_shards(engine: Any) -> None:
+def publish_shards(engine: Engine) -> None:
     """Make the model's parameters equal to the master slices on all processes, as an optimizer step does at its end."""
     optimizer = engine.optimizer
     if not hasattr(optimizer, "fp32_partitioned_groups_flat"):

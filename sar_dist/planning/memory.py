@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sar_dist.config import RunConfig
-from sar_dist.engine import batch_arithmetic, deepspeed_config
+from sar_dist.engine import batch_arithmetic, deepspeed_config, optimizer_of
 from sar_dist.planning.activations import Activations, plan_activations
 from sar_dist.planning.precision import MASTER_BYTES, Precision
 from sar_dist.planning.shape import ModelShape
@@ -108,6 +108,7 @@ class _Held:
         self.offload = config.engine.offload
         self.average = config.optim.ema is not None
         self.fused = config.optim.fused
+        self.optimizer_bytes = optimizer_of(config.optim).bytes_per_parameter
         self.activations = plan_activations(
             shape, self.precision, config.engine.micro_batch, checkpointing=config.engine.activation_checkpointing
         )
@@ -123,7 +124,7 @@ class _Held:
             if self.offload == "none":
                 parts["gradients"] = gradient * self.share
         if self.offload == "none":
-            parts["optimizer"] = 3 * MASTER_BYTES * self.share
+            parts["optimizer"] = self.optimizer_bytes * self.share
             parts["average"] = MASTER_BYTES * self.share if self.average else 0.0
         elif self.stage < 3:
             parts["temporary"] = (
@@ -137,7 +138,7 @@ class _Held:
             return {}
         weight, gradient = self.precision.weight, self.precision.gradient
         parts = {
-            "optimizer": 3 * MASTER_BYTES * self.share,
+            "optimizer": self.optimizer_bytes * self.share,
             "average": MASTER_BYTES * self.share if self.average else 0.0,
             "gradients": MASTER_BYTES * self.share + (gradient * self.share if self.stage == 3 else 0.0),
         }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from sar_dist.config import import_named
 from sar_dist.errors import UserError
+from sar_dist.extensions import import_object
 from sar_dist.quantities import Quantity
 from sar_dist.terms.spatial_entropy import SpatialEntropy
 from sar_dist.terms.total_variation import TotalVariation
@@ -24,7 +24,7 @@ def term_class(name: str) -> type[Any]:
         UserError: there is no such term; the message has the nearest names.
     """
     if ":" in name:
-        return import_named(name)
+        return import_object(name, "name")
     if name not in TERMS:
         nearest = difflib.get_close_matches(name, TERMS, n=3, cutoff=0.3) or sorted(TERMS)
         raise UserError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
 from sar_dist.data import TrainLoader
-from sar_dist.engine import ExponentialMovingAverage, restore, shared_state, snapshot
+from sar_dist.engine import Engine, ExponentialMovingAverage, restore, shared_state, snapshot
 from sar_dist.errors import UserError
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.state import TrainState
@@ -26,7 +25,7 @@ class Checkpointing:
     def __init__(
         self,
         store: CheckpointStore,
-        engine: Any,
+        engine: Engine,
         ema: ExponentialMovingAverage | None,
         loader: TrainLoader,
         averages: RunningAverages,

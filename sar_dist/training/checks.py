@@ -15,14 +15,13 @@ from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.order import check_streams, default_streams
-from sar_dist.engine import check_engine
+from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.models import check_initial_weights, model_on_meta
 from sar_dist.terms import check_terms
 from sar_dist.training.run_directory import RunDirectory
 
 DATA_FOLDER = "data"
-_BYTES_PER_PARAMETER = {False: 12, True: 16}  # float32 weights and two moments; with a moving average a fourth copy
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
             "use a smaller optim.global_batch"
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    _check_space(directory, parameters * _BYTES_PER_PARAMETER[config.optim.ema is not None])
+    each = optimizer_of(config.optim).bytes_per_parameter + (STATE_BYTES if config.optim.ema is not None else 0)
+    _check_space(directory, parameters * each)
     return CheckedRun(train, val, directory)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from sar_dist import distributed
 from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
-from sar_dist.engine import ExponentialMovingAverage
+from sar_dist.engine import Engine, ExponentialMovingAverage
 from sar_dist.observe import RunLogger, Throughput
 from sar_dist.regions import region
 from sar_dist.training.averages import RunningAverages
@@ -30,10 +31,11 @@ from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
 
 
+@dataclass(eq=False)
 class Trainer:
     """One run on one process. ``sar_dist.training.setup.build_trainer`` puts the parts together.
 
-    Args:
+    Attributes:
         config: the run's configuration.
         engine: the DeepSpeed engine, at the state that ``state`` counts.
         task: batches to losses.
@@ -44,48 +46,39 @@ class Trainer:
         averages: means over the logging interval that is under way.
         ema: moving average of the weights, or None.
         checkpointing, directory, logger, throughput: where things are saved, written and counted.
+        new_bad_images: replaced on this process since they were last counted over all of them.
+        last_batch: the newest micro-batch.
+        applied: learning rate and weights of the newest step.
+        validation: the newest scores of the live weights.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        *,
-        engine: Any,
-        task: ClassificationTask,
-        batches: Iterator[dict[str, Any]],
-        accumulation: int,
-        val_loader: ValidationLoader,
-        length: RunLength,
-        state: TrainState,
-        averages: RunningAverages,
-        ema: ExponentialMovingAverage | None,
-        checkpointing: Checkpointing,
-        directory: RunDirectory,
-        logger: RunLogger,
-        throughput: Throughput,
-    ) -> None:
-        self.config = config
-        self.engine = engine
-        self.task = task
-        self.batches = batches
-        self.accumulation = accumulation
-        self.val_loader = val_loader
-        self.length = length
-        self.state = state
-        self.averages = averages
-        self.ema = ema
-        self.checkpointing = checkpointing
-        self.directory = directory
-        self.logger = logger
-        self.throughput = throughput
-        self.pictures = Pictures(config, task, val_loader, logger)
-        self.profiler = StepProfiler(config, length, state.step, engine.device, logger, throughput)
+    config: RunConfig
+    engine: Engine
+    task: ClassificationTask
+    batches: Iterator[dict[str, Any]]
+    accumulation: int
+    val_loader: ValidationLoader
+    length: RunLength
+    state: TrainState
+    averages: RunningAverages
+    ema: ExponentialMovingAverage | None
+    checkpointing: Checkpointing
+    directory: RunDirectory
+    logger: RunLogger
+    throughput: Throughput
+    new_bad_images: int = 0
+    last_batch: dict[str, Any] | None = None
+    applied: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.pictures = Pictures(config, self.task, self.val_loader, self.logger)
+        self.profiler = StepProfiler(
+            config, self.length, self.state.step, self.engine.device, self.logger, self.throughput
+        )
         self.guard = StepGuard(config.guard, tolerate_overflow=config.engine.precision == "fp16")
         self.watchdog = Watchdog(60 * config.guard.stall_minutes)
-        self.new_bad_images = 0
-        self.last_batch: dict[str, Any] | None = None
-        self.applied: dict[str, float] = {}
-        self.validation: dict[str, float] = {}
 
     def train(self) -> TrainState:
         """Train to the last step or an agreed stop."""

@@ -67,7 +67,7 @@ def test_a_task_runs_by_its_import_path(outside: Path, small_shards: Path) -> No
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nowhere_at_all:Task", "nowhere_at_all cannot be imported"),
+        ("nowhere_at_all:Task", "there is no module 'nowhere_at_all'"),
         ("json:JSONDecoder", "no class JSONDecoder that is a"),
     ],
 )
