@@ -18,6 +18,7 @@ from sar_dist.data.making import WritingOptions, write_splits
 from sar_dist.errors import UserError
 from sar_dist.models import build_model, model_on_meta
 from sar_dist.planning import ModelShape
+from sar_dist.terms import build_terms, check_terms
 from sar_dist.transfer import find_task
 
 MODULES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL))
@@ -50,6 +51,19 @@ def test_a_family_is_tapped_planned_and_trained(outside: Path) -> None:
     assert (shape.heads, shape.depth, shape.hidden) == (3, 2, 192)
     with pytest.raises(UserError, match="no skip of their own"):
         model_on_meta(model.model_copy(update={"no_skip_last_block": True}), RegularizerSettings())
+
+
+def test_a_term_is_part_of_the_loss_and_measured(outside: Path) -> None:
+    entry = {"name": "confidence_term:Confidence", "weight": 0.5}
+    config = RunConfig(run=RunSettings(name="a"), model=tiny_model(), terms=(entry,))
+    check_terms(config, model_on_meta(config.model, config.regularizer))
+    term = build_terms(config, (2, 2), torch.device("cpu"))[1]
+    logits = torch.randn(3, 5, requires_grad=True)
+    scores = term({"logits": logits})
+    expected = -torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(scores.per_sample["confidence"], expected)
+    torch.testing.assert_close(scores.loss, expected.mean())
+    assert term.weight(1.0) == 0.5
 
 
 def test_a_task_runs_by_its_import_path(outside: Path, small_shards: Path) -> None:
