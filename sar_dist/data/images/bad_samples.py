@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-from sar_dist.files import atomic_write
 from sar_dist.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -49,8 +46,3 @@ class BadSamples:
                 f"{self.bad} of {self.seen} {self._what} samples could not be used, above data.max_bad_fraction="
                 f"{self.max_fraction:g}; the last is {next(reversed(self.keys), 'unknown')}; repair the shards or raise the limit"
             )
-
-    def write(self, path: str | os.PathLike) -> None:
-        """Write one line "count<TAB>shard/key: reason" for each bad sample, the most frequent first; atomic."""
-        with atomic_write(Path(path)) as file:
-            file.writelines(f"{count}\t{key}\n".encode() for key, count in self.keys.most_common())
