@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
+
+from sar_dist.output import is_main_process, warn
 
 EXIT_BAD_INPUT = 2
 
@@ -25,10 +26,10 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0
     except UserError as error:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        if is_main_process():
+            warn(f"error: {' '.join(str(error).split())}")
         status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        warn("interrupted")
         status = 130
     sys.exit(status)

@@ -2,17 +2,16 @@
 
 import functools
 import importlib.util
-import logging
 import os
 
 import torch
 from torch import Tensor
 
+from sar_dist.output import warn
+
 BACKENDS = ("auto", "cpu", "torch", "triton")
 MAX_TRITON_PIXELS = 64 * 64  # a map lives in the registers of one program
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
-
-logger = logging.getLogger(__name__)
 
 
 def check_backend(backend: str) -> None:
@@ -53,7 +52,7 @@ def resolve_backend(backend: str, tensor: Tensor, pixels: int) -> str:
 
 @functools.cache  # said once per process
 def _warn_of_large_maps() -> None:
-    logger.warning("spatial entropy: maps of more than %d pixels take the torch backend", MAX_TRITON_PIXELS)
+    warn(f"spatial entropy: maps of more than {MAX_TRITON_PIXELS} pixels take the torch backend")
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

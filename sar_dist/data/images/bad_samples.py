@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 
+from sar_dist.output import warn
 from sar_dist.errors import UserError
 
-_log = logging.getLogger(__name__)
 
 # A share is judged as if at least this many samples had been seen: one bad image in the first batch is no verdict.
 MINIMUM_SEEN = 10_000
@@ -39,7 +38,7 @@ class BadSamples:
         for key in keys:
             if key not in self.keys and len(self.keys) <= _LOGGED_KEYS:
                 more = "; further ones are only counted" if len(self.keys) == _LOGGED_KEYS else ""
-                _log.warning("bad %s sample %s%s", self._what, key, more)
+                warn(f"bad {self._what} sample {key}{more}")
             self.keys[key] += 1
         if self.bad > self.max_fraction * max(self.seen, MINIMUM_SEEN):
             raise UserError(
