@@ -160,5 +160,7 @@ def test_shell_scripts_are_clean(path: str) -> None:
         if os.environ.get("SAR_DIST_REQUIRE_SLURM") == "1":
             pytest.fail("no shellcheck; SAR_DIST_REQUIRE_SLURM=1 forbids to skip")
         pytest.skip("no shellcheck (apt-get install shellcheck)")
-    done = subprocess.run(["shellcheck", "--external-sources", path], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
