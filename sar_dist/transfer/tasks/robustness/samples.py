@@ -122,7 +122,7 @@ def open_class_folders(root: Path, names: Sequence[str], data_help: str) -> Foun
         UserError: there is no such thing, or its classes are not ImageNet's.
     """
     for folder in [*(root / name for name in names), root]:
-        if folder.is_dir() and any(class_index(entry.name) is not None for entry in os.scandir(folder)):
+        if folder.is_dir() and any(class_index(name) is not None for name in os.listdir(folder)):
             files = list_class_folders(folder)
             return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
     shards = open_shard_samples(root, "val")  # last: the archive of a set may lie beside its folders, and is no shard
