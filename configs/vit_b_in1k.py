@@ -9,31 +9,22 @@ the regularizer.
 Hours: not measured. Result: not measured.
 """
 
-from sar_dist.config import (
-    AugmentSettings,
-    DataSettings,
-    EngineSettings,
-    ModelSettings,
-    OptimSettings,
-    RegularizerSettings,
-    RunConfig,
-    RunSettings,
-)
+from sar_dist import config as c
 
 
-def config() -> RunConfig:
-    return RunConfig(
-        run=RunSettings(name="vit_b_in1k"),
-        model=ModelSettings(name="vit_base_patch16_224", drop_path=0.1, no_skip_last_block=True),
-        regularizer=RegularizerSettings(weight=0.01, ramp_epochs=10, unit="epoch"),
-        data=DataSettings(train="imagenet-1k-wds", val="imagenet-1k-wds"),
-        augment=AugmentSettings(
+def config() -> c.RunConfig:
+    return c.RunConfig(
+        run=c.RunSettings(name="vit_b_in1k"),
+        model=c.ModelSettings(name="vit_base_patch16_224", drop_path=0.1, no_skip_last_block=True),
+        regularizer=c.RegularizerSettings(weight=0.01, ramp_epochs=10, unit="epoch"),
+        data=c.DataSettings(train="imagenet-1k-wds", val="imagenet-1k-wds"),
+        augment=c.AugmentSettings(
             rand_augment="rand-m9-mstd0.5-inc1",
             mixup=0.8,
             cutmix=1.0,
             label_smoothing=0.1,
         ),
-        optim=OptimSettings(
+        optim=c.OptimSettings(
             global_batch=4096,
             lr=1e-4,
             lr_reference_batch=256,
@@ -45,5 +36,5 @@ def config() -> RunConfig:
             min_lr=0.0,
             ema=0.9999,
         ),
-        engine=EngineSettings(zero_stage=1, precision="bf16", micro_batch=128),
+        engine=c.EngineSettings(zero_stage=1, precision="bf16", micro_batch=128),
     )

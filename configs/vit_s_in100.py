@@ -6,33 +6,24 @@ transformers", Machine Learning 2024), which is DeiT's (Touvron et al., arXiv:20
 Hours: not measured. Result: not measured.
 """
 
-from sar_dist.config import (
-    AugmentSettings,
-    DataSettings,
-    EngineSettings,
-    ModelSettings,
-    OptimSettings,
-    RegularizerSettings,
-    RunConfig,
-    RunSettings,
-)
+from sar_dist import config as c
 
 
-def config() -> RunConfig:
-    return RunConfig(
-        run=RunSettings(name="vit_s_in100"),
-        model=ModelSettings(name="vit_small_patch16_224", num_classes=100, drop_path=0.1, no_skip_last_block=True),
-        regularizer=RegularizerSettings(weight=0.01, ramp_epochs=10, unit="epoch"),
-        data=DataSettings(train="imagenet-100-wds", val="imagenet-100-wds"),
-        augment=AugmentSettings(
+def config() -> c.RunConfig:
+    return c.RunConfig(
+        run=c.RunSettings(name="vit_s_in100"),
+        model=c.ModelSettings(name="vit_small_patch16_224", num_classes=100, drop_path=0.1, no_skip_last_block=True),
+        regularizer=c.RegularizerSettings(weight=0.01, ramp_epochs=10, unit="epoch"),
+        data=c.DataSettings(train="imagenet-100-wds", val="imagenet-100-wds"),
+        augment=c.AugmentSettings(
             rand_augment="rand-m9-mstd0.5-inc1",
             mixup=0.8,
             cutmix=1.0,
             label_smoothing=0.1,
             random_erasing=0.25,
         ),
-        optim=OptimSettings(
+        optim=c.OptimSettings(
             global_batch=512, lr=5e-4, lr_reference_batch=512, weight_decay=0.05, epochs=300, warmup_epochs=5
         ),
-        engine=EngineSettings(zero_stage=1, precision="bf16", micro_batch=64),
+        engine=c.EngineSettings(zero_stage=1, precision="bf16", micro_batch=64),
     )

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sar_dist.errors import UserError
+from sar_dist.errors import CannotMeet, UserError
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def initialize(device: torch.device, timeout: timedelta = timedelta(minutes=30))
     """Create the process group, through DeepSpeed so that its communication layer uses the same one.
 
     Raises:
-        UserError: the processes did not find each other in time.
+        CannotMeet: the processes did not find each other in time, or the port is taken.
     """
     if dist.is_initialized():
         return
@@ -89,7 +89,7 @@ def initialize(device: torch.device, timeout: timedelta = timedelta(minutes=30))
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"the processes could not meet at {address} ({backend}): {error}") from error
+        raise CannotMeet(f"the processes could not meet at {address} ({backend}): {error}") from error
 
 
 def shutdown() -> None:

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
+from sar_dist.output import is_main_process, warn
+
+# What scripts may rely on: docs/clusters.md, "What an exit status means".
 EXIT_BAD_INPUT = 2
+EXIT_CANNOT_MEET = 3
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
     """Something the user gave is wrong (config, shard, image, checkpoint, environment).
 
     The message is one line: what is wrong, where, and what to do about it. Command-line tools print it without a
-    traceback and exit with status 2.
+    traceback and exit with status ``exit_status``, which is 2 unless a subclass says otherwise.
     """
+
+    exit_status = EXIT_BAD_INPUT
+
+
+class CannotMeet(UserError):
+    """The processes of a run could not form a group: a network, a port or a node at fault, so that trying again may help."""
+
+    exit_status = EXIT_CANNOT_MEET
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a command-line tool: ``UserError`` becomes one line on stderr and exit status 2.
+    """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
     Under a launcher only the process with RANK 0 prints the line, so that it appears once.
     """
     try:
         status = main() or 0
     except UserError as error:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        status = EXIT_BAD_INPUT
+        if is_main_process():
+            warn(f"error: {' '.join(str(error).split())}")
+        status = error.exit_status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        status = 130
+        warn("interrupted")
+        status = EXIT_INTERRUPTED
     sys.exit(status)

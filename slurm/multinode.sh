@@ -23,41 +23,24 @@
 set -uo pipefail # not -e: handling failures is what this script is for
 
 # sbatch runs a copy of this script from a spool folder, so the checkout is found through the job's own record.
-find_repository() {
-    local script=${BASH_SOURCE[0]}
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then
-        script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
-    fi
-    [[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/multinode.sh
-    dirname "$(dirname "$(readlink -f "$script")")"
-}
+script=${BASH_SOURCE[0]:-}
+[[ -z ${SLURM_JOB_ID:-} ]] || script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
+[[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/multinode.sh
+REPOSITORY=${SAR_REPOSITORY:-$(dirname "$(dirname "$(readlink -f "$script")")")}
+# shellcheck source=slurm/common.sh
+source "$REPOSITORY/slurm/common.sh" || exit 1
 
-REPOSITORY=${SAR_REPOSITORY:-$(find_repository)}
-# shellcheck source=/dev/null
-[[ ! -f $REPOSITORY/slurm/site.env ]] || source "$REPOSITORY/slurm/site.env"
-
-: "${SAR_PYTHON:=$([[ -x $REPOSITORY/.venv/bin/python ]] && echo "$REPOSITORY/.venv/bin/python" || echo python3)}"
-: "${SAR_SRUN_ARGS:=}"                          # for example --container-image=/images/torch.sqsh --container-mounts=/data
-: "${SAR_LOG_DIR:=$REPOSITORY/runs/slurm}"      # one folder per job; must be on a file system that all nodes share
 : "${SAR_PROGRAM:=tools/train.py}"              # what every rank runs, with the configuration as arguments
 : "${SAR_RETRIES:=3}"                           # restarts on the same nodes after crashes without a new checkpoint
-: "${SAR_REQUEUES:=5}"                          # lives of the job in a row without a new checkpoint
 : "${SAR_PREFLIGHT:=1}"                         # 0: no health check of the nodes
 : "${SAR_PREFLIGHT_ARGS:=}"                     # limits, see slurm/preflight.py --help
 : "${SAR_PREFLIGHT_SECONDS:=180}"               # for all of the health check
 : "${SAR_GPUS_PER_NODE:=${SLURM_GPUS_ON_NODE:-0}}" # GPUs that the health check expects
 : "${SAR_REQUEUE_FILE:=}"
 
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the loader's processes use the cores
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 export TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC=${TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC:-600}
 export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} # NCCL's last collectives, written out when one times out
 export TORCH_FR_DUMP_ON_TIMEOUT=${TORCH_FR_DUMP_ON_TIMEOUT:-1}
-
-say() { echo "[$(date +%H:%M:%S)] $*"; }
-
-# 20000-29999, and another one for every life and try: a port that a dead process still holds is not met again.
-port_of_try() { echo $((20000 + (${SLURM_JOB_ID:-0} * 97 + life * 13 + $1) % 10000)); }
 
 preflight_command() { # FOLDER
     command=(srun "${srun_args[@]}" --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0
@@ -65,12 +48,7 @@ preflight_command() { # FOLDER
         --gpus "$SAR_GPUS_PER_NODE" "${preflight_args[@]}")
 }
 
-training_command() { # FOLDER
-    # --cpus-per-task again: since 22.05 srun no longer inherits it. Nothing between srun and python: under cgroups
-    # Slurm signals only the task's own process.
-    command=(srun "${srun_args[@]}" --kill-on-bad-exit=1 --wait=60 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}
-        --output="$1/rank%4t.log" "$SAR_PYTHON" -u "${program[@]}" --config "$config" "${overrides[@]}")
-}
+training_command() { rank_command "$1" --config "$config" "${overrides[@]}"; } # FOLDER
 
 # The first use of the configuration: a bad one ends the job here, with one line, before any rank is started.
 find_run_directory() {
@@ -180,7 +158,7 @@ train() { # FOLDER; sets outcome
         outcome=requeue
     elif ((status == 0)); then
         outcome="done"
-    elif grep -q "Exited with exit code 2$" "$1/srun.log" && ! grep -qs "the processes could not meet" "$1"/rank*.log; then
+    elif was_bad_input "$1"; then
         outcome=bad_input
     else
         outcome=crash

@@ -29,37 +29,17 @@ SUITE=(
 )
 
 # sbatch runs a copy of this script from a spool folder, so the checkout is found through the job's own record.
-find_repository() {
-    local script=${BASH_SOURCE[0]}
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then
-        script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
-    fi
-    [[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/transfer_eval.sh
-    dirname "$(dirname "$(readlink -f "$script")")"
-}
+script=${BASH_SOURCE[0]:-}
+[[ -z ${SLURM_JOB_ID:-} ]] || script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
+[[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/transfer_eval.sh
+REPOSITORY=${SAR_REPOSITORY:-$(dirname "$(dirname "$(readlink -f "$script")")")}
+# shellcheck source=slurm/common.sh
+source "$REPOSITORY/slurm/common.sh" || exit 1
 
-REPOSITORY=${SAR_REPOSITORY:-$(find_repository)}
-# shellcheck source=/dev/null
-[[ ! -f $REPOSITORY/slurm/site.env ]] || source "$REPOSITORY/slurm/site.env"
-
-: "${SAR_PYTHON:=$([[ -x $REPOSITORY/.venv/bin/python ]] && echo "$REPOSITORY/.venv/bin/python" || echo python3)}"
-: "${SAR_SRUN_ARGS:=}"                     # for example --container-image=/images/torch.sqsh
-: "${SAR_LOG_DIR:=$REPOSITORY/runs/slurm}" # one folder per job; must be on a file system that all nodes share
 : "${SAR_RETRIES:=1}"                      # further tries of a task that crashed; it goes on where it was
-: "${SAR_REQUEUES:=5}"                     # lives of the job in a row without a new result
 : "${SAR_PROGRAM:=tools/transfer_eval.py}" # what every rank runs
 
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-
-say() { echo "[$(date +%H:%M:%S)] $*"; }
-
-evaluation_command() { # LOGS TASK [ARGUMENT...]
-    local logs=$1
-    shift
-    command=(srun "${srun_args[@]}" --kill-on-bad-exit=1 --wait=60 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}
-        --output="$logs/rank%4t.log" "$SAR_PYTHON" -u "${program[@]}" --model "$run" --task "$@")
-}
+evaluation_command() { rank_command "$1" --model "$run" --task "${@:2}"; } # LOGS TASK [ARGUMENT...]
 
 results() { find "$run/transfer" -name result.json 2>/dev/null | wc -l; }
 
@@ -83,7 +63,7 @@ evaluate() { # NUMBER TASK [ARGUMENT...]; sets status, logs
     for ((try = 0; try <= SAR_RETRIES; try++)); do
         logs=$job_folder/life$life.task$number.$1.try$try
         mkdir -p "$logs"
-        MASTER_PORT=$((20000 + (SLURM_JOB_ID * 97 + life * 13 + number * 3 + try) % 10000))
+        MASTER_PORT=$(port_of_try $((number * 3 + try)))
         export MASTER_PORT
         evaluation_command "$logs" "$@"
         "${command[@]}" 2> >(tee "$logs/srun.log" >&2) &
@@ -92,7 +72,7 @@ evaluate() { # NUMBER TASK [ARGUMENT...]; sets status, logs
         status=$?
         ((!requeue)) || { kill "$process" 2>/dev/null; wait "$process"; say "requeueing job $SLURM_JOB_ID: the time limit is near"; scontrol requeue "$SLURM_JOB_ID"; exit 0; }
         ((status)) || break
-        if grep -q "Exited with exit code 2$" "$logs/srun.log"; then status=2; break; fi
+        if was_bad_input "$logs"; then status=2; break; fi
         "$SAR_PYTHON" slurm/summarize_logs.py "$logs"
     done
 }

@@ -12,19 +12,7 @@ Hours and result: docs/results.md.
 """
 
 from configs.experiments.arms import ARMS, quick_features
-from sar_dist.config import (
-    AugmentSettings,
-    CheckpointSettings,
-    DataSettings,
-    EngineSettings,
-    LogSettings,
-    ModelSettings,
-    OptimSettings,
-    RegularizerSettings,
-    RunConfig,
-    RunSettings,
-    ValidationSettings,
-)
+from sar_dist import config as c
 from sar_dist.experiment import Experiment
 
 
@@ -39,23 +27,23 @@ def experiment() -> Experiment:
     )
 
 
-def base() -> RunConfig:
+def base() -> c.RunConfig:
     """A ViT of 1.2 M parameters: 6 blocks, 128 wide, 4 heads, 8 x 8 patches."""
-    return RunConfig(
-        run=RunSettings(name="base"),
-        model=ModelSettings(
+    return c.RunConfig(
+        run=c.RunSettings(name="base"),
+        model=c.ModelSettings(
             name="vit_tiny_patch16_224",
             image_size=32,
             patch_size=4,
             num_classes=10,
             options={"embed_dim": 128, "depth": 6, "num_heads": 4},
         ),
-        regularizer=RegularizerSettings(ramp_epochs=1),
-        data=DataSettings(train="cifar10-5k", val="cifar10-5k", workers=0),
-        augment=AugmentSettings(scale=(0.5, 1.0), label_smoothing=0.1, crop_fraction=1.0),
-        optim=OptimSettings(global_batch=64, lr=1e-3, lr_reference_batch=None, epochs=10, warmup_epochs=1, clip=1.0),
-        engine=EngineSettings(precision="fp32", micro_batch=64),
-        validation=ValidationSettings(every="5ep"),
-        checkpoint=CheckpointSettings(every="5ep", keep_last=1),
-        log=LogSettings(every="39st", figure_images=0),
+        regularizer=c.RegularizerSettings(ramp_epochs=1),
+        data=c.DataSettings(train="cifar10-5k", val="cifar10-5k", workers=0),
+        augment=c.AugmentSettings(scale=(0.5, 1.0), label_smoothing=0.1, crop_fraction=1.0),
+        optim=c.OptimSettings(global_batch=64, lr=1e-3, lr_reference_batch=None, epochs=10, warmup_epochs=1, clip=1.0),
+        engine=c.EngineSettings(precision="fp32", micro_batch=64),
+        validation=c.ValidationSettings(every="5ep"),
+        checkpoint=c.CheckpointSettings(every="5ep", keep_last=1),
+        log=c.LogSettings(every="39st", figure_images=0),
     )

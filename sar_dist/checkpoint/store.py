@@ -25,6 +25,7 @@ from sar_dist.checkpoint import layout
 from sar_dist.checkpoint.layout import DamagedCheckpoint
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 
 class CheckpointStore:
@@ -92,7 +93,7 @@ class CheckpointStore:
             try:
                 self._remove_leftovers()
             except OSError as error:
-                print(f"warning: the rest of a failed save stays in {self.root}: {error}", flush=True)
+                warn(f"warning: the rest of a failed save stays in {self.root}: {error}")
 
         distributed.main_first(remove)
 
@@ -159,7 +160,7 @@ class CheckpointStore:
             try:
                 manifest = self._verify_own(folder)
             except DamagedCheckpoint as damage:
-                print(f"warning: skipping a damaged checkpoint: {damage}", flush=True)
+                warn(f"warning: skipping a damaged checkpoint: {damage}")
                 damaged.append(folder)
                 continue
             for bad in damaged:
@@ -185,7 +186,7 @@ class CheckpointStore:
             folder.rename(aside)
         except OSError as error:
             self._damaged.add(folder.name)
-            print(f"warning: {folder} stays among the good checkpoints: {error}", flush=True)
+            warn(f"warning: {folder} stays among the good checkpoints: {error}")
 
     def _write(
         self,
@@ -241,7 +242,7 @@ class CheckpointStore:
         try:
             (folder / f"failed_{rank:05d}").touch()
         except OSError as error:
-            print(f"warning: process {rank} cannot even report its failed save: {error}", flush=True)
+            warn(f"warning: process {rank} cannot even report its failed save: {error}")
 
     def _commit(self, folder: Path, step: int, files: dict[str, Any], shared: dict[str, Any], world: int) -> None:
         head = {"format": layout.FORMAT, "run_id": self._run_id or self._find_run_id()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import webdataset as wds
 
+from sar_dist.output import warn
 from sar_dist.config import DataSettings
 from sar_dist.data.images import BadSamples, SampleDecoder, Transform
 from sar_dist.data.batching import (
@@ -28,7 +28,6 @@ from sar_dist.errors import UserError
 # Part of the fingerprint: raise it whenever the same settings would give another order or other random numbers.
 ORDER_VERSION = 1
 
-_log = logging.getLogger(__name__)
 
 
 class TrainLoader:
@@ -149,7 +148,7 @@ class TrainLoader:
             )
         passes = -(-(self.next_batch + self._shift) // _steps_per_pass(saved))
         self._shift = passes * _steps_per_pass(self.fingerprint()) - self.next_batch
-        _log.warning("training data or order changed (%s): going on with the beginning of epoch %d", what, passes)
+        warn(f"training data or order changed ({what}): going on with the beginning of epoch {passes}")
 
 
 def _steps_per_pass(fingerprint: dict[str, Any]) -> int:

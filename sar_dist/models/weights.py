@@ -32,6 +32,7 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file, or timm:NAME"
 WEIGHTS_FILE = "model.safetensors"
@@ -111,7 +112,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
             return config, CheckpointReader(folder)
         except DamagedCheckpoint as damage:
             problem = str(damage)
-            print(f"warning: skipping a damaged checkpoint: {damage}", flush=True)
+            warn(f"warning: skipping a damaged checkpoint: {damage}")
     raise UserError(f"no checkpoint of {path} is intact: {problem}")
 
 

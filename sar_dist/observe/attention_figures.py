@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from einops import rearrange
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -140,7 +141,7 @@ def attention_figure(
     grid = PanelGrid(
         1 + max(heads_per_line, 4), [lines for first in caption_lines for lines in (first, *[1] * (line_count - 1))]
     )
-    pixels = np.clip(_numpy(images.permute(0, 2, 3, 1)), 0, 1)  # n S S 3
+    pixels = np.clip(_numpy(rearrange(images, "n c y x -> n y x c")), 0, 1)
     maps, values, labels = _numpy(similarity), _numpy(entropies), _labels(component_labels)
     for image in range(count):
         first_line = image * line_count
@@ -179,7 +180,7 @@ def attention_detail_figure(
     line_count, heads_per_line = head_lines(heads)
     title_lines = (1, *[0] * (len(STAGES) - 1)) * line_count
     grid = PanelGrid(1 + max(heads_per_line, 4), title_lines, label_inches=0.3)
-    pixels = np.clip(_numpy(image.permute(1, 2, 0)), 0, 1)  # S S 3
+    pixels = np.clip(_numpy(rearrange(image, "c y x -> y x c")), 0, 1)
     maps, values, labels = _numpy(similarity), _numpy(entropies), _labels(component_labels)
     grid.panel(0, 0, pixels, grid.shorten(caption))
     for head in range(heads):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -38,7 +39,7 @@ def samples_figure(images: Tensor, captions: Sequence[str] | None = None, legend
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(captions)} captions for {len(images)} images")
     grid = PanelGrid(SAMPLES_PER_LINE, [int(captions is not None)] * math.ceil(len(images) / SAMPLES_PER_LINE))
-    pixels = images.detach().cpu().double().clamp(0, 1).permute(0, 2, 3, 1).numpy()  # n S S 3
+    pixels = rearrange(images.detach().cpu().double().clamp(0, 1), "n c y x -> n y x c").numpy()
     for number, image in enumerate(pixels):
         caption = "" if captions is None else grid.shorten(captions[number])
         grid.panel(*divmod(number, SAMPLES_PER_LINE), image, caption)

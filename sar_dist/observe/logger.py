@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from sar_dist.observe.quantities import QUANTITIES
 from sar_dist.observe.records import append_record, truncate_records
 from sar_dist.observe.tensorboard_charts import custom_scalars_layout
 from sar_dist.observe.trace import TRACE_SUFFIX
+from sar_dist.output import warn
 from sar_dist.quantities import Quantity
 
 METRICS_FILE = "metrics.jsonl"
@@ -206,7 +206,7 @@ class RunLogger:
         except OSError as error:
             self.failures += 1
             if self.failures == 1:
-                _warn(f"warning: logging failed, training goes on (further failures are only counted): {error}")
+                warn(f"warning: logging failed, training goes on (further failures are only counted): {error}")
             return False
         return True
 
@@ -231,11 +231,3 @@ def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     Image.fromarray(pixels).save(temporary, format="PNG")
     os.replace(temporary, path)
-
-
-def _warn(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        # A closed stderr leaves no channel for the warning; RunLogger.failures still counts it.
-        return

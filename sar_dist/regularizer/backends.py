@@ -2,8 +2,8 @@
 
 import functools
 import importlib.util
-import logging
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from torch import Tensor
 BACKENDS = ("auto", "cpu", "torch", "triton")
 MAX_TRITON_PIXELS = 64 * 64  # a map lives in the registers of one program
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
-
-logger = logging.getLogger(__name__)
 
 
 def check_backend(backend: str) -> None:
@@ -53,7 +51,7 @@ def resolve_backend(backend: str, tensor: Tensor, pixels: int) -> str:
 
 @functools.cache  # said once per process
 def _warn_of_large_maps() -> None:
-    logger.warning("spatial entropy: maps of more than %d pixels take the torch backend", MAX_TRITON_PIXELS)
+    warnings.warn(f"spatial entropy: maps of more than {MAX_TRITON_PIXELS} pixels take the torch backend", stacklevel=2)
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from sar_dist import distributed
+from sar_dist import distributed, output
 from sar_dist.config import apply_overrides
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
@@ -208,6 +208,6 @@ def print_result(result: Result) -> None:
 def _printer(rank: int, label: str) -> Any:
     def say(text: str) -> None:
         if rank == 0:
-            print(f"[{label}] {text}", flush=True)
+            output.say(f"[{label}] {text}")
 
     return say

@@ -66,6 +66,19 @@ def test_script_outside_of_a_job_says_how_to_start_it() -> None:
     assert "sbatch" in done.stderr
 
 
+@pytest.mark.parametrize(("status", "bad_input"), [(2, True), (3, False), (12, False), (143, False)])
+def test_only_status_2_is_bad_input(status: int, bad_input: bool, tmp_path: Path) -> None:
+    (tmp_path / "srun.log").write_text(f"srun: error: n2: task 1: Exited with exit code {status}\nsrun: Terminating\n")
+    judge = [
+        "bash",
+        "-uc",
+        f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && was_bad_input "$0"',
+        str(tmp_path),
+    ]
+    done = subprocess.run(judge, env=program_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0 if bad_input else 1, "")
+
+
 def test_summary_names_causes_before_consequences(tmp_path: Path) -> None:
     (tmp_path / "rank0000.log").write_text("step 1\nRuntimeError: [/x] Connection closed by peer [192.0.2.1]:4711\n")
     (tmp_path / "rank0001.log").write_text(TRACEBACK)
@@ -139,11 +152,15 @@ def test_kubernetes_manifest_parses_and_its_command_is_valid() -> None:
     assert tool("slurm/run_directory.py", config, *overrides).stdout == "/shared/runs/vit_l_in1k\n"
 
 
-@pytest.mark.parametrize("path", ["slurm/multinode.sh", "slurm/transfer_eval.sh", "tests/cluster/mini_slurm.sh"])
+@pytest.mark.parametrize(
+    "path", ["slurm/multinode.sh", "slurm/transfer_eval.sh", "slurm/common.sh", "tests/cluster/mini_slurm.sh"]
+)
 def test_shell_scripts_are_clean(path: str) -> None:
     if shutil.which("shellcheck") is None:
         if os.environ.get("SAR_DIST_REQUIRE_SLURM") == "1":
             pytest.fail("no shellcheck; SAR_DIST_REQUIRE_SLURM=1 forbids to skip")
         pytest.skip("no shellcheck (apt-get install shellcheck)")
-    done = subprocess.run(["shellcheck", path], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout

@@ -126,13 +126,13 @@ def test_every_damaged_file_is_found_and_the_previous_checkpoint_used(
             reader = CheckpointStore(newest.parent, keep_last=2, keep_every=None).newest()
             assert reader is not None
             assert reader.folder == previous
-            assert f"skipping a damaged checkpoint: {newest / name}" in capsys.readouterr().out
+            assert f"skipping a damaged checkpoint: {newest / name}" in capsys.readouterr().err
             (newest.parent / f"damaged-{newest.name}").rename(newest)  # where it was set aside
         (newest / name).write_bytes(original)
     (newest / "manifest.json").unlink()
     done = tool(*common, "run.max_steps=5")
     assert done.status == 0, done.stderr
-    assert "skipping a damaged checkpoint" in done.stdout
+    assert "skipping a damaged checkpoint" in done.stderr
     assert f"resumed after step 2 from {previous}" in done.stdout
 
 

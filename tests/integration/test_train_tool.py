@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_run_leaves_the_documented_directory(small_config: Path, tmp_path: Pat
     assert again.status == 0, again.stderr
     assert "resumed after step 7" in again.stdout
     assert sorted(read_metrics(run)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_processes_that_cannot_meet_end_with_a_status_of_their_own(small_config: Path) -> None:
+    """slurm/multinode.sh tries again after it, on another port, and not after bad input."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = train(small_config, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert done.status == 3, done.stderr
+    assert f"error: the processes could not meet at 127.0.0.1:{port} (gloo)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_best_and_regular_checkpoints_are_kept(small_config: Path, tmp_path: Path) -> None:

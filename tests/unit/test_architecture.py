@@ -91,6 +91,23 @@ def test_files_and_functions_can_be_read() -> None:
                 assert (node.end_lineno or 0) - node.lineno <= 60, f"{path}: {node.name} needs scrolling"
 
 
+def test_the_package_speaks_through_one_file() -> None:
+    """Whoever wants to change what a user sees, or where, finds all of it behind output.py and the progress bars."""
+    speakers = {PACKAGE / "output.py", PACKAGE / "files.py", *PACKAGE.rglob("progress.py")}
+    other = []
+    for path in set(SOURCES) - speakers:
+        for node in ast.walk(ast.parse(path.read_text())):
+            prints = isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "print",
+                "sys.stdout.write",
+                "sys.stderr.write",
+            )
+            logs = isinstance(node, ast.Import) and any(alias.name.startswith("logging") for alias in node.names)
+            if prints or logs or (isinstance(node, ast.ImportFrom) and node.module == "logging"):
+                other.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not other, "say it with sar_dist.output: " + ", ".join(other)
+
+
 def test_every_package_names_its_public_face() -> None:
     for init in PACKAGE.glob("*/__init__.py"):
         tree = ast.parse(init.read_text())

@@ -136,6 +136,7 @@ def test_second_signal_leaves_at_once() -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    process.stdout.close()
 
 
 def test_run_directory_names_what_changed(tmp_path: Path) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-from sar_dist.files import atomic_write
+from sar_dist.output import warn
 from sar_dist.errors import UserError
 
-_log = logging.getLogger(__name__)
 
 # A share is judged as if at least this many samples had been seen: one bad image in the first batch is no verdict.
 MINIMUM_SEEN = 10_000
@@ -42,15 +38,10 @@ class BadSamples:
         for key in keys:
             if key not in self.keys and len(self.keys) <= _LOGGED_KEYS:
                 more = "; further ones are only counted" if len(self.keys) == _LOGGED_KEYS else ""
-                _log.warning("bad %s sample %s%s", self._what, key, more)
+                warn(f"bad {self._what} sample {key}{more}")
             self.keys[key] += 1
         if self.bad > self.max_fraction * max(self.seen, MINIMUM_SEEN):
             raise UserError(
                 f"{self.bad} of {self.seen} {self._what} samples could not be used, above data.max_bad_fraction="
                 f"{self.max_fraction:g}; the last is {next(reversed(self.keys), 'unknown')}; repair the shards or raise the limit"
             )
-
-    def write(self, path: str | os.PathLike) -> None:
-        """Write one line "count<TAB>shard/key: reason" for each bad sample, the most frequent first; atomic."""
-        with atomic_write(Path(path)) as file:
-            file.writelines(f"{count}\t{key}\n".encode() for key, count in self.keys.most_common())

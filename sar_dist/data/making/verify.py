@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sar_dist.output import say
 from sar_dist.config import DataSettings
 from sar_dist.data.images import UndecodableImage, decode_image
 from sar_dist.files import available_cores, track
@@ -120,12 +121,12 @@ def verify_folder(
         reports = list(verify_shards(manifest, deep=deep, processes=processes))
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
-                print(line)
+                say(line)
                 problems += 1
         samples = sum(report.samples for report in reports)
         damaged = sum(report.damage is not None for report in reports)
         bad = sum(len(report.bad) for report in reports)
-        print(
+        say(
             f"{manifest.split}: {len(reports)} shards, {damaged} damaged; {samples} samples, {bad} bad; "
             f"{_histogram(sum((report.labels for report in reports), Counter()), manifest.classes)}"
         )

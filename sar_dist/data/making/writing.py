@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from sar_dist.output import say
 from sar_dist.files import atomic_write, available_cores, make_folder, track
 from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
 from sar_dist.data.shards import index_paths, write_index
@@ -70,7 +71,7 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         manifest = write_shards(source, folder, options)
         size = sum(shard.bytes or 0 for shard in manifest.shards) / 1e6
         classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
-        print(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
+        say(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
 
 
 def _plan(source: Source, options: WritingOptions) -> dict[str, Any]:

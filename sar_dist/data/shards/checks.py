@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sar_dist.output import warn
 from sar_dist.data.layout import CLASSES_NAME, Split, is_compressed_tar, is_left_over, read_label_words, split_folders, splits_by_name
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
 from sar_dist.data.shards.manifest import (
@@ -35,7 +35,6 @@ from sar_dist.errors import UserError
 _MAX_MANIFEST_BYTES = 1 << 30
 
 
-_log = logging.getLogger(__name__)
 
 
 def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
@@ -101,7 +100,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
         raise NoShards(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
     for what, left_out in (("compressed archives", compressed), ("test shards", by_split.get("test", []))):
         if left_out:
-            _log.warning("%s: left out %d %s, such as %s", root, len(left_out), what, left_out[0])
+            warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
     return names
 
 

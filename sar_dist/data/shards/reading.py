@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import tarfile
@@ -14,13 +13,13 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from sar_dist.output import warn
 from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.shard_index import ShardIndex
 from sar_dist.data.shards.tar_index import BLOCK, NO_IMAGE, DamagedShard, IndexedShard, read_members, split_key
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
 
 READ_ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
@@ -166,7 +165,7 @@ class ShardReader:
                 return action()
             except OSError as error:
                 last = error
-                _log.warning("reading shard %s failed (%s), attempt %d", self.url(shard), error, attempt + 1)
+                warn(f"reading shard {self.url(shard)} failed ({error}), attempt {attempt + 1}")
                 if shard in self._open:
                     os.close(self._open.pop(shard).fd)
                 if attempt + 1 < READ_ATTEMPTS:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from sar_dist.output import warn
 from sar_dist.data.layout import SPLIT_NAMES, Split
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
@@ -42,7 +42,6 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
 
-_log = logging.getLogger(__name__)
 
 
 class RemoteUnreadable(UserError):
@@ -122,7 +121,7 @@ class RemoteFolder:
             refused = isinstance(problem, (FileNotFoundError, PermissionError))
             if attempt == (_ATTEMPTS_IF_REFUSED if refused else _ATTEMPTS):
                 raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
-            _log.warning("reading %s failed (%s: %s), trying again", self.url(name), type(problem).__name__, problem)
+            warn(f"reading {self.url(name)} failed ({type(problem).__name__}: {problem}), trying again")
             self._connection = None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import queue
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sar_dist.output import warn
 from sar_dist.config import DataSettings
 from sar_dist.files import NO_SPACE_ERRORS, cache_folder, make_folder
 from sar_dist.data.shards.manifest import Manifest
@@ -24,7 +24,6 @@ from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.tar_index import DamagedShard
 from sar_dist.errors import UserError
 
-_log = logging.getLogger(__name__)
 
 _PREFETCH_THREADS = 4
 # A transfer may damage a shard; twice in a row it is the stored shard that is damaged.
@@ -133,7 +132,7 @@ class StagedShards:
             except DamagedShard as problem:
                 if transfer == _TRANSFERS:
                     raise DamagedShard(f"{self._remote.root}: {problem}; upload it again") from None
-                _log.warning("%s; fetching it again", problem)
+                warn(f"{problem}; fetching it again")
             finally:
                 part.unlink(missing_ok=True)
 
@@ -184,7 +183,7 @@ class _Prefetcher:
                 self._shards.fetch(shard)
             except (UserError, OSError) as problem:
                 # Whoever needs the shard tries again and reports it.
-                _log.warning("prefetching %s failed: %s", self._shards.url(shard), problem)
+                warn(f"prefetching {self._shards.url(shard)} failed: {problem}")
             self._under_way.discard(shard)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from sar_dist.output import warn
 from sar_dist.data.layout import Split, SplitChoice
 from sar_dist.randomness import keyed_permutation
 from sar_dist.errors import UserError
@@ -144,7 +145,7 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     if not made:
         raise UserError(f"{where} has only a {unused[0]} split; say what to make of it, with --split {unused[0]}=val")
     for name in unused:
-        print(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it", file=sys.stderr)
+        warn(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it")
     return made
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sar_dist.output import warn
 from sar_dist.data.layout import (
     CLASSES_NAME,
     ClassFolder,
@@ -162,7 +163,7 @@ def _has_image(root: Path) -> bool:
 
 
 def _say(root: Path, what: str) -> None:
-    print(f"{root}: {what}", file=sys.stderr)
+    warn(f"{root}: {what}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -217,7 +217,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
                 corner = (left - 0.5, top - 0.5)
                 axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, color=color, linewidth=2))
             axes[1, column].imshow(
-                maps[column, 0].exp(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
+                maps[column, 0].exp().numpy(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
             )
         return figure
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from einops import rearrange, reduce
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, from_numpy
@@ -86,7 +87,7 @@ class SquareResize:
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_pil(data, MAX_PIXELS).resize((self.size, self.size), Image.Resampling.BILINEAR)
-        return from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return rearrange(from_numpy(np.array(image)), "y x c -> c y x").contiguous()
 
 
 def count_patches(labels: NDArray[np.uint8], patch: int, void: Void) -> PatchRegions:
@@ -161,6 +162,5 @@ def _stored_labels(key: str, members: Mapping[str, bytes], extension: str) -> ND
 
 def _block_sums(pixels: NDArray[np.bool_], patch: int) -> IntArray:
     """(S, S) to (S / patch, S / patch): number of true pixels in each patch."""
-    side = pixels.shape[0] // patch
-    sums: IntArray = pixels.reshape(side, patch, side, patch).sum(axis=(1, 3), dtype=np.int64)
+    sums: IntArray = reduce(pixels.astype(np.int64), "(y down) (x right) -> y x", "sum", down=patch, right=patch)
     return sums

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -142,8 +143,9 @@ class AugmentedBatches:
             tokens, patch_mean = self._backbone.tokens(self._backbone.normalise(images), blocks)
             values[slot, : len(found)] = torch.cat([tokens, patch_mean.unsqueeze(1)], dim=1)
             labels[slot, : len(found)] = torch.where(bad, -1, found)
-        values = distributed.all_gather(values).transpose(0, 1).reshape(-1, blocks + 1, width)[:total]
-        labels = distributed.all_gather(labels.to(device)).transpose(0, 1).reshape(-1)[:total]
+        in_order = "process slot image ... -> (slot process image) ..."
+        values = rearrange(distributed.all_gather(values), in_order)[:total]
+        labels = rearrange(distributed.all_gather(labels.to(device)), in_order)[:total]
         check_labels(labels.cpu().numpy(), self._classes)
         readable = labels >= 0
         values, labels = values[readable], labels[readable]

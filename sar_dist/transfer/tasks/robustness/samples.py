@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,10 @@ from sar_dist.data.layout import class_folders, is_image_name, is_left_over, mem
 from sar_dist.data.making.sources import read_bytes
 from sar_dist.data.shards import parse_label
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
 
 IMAGENET_CLASSES = 1000
-_log = logging.getLogger(__name__)
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -101,7 +100,7 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
     """
     folders, no_classes = class_folders(root)
     if no_classes:
-        _log.warning("%s: left out %d folders without images, such as %s", root, len(no_classes), no_classes[0])
+        warn(f"{root}: left out {len(no_classes)} folders without images, such as {no_classes[0]}")
     unknown = [folder.name for folder in folders if class_index(folder.name) is None]
     if unknown:
         raise UserError(
@@ -123,7 +122,7 @@ def open_class_folders(root: Path, names: Sequence[str], data_help: str) -> Foun
         UserError: there is no such thing, or its classes are not ImageNet's.
     """
     for folder in [*(root / name for name in names), root]:
-        if folder.is_dir() and any(class_index(entry.name) is not None for entry in os.scandir(folder)):
+        if folder.is_dir() and any(class_index(name) is not None for name in os.listdir(folder)):
             files = list_class_folders(folder)
             return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
     shards = open_shard_samples(root, "val")  # last: the archive of a set may lie beside its folders, and is no shard

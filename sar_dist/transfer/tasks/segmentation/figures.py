@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from einops import rearrange
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -115,7 +116,7 @@ def _panels(prediction: Prediction, colors: FloatArray) -> list[FloatArray]:
     height, width = prediction.label.shape
     factor = min(1.0, LONGEST_SIDE / max(height, width))
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
-    image = functional.resize(prediction.image, size, antialias=True).permute(1, 2, 0).numpy() / 255
+    image = rearrange(functional.resize(prediction.image, size, antialias=True), "c y x -> y x c").numpy() / 255
     label = _nearest(prediction.label, size)
     predicted = _nearest(prediction.prediction, size)
     palette = np.concatenate([colors, np.tile(VOID_COLOR, (VOID + 1 - len(colors), 1))])

@@ -1,0 +1,30 @@
+"""What the program says to its user outside of a progress bar: information on stdout, warnings on stderr.
+
+The only two channels of the package. Progress of training goes through ``observe``, which keeps its lines above the bar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def is_main_process() -> bool:
+    """Whether the launcher gave this process rank 0; true without a launcher. Works before any process group exists."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def say(text: str) -> None:
+    """Print a line on the main process's stdout. Raises OSError when stdout is gone."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr, on whichever process or worker has something to warn of.
+
+    A closed stderr leaves no channel, and a warning never ends what it warns of: the line is lost.
+    """
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
