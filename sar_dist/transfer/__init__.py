@@ -13,7 +13,7 @@ from sar_dist.transfer.class_scores import (
     class_table,
     confusion_counts,
 )
-from sar_dist.transfer.features import Compute, Features, extract, last_block_tokens, logits_of, similarity_of
+from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
 from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label

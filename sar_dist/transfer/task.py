@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from sar_dist.config import Settings
-from sar_dist.transfer.backbone import Backbone
+from sar_dist.transfer.backbone import Backbone, Transform
+from sar_dist.transfer.features import Compute, Features, extract
+from sar_dist.transfer.samples import SampleSet
 
 
 class TransferSettings(Settings):
@@ -50,6 +52,36 @@ class TransferJob(Generic[S]):
     settings: S
     device: torch.device
     say: Callable[[str], None]
+
+    def extract(
+        self,
+        samples: SampleSet,
+        compute: Compute,
+        *,
+        name: str,
+        backbone: Backbone | None = None,
+        transform: Transform | None = None,
+    ) -> Features:
+        """What ``compute`` gives for every sample, stored below ``out`` and read from there; see ``features.extract``.
+
+        Args:
+            samples: the split.
+            compute: (backbone, normalised images) to tensors by name.
+            name: of ``compute`` and the split.
+            backbone: what computes, when it is not the job's.
+            transform: bytes to uint8 (3, S, S), when it is not the backbone's validation transform.
+        """
+        return extract(
+            backbone or self.backbone,
+            samples,
+            compute,
+            name=name,
+            folder=self.out / "features",
+            batch=self.settings.batch,
+            workers=self.settings.workers,
+            say=self.say,
+            transform=transform,
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from sar_dist.transfer import (
     TransferTask,
     chance_metrics,
     class_metrics,
-    extract,
     limited,
     logits_of,
     open_labelled_samples,
@@ -41,16 +40,7 @@ class ImageNetValidation(TransferTask[TransferSettings]):
 
     def run(self) -> Outcome:
         job = self.job
-        found = extract(
-            job.backbone,
-            self.samples,
-            logits_of,
-            name="val logits",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
-        )
+        found = job.extract(self.samples, logits_of, name="val logits")
         classes = job.backbone.num_classes
         order = top_classes(found.values["logits"], min(TOP, classes))
         return Outcome(

@@ -35,7 +35,6 @@ from sar_dist.transfer import (
     class_metrics,
     class_table,
     confusion_counts,
-    extract,
     limited,
     logits_of,
     open_labelled_samples,
@@ -102,16 +101,7 @@ class Finetune(TransferTask[FinetuneSettings]):
         if not (run_directory / "summary.json").exists():
             raise UserError(f"fine-tuning stopped after step {state.step}; start the same command again to go on")
         tuned = Backbone.load(str(run_directory), job.device, job.settings.precision)
-        found = extract(
-            tuned,
-            self.samples["val"],
-            logits_of,
-            name="val logits",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
-        )
+        found = job.extract(self.samples["val"], logits_of, name="val logits", backbone=tuned)
         names = self.samples["train"].classes or tuple(map(str, range(self.classes)))
         order = top_classes(found.values["logits"], min(TOP, self.classes)).astype(np.int32)
         accuracies = class_accuracies(order, found.labels, found.bad, self.classes)

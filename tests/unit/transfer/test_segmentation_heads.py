@@ -78,7 +78,8 @@ def test_the_linear_head_sees_a_normed_map():
     images = torch.randn(2, 3, 32, 32)
     for block in (2, 3):
         model = SegmentationModel(backbone, plan_of(head="linear", block=block), 5, seed=0)
-        torch.testing.assert_close(model._tokens(images)[0], backbone.patch_maps(images, [block], norm=True))
+        expected = backbone.vit.forward_intermediates(images, indices=[block], norm=True, intermediates_only=True)
+        torch.testing.assert_close(model._tokens(images)[0], expected)
 
 
 def test_the_linear_heads_block_is_the_last_one_with_a_skip_connection():

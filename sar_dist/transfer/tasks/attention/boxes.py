@@ -26,7 +26,6 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     any_label,
-    extract,
     image_of,
     limited,
     open_shard_samples,
@@ -158,16 +157,11 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
 
     def _similarity(self, backbone: Backbone, name: str) -> tuple[Tensor, np.ndarray[Any, Any]]:
         """Similarity maps (n, H, gh, gw) of all samples, and bool (n,): could not be read."""
-        job = self.job
-        found = extract(
-            backbone,
+        found = self.job.extract(
             RelabelledSamples(self.samples, any_label, "attention"),
             similarity_of,
-            name=f"{job.settings.split} {name}",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
+            name=f"{self.job.settings.split} {name}",
+            backbone=backbone,
         )
         return torch.from_numpy(found.values["similarity"]), found.bad
 

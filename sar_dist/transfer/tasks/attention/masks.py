@@ -23,7 +23,6 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     any_label,
-    extract,
     image_of,
     limited,
     similarity_of,
@@ -152,16 +151,12 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
 
     def _maps(self, backbone: Backbone) -> Features:
         """``similarity`` (H, gh, gw) of every image; a sample need not have a label for that."""
-        job, size = self.job, self.job.settings.image_size
-        return extract(
-            backbone.resized(size, size),
+        size = self.job.settings.image_size
+        return self.job.extract(
             RelabelledSamples(self.data.samples, any_label, "attention"),
             similarity_of,
             name=f"val attention {size}",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
+            backbone=backbone.resized(size, size),
             transform=SquareResize(size),
         )
 

@@ -24,7 +24,6 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     Transform,
-    extract,
     limited,
 )
 from sar_dist.transfer.tasks import describe_eval_transform
@@ -237,17 +236,7 @@ def predict(
     transform: Transform | None = None,
 ) -> Features:
     """``classes`` (5,) of every sample: the best ones among ``indices`` (None: all), as ImageNet-1k indices."""
-    return extract(
-        job.backbone,
-        samples,
-        best_classes(indices),
-        name=name,
-        folder=job.out / "features",
-        batch=job.settings.batch,
-        workers=job.settings.workers,
-        say=job.say,
-        transform=transform,
-    )
+    return job.extract(samples, best_classes(indices), name=name, transform=transform)
 
 
 def best_classes(indices: IntArray | None) -> Compute:
