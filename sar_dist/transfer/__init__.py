@@ -5,14 +5,7 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 """
 
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
-from sar_dist.transfer.class_scores import (
-    TOP,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
-)
+from sar_dist.transfer.class_scores import TOP, ClassificationScores
 from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
 from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
@@ -36,6 +29,7 @@ __all__ = [
     "SPEC_HELP",
     "TOP",
     "Backbone",
+    "ClassificationScores",
     "Compute",
     "Features",
     "LabelledImages",
@@ -51,13 +45,7 @@ __all__ = [
     "TransferTask",
     "Transform",
     "any_label",
-    "chance_metrics",
-    "class_accuracies",
-    "class_metrics",
-    "class_table",
-    "confusion_counts",
     "evaluate",
-    "extract",
     "find_task",
     "image_of",
     "last_block_tokens",

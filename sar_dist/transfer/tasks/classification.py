@@ -9,12 +9,11 @@ from sar_dist.config import AugmentSettings
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     TOP,
+    ClassificationScores,
     Outcome,
     SampleSet,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_metrics,
     limited,
     logits_of,
     open_labelled_samples,
@@ -43,13 +42,14 @@ class ImageNetValidation(TransferTask[TransferSettings]):
         found = job.extract(self.samples, logits_of, name="val logits")
         classes = job.backbone.num_classes
         order = top_classes(found.values["logits"], min(TOP, classes))
+        scores = ClassificationScores.of(order, found, classes)
         return Outcome(
-            metrics=class_metrics(order, found.labels, found.bad, classes),
+            metrics=scores.metrics,
             primary="top1",
-            samples=len(self.samples),
-            skipped=int(found.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol={"transform": describe_eval_transform(job.backbone.image_size, job.backbone.augment)},
-            baselines={"chance": chance_metrics(classes)},
+            baselines={"chance": scores.chance},
         )
 
 

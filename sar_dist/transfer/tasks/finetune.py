@@ -21,26 +21,20 @@ from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
 from sar_dist.data.shards import MANIFEST_NAME, Split
 from sar_dist.errors import UserError
-from sar_dist.observe import confusion_figure
 from sar_dist.training import build_trainer
 from sar_dist.transfer import (
     TOP,
     Backbone,
+    ClassificationScores,
     Outcome,
     SampleSet,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
     limited,
     logits_of,
     open_labelled_samples,
 )
 from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
-from sar_dist.transfer.tasks.probes import class_accuracy_figure
 
 
 class FinetuneSettings(TransferSettings):
@@ -104,12 +98,12 @@ class Finetune(TransferTask[FinetuneSettings]):
         found = job.extract(self.samples["val"], logits_of, name="val logits", backbone=tuned)
         names = self.samples["train"].classes or tuple(map(str, range(self.classes)))
         order = top_classes(found.values["logits"], min(TOP, self.classes)).astype(np.int32)
-        accuracies = class_accuracies(order, found.labels, found.bad, self.classes)
+        scores = ClassificationScores.of(order, found, self.classes)
         return Outcome(
-            metrics=class_metrics(order, found.labels, found.bad, self.classes),
+            metrics=scores.metrics,
             primary="top1",
-            samples=len(found.labels),
-            skipped=int(found.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol={
                 "transform": describe_eval_transform(tuned.image_size, tuned.augment),
                 "steps": state.step,
@@ -118,12 +112,9 @@ class Finetune(TransferTask[FinetuneSettings]):
                 ),
                 "run": str(run_directory),
             },
-            baselines={"chance": chance_metrics(self.classes)},
-            figures={
-                "class_accuracy": class_accuracy_figure(accuracies, names, "fine-tuned"),
-                "confusion": confusion_figure(confusion_counts(order, found.labels, found.bad, self.classes), names),
-            },
-            tables={"classes": class_table(names, accuracies, found.labels)},
+            baselines={"chance": scores.chance},
+            figures=scores.figures(names, "fine-tuned"),
+            tables={"classes": scores.table(names)},
         )
 
     def _make_shards(self, split: Split, samples: SampleSet) -> None:

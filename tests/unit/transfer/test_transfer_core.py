@@ -19,7 +19,7 @@ from sar_dist.errors import UserError
 from sar_dist.models import build_model
 from sar_dist.transfer import torchvision_sets
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.class_scores import class_metrics
+from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
@@ -245,8 +245,8 @@ def test_perfect_and_broken_predictions():
     labels = np.array([0, 1, 2, 3, 0])
     order = top_classes(np.eye(8)[labels], 5)
     good, bad = np.zeros(5, dtype=bool), np.array([False, False, False, False, True])
-    assert class_metrics(order, labels, good, 8) == {"top1": 100, "top5": 100, "mean_per_class": 100}
-    assert class_metrics(order, labels, bad, 8) == {"top1": 80, "top5": 80, "mean_per_class": 87.5}
+    assert ClassificationScores(order, labels, good, 8).metrics == {"top1": 100, "top5": 100, "mean_per_class": 100}
+    assert ClassificationScores(order, labels, bad, 8).metrics == {"top1": 80, "top5": 80, "mean_per_class": 87.5}
     np.testing.assert_array_equal(top_classes(np.array([[1.0, 2.0, 2.0]]), 2), [[1, 2]])
 
 

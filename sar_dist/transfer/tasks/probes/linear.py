@@ -11,21 +11,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sar_dist.data.images import build_train_transform
-from sar_dist.observe import confusion_figure
 from sar_dist.transfer import (
     MAX_PIXELS,
     TOP,
     Backbone,
+    ClassificationScores,
     Features,
     Outcome,
     SampleSet,
     SelectedSamples,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
 from sar_dist.transfer.tasks.probes.data import (
@@ -36,7 +31,7 @@ from sar_dist.transfer.tasks.probes.data import (
     open_probe_data,
     read_labels,
 )
-from sar_dist.transfer.tasks.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, FeatureBatches
 from sar_dist.transfer.tasks.probes.linear_heads import HeadSweep
 from sar_dist.transfer.tasks.probes.linear_presets import (
@@ -55,8 +50,7 @@ _BLOCK = 1024  # samples per forward pass of the heads
 class _Trained:
     """What the heads on one backbone score on ``val`` and on held-out samples, and which was chosen."""
 
-    order: NDArray[np.int32]  # n top, of the chosen head
-    val: Features
+    scores: ClassificationScores  # of the chosen head
     val_top1: NDArray[np.float64]  # heads
     held_top1: NDArray[np.float64] | None  # heads
     chosen: int
@@ -96,29 +90,26 @@ class LinearProbe(TransferTask[LinearProbeSettings]):
         job, settings = self.job, self.job.settings
         self.classes = self._count_classes()
         trained = self._train(job.backbone, "trained")
-        baselines = {"chance": chance_metrics(self.classes)}
+        scores = trained.scores
+        baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
             baselines["random backbone"] = self._train(
                 job.backbone.randomly_initialised(settings.seed), "random"
             ).metrics
-        names, val = self.data.class_names(self.classes), trained.val
-        order = trained.order
-        accuracies = class_accuracies(order, val.labels, val.bad, self.classes)
-        title = f"linear probe, {settings.preset}"
+        names = self.data.class_names(self.classes)
         return Outcome(
             metrics=trained.metrics,
             primary="top1",
-            samples=len(val.labels),
-            skipped=int(val.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol=self._protocol(trained),
             baselines=baselines,
             figures={
                 "sweep": self._sweep_figure(trained),
-                "class_accuracy": class_accuracy_figure(accuracies, names, title),
-                "confusion": confusion_figure(confusion_counts(order, val.labels, val.bad, self.classes), names),
+                **scores.figures(names, f"linear probe, {settings.preset}"),
             },
-            tables={"classes": class_table(names, accuracies, val.labels), "sweep": self._sweep_table(trained)},
+            tables={"classes": scores.table(names), "sweep": self._sweep_table(trained)},
         )
 
     def _count_classes(self) -> int:
@@ -150,10 +141,11 @@ class LinearProbe(TransferTask[LinearProbeSettings]):
             held = frozen_tokens(job, backbone, self.held, "held-out", plan.last_blocks).good()
             held_top1 = top1_of_each(rank_all(sweep, held), held)
         chosen = int(np.argmax(val_top1 if held_top1 is None else held_top1))
-        metrics = class_metrics(orders[chosen], val.labels, val.bad, self.classes)
+        scores = ClassificationScores.of(orders[chosen], val, self.classes)
+        metrics = dict(scores.metrics)
         if held_top1 is not None:
             metrics |= {"held_out_top1": float(held_top1[chosen]), "top1_best_on_val": float(val_top1.max())}
-        return _Trained(orders[chosen], val, val_top1, held_top1, chosen, metrics)
+        return _Trained(scores, val_top1, held_top1, chosen, metrics)
 
     def _stream(self, backbone: Backbone) -> FeatureBatches:
         job, plan, settings = self.job, self.plan, self.job.settings
