@@ -22,7 +22,7 @@ from sar_dist.transfer.samples import (
     open_labelled_samples,
     open_shard_samples,
 )
-from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
+from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob, TransferSettings, TransferTask
 
 __all__ = [
     "MAX_PIXELS",
@@ -35,6 +35,8 @@ __all__ = [
     "LabelledImages",
     "LoadedModel",
     "Outcome",
+    "Prepared",
+    "PreparedSplit",
     "RelabelledSamples",
     "Request",
     "SampleSet",

@@ -65,7 +65,8 @@ def evaluate(request: Request) -> Result:
     backbone = Backbone.load(spec, device, settings.precision)
     say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
     task = task_type(TransferJob(backbone, data, folder, settings, device, say))
-    fingerprints = task.prepare()
+    prepared = task.prepare()
+    fingerprints = dict(prepared.fingerprints)
     distributed.initialize(device)
 
     wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
@@ -74,7 +75,7 @@ def evaluate(request: Request) -> Result:
         say(f"already done: {folder / RESULT_FILE}")
         return read_result(folder / RESULT_FILE)
     began = time.monotonic()
-    outcome = task.run()
+    outcome = task.run(prepared)
     result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, time.monotonic() - began)
     if distributed.is_main():
         write_pictures(outcome, folder)
@@ -84,7 +85,7 @@ def evaluate(request: Request) -> Result:
     return result
 
 
-def find_data(task: type[TransferTask[Any]], given: Path | None) -> Path:
+def find_data(task: type[TransferTask[Any, Any]], given: Path | None) -> Path:
     """``given``, or the task's folder below $SAR_DIST_DATA or data/. Raises UserError where there is none."""
     if given is not None:
         if not given.exists():
@@ -116,7 +117,7 @@ def default_output(spec: str) -> Path:
     return Path("runs") / "transfer" / spec.replace(":", "_").replace("/", "_")
 
 
-def result_label(task: type[TransferTask[Any]], settings: TransferSettings, data: Path | None) -> str:
+def result_label(task: type[TransferTask[Any, Any]], settings: TransferSettings, data: Path | None) -> str:
     """Name of the result's folder: the task, its variant, and the data where they are not the task's usual ones."""
     folder = "" if data is None else data.resolve().name
     parts = [task.name, task.variant(settings), "" if folder == task.data_folder else folder]

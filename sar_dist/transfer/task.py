@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from matplotlib.figure import Figure
@@ -109,8 +109,39 @@ class Outcome:
     tables: Mapping[str, Any] = field(default_factory=dict)
 
 
-class TransferTask(ABC, Generic[S]):
-    """One task on one job. Every process makes one, calls ``prepare`` and then ``run``.
+class Prepared(Protocol):
+    """What ``prepare`` gives and ``run`` takes: opened data, and what follows from it."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Of the content of each split that is used, by the split's name."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """The one split that a task uses.
+
+    Attributes:
+        split: its name.
+        samples: what is to be measured of it.
+    """
+
+    split: str
+    samples: SampleSet
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the split."""
+        return {self.split: self.samples.fingerprint}
+
+
+class TransferTask(ABC, Generic[S, P]):
+    """One task on one job. Every process makes one, calls ``prepare``, and ``run`` with what that gives.
+
+    Nothing is kept on the task in between, so that what ``run`` needs is in its argument.
 
     Class attributes:
         name: on the command line.
@@ -135,13 +166,13 @@ class TransferTask(ABC, Generic[S]):
         return ""
 
     @abstractmethod
-    def prepare(self) -> dict[str, str]:
-        """Open and check the data before anything is computed; gives the fingerprint of each split that is used.
+    def prepare(self) -> P:
+        """Open and check the data before anything is computed.
 
         Raises:
             UserError: something is missing or does not fit the model, with ``data_help``.
         """
 
     @abstractmethod
-    def run(self) -> Outcome:
+    def run(self, prepared: P) -> Outcome:
         """Compute. Called on every process; what it has stored below ``job.out`` it need not compute again."""

@@ -74,8 +74,7 @@ def make_task(backbone: Backbone, data: Path, out: Path, **settings: object) -> 
 
 def run_task(backbone: Backbone, data: Path, out: Path, **settings: object) -> Outcome:
     task = make_task(backbone, data, out, **settings)
-    task.prepare()
-    return task.run()
+    return task.run(task.prepare())
 
 
 def look_at_white(self: Backbone, images: torch.Tensor) -> torch.Tensor:

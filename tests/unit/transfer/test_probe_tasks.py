@@ -55,9 +55,9 @@ def run_task(name: str, model: Path | str, data: Path, out: Path, overrides: lis
     say = (said if said is not None else []).append
     job = TransferJob(Backbone.load(str(model), cpu), data, out, settings, cpu, say)
     task = task_type(job)
-    fingerprints = task.prepare()
-    assert set(fingerprints) == {"train", "val"}
-    return task.run()
+    prepared = task.prepare()
+    assert set(prepared.fingerprints) == {"train", "val"}
+    return task.run(prepared)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ class NearestNeighbourSettings(TransferSettings):
         return self
 
 
-class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
+class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     """Weighted kNN on frozen [CLS] features."""
 
     name = "knn"
@@ -72,21 +72,20 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
     data_folder = "imagenet-1k-wds"
     settings_type = NearestNeighbourSettings
 
-    def prepare(self) -> dict[str, str]:
-        self.data: ProbeData = open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
-        return self.data.fingerprints
+    def prepare(self) -> ProbeData:
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
-        predictions, bank, queries, classes = self._predict(job.backbone)
+        predictions, bank, queries, classes = self._predict(prepared, job.backbone)
         scores = ClassificationScores.of(predictions[settings.quoted_k], queries, classes)
         metrics = self._metrics(predictions, queries, classes)
         baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
-            random_predictions, *_ = self._predict(job.backbone.randomly_initialised(settings.seed))
+            random_predictions, *_ = self._predict(prepared, job.backbone.randomly_initialised(settings.seed))
             baselines["random backbone"] = self._metrics(random_predictions, queries, classes)
-        names = self.data.class_names(classes)
+        names = prepared.class_names(classes)
         return Outcome(
             metrics=metrics,
             primary="top1",
@@ -101,13 +100,13 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
             tables={"classes": scores.table(names)},
         )
 
-    def _predict(self, backbone: Backbone) -> tuple[Predictions, Features, Features, int]:
+    def _predict(self, data: ProbeData, backbone: Backbone) -> tuple[Predictions, Features, Features, int]:
         """Predictions for each k; the features of the bank and of the queries; the number of classes."""
-        bank = frozen_tokens(self.job, backbone, self.data.train, "train").good()
-        queries = frozen_tokens(self.job, backbone, self.data.val, "val")
+        bank = frozen_tokens(self.job, backbone, data.train, "train").good()
+        queries = frozen_tokens(self.job, backbone, data.val, "val")
         if not len(bank.labels):
             raise UserError(f"no training sample of {self.job.data} can be read and has a label")
-        classes = self.data.count_classes(np.concatenate([bank.labels, queries.labels]))
+        classes = data.count_classes(np.concatenate([bank.labels, queries.labels]))
         predictions = weighted_knn(
             torch.from_numpy(queries.values["tokens"][:, -1]),
             torch.from_numpy(bank.values["tokens"][:, -1]),

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ class _Scored:
     fit: LogisticRegressionFit
 
 
-class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
+class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData]):
     """L2-regularised logistic regression on frozen [CLS] features."""
 
     name = "logreg"
@@ -77,22 +78,31 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
     data_folder = "cifar10"
     settings_type = LogisticRegressionSettings
 
-    def prepare(self) -> dict[str, str]:
-        self.data: ProbeData = open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
-        return self.data.fingerprints
+    @cached_property
+    def solver(self) -> Solver:
+        """What fits."""
+        settings = self.job.settings
+        return settings.solver if settings.solver != "auto" else default_solver(self.job.device.type)
 
-    def run(self) -> Outcome:
+    @cached_property
+    def metric(self) -> Metric:
+        """What chooses C and is quoted."""
+        settings = self.job.settings
+        return settings.metric if settings.metric != "auto" else usual_metric(self.job.data)
+
+    def prepare(self) -> ProbeData:
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
+
+    def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
-        self.solver: Solver = settings.solver if settings.solver != "auto" else default_solver(job.device.type)
-        self.metric: Metric = settings.metric if settings.metric != "auto" else usual_metric(job.data)
-        scored = self._score(job.backbone, "trained")
+        scored = self._score(prepared, job.backbone, "trained")
         scores = scored.scores
         baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
-            random = self._score(job.backbone.randomly_initialised(settings.seed), "random")
+            random = self._score(prepared, job.backbone.randomly_initialised(settings.seed), "random")
             baselines["random backbone"] = random.metrics
-        names = self.data.class_names(scores.classes)
+        names = prepared.class_names(scores.classes)
         points = [(entry["C"], entry[self.metric]) for entry in scored.sweep]
         title = f"logistic regression, {self.metric} on {100 * settings.held_out:g} % of the training split"
         return Outcome(
@@ -109,10 +119,10 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
             tables={"classes": scores.table(names), "sweep": scored.sweep},
         )
 
-    def _score(self, backbone: Backbone, name: str) -> _Scored:
-        train = frozen_tokens(self.job, backbone, self.data.train, "train").good()
-        val = frozen_tokens(self.job, backbone, self.data.val, "val")
-        classes = self.data.count_classes(np.concatenate([train.labels, val.labels]))
+    def _score(self, data: ProbeData, backbone: Backbone, name: str) -> _Scored:
+        train = frozen_tokens(self.job, backbone, data.train, "train").good()
+        val = frozen_tokens(self.job, backbone, data.val, "val")
+        classes = data.count_classes(np.concatenate([train.labels, val.labels]))
         features = train.values["tokens"][:, -1]
         sweep = self._sweep(features, train.labels, classes, self.job.out / "sweep" / name)
         chosen = choose([entry[self.metric] for entry in sweep])
