@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
@@ -60,14 +61,14 @@ def evaluate(request: Request) -> Result:
     folder = (request.out or default_output(spec)) / label
 
     rank, local_rank, _ = distributed.read_environment()
-    device = distributed.select_device(local_rank)
     say = _printer(rank, label)
-    backbone = Backbone.load(spec, device, settings.precision)
+    backbone = Backbone.load(spec, torch.device("cpu"), settings.precision)
     say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
-    task = task_type(TransferJob(backbone, data, folder, settings, device, say))
+    task = task_type(TransferJob(backbone, data, folder, settings, say))
     prepared = task.prepare()
     fingerprints = dict(prepared.fingerprints)
-    distributed.initialize(device)
+    backbone.to(distributed.select_device(local_rank))  # no GPU is touched before the data were looked at
+    distributed.initialize(backbone.device)
 
     wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
     done = distributed.main_first(lambda: claim_folder(folder, wanted))

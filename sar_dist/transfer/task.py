@@ -38,11 +38,10 @@ class TransferJob(Generic[S]):
     """What one task is to be run on.
 
     Attributes:
-        backbone: the model, frozen, in evaluation mode, on ``device``.
+        backbone: the model, frozen, in evaluation mode; on the CPU until the task is prepared.
         data: root of the data set.
         out: folder of this task's results; caches and checkpoints of unfinished work go below it.
         settings: the task's settings.
-        device: where to compute.
         say: prints a line on the main process.
     """
 
@@ -50,8 +49,12 @@ class TransferJob(Generic[S]):
     data: Path
     out: Path
     settings: S
-    device: torch.device
     say: Callable[[str], None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute: where the backbone is."""
+        return self.backbone.device
 
     def extract(
         self,

@@ -71,7 +71,7 @@ def always(label: int) -> Callable[[Tensor], Tensor]:
 
 def make(task: Any, data: Path, answer: Callable[[Tensor], Tensor] = oracle, **settings: object) -> Any:
     values = task.settings_type.model_validate({"workers": 0, "batch": 50, **settings})
-    job = TransferJob(FakeBackbone(answer), data, data / ".out", values, torch.device("cpu"), lambda text: None)
+    job = TransferJob(FakeBackbone(answer), data, data / ".out", values, lambda text: None)
     return task(job)
 
 

@@ -187,9 +187,7 @@ def test_voc_keeps_its_labels(tmp_path):
             Image.new("RGB", (96, 64)).save(base / "JPEGImages" / f"{key}.jpg")
     settings = SegmentationSettings(crop=32, workers=0, iterations=1, global_batch=2, random_baseline=False)
     said = []
-    job = TransferJob(
-        small_backbone(), tmp_path / "VOCdevkit", tmp_path / "out", settings, torch.device("cpu"), said.append
-    )
+    job = TransferJob(small_backbone(), tmp_path / "VOCdevkit", tmp_path / "out", settings, said.append)
     task = VocSegmentation(job)
     prepared = task.prepare()
     assert len(prepared.val.classes) == 21
