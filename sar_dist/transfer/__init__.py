@@ -5,15 +5,8 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 """
 
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
-from sar_dist.transfer.class_scores import (
-    TOP,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
-)
-from sar_dist.transfer.features import Compute, Features, extract, last_block_tokens, logits_of, similarity_of
+from sar_dist.transfer.class_scores import TOP, ClassificationScores
+from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
 from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label
@@ -29,18 +22,21 @@ from sar_dist.transfer.samples import (
     open_labelled_samples,
     open_shard_samples,
 )
-from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
+from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob, TransferSettings, TransferTask
 
 __all__ = [
     "MAX_PIXELS",
     "SPEC_HELP",
     "TOP",
     "Backbone",
+    "ClassificationScores",
     "Compute",
     "Features",
     "LabelledImages",
     "LoadedModel",
     "Outcome",
+    "Prepared",
+    "PreparedSplit",
     "RelabelledSamples",
     "Request",
     "SampleSet",
@@ -51,13 +47,7 @@ __all__ = [
     "TransferTask",
     "Transform",
     "any_label",
-    "chance_metrics",
-    "class_accuracies",
-    "class_metrics",
-    "class_table",
-    "confusion_counts",
     "evaluate",
-    "extract",
     "find_task",
     "image_of",
     "last_block_tokens",

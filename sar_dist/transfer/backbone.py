@@ -62,6 +62,12 @@ class Backbone:
         """The backbone that ``spec`` names, see ``model_spec.load_model``. Raises UserError."""
         return cls(spec, load_model(spec), device, precision)
 
+    def to(self, device: torch.device) -> Backbone:
+        """Move the weights to ``device``, in place."""
+        self.model.to(device)
+        self.device = device
+        return self
+
     def randomly_initialised(self, seed: int = 0) -> Backbone:
         """The same architecture with fresh weights: the baseline that shows what the trained weights are worth."""
         with torch.random.fork_rng(devices=[]):

@@ -38,7 +38,7 @@ def task_names() -> list[str]:
     return list(TASKS)
 
 
-def find_task(name: str) -> type[TransferTask[Any]]:
+def find_task(name: str) -> type[TransferTask[Any, Any]]:
     """The task called ``name``, or that of the user's own "my_module:MyTask". Raises UserError with the nearest names."""
     if ":" in name:
         return _own_task(name)
@@ -47,11 +47,13 @@ def find_task(name: str) -> type[TransferTask[Any]]:
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; --list shows all"
         raise UserError(f"there is no task {name!r}{hint}")
     module, _, attribute = TASKS[name].partition(":")
-    task: type[TransferTask[Any]] = getattr(importlib.import_module(f"sar_dist.transfer.tasks.{module}"), attribute)
+    task: type[TransferTask[Any, Any]] = getattr(
+        importlib.import_module(f"sar_dist.transfer.tasks.{module}"), attribute
+    )
     return task
 
 
-def _own_task(name: str) -> type[TransferTask[Any]]:
+def _own_task(name: str) -> type[TransferTask[Any, Any]]:
     module, attribute = import_extension(name, "--task")
     task = getattr(module, attribute, None)
     if not (isinstance(task, type) and issubclass(task, TransferTask)):

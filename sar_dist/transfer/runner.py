@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
@@ -60,13 +61,14 @@ def evaluate(request: Request) -> Result:
     folder = (request.out or default_output(spec)) / label
 
     rank, local_rank, _ = distributed.read_environment()
-    device = distributed.select_device(local_rank)
     say = _printer(rank, label)
-    backbone = Backbone.load(spec, device, settings.precision)
+    backbone = Backbone.load(spec, torch.device("cpu"), settings.precision)
     say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
-    task = task_type(TransferJob(backbone, data, folder, settings, device, say))
-    fingerprints = task.prepare()
-    distributed.initialize(device)
+    task = task_type(TransferJob(backbone, data, folder, settings, say))
+    prepared = task.prepare()
+    fingerprints = dict(prepared.fingerprints)
+    backbone.to(distributed.select_device(local_rank))  # no GPU is touched before the data were looked at
+    distributed.initialize(backbone.device)
 
     wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
     done = distributed.main_first(lambda: claim_folder(folder, wanted))
@@ -74,7 +76,7 @@ def evaluate(request: Request) -> Result:
         say(f"already done: {folder / RESULT_FILE}")
         return read_result(folder / RESULT_FILE)
     began = time.monotonic()
-    outcome = task.run()
+    outcome = task.run(prepared)
     result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, time.monotonic() - began)
     if distributed.is_main():
         write_pictures(outcome, folder)
@@ -84,7 +86,7 @@ def evaluate(request: Request) -> Result:
     return result
 
 
-def find_data(task: type[TransferTask[Any]], given: Path | None) -> Path:
+def find_data(task: type[TransferTask[Any, Any]], given: Path | None) -> Path:
     """``given``, or the task's folder below $SAR_DIST_DATA or data/. Raises UserError where there is none."""
     if given is not None:
         if not given.exists():
@@ -116,7 +118,7 @@ def default_output(spec: str) -> Path:
     return Path("runs") / "transfer" / spec.replace(":", "_").replace("/", "_")
 
 
-def result_label(task: type[TransferTask[Any]], settings: TransferSettings, data: Path | None) -> str:
+def result_label(task: type[TransferTask[Any, Any]], settings: TransferSettings, data: Path | None) -> str:
     """Name of the result's folder: the task, its variant, and the data where they are not the task's usual ones."""
     folder = "" if data is None else data.resolve().name
     parts = [task.name, task.variant(settings), "" if folder == task.data_folder else folder]

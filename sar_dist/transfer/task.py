@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
 from sar_dist.config import Settings
-from sar_dist.transfer.backbone import Backbone
+from sar_dist.transfer.backbone import Backbone, Transform
+from sar_dist.transfer.features import Compute, Features, extract
+from sar_dist.transfer.samples import SampleSet
 
 
 class TransferSettings(Settings):
@@ -36,11 +38,10 @@ class TransferJob(Generic[S]):
     """What one task is to be run on.
 
     Attributes:
-        backbone: the model, frozen, in evaluation mode, on ``device``.
+        backbone: the model, frozen, in evaluation mode; on the CPU until the task is prepared.
         data: root of the data set.
         out: folder of this task's results; caches and checkpoints of unfinished work go below it.
         settings: the task's settings.
-        device: where to compute.
         say: prints a line on the main process.
     """
 
@@ -48,8 +49,42 @@ class TransferJob(Generic[S]):
     data: Path
     out: Path
     settings: S
-    device: torch.device
     say: Callable[[str], None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute: where the backbone is."""
+        return self.backbone.device
+
+    def extract(
+        self,
+        samples: SampleSet,
+        compute: Compute,
+        *,
+        name: str,
+        backbone: Backbone | None = None,
+        transform: Transform | None = None,
+    ) -> Features:
+        """What ``compute`` gives for every sample, stored below ``out`` and read from there; see ``features.extract``.
+
+        Args:
+            samples: the split.
+            compute: (backbone, normalised images) to tensors by name.
+            name: of ``compute`` and the split.
+            backbone: what computes, when it is not the job's.
+            transform: bytes to uint8 (3, S, S), when it is not the backbone's validation transform.
+        """
+        return extract(
+            backbone or self.backbone,
+            samples,
+            compute,
+            name=name,
+            folder=self.out / "features",
+            batch=self.settings.batch,
+            workers=self.settings.workers,
+            say=self.say,
+            transform=transform,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,8 +112,39 @@ class Outcome:
     tables: Mapping[str, Any] = field(default_factory=dict)
 
 
-class TransferTask(ABC, Generic[S]):
-    """One task on one job. Every process makes one, calls ``prepare`` and then ``run``.
+class Prepared(Protocol):
+    """What ``prepare`` gives and ``run`` takes: opened data, and what follows from it."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Of the content of each split that is used, by the split's name."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """The one split that a task uses.
+
+    Attributes:
+        split: its name.
+        samples: what is to be measured of it.
+    """
+
+    split: str
+    samples: SampleSet
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the split."""
+        return {self.split: self.samples.fingerprint}
+
+
+class TransferTask(ABC, Generic[S, P]):
+    """One task on one job. Every process makes one, calls ``prepare``, and ``run`` with what that gives.
+
+    Nothing is kept on the task in between, so that what ``run`` needs is in its argument.
 
     Class attributes:
         name: on the command line.
@@ -103,13 +169,13 @@ class TransferTask(ABC, Generic[S]):
         return ""
 
     @abstractmethod
-    def prepare(self) -> dict[str, str]:
-        """Open and check the data before anything is computed; gives the fingerprint of each split that is used.
+    def prepare(self) -> P:
+        """Open and check the data before anything is computed.
 
         Raises:
             UserError: something is missing or does not fit the model, with ``data_help``.
         """
 
     @abstractmethod
-    def run(self) -> Outcome:
+    def run(self, prepared: P) -> Outcome:
         """Compute. Called on every process; what it has stored below ``job.out`` it need not compute again."""

@@ -9,13 +9,12 @@ from sar_dist.config import AugmentSettings
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     TOP,
+    ClassificationScores,
     Outcome,
+    PreparedSplit,
     SampleSet,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_metrics,
-    extract,
     limited,
     logits_of,
     open_labelled_samples,
@@ -24,7 +23,7 @@ from sar_dist.transfer import (
 CLASSIFICATION_LAYOUT = "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set that torchvision stored"
 
 
-class ImageNetValidation(TransferTask[TransferSettings]):
+class ImageNetValidation(TransferTask[TransferSettings, PreparedSplit]):
     """Top-1 and top-5 of the model's own classifier on a validation split."""
 
     name = "imagenet_val"
@@ -32,34 +31,24 @@ class ImageNetValidation(TransferTask[TransferSettings]):
     data_help = f"the validation split as {CLASSIFICATION_LAYOUT}"
     data_folder = "imagenet-1k-wds"
 
-    def prepare(self) -> dict[str, str]:
-        self.samples: SampleSet = limited(
-            open_labelled_samples(self.job.data, "val", self.data_help), self.job.settings.limit
-        )
-        check_classifier(self.job.backbone.num_classes, self.job.backbone.spec, self.samples)
-        return {"val": self.samples.fingerprint}
+    def prepare(self) -> PreparedSplit:
+        samples = limited(open_labelled_samples(self.job.data, "val", self.data_help), self.job.settings.limit)
+        check_classifier(self.job.backbone.num_classes, self.job.backbone.spec, samples)
+        return PreparedSplit("val", samples)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: PreparedSplit) -> Outcome:
         job = self.job
-        found = extract(
-            job.backbone,
-            self.samples,
-            logits_of,
-            name="val logits",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
-        )
+        found = job.extract(prepared.samples, logits_of, name="val logits")
         classes = job.backbone.num_classes
         order = top_classes(found.values["logits"], min(TOP, classes))
+        scores = ClassificationScores.of(order, found, classes)
         return Outcome(
-            metrics=class_metrics(order, found.labels, found.bad, classes),
+            metrics=scores.metrics,
             primary="top1",
-            samples=len(self.samples),
-            skipped=int(found.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol={"transform": describe_eval_transform(job.backbone.image_size, job.backbone.augment)},
-            baselines={"chance": chance_metrics(classes)},
+            baselines={"chance": scores.chance},
         )
 
 

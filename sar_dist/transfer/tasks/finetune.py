@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,27 +22,20 @@ from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
 from sar_dist.data.shards import MANIFEST_NAME, Split
 from sar_dist.errors import UserError
-from sar_dist.observe import confusion_figure
 from sar_dist.training import build_trainer
 from sar_dist.transfer import (
     TOP,
     Backbone,
+    ClassificationScores,
     Outcome,
     SampleSet,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
-    extract,
     limited,
     logits_of,
     open_labelled_samples,
 )
 from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
-from sar_dist.transfer.tasks.probes import class_accuracy_figure
 
 
 class FinetuneSettings(TransferSettings):
@@ -68,7 +62,27 @@ class FinetuneSettings(TransferSettings):
     )
 
 
-class Finetune(TransferTask[FinetuneSettings]):
+@dataclass(frozen=True)
+class FinetuneData:
+    """What is fine-tuned on, and how.
+
+    Attributes:
+        samples: by split.
+        names: of the classes, by label.
+        config: the training run.
+    """
+
+    samples: Mapping[Split, SampleSet]
+    names: tuple[str, ...]
+    config: RunConfig
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each split."""
+        return {split: samples.fingerprint for split, samples in self.samples.items()}
+
+
+class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
     """Train the whole model on the set, with a new classifier, and score the result."""
 
     name = "finetune"
@@ -81,59 +95,46 @@ class Finetune(TransferTask[FinetuneSettings]):
     def variant(cls, settings: FinetuneSettings) -> str:
         return "entropy" if settings.entropy_weight else ""
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> FinetuneData:
         job = self.job
         splits: tuple[Split, Split] = ("train", "val")
-        self.samples: dict[Split, SampleSet] = {
+        samples: dict[Split, SampleSet] = {
             split: limited(open_labelled_samples(job.data, split, self.data_help), job.settings.limit)
             for split in splits
         }
-        classes = self.samples["train"].classes
-        self.classes = len(classes) if classes is not None else 1 + max(_labels(self.samples["train"]))
-        self.config = run_config(job.backbone, job.settings, job.out, self.classes)
-        return {split: samples.fingerprint for split, samples in self.samples.items()}
+        names = samples["train"].classes
+        if names is None:
+            names = tuple(map(str, range(1 + max(_labels(samples["train"])))))
+        return FinetuneData(samples, names, run_config(job.backbone, job.settings, job.out, len(names)))
 
-    def run(self) -> Outcome:
-        job = self.job
-        for split, samples in self.samples.items():
+    def run(self, prepared: FinetuneData) -> Outcome:
+        job, names, config = self.job, prepared.names, prepared.config
+        for split, samples in prepared.samples.items():
             distributed.main_first(lambda split=split, samples=samples: self._make_shards(split, samples))  # type: ignore[misc]
-        state = build_trainer(self.config).train()
-        run_directory = Path(self.config.run.dir) / self.config.run.name
+        state = build_trainer(config).train()
+        run_directory = Path(config.run.dir) / config.run.name
         if not (run_directory / "summary.json").exists():
             raise UserError(f"fine-tuning stopped after step {state.step}; start the same command again to go on")
         tuned = Backbone.load(str(run_directory), job.device, job.settings.precision)
-        found = extract(
-            tuned,
-            self.samples["val"],
-            logits_of,
-            name="val logits",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
-        )
-        names = self.samples["train"].classes or tuple(map(str, range(self.classes)))
-        order = top_classes(found.values["logits"], min(TOP, self.classes)).astype(np.int32)
-        accuracies = class_accuracies(order, found.labels, found.bad, self.classes)
+        found = job.extract(prepared.samples["val"], logits_of, name="val logits", backbone=tuned)
+        order = top_classes(found.values["logits"], min(TOP, len(names))).astype(np.int32)
+        scores = ClassificationScores.of(order, found, len(names))
         return Outcome(
-            metrics=class_metrics(order, found.labels, found.bad, self.classes),
+            metrics=scores.metrics,
             primary="top1",
-            samples=len(found.labels),
-            skipped=int(found.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol={
                 "transform": describe_eval_transform(tuned.image_size, tuned.augment),
                 "steps": state.step,
-                "training": self.config.model_dump(
+                "training": config.model_dump(
                     mode="json", include={"model", "regularizer", "terms", "augment", "optim"}
                 ),
                 "run": str(run_directory),
             },
-            baselines={"chance": chance_metrics(self.classes)},
-            figures={
-                "class_accuracy": class_accuracy_figure(accuracies, names, "fine-tuned"),
-                "confusion": confusion_figure(confusion_counts(order, found.labels, found.bad, self.classes), names),
-            },
-            tables={"classes": class_table(names, accuracies, found.labels)},
+            baselines={"chance": scores.chance},
+            figures=scores.figures(names, "fine-tuned"),
+            tables={"classes": scores.table(names)},
         )
 
     def _make_shards(self, split: Split, samples: SampleSet) -> None:

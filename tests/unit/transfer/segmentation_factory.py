@@ -95,4 +95,4 @@ def small_task(data: Path, out: Path, said: list[str] | None = None, **settings:
     lines = said if said is not None else []
     parsed = SegmentationSettings.model_validate({**SMALL, **settings})
     backbone = small_backbone(precision=parsed.precision)
-    return Ade20k(TransferJob(backbone, data, out, parsed, torch.device("cpu"), lines.append))
+    return Ade20k(TransferJob(backbone, data, out, parsed, lines.append))

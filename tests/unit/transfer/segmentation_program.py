@@ -18,8 +18,7 @@ if int(os.environ.get("WORLD_SIZE", "1")) > 1:
     dist.init_process_group("gloo")
 lines: list[str] = []
 task = small_task(Path(data), Path(out), lines, **dict(override.split("=", 1) for override in overrides))
-task.prepare()
-outcome = task.run()
+outcome = task.run(task.prepare())
 if os.environ.get("RANK", "0") == "0":
     Path(out, "scores.json").write_text(json.dumps({"metrics": dict(outcome.metrics), "said": lines}))
 if dist.is_initialized():

@@ -52,9 +52,8 @@ def backbone(kind: type[Backbone] = BrightnessBackbone, crop_fraction: float = 1
 
 def run_task(data: Path, out: Path, model: Backbone, **settings: Any) -> Outcome:
     chosen = AttentionBoxesSettings(workers=0, batch=4, **settings)
-    task = AttentionBoxes(TransferJob(model, data, out, chosen, torch.device("cpu"), lambda _: None))
-    task.prepare()
-    return task.run()
+    task = AttentionBoxes(TransferJob(model, data, out, chosen, lambda _: None))
+    return task.run(task.prepare())
 
 
 def boxed_folder(root: Path, boxes: list[tuple[int, int, int, int]], size: tuple[int, int] = (SIZE, SIZE)) -> Path:

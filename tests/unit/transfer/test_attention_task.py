@@ -66,16 +66,13 @@ def backbone() -> Backbone:
 
 def make_task(backbone: Backbone, data: Path, out: Path, **settings: object) -> AttentionMasks:
     values = {"image_size": SIZE, "workers": 0, "batch": 2, **settings}
-    job = TransferJob(
-        backbone, data, out, AttentionMaskSettings.model_validate(values), torch.device("cpu"), lambda text: None
-    )
+    job = TransferJob(backbone, data, out, AttentionMaskSettings.model_validate(values), lambda text: None)
     return AttentionMasks(job)
 
 
 def run_task(backbone: Backbone, data: Path, out: Path, **settings: object) -> Outcome:
     task = make_task(backbone, data, out, **settings)
-    task.prepare()
-    return task.run()
+    return task.run(task.prepare())
 
 
 def look_at_white(self: Backbone, images: torch.Tensor) -> torch.Tensor:

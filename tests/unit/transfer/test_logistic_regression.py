@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 from sar_dist.errors import UserError
-from sar_dist.transfer.class_scores import class_accuracies, class_metrics, class_table, confusion_counts
+from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.tasks.probes.logistic_regression import INVERSE_STRENGTHS, choose, ranked_classes, usual_metric
 from sar_dist.transfer.tasks.probes.logistic_solvers import fit_logistic_regression
 
@@ -101,14 +101,15 @@ def test_class_metrics_are_scikit_learns():
     scores = generator.normal(size=(300, 8)) + 2 * np.eye(8)[labels]
     order = np.argsort(-scores, axis=1)[:, :5]
     bad = np.zeros(300, dtype=bool)
-    found = class_metrics(order, labels, bad, 8)
+    scored = ClassificationScores(order, labels, bad, 8)
+    found = scored.metrics
     assert found["top1"] == pytest.approx(100 * (order[:, 0] == labels).mean())
     assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5, labels=range(8)))
     recalls = recall_score(labels, order[:, 0], labels=np.unique(labels), average="macro")
     assert found["mean_per_class"] == pytest.approx(100 * recalls)
     expected = confusion_matrix(labels, order[:, 0], labels=range(8))
-    np.testing.assert_array_equal(confusion_counts(order, labels, bad, 8).numpy(), expected)
-    table = class_table([f"c{number}" for number in range(8)], class_accuracies(order, labels, bad, 8), labels)
+    np.testing.assert_array_equal(scored.confusion.numpy(), expected)
+    table = scored.table([f"c{number}" for number in range(8)])
     assert table[5] == {"class": "c5", "samples": 0, "top1": None}
     assert table[0]["samples"] == (labels == 0).sum()
 
@@ -116,6 +117,8 @@ def test_class_metrics_are_scikit_learns():
 def test_unreadable_and_unlabelled_samples_count_as_wrong():
     order = np.array([[0, 1], [1, 0], [0, 1], [1, 0]])
     labels, bad = np.array([0, 1, 0, -1]), np.array([False, True, False, True])
-    found = class_metrics(order, labels, bad, 2)
-    assert found == {"top1": 50.0, "top5": 50.0, "mean_per_class": 50.0}
-    assert confusion_counts(order, labels, bad, 2).tolist() == [[2, 0], [0, 0]]
+    scored = ClassificationScores(order, labels, bad, 2)
+    assert (scored.samples, scored.skipped) == (4, 2)
+    assert scored.chance == {"top1": 50.0, "top5": 100.0, "mean_per_class": 50.0}
+    assert scored.metrics == {"top1": 50.0, "top5": 50.0, "mean_per_class": 50.0}
+    assert scored.confusion.tolist() == [[2, 0], [0, 0]]

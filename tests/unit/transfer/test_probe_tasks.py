@@ -51,13 +51,12 @@ def run_task(name: str, model: Path | str, data: Path, out: Path, overrides: lis
     """What ``tools/transfer_eval.py`` computes, in this process and without a process group."""
     task_type = find_task(name)
     settings = apply_overrides(task_type.settings_type, overrides)
-    cpu = torch.device("cpu")
     say = (said if said is not None else []).append
-    job = TransferJob(Backbone.load(str(model), cpu), data, out, settings, cpu, say)
+    job = TransferJob(Backbone.load(str(model), torch.device("cpu")), data, out, settings, say)
     task = task_type(job)
-    fingerprints = task.prepare()
-    assert set(fingerprints) == {"train", "val"}
-    return task.run()
+    prepared = task.prepare()
+    assert set(prepared.fingerprints) == {"train", "val"}
+    return task.run(prepared)
 
 
 @pytest.fixture(scope="module")

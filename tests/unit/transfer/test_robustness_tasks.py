@@ -71,15 +71,14 @@ def always(label: int) -> Callable[[Tensor], Tensor]:
 
 def make(task: Any, data: Path, answer: Callable[[Tensor], Tensor] = oracle, **settings: object) -> Any:
     values = task.settings_type.model_validate({"workers": 0, "batch": 50, **settings})
-    job = TransferJob(FakeBackbone(answer), data, data / ".out", values, torch.device("cpu"), lambda text: None)
+    job = TransferJob(FakeBackbone(answer), data, data / ".out", values, lambda text: None)
     return task(job)
 
 
 def run(task: Any, data: Path, answer: Callable[[Tensor], Tensor] = oracle, **settings: object) -> Outcome:
     made = make(task, data, answer, **settings)
     made.job = TransferJob(**{**made.job.__dict__, "out": data.parent / f"out_{len(list(data.parent.iterdir()))}"})
-    made.prepare()
-    return made.run()
+    return made.run(made.prepare())
 
 
 def write(folder: Path, labels: list[int], name: Callable[[int], str] = SYNSETS.__getitem__) -> Path:
@@ -149,8 +148,7 @@ def test_sets_of_1000_classes(task: Any, name: Any, tmp_path: Path, monkeypatch:
 def test_numbers_as_folder_names_are_not_sorted_as_strings(tmp_path: Path) -> None:
     data = write(tmp_path / "data", [0, 1, 2, 10, 100, 999], str)
     assert run(ImageNetV2, data, allow_incomplete=True).metrics["top1"] == 100
-    found = make(ImageNetV2, data, allow_incomplete=True)
-    found.prepare()
+    found = make(ImageNetV2, data, allow_incomplete=True).prepare()
     assert [int(found.samples.sample(number)[1]["cls"]) for number in range(6)] == [0, 1, 2, 10, 100, 999]
 
 
@@ -376,13 +374,11 @@ def test_stored_images_are_cropped_and_never_resized_unless_too_small() -> None:
 def test_a_killed_evaluation_goes_on(tmp_path: Path, ten_classes: list[int]) -> None:
     data = write_corruptions(tmp_path / "data", ten_classes)
     made = make(ImageNetC, data)
-    made.prepare()
-    first = made.run()
+    first = made.run(made.prepare())
     chunks = sorted((data / ".out").rglob("*.safetensors"))
     assert len(chunks) == 75
     chunks[7].unlink()
     calls: list[int] = []
     again = make(ImageNetC, data, lambda classes: calls.append(len(classes)) or oracle(classes))
-    again.prepare()
-    assert again.run().metrics == first.metrics
+    assert again.run(again.prepare()).metrics == first.metrics
     assert calls == [10]

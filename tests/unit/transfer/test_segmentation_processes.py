@@ -27,8 +27,7 @@ def test_two_processes_do_what_one_does(head, tmp_path):
     root = write_ade_layout(tmp_path / "set", train=7, val=5)
     settings = {"head": head, "iterations": 5, "drop_path": 0.2, "random_baseline": False, "lr": 1e-3}
     task = small_task(root, tmp_path / "one", **settings)
-    task.prepare()
-    one = task.run().metrics
+    one = task.run(task.prepare()).metrics
     two = run_program(2, root, tmp_path / "two", settings)["metrics"]
     assert one == pytest.approx(two, abs=0.5)
     first, second = (load_file(tmp_path / name / "training.safetensors") for name in ("one", "two"))
@@ -67,8 +66,7 @@ def test_street_scenes_are_learnt_better_than_the_majority_class(tmp_path):
     """CamVid in ADE20K's layout: even a random frozen backbone tells sky from road."""
     settings = {"crop": 64, "short_side": 64, "iterations": 60, "global_batch": 8, "lr": 2e-2}
     task = small_task(CAMVID, tmp_path, random_baseline=False, **settings)
-    task.prepare()
-    outcome = task.run()
+    outcome = task.run(task.prepare())
     assert outcome.samples == 51
     assert len(outcome.tables["per_class"]) == 11
     assert outcome.metrics["mIoU"] > outcome.baselines["majority class"]["mIoU"] + 5

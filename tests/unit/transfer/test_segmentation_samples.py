@@ -87,10 +87,8 @@ def test_the_census_counts_pixels_and_names_the_unreadable(tmp_path):
 def test_shards_give_what_the_folder_gives(tmp_path):
     root = write_ade_layout(tmp_path / "scenes")
     write_splits(ade20k_sources(root), tmp_path / "shards", WritingOptions(seed=0, samples_per_shard=4, processes=1))
-    folder, shards = (small_task(data, tmp_path / "out") for data in (root, tmp_path / "shards"))
-    folder.prepare()
-    shards.prepare()
-    for split in ("train_data", "val_data"):
+    folder, shards = (small_task(data, tmp_path / "out").prepare() for data in (root, tmp_path / "shards"))
+    for split in ("train", "val"):
         first, second = getattr(folder, split), getattr(shards, split)
         assert first.classes == second.classes == CLASSES
         samples = [{key: rest for key, *rest in map(data.read, range(len(data)))} for data in (first, second)]

@@ -20,24 +20,22 @@ def scenes(tmp_path_factory):
     return write_ade_layout(tmp_path_factory.mktemp("scenes") / "set")
 
 
-def prepared(data, out, said=None, **settings):
+def run(data, out, said=None, **settings):
     task = small_task(data, out, said, **settings)
-    task.prepare()
-    return task
+    return task.run(task.prepare())
 
 
 def count_perfect(task, windows):
-    predictor = Predictor(windows, task.job.backbone.normalise, task.plan, batch=2)
-    return count_confusions(
-        task.val_data, predictor, task.plan, workers=0, device=torch.device("cpu"), say=task.job.say
-    )
+    data = task.prepare()
+    predictor = Predictor(windows, task.job.backbone.normalise, data.plan, batch=2)
+    return count_confusions(data.val, predictor, data.plan, workers=0, device=torch.device("cpu"), say=task.job.say)
 
 
 @pytest.mark.parametrize(
     "size", [{"height": 32, "width": 96}, {"height": 80, "width": 32}, {"height": 32, "width": 32}]
 )
 def test_a_perfect_model_scores_100_through_the_whole_evaluation(size, tmp_path):
-    task = prepared(write_ade_layout(tmp_path / "set", **size), tmp_path / "out")
+    task = small_task(write_ade_layout(tmp_path / "set", **size), tmp_path / "out")
     backbone = task.job.backbone
     assert scores(count_perfect(task, lambda images: colors_to_logits(backbone, images))) == {
         "mIoU": 100,
@@ -47,7 +45,7 @@ def test_a_perfect_model_scores_100_through_the_whole_evaluation(size, tmp_path)
 
 
 def test_a_model_that_confuses_two_classes_does_not(tmp_path):
-    task = prepared(write_ade_layout(tmp_path / "set", height=32, width=96), tmp_path / "out")
+    task = small_task(write_ade_layout(tmp_path / "set", height=32, width=96), tmp_path / "out")
     backbone = task.job.backbone
     counts = count_perfect(task, lambda images: colors_to_logits(backbone, images)[:, [1, 0, 2, 3]])
     assert counts[0, 1] > 0
@@ -56,7 +54,7 @@ def test_a_model_that_confuses_two_classes_does_not(tmp_path):
 
 
 def test_every_image_must_be_scored_once(scenes, tmp_path, monkeypatch):
-    task = prepared(scenes, tmp_path)
+    task = small_task(scenes, tmp_path)
     monkeypatch.setattr("sar_dist.distributed.gather_objects", lambda mine: [mine, mine])
     with pytest.raises(AssertionError, match="exactly once"):
         count_perfect(task, lambda images: colors_to_logits(task.job.backbone, images))
@@ -65,7 +63,7 @@ def test_every_image_must_be_scored_once(scenes, tmp_path, monkeypatch):
 @pytest.mark.parametrize("head", ["linear", "upernet", "dpt"])
 def test_a_task_gives_scores_baselines_pictures_and_tables(head, scenes, tmp_path):
     said = []
-    outcome = prepared(scenes, tmp_path, said, head=head, random_baseline=head == "linear").run()
+    outcome = run(scenes, tmp_path, said, head=head, random_baseline=head == "linear")
     assert outcome.metrics.keys() == {"mIoU", "mAcc", "aAcc"}
     assert outcome.samples == 5
     assert outcome.figures.keys() == {"class_iou", "predictions"}
@@ -83,16 +81,17 @@ def test_a_task_gives_scores_baselines_pictures_and_tables(head, scenes, tmp_pat
 @pytest.mark.parametrize("head", ["linear", "upernet", "dpt"])
 def test_bfloat16_trains_too(head, scenes, tmp_path):
     settings = {"head": head, "iterations": 2, "random_baseline": False, "pictures": 0}
-    rough, fine = (prepared(scenes, tmp_path / p, precision=p, **settings).run() for p in ("bf16", "fp32"))
+    rough, fine = (run(scenes, tmp_path / p, precision=p, **settings) for p in ("bf16", "fp32"))
     assert rough.metrics["aAcc"] == pytest.approx(fine.metrics["aAcc"], abs=15)
     assert rough.metrics != fine.metrics
 
 
 def test_the_majority_baseline_is_the_most_frequent_training_class_on_the_validation_labels(scenes, tmp_path):
-    task = prepared(scenes, tmp_path, iterations=1, random_baseline=False)
-    outcome = task.run()
+    task = small_task(scenes, tmp_path, iterations=1, random_baseline=False)
+    prepared = task.prepare()
+    outcome = task.run(prepared)
     labels = [
-        torch.cat([data.read(n)[2].flatten() for n in range(len(data))]) for data in (task.train_data, task.val_data)
+        torch.cat([data.read(n)[2].flatten() for n in range(len(data))]) for data in (prepared.train, prepared.val)
     ]
     train, val = (part[part != 255].long() for part in labels)
     majority = int(torch.bincount(train).argmax())
@@ -103,14 +102,14 @@ def test_the_majority_baseline_is_the_most_frequent_training_class_on_the_valida
 def test_training_learns_what_colours_mean(scenes, tmp_path):
     """The scenes' classes are their colours: even random features must do better than the majority class."""
     settings = {"head": "linear", "iterations": 60, "random_baseline": False, "short_side": 64, "lr": 5e-2}
-    outcome = prepared(scenes, tmp_path, **settings).run()
+    outcome = run(scenes, tmp_path, **settings)
     assert outcome.metrics["aAcc"] > outcome.baselines["majority class"]["aAcc"] + 12
 
 
 @pytest.mark.parametrize("head", ["linear", "upernet"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(head, scenes, tmp_path, monkeypatch):
     settings = {"head": head, "iterations": 5, "checkpoint_every": 2, "drop_path": 0.3, "random_baseline": False}
-    whole = prepared(scenes, tmp_path / "whole", **settings).run()
+    whole = run(scenes, tmp_path / "whole", **settings)
     save = training.save
 
     def stop(folder, done, *state):
@@ -120,10 +119,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(head, scenes, tmp_path,
 
     monkeypatch.setattr(training, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepared(scenes, tmp_path / "stopped", **settings).run()
+        run(scenes, tmp_path / "stopped", **settings)
     monkeypatch.setattr(training, "save", save)
     said = []
-    resumed = prepared(scenes, tmp_path / "stopped", said, **settings).run()
+    resumed = run(scenes, tmp_path / "stopped", said, **settings)
     assert "going on after iteration 4 of 5" in said
     assert resumed.metrics == whole.metrics
     files = [tmp_path / name / "training.safetensors" for name in ("whole", "stopped")]
@@ -132,18 +131,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(head, scenes, tmp_path,
 
 def test_what_is_done_is_not_done_again(scenes, tmp_path, monkeypatch):
     settings = {"iterations": 2, "random_baseline": False, "pictures": 0}
-    first = prepared(scenes, tmp_path, **settings).run()
+    first = run(scenes, tmp_path, **settings)
     for name in ("_step", "TrainTransform"):
         monkeypatch.setattr(training, name, lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(tasks, "count_confusions", lambda *_, **__: pytest.fail("scored again"))
     monkeypatch.setattr(training, "_batches", lambda *_: [])
-    assert prepared(scenes, tmp_path, **settings).run().metrics == first.metrics
+    assert run(scenes, tmp_path, **settings).metrics == first.metrics
 
 
 def test_a_damaged_checkpoint_is_a_user_error(scenes, tmp_path):
     (tmp_path / "training.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"cannot read .*training\.safetensors.*remove it"):
-        prepared(scenes, tmp_path).run()
+        run(scenes, tmp_path)
 
 
 def test_unreadable_images_are_named_counted_and_wrong(tmp_path):
@@ -152,8 +151,8 @@ def test_unreadable_images_are_named_counted_and_wrong(tmp_path):
         file = root / "images" / split / f"{number:06d}.jpg"
         file.write_bytes(file.read_bytes()[:300])
     said = []
-    task = prepared(root, tmp_path / "out", said, iterations=2, random_baseline=False)
-    outcome = task.run()
+    task = small_task(root, tmp_path / "out", said, iterations=2, random_baseline=False)
+    outcome = task.run(task.prepare())
     assert (outcome.samples, outcome.skipped) == (5, 1)
     assert outcome.protocol["training_samples"] == 5
     assert [reason[:6] for reason in outcome.protocol["unreadable"]["val"]] == ["001002"]
@@ -165,11 +164,11 @@ def test_unreadable_images_are_named_counted_and_wrong(tmp_path):
 def test_a_loss_that_is_not_finite_is_a_user_error(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "zero_padding", lambda images, *_: images * float("nan"))
     with pytest.raises(UserError, match="the loss is nan at iteration 4; try a smaller lr"):
-        prepared(scenes, tmp_path).run()
+        run(scenes, tmp_path)
 
 
 def test_a_limit_uses_fewer_samples(scenes, tmp_path):
-    outcome = prepared(scenes, tmp_path, limit=3, iterations=1, random_baseline=False).run()
+    outcome = run(scenes, tmp_path, limit=3, iterations=1, random_baseline=False)
     assert outcome.samples == 3
     assert outcome.protocol["training_samples"] == 3
 
@@ -188,11 +187,9 @@ def test_voc_keeps_its_labels(tmp_path):
             Image.new("RGB", (96, 64)).save(base / "JPEGImages" / f"{key}.jpg")
     settings = SegmentationSettings(crop=32, workers=0, iterations=1, global_batch=2, random_baseline=False)
     said = []
-    job = TransferJob(
-        small_backbone(), tmp_path / "VOCdevkit", tmp_path / "out", settings, torch.device("cpu"), said.append
-    )
+    job = TransferJob(small_backbone(), tmp_path / "VOCdevkit", tmp_path / "out", settings, said.append)
     task = VocSegmentation(job)
-    task.prepare()
-    assert len(task.val_data.classes) == 21
-    assert set(task.val_data.read(0)[2].unique().tolist()) == {0, 1, 20, 255}
-    assert task.run().samples == 1
+    prepared = task.prepare()
+    assert len(prepared.val.classes) == 21
+    assert set(prepared.val.read(0)[2].unique().tolist()) == {0, 1, 20, 255}
+    assert task.run(prepared).samples == 1

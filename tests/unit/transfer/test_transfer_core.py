@@ -19,14 +19,14 @@ from sar_dist.errors import UserError
 from sar_dist.models import build_model
 from sar_dist.transfer import torchvision_sets
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.class_scores import class_metrics
+from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result, read_result, write_result
-from sar_dist.transfer.runner import claim_folder, find_data, newest_finished_run, result_label
+from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples
-from sar_dist.transfer.task import TransferSettings
+from sar_dist.transfer.task import TransferJob, TransferSettings
 from sar_dist.transfer.tasks.classification import ImageNetValidation, top_classes
 
 MODEL = ModelSettings(
@@ -245,8 +245,8 @@ def test_perfect_and_broken_predictions():
     labels = np.array([0, 1, 2, 3, 0])
     order = top_classes(np.eye(8)[labels], 5)
     good, bad = np.zeros(5, dtype=bool), np.array([False, False, False, False, True])
-    assert class_metrics(order, labels, good, 8) == {"top1": 100, "top5": 100, "mean_per_class": 100}
-    assert class_metrics(order, labels, bad, 8) == {"top1": 80, "top5": 80, "mean_per_class": 87.5}
+    assert ClassificationScores(order, labels, good, 8).metrics == {"top1": 100, "top5": 100, "mean_per_class": 100}
+    assert ClassificationScores(order, labels, bad, 8).metrics == {"top1": 80, "top5": 80, "mean_per_class": 87.5}
     np.testing.assert_array_equal(top_classes(np.array([[1.0, 2.0, 2.0]]), 2), [[1, 2]])
 
 
@@ -337,6 +337,28 @@ def test_results_of_other_data_have_other_names(tmp_path):
     assert result_label(ImageNetValidation, settings, None) == "imagenet_val"
     assert result_label(ImageNetValidation, settings, tmp_path / "imagenet-1k-wds") == "imagenet_val"
     assert result_label(ImageNetValidation, settings, tmp_path / "pets") == "imagenet_val_pets"
+
+
+def test_data_are_looked_at_before_a_gpu_is_touched(tmp_path, monkeypatch):
+    touched = []
+    monkeypatch.setattr(distributed, "select_device", lambda rank: touched.append(rank) or torch.device("cpu"))
+    monkeypatch.setattr(distributed, "initialize", lambda device: None)
+    request = Request("imagenet_val", "random:test_vit", tmp_path, tmp_path / "out", ["workers=0"])
+    with pytest.raises(UserError, match="no val split"):
+        evaluate(request)
+    assert not touched
+    (tmp_path / "val" / "class").mkdir(parents=True)
+    (tmp_path / "val" / "class" / "0.jpg").write_bytes(jpeg(0))
+    with pytest.raises(UserError, match="1000 classes"):
+        evaluate(request)
+    assert not touched
+
+
+def test_a_job_computes_where_its_backbone_was_moved(tmp_path):
+    backbone = make_backbone()
+    job = TransferJob(backbone, tmp_path, tmp_path, TransferSettings(), print)
+    assert backbone.to(torch.device("meta")) is backbone
+    assert job.device.type == backbone.vit.pos_embed.device.type == "meta"
 
 
 def test_every_task_of_the_registry_is_complete():

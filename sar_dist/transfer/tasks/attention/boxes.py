@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,12 @@ from sar_dist.errors import UserError
 from sar_dist.transfer import (
     Backbone,
     Outcome,
+    PreparedSplit,
     RelabelledSamples,
     SampleSet,
     TransferSettings,
     TransferTask,
     any_label,
-    extract,
     image_of,
     limited,
     open_shard_samples,
@@ -93,7 +94,14 @@ class BoxedImages:
         return path, {"jpg": image, MASK: _box_mask(box, size)}
 
 
-class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
+@dataclass(frozen=True)
+class ObjectImages(PreparedSplit):
+    """Images with the region of an object each; ``exact``: a mask, not a box."""
+
+    exact: bool
+
+
+class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
     """Share of attention on the object, box overlap and pointing game, with exact masks the Jaccard index too."""
 
     name = "attention_boxes"
@@ -109,36 +117,37 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
     def variant(cls, settings: AttentionBoxesSettings) -> str:
         return "" if settings.split == "val" else settings.split
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> ObjectImages:
         data, split = self.job.data, self.job.settings.split
-        self.exact = not (data / BOXES_FILE).is_file()
-        found: SampleSet | None = open_shard_samples(data, split) if self.exact else BoxedImages(data, split)
-        if found is None or (self.exact and MASK not in found.sample(0)[1]):
+        exact = not (data / BOXES_FILE).is_file()
+        found: SampleSet | None = open_shard_samples(data, split) if exact else BoxedImages(data, split)
+        if found is None or (exact and MASK not in found.sample(0)[1]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
-        self.samples = limited(found, self.job.settings.limit)
-        return {split: self.samples.fingerprint}
+        return ObjectImages(split, limited(found, self.job.settings.limit), exact)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: ObjectImages) -> Outcome:
         backbone = self.job.backbone
-        similarity, bad = self._similarity(backbone, "similarity")
-        random, _ = self._similarity(backbone.randomly_initialised(self.job.settings.seed), "random similarity")
-        regions = self._regions(backbone, bad)
+        similarity, bad = self._similarity(prepared.samples, backbone, "similarity")
+        random, _ = self._similarity(
+            prepared.samples, backbone.randomly_initialised(self.job.settings.seed), "random similarity"
+        )
+        regions = _regions(prepared.samples, backbone, bad)
         visible = regions.flatten(1).any(dim=1)
         if not visible.any():
             raise UserError(f"no object of {self.job.data} lies in the part of its image that the model sees")
         similarity, random, regions = similarity[visible], random[visible], regions[visible]
-        metrics, by_head = self._summary(similarity, regions)
-        random_metrics, random_by_head = self._summary(random, regions)
+        metrics, by_head = _summary(similarity, regions, exact=prepared.exact)
+        random_metrics, random_by_head = _summary(random, regions, exact=prepared.exact)
         uniform = _percent([uniform_measures(part, self._grid) for part in regions.split(_BATCH)])
         hidden = int((~visible).sum() - bad.sum())
         return Outcome(
             metrics=metrics,
             primary="mass",
-            samples=len(self.samples),
+            samples=len(prepared.samples),
             skipped=int(bad.sum()),
             protocol={
                 "maps": f"softmax over the {self._grid[0]}x{self._grid[1]} patches of [CLS] query . key, last block",
-                "regions": "exact masks" if self.exact else "object boxes",
+                "regions": "exact masks" if prepared.exact else "object boxes",
                 "threshold": "above the map's mean similarity; box around the component with the most attention",
                 "left out": f"{hidden} images whose object lies outside the crop, {int(bad.sum())} unreadable ones",
                 "best head": "chosen on the same images, separately for each measure and for the random backbone too",
@@ -147,7 +156,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
                 "uniform": {name: float(uniform[name.split(".")[0]]) for name in metrics},
                 "random backbone": random_metrics,
             },
-            figures={"attention": self._picture(similarity, regions, visible)},
+            figures={"attention": self._picture(prepared.samples, similarity, regions, visible)},
             tables={"heads": by_head, "random_heads": random_by_head},
         )
 
@@ -156,47 +165,17 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
         rows, columns = self.job.backbone.vit.patch_embed.grid_size
         return int(rows), int(columns)
 
-    def _similarity(self, backbone: Backbone, name: str) -> tuple[Tensor, np.ndarray[Any, Any]]:
+    def _similarity(self, samples: SampleSet, backbone: Backbone, name: str) -> tuple[Tensor, np.ndarray[Any, Any]]:
         """Similarity maps (n, H, gh, gw) of all samples, and bool (n,): could not be read."""
-        job = self.job
-        found = extract(
-            backbone,
-            RelabelledSamples(self.samples, any_label, "attention"),
+        found = self.job.extract(
+            RelabelledSamples(samples, any_label, "attention"),
             similarity_of,
-            name=f"{job.settings.split} {name}",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
+            name=f"{self.job.settings.split} {name}",
+            backbone=backbone,
         )
         return torch.from_numpy(found.values["similarity"]), found.bad
 
-    def _regions(self, backbone: Backbone, bad: np.ndarray[Any, Any]) -> Tensor:
-        """bool (n, S, S): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
-        transform, size = backbone.eval_transform(), backbone.image_size
-        regions = torch.zeros(len(self.samples), size, size, dtype=torch.bool)
-        for number in np.flatnonzero(~bad).tolist():
-            key, members = self.samples.sample(number)
-            if MASK not in members:
-                raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
-            regions[number] = transform(members[MASK])[0] >= 128
-        return regions
-
-    def _summary(self, similarity: Tensor, regions: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """Each measure in percent: mean of the heads, of the best head, and of the heads' mean map; and of each head."""
-        parts = list(zip(similarity.split(_BATCH), regions.split(_BATCH), strict=True))
-        each = _percent([attention_measures(maps, where) for maps, where in parts])
-        joint = _percent([attention_measures(mean_map(maps), where) for maps, where in parts])
-        metrics, by_head = {}, {}
-        for name in each if self.exact else [name for name in each if name != "jaccard"]:
-            by_head[name] = each[name].tolist()
-            metrics[name] = float(each[name].mean())
-            metrics[f"{name}.best_head"] = float(each[name].max())
-            if name != "mass":  # it is linear in the attention: that of the mean map is the mean of the heads
-                metrics[f"{name}.mean_map"] = float(joint[name].mean())
-        return metrics, by_head
-
-    def _picture(self, similarity: Tensor, regions: Tensor, visible: Tensor) -> Figure:
+    def _picture(self, samples: SampleSet, similarity: Tensor, regions: Tensor, visible: Tensor) -> Figure:
         """A few images with the region's box, and over them the heads' mean attention with the box found in it."""
         numbers = np.flatnonzero(visible.numpy())
         places = np.linspace(0, len(numbers) - 1, min(_PICTURED, len(numbers))).round().astype(int).tolist()
@@ -208,7 +187,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
         figure = Figure(figsize=(2.1 * len(places), 4.4), layout="constrained")
         axes = figure.subplots(2, len(places), squeeze=False)
         for column, place in enumerate(places):
-            image = transform(image_of(self.samples.sample(int(numbers[place]))[1])).permute(1, 2, 0).numpy()
+            image = transform(image_of(samples.sample(int(numbers[place]))[1])).permute(1, 2, 0).numpy()
             for row, (box, color) in enumerate(((wanted[column], "#ffcc00"), (found[column], "#00c8ff"))):
                 axis = axes[row, column]
                 axis.imshow(image)
@@ -220,6 +199,33 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings]):
                 maps[column, 0].exp().numpy(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
             )
         return figure
+
+
+def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) -> Tensor:
+    """bool (n, S, S): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
+    transform, size = backbone.eval_transform(), backbone.image_size
+    regions = torch.zeros(len(samples), size, size, dtype=torch.bool)
+    for number in np.flatnonzero(~bad).tolist():
+        key, members = samples.sample(number)
+        if MASK not in members:
+            raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
+        regions[number] = transform(members[MASK])[0] >= 128
+    return regions
+
+
+def _summary(similarity: Tensor, regions: Tensor, *, exact: bool) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Each measure in percent: mean of the heads, of the best head, and of the heads' mean map; and of each head."""
+    parts = list(zip(similarity.split(_BATCH), regions.split(_BATCH), strict=True))
+    each = _percent([attention_measures(maps, where) for maps, where in parts])
+    joint = _percent([attention_measures(mean_map(maps), where) for maps, where in parts])
+    metrics, by_head = {}, {}
+    for name in each if exact else [name for name in each if name != "jaccard"]:
+        by_head[name] = each[name].tolist()
+        metrics[name] = float(each[name].mean())
+        metrics[f"{name}.best_head"] = float(each[name].max())
+        if name != "mass":  # it is linear in the attention: that of the mean map is the mean of the heads
+            metrics[f"{name}.mean_map"] = float(joint[name].mean())
+    return metrics, by_head
 
 
 def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:

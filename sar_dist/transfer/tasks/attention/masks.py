@@ -23,7 +23,6 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     any_label,
-    extract,
     image_of,
     limited,
     similarity_of,
@@ -84,7 +83,7 @@ class ScoredImage:
     scores: Mapping[str, ImageScores]
 
 
-class AttentionMasks(TransferTask[AttentionMaskSettings]):
+class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
     """Jaccard index of each head's attention mask with each object, beside random and uniform attention."""
 
     name = "voc_attention"
@@ -107,7 +106,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
         ]
         return "_".join(part for part in parts if part)
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> MaskedSamples:
         settings, patch = self.job.settings, self.job.backbone.patch
         if settings.image_size % patch:
             nearest = max(1, round(settings.image_size / patch)) * patch
@@ -116,18 +115,17 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
                 f"set image_size={nearest}"
             )
         found = open_masked_samples(self.job.data, settings.layout, self.data_help)
-        self.data = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
-        return {"val": f"{self.data.samples.fingerprint} {self.data.layout}"}
+        return MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: MaskedSamples) -> Outcome:
         settings = self.job.settings
         masses = sorted({*MASSES, settings.mass})
         chosen = masses.index(settings.mass)
         maps = {
-            TRAINED: self._maps(self.job.backbone),
-            RANDOM: self._maps(self.job.backbone.randomly_initialised(settings.seed)),
+            TRAINED: self._maps(prepared, self.job.backbone),
+            RANDOM: self._maps(prepared, self.job.backbone.randomly_initialised(settings.seed)),
         }
-        images = self._scored(maps, masses)
+        images = self._scored(prepared, maps, masses)
         if not images:
             raise UserError(f"no image of {self.job.data} shows an object at {settings.image_size} pixels")
         scores = {model: [image.scores[model] for image in images] for model in maps}
@@ -140,44 +138,43 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
             primary="jaccard",
             samples=len(images),
             skipped=int(sum(maps[TRAINED].bad[image.number] for image in images)),
-            protocol=self._protocol(len(self.data.samples) - len(images)),
+            protocol=self._protocol(prepared, len(images)),
             baselines={RANDOM: summarise(scores[RANDOM], chosen), UNIFORM: dict.fromkeys(metrics, uniform)},
-            figures=self._figures(images, maps, masses, curves, uniform) if distributed.is_main() else {},
+            figures=self._figures(prepared, images, maps, masses, curves, uniform) if distributed.is_main() else {},
             tables={
                 "heads": {model: single_heads(found, chosen).tolist() for model, found in scores.items()},
                 "kept_mass": {"mass": masses, **curves},
-                "classes": {self.data.name(label): value for label, value in classes.items()},
+                "classes": {prepared.name(label): value for label, value in classes.items()},
             },
         )
 
-    def _maps(self, backbone: Backbone) -> Features:
+    def _maps(self, data: MaskedSamples, backbone: Backbone) -> Features:
         """``similarity`` (H, gh, gw) of every image; a sample need not have a label for that."""
-        job, size = self.job, self.job.settings.image_size
-        return extract(
-            backbone.resized(size, size),
-            RelabelledSamples(self.data.samples, any_label, "attention"),
+        size = self.job.settings.image_size
+        return self.job.extract(
+            RelabelledSamples(data.samples, any_label, "attention"),
             similarity_of,
             name=f"val attention {size}",
-            folder=job.out / "features",
-            batch=job.settings.batch,
-            workers=job.settings.workers,
-            say=job.say,
+            backbone=backbone.resized(size, size),
             transform=SquareResize(size),
         )
 
-    def _scored(self, maps: Mapping[str, Features], masses: Sequence[float]) -> list[ScoredImage]:
+    def _scored(self, data: MaskedSamples, maps: Mapping[str, Features], masses: Sequence[float]) -> list[ScoredImage]:
         """Every image that shows an object, scored by one of the processes each, in order, on all processes."""
-        total = len(self.data.samples)
+        total = len(data.samples)
         own = [
-            self._score(number, maps, masses) for number in range(distributed.rank(), total, distributed.world_size())
+            self._score(data, number, maps, masses)
+            for number in range(distributed.rank(), total, distributed.world_size())
         ]
         found = sorted((image for part in distributed.gather_objects(own) for image in part), key=lambda i: i.number)
         assert [image.number for image in found] == list(range(total)), "every image must be scored exactly once"
         return [image for image in found if image.classes]
 
-    def _score(self, number: int, maps: Mapping[str, Features], masses: Sequence[float]) -> ScoredImage:
+    def _score(
+        self, data: MaskedSamples, number: int, maps: Mapping[str, Features], masses: Sequence[float]
+    ) -> ScoredImage:
         settings = self.job.settings
-        labels = self.data.labels(number, settings.image_size)
+        labels = data.labels(number, settings.image_size)
         regions = count_patches(labels, self.job.backbone.patch, settings.void)
         scores = {
             model: no_scores(self.job.backbone.heads, regions, masses)
@@ -187,7 +184,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
         }
         return ScoredImage(number, regions.classes, uniform_score(regions) if regions.classes else 0.0, scores)
 
-    def _protocol(self, without_object: int) -> dict[str, object]:
+    def _protocol(self, data: MaskedSamples, with_object: int) -> dict[str, object]:
         settings = self.job.settings
         return {
             "transform": f"image stretched to {settings.image_size}x{settings.image_size} bilinear, masks NEAREST",
@@ -195,13 +192,14 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
             "mask": f"largest patches that hold {settings.mass:g} of the attention (cumulative sum > {1 - settings.mass:g})",
             "score": "intersection over union; maximum over heads, mean over classes, mean over images",
             "void": settings.void,
-            "layout": self.data.layout,
-            "images_without_object": without_object,
+            "layout": data.layout,
+            "images_without_object": len(data.samples) - with_object,
             "selection": "heads and the kept mass of the curves are chosen on the scored images",
         }
 
     def _figures(
         self,
+        data: MaskedSamples,
         images: Sequence[ScoredImage],
         maps: Mapping[str, Features],
         masses: Sequence[float],
@@ -217,13 +215,17 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
             shown = [readable[place * len(readable) // count] for place in range(count)]
             chosen = masses.index(self.job.settings.mass)
             legend = f"blue: the object; orange: patches with {self.job.settings.mass:.0%} of a head's attention, best head and its Jaccard index"
-            figures["attention_masks"] = mask_figure([self._picture(image, maps, chosen) for image in shown], legend)
+            figures["attention_masks"] = mask_figure(
+                [self._picture(data, image, maps, chosen) for image in shown], legend
+            )
         return figures
 
-    def _picture(self, image: ScoredImage, maps: Mapping[str, Features], chosen: int) -> MaskPicture:
+    def _picture(
+        self, data: MaskedSamples, image: ScoredImage, maps: Mapping[str, Features], chosen: int
+    ) -> MaskPicture:
         """The largest object of an image under the best head of each model."""
         settings = self.job.settings
-        key, members = self.data.samples.sample(image.number)
+        key, members = data.samples.sample(image.number)
         pixels = SquareResize(settings.image_size)(image_of(members))
         masks = {}
         for model, scores in image.scores.items():
@@ -231,6 +233,6 @@ class AttentionMasks(TransferTask[AttentionMaskSettings]):
             head = int(values.argmax())
             attention = patch_attention(maps[model].values["similarity"][image.number, head])
             masks[f"{model}\nhead {head}: {values[head]:.0%}"] = top_mass_mask(attention, settings.mass)
-        object_mask = self.data.labels(image.number, settings.image_size) == image.classes[0]
-        caption = key if self.data.names is None else f"{self.data.name(image.classes[0])}\n{key}"
+        object_mask = data.labels(image.number, settings.image_size) == image.classes[0]
+        caption = key if data.names is None else f"{data.name(image.classes[0])}\n{key}"
         return MaskPicture(pixels.permute(1, 2, 0).numpy(), object_mask, masks, caption)

@@ -46,6 +46,11 @@ class MaskedSamples:
     layout: Layout
     names: tuple[str, ...] | None
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the files and of what their masks mean."""
+        return {"val": f"{self.samples.fingerprint} {self.layout}"}
+
     def labels(self, number: int, size: int) -> NDArray[np.uint8]:
         """(size, size): 0 background, k objects of class k, 255 void; resized with NEAREST, which invents no label.
 

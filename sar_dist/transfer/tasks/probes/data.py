@@ -17,7 +17,6 @@ from sar_dist.transfer import (
     Features,
     SampleSet,
     TransferJob,
-    extract,
     last_block_tokens,
     limited,
     open_labelled_samples,
@@ -97,16 +96,7 @@ def frozen_tokens(
     job: TransferJob[Any], backbone: Backbone, samples: SampleSet, split: str, last_blocks: int = 1
 ) -> Features:
     """``tokens`` (n, last_blocks, C) and ``patch_mean`` (n, C) of a split under the validation transform, cached."""
-    return extract(
-        backbone,
-        samples,
-        last_block_tokens(last_blocks),
-        name=f"{split} tokens {last_blocks}",
-        folder=job.out / "features",
-        batch=job.settings.batch,
-        workers=job.settings.workers,
-        say=job.say,
-    )
+    return job.extract(samples, last_block_tokens(last_blocks), name=f"{split} tokens {last_blocks}", backbone=backbone)
 
 
 def hold_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,23 +19,18 @@ from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
-from sar_dist.observe import confusion_figure
 from sar_dist.transfer import (
     TOP,
     Backbone,
+    ClassificationScores,
     Features,
     Outcome,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, open_probe_data
-from sar_dist.transfer.tasks.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.tasks.probes.figures import sweep_figure
 
 # Fixed, because a matrix product of another size has other last bits: whichever process computes a block, it is the same.
 QUERY_BLOCK = 256
@@ -68,7 +63,7 @@ class NearestNeighbourSettings(TransferSettings):
         return self
 
 
-class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
+class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     """Weighted kNN on frozen [CLS] features."""
 
     name = "knn"
@@ -77,44 +72,41 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
     data_folder = "imagenet-1k-wds"
     settings_type = NearestNeighbourSettings
 
-    def prepare(self) -> dict[str, str]:
-        self.data: ProbeData = open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
-        return self.data.fingerprints
+    def prepare(self) -> ProbeData:
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
-        predictions, bank, queries, classes = self._predict(job.backbone)
-        order = predictions[settings.quoted_k]
+        predictions, bank, queries, classes = self._predict(prepared, job.backbone)
+        scores = ClassificationScores.of(predictions[settings.quoted_k], queries, classes)
         metrics = self._metrics(predictions, queries, classes)
-        baselines = {"chance": chance_metrics(classes)}
+        baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
-            random_predictions, *_ = self._predict(job.backbone.randomly_initialised(settings.seed))
+            random_predictions, *_ = self._predict(prepared, job.backbone.randomly_initialised(settings.seed))
             baselines["random backbone"] = self._metrics(random_predictions, queries, classes)
-        names = self.data.class_names(classes)
-        accuracies = class_accuracies(order, queries.labels, queries.bad, classes)
+        names = prepared.class_names(classes)
         return Outcome(
             metrics=metrics,
             primary="top1",
-            samples=len(queries.labels),
-            skipped=int(queries.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol=self._protocol(len(bank.labels)),
             baselines=baselines,
             figures={
                 "accuracy_against_k": self._figure(metrics, baselines),
-                "class_accuracy": class_accuracy_figure(accuracies, names, f"kNN, k = {settings.quoted_k}"),
-                "confusion": confusion_figure(confusion_counts(order, queries.labels, queries.bad, classes), names),
+                **scores.figures(names, f"kNN, k = {settings.quoted_k}"),
             },
-            tables={"classes": class_table(names, accuracies, queries.labels)},
+            tables={"classes": scores.table(names)},
         )
 
-    def _predict(self, backbone: Backbone) -> tuple[Predictions, Features, Features, int]:
+    def _predict(self, data: ProbeData, backbone: Backbone) -> tuple[Predictions, Features, Features, int]:
         """Predictions for each k; the features of the bank and of the queries; the number of classes."""
-        bank = frozen_tokens(self.job, backbone, self.data.train, "train").good()
-        queries = frozen_tokens(self.job, backbone, self.data.val, "val")
+        bank = frozen_tokens(self.job, backbone, data.train, "train").good()
+        queries = frozen_tokens(self.job, backbone, data.val, "val")
         if not len(bank.labels):
             raise UserError(f"no training sample of {self.job.data} can be read and has a label")
-        classes = self.data.count_classes(np.concatenate([bank.labels, queries.labels]))
+        classes = data.count_classes(np.concatenate([bank.labels, queries.labels]))
         predictions = weighted_knn(
             torch.from_numpy(queries.values["tokens"][:, -1]),
             torch.from_numpy(bank.values["tokens"][:, -1]),
@@ -129,7 +121,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings]):
 
     def _metrics(self, predictions: Predictions, queries: Features, classes: int) -> dict[str, float]:
         settings = self.job.settings
-        scored = {k: class_metrics(predictions[k], queries.labels, queries.bad, classes) for k in settings.k}
+        scored = {k: ClassificationScores.of(predictions[k], queries, classes).metrics for k in settings.k}
         return {**scored[settings.quoted_k], **{f"top1_k{k}": scored[k]["top1"] for k in settings.k}}
 
     def _protocol(self, bank: int) -> dict[str, object]:

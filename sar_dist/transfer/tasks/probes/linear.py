@@ -10,22 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sar_dist.config import AugmentSettings
 from sar_dist.data.images import build_train_transform
-from sar_dist.observe import confusion_figure
 from sar_dist.transfer import (
     MAX_PIXELS,
     TOP,
     Backbone,
+    ClassificationScores,
     Features,
     Outcome,
     SampleSet,
     SelectedSamples,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
 from sar_dist.transfer.tasks.probes.data import (
@@ -36,7 +32,7 @@ from sar_dist.transfer.tasks.probes.data import (
     open_probe_data,
     read_labels,
 )
-from sar_dist.transfer.tasks.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, FeatureBatches
 from sar_dist.transfer.tasks.probes.linear_heads import HeadSweep
 from sar_dist.transfer.tasks.probes.linear_presets import (
@@ -52,18 +48,41 @@ _BLOCK = 1024  # samples per forward pass of the heads
 
 
 @dataclass(frozen=True)
+class LinearProbeData:
+    """What heads are trained on and scored on, and how.
+
+    Attributes:
+        splits: the two splits of the set.
+        fitted: training samples that the heads are trained on.
+        held: those on which the head is chosen; None where there is one head only, or it is chosen on ``val``.
+        plan: how the heads are trained.
+        augment: how images are augmented for it.
+    """
+
+    splits: ProbeData
+    fitted: SampleSet
+    held: SampleSet | None
+    plan: Plan
+    augment: AugmentSettings
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the two splits."""
+        return self.splits.fingerprints
+
+
+@dataclass(frozen=True)
 class _Trained:
     """What the heads on one backbone score on ``val`` and on held-out samples, and which was chosen."""
 
-    order: NDArray[np.int32]  # n top, of the chosen head
-    val: Features
+    scores: ClassificationScores  # of the chosen head
     val_top1: NDArray[np.float64]  # heads
     held_top1: NDArray[np.float64] | None  # heads
     chosen: int
     metrics: dict[str, float]
 
 
-class LinearProbe(TransferTask[LinearProbeSettings]):
+class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
     """A linear classifier on frozen features, its learning rate and features chosen by a sweep."""
 
     name = "linear"
@@ -76,63 +95,59 @@ class LinearProbe(TransferTask[LinearProbeSettings]):
     def variant(cls, settings: LinearProbeSettings) -> str:
         return "_".join([settings.preset] * (settings.preset != "dinov2") + ["cached"] * settings.cached)
 
-    def prepare(self) -> dict[str, str]:
-        settings = self.job.settings
-        self.data: ProbeData = open_probe_data(self.job.data, settings.limit, self.data_help)
-        self.fitted, self.held = self._split(make_plan(settings, self.job.backbone, len(self.data.train)))
-        self.plan: Plan = make_plan(settings, self.job.backbone, len(self.fitted))
-        self.augment = train_augmentation(settings, self.job.backbone)
-        return self.data.fingerprints
+    def prepare(self) -> LinearProbeData:
+        settings, backbone = self.job.settings, self.job.backbone
+        splits = open_probe_data(self.job.data, settings.limit, self.data_help)
+        fitted, held = self._split(splits.train, make_plan(settings, backbone, len(splits.train)))
+        plan = make_plan(settings, backbone, len(fitted))
+        return LinearProbeData(splits, fitted, held, plan, train_augmentation(settings, backbone))
 
-    def _split(self, plan: Plan) -> tuple[SampleSet, SampleSet | None]:
+    def _split(self, train: SampleSet, plan: Plan) -> tuple[SampleSet, SampleSet | None]:
         """Samples to train on, and those to choose the head on; a single head needs none."""
-        train, settings = self.data.train, self.job.settings
+        settings = self.job.settings
         if not settings.held_out or len(plan.specs) == 1:
             return train, None
         fitted, held = hold_out(len(train), settings.held_out, settings.seed)
         return SelectedSamples(train, fitted.tolist()), SelectedSamples(train, held.tolist())
 
-    def run(self) -> Outcome:
+    def run(self, prepared: LinearProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
-        self.classes = self._count_classes()
-        trained = self._train(job.backbone, "trained")
-        baselines = {"chance": chance_metrics(self.classes)}
+        classes = self._count_classes(prepared.splits)
+        trained = self._train(prepared, classes, job.backbone, "trained")
+        scores = trained.scores
+        baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
             baselines["random backbone"] = self._train(
-                job.backbone.randomly_initialised(settings.seed), "random"
+                prepared, classes, job.backbone.randomly_initialised(settings.seed), "random"
             ).metrics
-        names, val = self.data.class_names(self.classes), trained.val
-        order = trained.order
-        accuracies = class_accuracies(order, val.labels, val.bad, self.classes)
-        title = f"linear probe, {settings.preset}"
+        names = prepared.splits.class_names(classes)
         return Outcome(
             metrics=trained.metrics,
             primary="top1",
-            samples=len(val.labels),
-            skipped=int(val.bad.sum()),
-            protocol=self._protocol(trained),
+            samples=scores.samples,
+            skipped=scores.skipped,
+            protocol=self._protocol(prepared.plan, trained),
             baselines=baselines,
             figures={
-                "sweep": self._sweep_figure(trained),
-                "class_accuracy": class_accuracy_figure(accuracies, names, title),
-                "confusion": confusion_figure(confusion_counts(order, val.labels, val.bad, self.classes), names),
+                "sweep": self._sweep_figure(prepared.plan, trained),
+                **scores.figures(names, f"linear probe, {settings.preset}"),
             },
-            tables={"classes": class_table(names, accuracies, val.labels), "sweep": self._sweep_table(trained)},
+            tables={"classes": scores.table(names), "sweep": _sweep_table(prepared.plan, trained)},
         )
 
-    def _count_classes(self) -> int:
-        if self.data.names is not None:
-            return self.data.count_classes(np.array([0]))
+    def _count_classes(self, data: ProbeData) -> int:
+        if data.names is not None:
+            return data.count_classes(np.array([0]))
         self.job.say("the data set names no classes: reading all labels")
-        return self.data.count_classes(np.concatenate([read_labels(self.data.train), read_labels(self.data.val)]))
+        return data.count_classes(np.concatenate([read_labels(data.train), read_labels(data.val)]))
 
-    def _train(self, backbone: Backbone, name: str) -> _Trained:
-        job, plan = self.job, self.plan
+    def _train(self, data: LinearProbeData, classes: int, backbone: Backbone, name: str) -> _Trained:
+        job, plan = self.job, data.plan
         sweep = HeadSweep(
             plan.specs,
             backbone.width,
-            self.classes,
+            classes,
             optimizer=plan.preset.optimizer,
             batch_norm=plan.preset.batch_norm,
             rate_scale=plan.rate_scale,
@@ -140,57 +155,58 @@ class LinearProbe(TransferTask[LinearProbeSettings]):
             device=job.device,
         )
         folder = job.out / "checkpoint" / name
-        train_heads(sweep, self._stream(backbone), plan, folder, job.settings.checkpoint_every, job.say)
-        val = frozen_tokens(job, backbone, self.data.val, "val", plan.last_blocks)
-        check_labels(val.labels, self.classes)
+        train_heads(sweep, self._stream(data, classes, backbone), plan, folder, job.settings.checkpoint_every, job.say)
+        val = frozen_tokens(job, backbone, data.splits.val, "val", plan.last_blocks)
+        check_labels(val.labels, classes)
         orders = rank_all(sweep, val)
         val_top1 = top1_of_each(orders, val)
         held_top1 = None
-        if self.held is not None:
-            held = frozen_tokens(job, backbone, self.held, "held-out", plan.last_blocks).good()
+        if data.held is not None:
+            held = frozen_tokens(job, backbone, data.held, "held-out", plan.last_blocks).good()
             held_top1 = top1_of_each(rank_all(sweep, held), held)
         chosen = int(np.argmax(val_top1 if held_top1 is None else held_top1))
-        metrics = class_metrics(orders[chosen], val.labels, val.bad, self.classes)
+        scores = ClassificationScores.of(orders[chosen], val, classes)
+        metrics = dict(scores.metrics)
         if held_top1 is not None:
             metrics |= {"held_out_top1": float(held_top1[chosen]), "top1_best_on_val": float(val_top1.max())}
-        return _Trained(orders[chosen], val, val_top1, held_top1, chosen, metrics)
+        return _Trained(scores, val_top1, held_top1, chosen, metrics)
 
-    def _stream(self, backbone: Backbone) -> FeatureBatches:
-        job, plan, settings = self.job, self.plan, self.job.settings
+    def _stream(self, data: LinearProbeData, classes: int, backbone: Backbone) -> FeatureBatches:
+        job, plan, settings = self.job, data.plan, self.job.settings
         if settings.cached:
-            features = frozen_tokens(job, backbone, self.fitted, "fitted", plan.last_blocks).good()
-            check_labels(features.labels, self.classes)
+            features = frozen_tokens(job, backbone, data.fitted, "fitted", plan.last_blocks).good()
+            check_labels(features.labels, classes)
             return CachedBatches(features, plan.global_batch, settings.seed, job.device)
         return AugmentedBatches(
             backbone,
-            self.fitted,
-            build_train_transform(self.augment, backbone.image_size, MAX_PIXELS),
+            data.fitted,
+            build_train_transform(data.augment, backbone.image_size, MAX_PIXELS),
             last_blocks=plan.last_blocks,
-            classes=self.classes,
+            classes=classes,
             global_batch=plan.global_batch,
             sub_batch=settings.batch,
             seed=settings.seed,
             workers=settings.workers,
         )
 
-    def _protocol(self, trained: _Trained) -> dict[str, Any]:
+    def _protocol(self, plan: Plan, trained: _Trained) -> dict[str, Any]:
         backbone, settings = self.job.backbone, self.job.settings
         chosen_on = "there is one head only"
         if trained.held_top1 is not None:
             chosen_on = f"a random {100 * settings.held_out:g} % of the training split, which no head is trained on"
-        elif len(self.plan.specs) > 1:
+        elif len(plan.specs) > 1:
             chosen_on = "val itself, as DINOv2 does: an optimistic number"
         return {
-            **describe_plan(self.plan, settings),
+            **describe_plan(plan, settings),
             "transform": describe_eval_transform(backbone.image_size, backbone.augment),
-            "heads": len(self.plan.specs),
-            "head": str(self.plan.specs[trained.chosen]),
+            "heads": len(plan.specs),
+            "head": str(plan.specs[trained.chosen]),
             "head_chosen_on": chosen_on,
-            "head_best_on_val": str(self.plan.specs[int(np.argmax(trained.val_top1))]),
+            "head_best_on_val": str(plan.specs[int(np.argmax(trained.val_top1))]),
         }
 
-    def _sweep_figure(self, trained: _Trained) -> Figure:
-        specs = self.plan.specs
+    def _sweep_figure(self, plan: Plan, trained: _Trained) -> Figure:
+        specs = plan.specs
         top1, where = trained.val_top1, "val"
         if trained.held_top1 is not None:
             top1, where = trained.held_top1, "held-out training samples"
@@ -200,18 +216,6 @@ class LinearProbe(TransferTask[LinearProbeSettings]):
         point = (specs[trained.chosen].learning_rate, float(top1[trained.chosen]))
         title = f"linear probe, {self.job.settings.preset}: each head on {where}"
         return sweep_figure(curves, point, title, "learning rate at 256 images per step")
-
-    def _sweep_table(self, trained: _Trained) -> list[dict[str, Any]]:
-        held = trained.held_top1
-        return [
-            {
-                "features": str(spec.kind),
-                "learning_rate": spec.learning_rate,
-                "held_out_top1": None if held is None else float(held[number]),
-                "val_top1": float(trained.val_top1[number]),
-            }
-            for number, spec in enumerate(self.plan.specs)
-        ]
 
 
 class ImageNetLinearProbe(LinearProbe):
@@ -237,3 +241,16 @@ def top1_of_each(orders: NDArray[np.int32], features: Features) -> NDArray[np.fl
     hits = (orders[:, :, 0] == features.labels) & ~features.bad
     means: NDArray[np.float64] = 100 * hits.mean(axis=1)
     return means
+
+
+def _sweep_table(plan: Plan, trained: _Trained) -> list[dict[str, Any]]:
+    held = trained.held_top1
+    return [
+        {
+            "features": str(spec.kind),
+            "learning_rate": spec.learning_rate,
+            "held_out_top1": None if held is None else float(held[number]),
+            "val_top1": float(trained.val_top1[number]),
+        }
+        for number, spec in enumerate(plan.specs)
+    ]

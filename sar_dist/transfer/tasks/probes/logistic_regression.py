@@ -10,6 +10,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,23 +21,17 @@ from pydantic import Field
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.observe import confusion_figure
 from sar_dist.transfer import (
     TOP,
     Backbone,
-    Features,
+    ClassificationScores,
     Outcome,
     TransferSettings,
     TransferTask,
-    chance_metrics,
-    class_accuracies,
-    class_metrics,
-    class_table,
-    confusion_counts,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, hold_out, open_probe_data
-from sar_dist.transfer.tasks.probes.figures import class_accuracy_figure, sweep_figure
+from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
 
 INVERSE_STRENGTHS = tuple(float(value) for value in 10 ** np.linspace(-6, 5, 45))  # C
@@ -63,18 +58,16 @@ class LogisticRegressionSettings(TransferSettings):
 
 @dataclass(frozen=True)
 class _Scored:
-    """What one backbone gave: metrics on the validation split, predictions, the sweep, the final fit and its C."""
+    """What one backbone gave: metrics, the scores on the validation split, the sweep, the final fit and its C."""
 
     metrics: dict[str, float]
-    order: NDArray[np.int64]
-    val: Features
-    classes: int
+    scores: ClassificationScores
     sweep: list[dict[str, Any]]
     chosen: int
     fit: LogisticRegressionFit
 
 
-class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
+class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData]):
     """L2-regularised logistic regression on frozen [CLS] features."""
 
     name = "logreg"
@@ -85,45 +78,51 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
     data_folder = "cifar10"
     settings_type = LogisticRegressionSettings
 
-    def prepare(self) -> dict[str, str]:
-        self.data: ProbeData = open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
-        return self.data.fingerprints
+    @cached_property
+    def solver(self) -> Solver:
+        """What fits."""
+        settings = self.job.settings
+        return settings.solver if settings.solver != "auto" else default_solver(self.job.device.type)
 
-    def run(self) -> Outcome:
+    @cached_property
+    def metric(self) -> Metric:
+        """What chooses C and is quoted."""
+        settings = self.job.settings
+        return settings.metric if settings.metric != "auto" else usual_metric(self.job.data)
+
+    def prepare(self) -> ProbeData:
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
+
+    def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
-        self.solver: Solver = settings.solver if settings.solver != "auto" else default_solver(job.device.type)
-        self.metric: Metric = settings.metric if settings.metric != "auto" else usual_metric(job.data)
-        scored = self._score(job.backbone, "trained")
-        baselines = {"chance": chance_metrics(scored.classes)}
+        scored = self._score(prepared, job.backbone, "trained")
+        scores = scored.scores
+        baselines = {"chance": scores.chance}
         if settings.random_baseline:
             job.say("baseline: the same architecture with random weights")
-            random = self._score(job.backbone.randomly_initialised(settings.seed), "random")
+            random = self._score(prepared, job.backbone.randomly_initialised(settings.seed), "random")
             baselines["random backbone"] = random.metrics
-        names = self.data.class_names(scored.classes)
-        val = scored.val
-        accuracies = class_accuracies(scored.order, val.labels, val.bad, scored.classes)
-        confusion = confusion_counts(scored.order, val.labels, val.bad, scored.classes)
+        names = prepared.class_names(scores.classes)
         points = [(entry["C"], entry[self.metric]) for entry in scored.sweep]
         title = f"logistic regression, {self.metric} on {100 * settings.held_out:g} % of the training split"
         return Outcome(
             metrics=scored.metrics,
             primary=self.metric,
-            samples=len(val.labels),
-            skipped=int(val.bad.sum()),
+            samples=scores.samples,
+            skipped=scores.skipped,
             protocol=self._protocol(scored),
             baselines=baselines,
             figures={
                 "sweep": sweep_figure({"held out": points}, points[scored.chosen], title, "C, inverse regularization"),
-                "class_accuracy": class_accuracy_figure(accuracies, names, "logistic regression"),
-                "confusion": confusion_figure(confusion, names),
+                **scores.figures(names, "logistic regression"),
             },
-            tables={"classes": class_table(names, accuracies, val.labels), "sweep": scored.sweep},
+            tables={"classes": scores.table(names), "sweep": scored.sweep},
         )
 
-    def _score(self, backbone: Backbone, name: str) -> _Scored:
-        train = frozen_tokens(self.job, backbone, self.data.train, "train").good()
-        val = frozen_tokens(self.job, backbone, self.data.val, "val")
-        classes = self.data.count_classes(np.concatenate([train.labels, val.labels]))
+    def _score(self, data: ProbeData, backbone: Backbone, name: str) -> _Scored:
+        train = frozen_tokens(self.job, backbone, data.train, "train").good()
+        val = frozen_tokens(self.job, backbone, data.val, "val")
+        classes = data.count_classes(np.concatenate([train.labels, val.labels]))
         features = train.values["tokens"][:, -1]
         sweep = self._sweep(features, train.labels, classes, self.job.out / "sweep" / name)
         chosen = choose([entry[self.metric] for entry in sweep])
@@ -131,10 +130,9 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
         self.job.say(
             f"C = {INVERSE_STRENGTHS[chosen]:.3g}: {self.metric} {sweep[chosen][self.metric]:.2f} % on held-out samples"
         )
-        order = ranked_classes(fit, val.values["tokens"][:, -1])
-        metrics = class_metrics(order, val.labels, val.bad, classes)
-        metrics["held_out_" + self.metric] = sweep[chosen][self.metric]
-        return _Scored(metrics, order, val, classes, sweep, chosen, fit)
+        scores = ClassificationScores.of(ranked_classes(fit, val.values["tokens"][:, -1]), val, classes)
+        metrics = {**scores.metrics, f"held_out_{self.metric}": sweep[chosen][self.metric]}
+        return _Scored(metrics, scores, sweep, chosen, fit)
 
     def _sweep(
         self, features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, folder: Path
@@ -152,7 +150,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings]):
             if entry is None:
                 fit = self._fit(features[fitted], labels[fitted], number)
                 order, unread = ranked_classes(fit, features[held]), np.zeros(len(held), dtype=bool)
-                found = class_metrics(order, labels[held], unread, classes)
+                found = ClassificationScores(order, labels[held], unread, classes).metrics
                 entry = {"C": INVERSE_STRENGTHS[number], "converged": fit.converged, **found}
                 with atomic_write(folder / f"{number:02d}.json") as file:
                     file.write(json.dumps(entry).encode())

@@ -49,7 +49,24 @@ class CentreCrop:
         return image[:, top : top + self.size, left : left + self.size].contiguous()
 
 
-class ImageNetC(RobustnessTask):
+@dataclass(frozen=True)
+class CorruptedImages:
+    """The corruptions that are there.
+
+    Attributes:
+        folders: by corruption.
+        files: the images, the same ones at each severity of each corruption.
+        fingerprints: of files, corruptions and limit, as "val".
+        problem: what is missing of the whole set, None: nothing.
+    """
+
+    folders: Mapping[str, Path]
+    files: Sequence[LabelledFile]
+    fingerprints: Mapping[str, str]
+    problem: str | None
+
+
+class ImageNetC(RobustnessTask[CorruptedImages]):
     """Top-1 error of every corruption and severity; mCE relative to AlexNet."""
 
     name = "imagenet_c"
@@ -60,30 +77,30 @@ class ImageNetC(RobustnessTask):
     )
     data_folder = "imagenet-c"
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> CorruptedImages:
         check_imagenet_classifier(self.job.backbone)
         folders = find_corruptions(self.job.data)
         if not folders:
             raise UserError(f"no corruptions in {self.job.data}; expected {self.data_help}")
-        self.folders = folders
-        self.files = self._common_files()
+        files = self._common_files(folders)
         missing = [name for name in CORRUPTIONS if name not in folders]
-        images, classes = len(self.files), len({file.label for file in self.files})
+        images, classes = len(files), len({file.label for file in files})
         problems = [f"the corruptions {', '.join(missing)} are missing"] if missing else []
         if (images, classes) != (IMAGES, IMAGENET_CLASSES):
             problems.append(
                 f"{images} images of {classes} classes at each severity instead of {IMAGES} of {IMAGENET_CLASSES}"
             )
-        self.check_whole("; ".join(problems) or None)
-        content = f"{FolderSamples(self.job.data, self.files).fingerprint} {sorted(folders)} {self.job.settings.limit}"
-        return {"val": hashlib.sha256(content.encode()).hexdigest()}
+        problem = self.check_whole("; ".join(problems) or None)
+        content = f"{FolderSamples(self.job.data, files).fingerprint} {sorted(folders)} {self.job.settings.limit}"
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        return CorruptedImages(folders, files, {"val": fingerprint}, problem)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: CorruptedImages) -> Outcome:
         errors: dict[str, list[float]] = {}
         skipped = scored = 0
-        for name, folder in self.folders.items():
+        for name, folder in prepared.folders.items():
             for severity in SEVERITIES:
-                samples = limited(FolderSamples(folder / str(severity), self.files), self.job.settings.limit)
+                samples = limited(FolderSamples(folder / str(severity), prepared.files), self.job.settings.limit)
                 transform = CentreCrop(self.job.backbone.image_size)
                 found = predict(self.job, samples, None, f"{name} {severity} crop {transform.size}", transform)
                 top1 = top_accuracies(found.values["classes"], found.labels, found.bad)["top1"]
@@ -100,7 +117,7 @@ class ImageNetC(RobustnessTask):
             protocol={
                 "transform": f"centre crop {self.job.backbone.image_size}, no resizing of images that are as large",
                 "mce": "mean over corruptions of the summed error over severities over AlexNet's",
-                "incomplete": self.problem,
+                "incomplete": prepared.problem,
             },
             baselines={
                 "chance": {mce: mean_corruption_error(chance), "mean_error": mean_error(chance)},
@@ -112,11 +129,11 @@ class ImageNetC(RobustnessTask):
             },
         )
 
-    def _common_files(self) -> list[LabelledFile]:
+    def _common_files(self, folders: Mapping[str, Path]) -> list[LabelledFile]:
         """The images of each folder, which are the same in all of them, as they were made from the same ones."""
         common: list[LabelledFile] = []
         first = None
-        for corruption in self.folders.values():
+        for corruption in folders.values():
             for severity in SEVERITIES:
                 folder = corruption / str(severity)
                 if not folder.is_dir():

@@ -6,7 +6,8 @@ ImageNet-C is in ``robustness.corruptions``. See docs/evaluation_robustness.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +20,13 @@ from sar_dist.transfer import (
     Compute,
     Features,
     Outcome,
+    Prepared,
+    PreparedSplit,
     SampleSet,
     TransferJob,
     TransferSettings,
     TransferTask,
     Transform,
-    extract,
     limited,
 )
 from sar_dist.transfer.tasks import describe_eval_transform
@@ -48,7 +50,17 @@ class RobustnessSettings(TransferSettings):
     )
 
 
-class RobustnessTask(TransferTask[RobustnessSettings]):
+P = TypeVar("P", bound=Prepared)
+
+
+@dataclass(frozen=True)
+class RobustnessImages(PreparedSplit):
+    """The images of a set; ``problem`` says what is missing of the whole one, None: nothing."""
+
+    problem: str | None
+
+
+class RobustnessTask(TransferTask[RobustnessSettings, P]):
     """What the robustness tasks share: a classifier of 1000 classes, and whether the set is whole."""
 
     settings_type = RobustnessSettings
@@ -57,20 +69,20 @@ class RobustnessTask(TransferTask[RobustnessSettings]):
     def variant(cls, settings: RobustnessSettings) -> str:
         return "incomplete" if settings.allow_incomplete else ""
 
-    def check_whole(self, problem: str | None) -> None:
-        """Refuse a set with a ``problem`` unless the user allows it; its score is comparable with no other."""
-        self.problem = problem
+    def check_whole(self, problem: str | None) -> str | None:
+        """Refuse a set with a ``problem`` unless the user allows it; its score is comparable with no other. Returns it."""
         if problem is None:
-            return
+            return None
         if not self.job.settings.allow_incomplete:
             raise UserError(
                 f"{self.job.data}: {problem}; expected {self.data_help}; or score what there is with "
                 "allow_incomplete=true"
             )
         self.job.say(f"{problem}: not comparable with published numbers")
+        return problem
 
 
-class ClassFolderTask(RobustnessTask):
+class ClassFolderTask(RobustnessTask[RobustnessImages]):
     """A set of class folders.
 
     Class attributes:
@@ -83,7 +95,7 @@ class ClassFolderTask(RobustnessTask):
     images: ClassVar[int]
     class_list: ClassVar[str | None] = None
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> RobustnessImages:
         check_imagenet_classifier(self.job.backbone)
         found = open_class_folders(self.job.data, self.folder_names, self.data_help)
         every = (
@@ -97,23 +109,22 @@ class ClassFolderTask(RobustnessTask):
         classes = len(every if found.labels is None else found.labels)
         whole = (len(found.samples), classes) == (self.images, len(every))
         counts = f"{len(found.samples)} images of {classes} classes instead of {self.images} of {len(every)}"
-        self.check_whole(None if whole else counts)
-        self.samples: SampleSet = limited(found.samples, self.job.settings.limit)
-        return {"val": self.samples.fingerprint}
+        problem = self.check_whole(None if whole else counts)
+        return RobustnessImages("val", limited(found.samples, self.job.settings.limit), problem)
 
-    def run(self) -> Outcome:
+    def run(self, prepared: RobustnessImages) -> Outcome:
         indices = None if self.class_list is None else class_indices(self.class_list)
-        found = predict(self.job, self.samples, indices, f"{self.name} top {PREDICTIONS}")
+        found = predict(self.job, prepared.samples, indices, f"{self.name} top {PREDICTIONS}")
         classes = IMAGENET_CLASSES if indices is None else len(indices)
         return Outcome(
             metrics=top_accuracies(found.values["classes"], found.labels, found.bad),
             primary="top1",
-            samples=len(self.samples),
+            samples=len(prepared.samples),
             skipped=int(found.bad.sum()),
             protocol={
                 "transform": describe_eval_transform(self.job.backbone.image_size, self.job.backbone.augment),
                 "classes": f"argmax over {classes} of the 1000 logits",
-                "incomplete": self.problem,
+                "incomplete": prepared.problem,
             },
             baselines={"chance": {"top1": 100 / classes, "top5": 100 * PREDICTIONS / classes}},
         )
@@ -178,7 +189,7 @@ class ImageNetSketch(ClassFolderTask):
     images = 50889
 
 
-class ImageNetReal(RobustnessTask):
+class ImageNetReal(RobustnessTask[RobustnessImages]):
     """ImageNet's validation images with the reassessed labels of Beyer et al. 2020."""
 
     name = "imagenet_real"
@@ -189,16 +200,16 @@ class ImageNetReal(RobustnessTask):
     )
     data_folder = "imagenet-1k-wds"
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> RobustnessImages:
         check_imagenet_classifier(self.job.backbone)
         samples = open_validation_images(self.job.data, self.data_help)
         whole = len(real_labels())
-        self.check_whole(None if len(samples) == whole else f"{len(samples)} validation images instead of {whole}")
-        self.samples: SampleSet = limited(samples, self.job.settings.limit)
-        return {"val": self.samples.fingerprint}
+        counts = f"{len(samples)} validation images instead of {whole}"
+        problem = self.check_whole(None if len(samples) == whole else counts)
+        return RobustnessImages("val", limited(samples, self.job.settings.limit), problem)
 
-    def run(self) -> Outcome:
-        found = predict(self.job, self.samples, None, f"validation images top {PREDICTIONS}")
+    def run(self, prepared: RobustnessImages) -> Outcome:
+        found = predict(self.job, prepared.samples, None, f"validation images top {PREDICTIONS}")
         numbers, counts = np.unique(found.labels, return_counts=True)
         if counts.max() > 1:
             raise UserError(f"validation image {numbers[counts.argmax()] + 1} is {counts.max()} times in the set")
@@ -216,7 +227,7 @@ class ImageNetReal(RobustnessTask):
                 "transform": describe_eval_transform(self.job.backbone.image_size, self.job.backbone.augment),
                 "labels": "ReaL as shipped with timm, by the number in the file name",
                 "images_without_label": len(right) - scored,
-                "incomplete": self.problem,
+                "incomplete": prepared.problem,
             },
             baselines={"chance": {"top1": 100 * float(np.mean(sizes)) / IMAGENET_CLASSES}},
         )
@@ -237,17 +248,7 @@ def predict(
     transform: Transform | None = None,
 ) -> Features:
     """``classes`` (5,) of every sample: the best ones among ``indices`` (None: all), as ImageNet-1k indices."""
-    return extract(
-        job.backbone,
-        samples,
-        best_classes(indices),
-        name=name,
-        folder=job.out / "features",
-        batch=job.settings.batch,
-        workers=job.settings.workers,
-        say=job.say,
-        transform=transform,
-    )
+    return job.extract(samples, best_classes(indices), name=name, transform=transform)
 
 
 def best_classes(indices: IntArray | None) -> Compute:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from sar_dist.transfer.tasks.segmentation.figures import Prediction, class_score
 from sar_dist.transfer.tasks.segmentation.metrics import class_accuracy, class_iou, majority_counts, scores
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, plan_for
 from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, take_census
-from sar_dist.transfer.tasks.segmentation.settings import Head, SegmentationSettings
+from sar_dist.transfer.tasks.segmentation.settings import Head, Plan, SegmentationSettings
 from sar_dist.transfer.tasks.segmentation.training import TrainingJob, train
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
 
@@ -39,7 +40,23 @@ HEAD_DEVIATIONS: Mapping[Head, str] = {
 }
 
 
-class SegmentationTask(TransferTask[SegmentationSettings]):
+@dataclass(frozen=True)
+class SegmentationData:
+    """What is trained and scored on, and how.
+
+    Attributes:
+        train, val: the two splits.
+        plan: how.
+        fingerprints: of each split.
+    """
+
+    train: SegmentationSamples
+    val: SegmentationSamples
+    plan: Plan
+    fingerprints: Mapping[str, str]
+
+
+class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
     """Segmentation on one data set; a subclass says how to open its files and what their labels mean."""
 
     settings_type = SegmentationSettings
@@ -58,39 +75,43 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
     def class_names(self, samples: SampleSet) -> tuple[str, ...]:
         """Names by training label. Raises UserError."""
 
-    def prepare(self) -> dict[str, str]:
+    def prepare(self) -> SegmentationData:
         """Open both splits and check crop, batch and a few samples."""
-        self.plan = plan_for(self.job.settings, self.job.backbone)
-        self._check_plan()
+        plan = plan_for(self.job.settings, self.job.backbone)
+        _check_plan(plan, self.job.backbone.patch)
         train_files, val_files = self._open("train"), self._open("val")
         classes = self.class_names(train_files)
-        self.train_data = SegmentationSamples(train_files, classes, zero_is_void=self.zero_is_void)
-        self.val_data = SegmentationSamples(val_files, classes, zero_is_void=self.zero_is_void)
-        for data in (self.train_data, self.val_data):
-            data.check_some()
-        return {"train": train_files.fingerprint, "val": val_files.fingerprint}
+        train, val = (
+            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void) for files in (train_files, val_files)
+        )
+        for samples in (train, val):
+            samples.check_some()
+        return SegmentationData(train, val, plan, {"train": train_files.fingerprint, "val": val_files.fingerprint})
 
-    def run(self) -> Outcome:
+    def run(self, prepared: SegmentationData) -> Outcome:
         """Check all labels, train and score, then the same with a random backbone where that is asked for."""
         job = self.job
         census = {
-            name: take_census(data, job.out / f"labels_{name}.json", job.settings.workers, job.say)
-            for name, data in (("train", self.train_data), ("val", self.val_data))
+            name: take_census(samples, job.out / f"labels_{name}.json", job.settings.workers, job.say)
+            for name, samples in (("train", prepared.train), ("val", prepared.val))
         }
         for name, found in census.items():
             if found.unreadable:
                 job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
-        counts, predictor = self._measure(job.backbone, census["train"], job.out)
+        counts, predictor = self._measure(prepared, job.backbone, census["train"], job.out)
         baselines: dict[str, Mapping[str, float]] = {
             "majority class": scores(majority_counts(counts, census["train"].majority))
         }
-        if self.plan.random_baseline:
+        if prepared.plan.random_baseline:
             job.say("the same with a newly initialised backbone")
             random_counts, _ = self._measure(
-                job.backbone.randomly_initialised(job.settings.seed), census["train"], job.out / "random_backbone"
+                prepared,
+                job.backbone.randomly_initialised(job.settings.seed),
+                census["train"],
+                job.out / "random_backbone",
             )
             baselines["random backbone"] = scores(random_counts)
-        return self._outcome(counts, predictor, baselines, census)
+        return self._outcome(prepared, counts, predictor, baselines, census)
 
     def _open(self, split: Split) -> SampleSet:
         root = self.job.data
@@ -107,25 +128,14 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
             raise UserError(f"the {split} split in {root} is empty; expected {self.data_help}")
         return limited(found, self.job.settings.limit)
 
-    def _check_plan(self) -> None:
-        plan, patch = self.plan, self.job.backbone.patch
-        multiple = 2 * patch if plan.head == "dpt" else patch
-        if plan.crop % multiple:
-            below = plan.crop // multiple * multiple
-            why = "twice the patch size (the DPT head halves the grid)" if plan.head == "dpt" else "the patch size"
-            raise UserError(f"crop={plan.crop} is not divisible by {multiple}, {why}; use {max(below, multiple)}")
-        if plan.stride > plan.crop:
-            raise UserError(f"stride={plan.stride} leaves pixels out between windows of crop={plan.crop}")
-        world = distributed.read_environment()[2]
-        if plan.global_batch % world:
-            raise UserError(f"global_batch={plan.global_batch} is not divisible by the {world} processes")
-
-    def _measure(self, backbone: Backbone, census: LabelCensus, folder: Path) -> tuple[Tensor, Predictor]:
+    def _measure(
+        self, data: SegmentationData, backbone: Backbone, census: LabelCensus, folder: Path
+    ) -> tuple[Tensor, Predictor]:
         """Train on ``backbone`` and score; what ``folder`` holds already is not done again."""
         job, settings = self.job, self.job.settings
-        model = SegmentationModel(backbone, self.plan, len(self.train_data.classes), settings.seed)
+        model = SegmentationModel(backbone, data.plan, len(data.train.classes), settings.seed)
         bad = set(census.unreadable)
-        usable = [number for number in range(len(self.train_data)) if number not in bad]
+        usable = [number for number in range(len(data.train)) if number not in bad]
         training = TrainingJob(
             folder=folder,
             seed=settings.seed,
@@ -136,25 +146,26 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
             autocast=backbone.autocast,
             say=job.say,
         )
-        train(model, self.train_data, usable, training)
-        predictor = Predictor(model_windows(model, backbone), backbone.normalise, self.plan, settings.batch)
+        train(model, data.train, usable, training)
+        predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.plan, settings.batch)
         file = folder / CONFUSION_FILE
         counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
         if counts is None:
             counts = count_confusions(
-                self.val_data, predictor, self.plan, workers=settings.workers, device=backbone.device, say=job.say
+                data.val, predictor, data.plan, workers=settings.workers, device=backbone.device, say=job.say
             )
             distributed.main_first(lambda: _write_counts(file, counts))
         return counts, predictor
 
     def _outcome(
         self,
+        data: SegmentationData,
         counts: Tensor,
         predictor: Predictor,
         baselines: Mapping[str, Mapping[str, float]],
         census: Mapping[str, LabelCensus],
     ) -> Outcome:
-        classes = self.val_data.classes
+        classes = data.val.classes
         iou, accuracy = class_iou(counts), class_accuracy(counts)
         pixels = counts.sum(dim=1).numpy()
         measured = scores(counts)
@@ -162,15 +173,15 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
         if distributed.is_main():  # drawn there alone, and nothing below is collective
             title = f"mIoU {measured['mIoU']:.2f} %, pixel accuracy {measured['aAcc']:.2f} %"
             figures["class_iou"] = class_scores_figure(classes, iou, 100 * pixels / pixels.sum(), title)
-            pictures = self._pictures(predictor, set(census["val"].unreadable))
+            pictures = self._pictures(data, predictor, set(census["val"].unreadable))
             if pictures:
                 figures["predictions"] = predictions_figure(pictures, classes)
         return Outcome(
             metrics=measured,
             primary="mIoU",
-            samples=len(self.val_data),
+            samples=len(data.val),
             skipped=len(census["val"].unreadable),
-            protocol=self._protocol(census),
+            protocol=self._protocol(data, census),
             baselines=baselines,
             figures=figures,
             tables={
@@ -181,20 +192,20 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
             },
         )
 
-    def _protocol(self, census: Mapping[str, LabelCensus]) -> dict[str, Any]:
+    def _protocol(self, data: SegmentationData, census: Mapping[str, LabelCensus]) -> dict[str, Any]:
         return {
-            **self.plan.as_json(),
+            **data.plan.as_json(),
             "optimizer": "AdamW, no decay on 1-D parameters",
-            "backbone": "frozen" if self.plan.frozen else "trained",
+            "backbone": "frozen" if data.plan.frozen else "trained",
             "evaluation": "single scale, sliding window, original resolution, 255 not counted",
             "zero_is_void": self.zero_is_void,
-            "training_samples": len(self.train_data) - len(census["train"].unreadable),
+            "training_samples": len(data.train) - len(census["train"].unreadable),
             "unreadable": {name: found.reasons for name, found in census.items()},
-            "deviations": self._deviations(),
+            "deviations": self._deviations(data.plan),
         }
 
-    def _deviations(self) -> list[str]:
-        plan, last = self.plan, self.job.backbone.depth - 1
+    def _deviations(self, plan: Plan) -> list[str]:
+        last = self.job.backbone.depth - 1
         found = [*plan.departures(), *DEVIATIONS]
         if plan.head in HEAD_DEVIATIONS:
             found.append(HEAD_DEVIATIONS[plan.head])
@@ -202,15 +213,15 @@ class SegmentationTask(TransferTask[SegmentationSettings]):
             found.append(f"the head looks at block {plan.blocks[0]} instead of the last, {last}")
         return found
 
-    def _pictures(self, predictor: Predictor, unreadable: set[int]) -> list[Prediction]:
+    def _pictures(self, data: SegmentationData, predictor: Predictor, unreadable: set[int]) -> list[Prediction]:
         """Evenly spread validation images with their predictions."""
-        usable = [number for number in range(len(self.val_data)) if number not in unreadable]
+        usable = [number for number in range(len(data.val)) if number not in unreadable]
         count = min(self.job.settings.pictures, len(usable))
         places = np.linspace(0, len(usable) - 1, count).round().astype(int)
         pictures = []
         for place in places:
-            key, image, label = self.val_data.read(usable[place])
-            resized = evaluation_image(image, self.plan.short_side, self.plan.long_side)
+            key, image, label = data.val.read(usable[place])
+            resized = evaluation_image(image, data.plan.short_side, data.plan.long_side)
             predicted = predictor(resized, (label.shape[0], label.shape[1])).cpu()
             pictures.append(Prediction(key, image, label, predicted))
         return pictures
@@ -260,6 +271,20 @@ class VocSegmentation(SegmentationTask):
 
     def class_names(self, samples: SampleSet) -> tuple[str, ...]:
         return tuple(VOC_CLASSES)
+
+
+def _check_plan(plan: Plan, patch: int) -> None:
+    """Raise UserError if crop, stride or batch do not fit patches of ``patch`` pixels, each other or the processes."""
+    multiple = 2 * patch if plan.head == "dpt" else patch
+    if plan.crop % multiple:
+        below = plan.crop // multiple * multiple
+        why = "twice the patch size (the DPT head halves the grid)" if plan.head == "dpt" else "the patch size"
+        raise UserError(f"crop={plan.crop} is not divisible by {multiple}, {why}; use {max(below, multiple)}")
+    if plan.stride > plan.crop:
+        raise UserError(f"stride={plan.stride} leaves pixels out between windows of crop={plan.crop}")
+    world = distributed.read_environment()[2]
+    if plan.global_batch % world:
+        raise UserError(f"global_batch={plan.global_batch} is not divisible by the {world} processes")
 
 
 def _write_counts(file: Path, counts: Tensor) -> None:
