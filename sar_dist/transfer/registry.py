@@ -15,8 +15,8 @@ from sar_dist.transfer.task import TransferTask
 # Modules are imported when a task of theirs is asked for: segmentation and scikit-learn are slow to import.
 TASKS = {
     "imagenet_val": "classification:ImageNetValidation",
-    "imagenet_linear": "probes.linear:ImageNetLinearProbe",
-    "linear": "probes.linear:LinearProbe",
+    "imagenet_linear": "probes.linear.task:ImageNetLinearProbe",
+    "linear": "probes.linear.task:LinearProbe",
     "knn": "probes.knn:NearestNeighbours",
     "logreg": "probes.logistic_regression:LogisticRegressionProbe",
     "finetune": "finetune:Finetune",

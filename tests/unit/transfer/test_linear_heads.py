@@ -16,10 +16,10 @@ from sar_dist import distributed
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
 from sar_dist.transfer.features import Features
-from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, SampleOrder
-from sar_dist.transfer.tasks.probes.linear_heads import FeatureKind, HeadSpec, HeadSweep, Lars
-from sar_dist.transfer.tasks.probes.linear_presets import PRESETS, LinearProbeSettings, make_plan
-from sar_dist.transfer.tasks.probes.linear_training import (
+from sar_dist.transfer.tasks.probes.linear.batches import AugmentedBatches, CachedBatches, SampleOrder
+from sar_dist.transfer.tasks.probes.linear.heads import FeatureKind, HeadSpec, HeadSweep, Lars
+from sar_dist.transfer.tasks.probes.linear.recipes import RECIPES, LinearProbeSettings, resolve_recipe
+from sar_dist.transfer.tasks.probes.linear.training import (
     CHECKPOINT_FILE,
     load_checkpoint,
     save_checkpoint,
@@ -51,8 +51,8 @@ def backbone_of(width: int = 384, depth: int = 12):
     return SimpleNamespace(width=width, depth=depth, spec="some model")
 
 
-def plan_of(overrides: list[str], samples: int = 40, **backbone):
-    return make_plan(apply_overrides(LinearProbeSettings, overrides), backbone_of(**backbone), samples)
+def recipe_of(overrides: list[str], samples: int = 40, **backbone):
+    return resolve_recipe(apply_overrides(LinearProbeSettings, overrides), backbone_of(**backbone), samples)
 
 
 def state_of(sweep: HeadSweep, number: int) -> list[torch.Tensor]:
@@ -135,23 +135,23 @@ def test_batch_norm_has_maes_settings():
     assert "affine=False" in repr(sweep._heads)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_presets_are_the_published_recipes(name):
-    plan = plan_of([f"preset={name}"], samples=1_281_167)
+    recipe = recipe_of([f"preset={name}"], samples=1_281_167)
     expected = {"dinov2": (52, 1024, 12500), "dino": (1, 1024, 125114), "mae": (1, 16384, 7038)}[name]
-    assert (len(plan.specs), plan.global_batch, plan.iterations) == expected
-    rates = [spec.learning_rate * plan.rate_scale for spec in plan.specs]
+    assert (len(recipe.specs), recipe.global_batch, recipe.iterations) == expected
+    rates = [spec.learning_rate * recipe.rate_scale for spec in recipe.specs]
     assert (min(rates), max(rates)) == pytest.approx(
         {"dinov2": (4e-5, 0.4), "dino": (4e-3, 4e-3), "mae": (6.4, 6.4)}[name]
     )
 
 
 def test_recipes_depend_on_the_model_as_published():
-    assert plan_of(["preset=dino"]).kinds == (FeatureKind(4, False),)
-    assert plan_of(["preset=dino"], width=768).kinds == (FeatureKind(1, True),)
-    assert plan_of(["preset=mae"], width=1024, samples=16384 * 10).epochs == 50
-    assert plan_of([], depth=3).last_blocks == 3
-    assert [str(kind) for kind in plan_of([]).kinds] == [
+    assert recipe_of(["preset=dino"]).kinds == (FeatureKind(4, False),)
+    assert recipe_of(["preset=dino"], width=768).kinds == (FeatureKind(1, True),)
+    assert recipe_of(["preset=mae"], width=1024, samples=16384 * 10).epochs == 50
+    assert recipe_of([], depth=3).last_blocks == 3
+    assert [str(kind) for kind in recipe_of([]).kinds] == [
         "CLS of last 1",
         "CLS of last 1 + patch mean",
         "CLS of last 4",
@@ -160,22 +160,22 @@ def test_recipes_depend_on_the_model_as_published():
 
 
 def test_schedules():
-    plan = plan_of(["iterations=100"])
-    assert [plan.rate_factor(step) for step in (0, 50, 99)] == pytest.approx(
+    recipe = recipe_of(["iterations=100"])
+    assert [recipe.rate_factor(step) for step in (0, 50, 99)] == pytest.approx(
         [1, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))]
     )
-    mae = plan_of(["preset=mae", "iterations=90"])
+    mae = recipe_of(["preset=mae", "iterations=90"])
     assert [mae.rate_factor(step) for step in (0, 5, 10, 50)] == pytest.approx([0, 0.5, 1, 0.5])
-    dino = plan_of(["preset=dino", "epochs=4", "global_batch=10"])
+    dino = recipe_of(["preset=dino", "epochs=4", "global_batch=10"])
     assert dino.iterations == 16
     per_epoch = [0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert [dino.rate_factor(step) for step in range(16)] == pytest.approx([per_epoch[step // 4] for step in range(16)])
 
 
 def test_small_sets_and_settings_shorten_a_recipe():
-    assert plan_of([], samples=300).global_batch == 300
-    assert plan_of(["epochs=2", "global_batch=30"], samples=300).iterations == 20
-    assert plan_of(["learning_rates=[0.1,0.01]", "patch_mean=[false]", "last_blocks=[2]"]).specs == [
+    assert recipe_of([], samples=300).global_batch == 300
+    assert recipe_of(["epochs=2", "global_batch=30"], samples=300).iterations == 20
+    assert recipe_of(["learning_rates=[0.1,0.01]", "patch_mean=[false]", "last_blocks=[2]"]).specs == [
         HeadSpec(FeatureKind(2, False), 0.01),
         HeadSpec(FeatureKind(2, False), 0.1),
     ]
@@ -185,7 +185,7 @@ def test_small_sets_and_settings_shorten_a_recipe():
         (["learning_rates=[0]"], "above 0"),
     ):
         with pytest.raises(UserError, match=message):
-            plan_of(overrides)
+            recipe_of(overrides)
 
 
 def test_every_epoch_is_a_permutation_of_its_own():
@@ -295,7 +295,7 @@ def test_a_label_beyond_the_classes_is_an_error():
 
 def train(sweep: HeadSweep, folder: Path, iterations: int, every: int = 3, stop: int | None = None) -> list[str]:
     said: list[str] = []
-    plan = replace(plan_of([f"iterations={iterations}", "global_batch=8"]), iterations=iterations)
+    recipe = replace(recipe_of([f"iterations={iterations}", "global_batch=8"]), iterations=iterations)
     stream = CachedBatches(features(), 8, seed=0, device=CPU)
 
     class Stopping:
@@ -305,7 +305,7 @@ def train(sweep: HeadSweep, folder: Path, iterations: int, every: int = 3, stop:
                     raise KeyboardInterrupt
                 yield batch
 
-    train_heads(sweep, Stopping(), plan, folder, every, said.append)
+    train_heads(sweep, Stopping(), recipe, folder, every, said.append)
     return said
 
 

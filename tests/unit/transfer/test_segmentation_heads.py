@@ -9,18 +9,18 @@ from torch import nn
 from sar_dist.errors import UserError
 from sar_dist.transfer.tasks.segmentation.heads import LinearHead, UPerNetHead
 from sar_dist.transfer.tasks.segmentation.layers import DropKeys, GlobalBatchNorm2d, SampleDrop
-from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, plan_for
-from sar_dist.transfer.tasks.segmentation.settings import SegmentationSettings, make_plan, neck_blocks
+from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, recipe_for
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationSettings, neck_blocks, resolve_recipe
 from sar_dist.transfer.tasks.segmentation.training import global_loss, zero_padding
 
 
-def plan_of(depth=4, width=24, **settings):
+def recipe_of(depth=4, width=24, **settings):
     defaults = {"crop": 32, "channels": 16, "global_batch": 2, "iterations": 100}
-    return make_plan(SegmentationSettings.model_validate({**defaults, **settings}), depth=depth, width=width)
+    return resolve_recipe(SegmentationSettings.model_validate({**defaults, **settings}), depth=depth, width=width)
 
 
 def model_of(head, **settings):
-    return SegmentationModel(small_backbone(), plan_of(head=head, **settings), 5, seed=0)
+    return SegmentationModel(small_backbone(), recipe_of(head=head, **settings), 5, seed=0)
 
 
 def parameters(module):
@@ -45,7 +45,7 @@ def test_a_model_without_a_class_token_has_heads_too(head):
         global_pool="avg",
     )  # fmt: skip
     backbone.model.vit = backbone.vit
-    model = SegmentationModel(backbone, plan_of(head=head), 5, seed=0).eval()
+    model = SegmentationModel(backbone, recipe_of(head=head), 5, seed=0).eval()
     assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 5, 32, 32)
 
 
@@ -67,7 +67,9 @@ def test_the_linear_head_is_a_norm_and_a_classifier():
 
 
 def test_new_heads_depend_on_the_seed_alone():
-    states = [SegmentationModel(small_backbone(), plan_of(head="upernet"), 5, seed).state_dict() for seed in (0, 0, 1)]
+    states = [
+        SegmentationModel(small_backbone(), recipe_of(head="upernet"), 5, seed).state_dict() for seed in (0, 0, 1)
+    ]
     name = "head.classifier.1.weight"
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0][name], states[2][name])
@@ -77,26 +79,26 @@ def test_the_linear_head_sees_a_normed_map():
     backbone = small_backbone()
     images = torch.randn(2, 3, 32, 32)
     for block in (2, 3):
-        model = SegmentationModel(backbone, plan_of(head="linear", block=block), 5, seed=0)
+        model = SegmentationModel(backbone, recipe_of(head="linear", block=block), 5, seed=0)
         expected = backbone.vit.forward_intermediates(images, indices=[block], norm=True, intermediates_only=True)
         torch.testing.assert_close(model._tokens(images)[0], expected)
 
 
 def test_the_linear_heads_block_is_the_last_one_with_a_skip_connection():
     """Without one, a token forgets where it is: only what attention brings it from elsewhere is left."""
-    assert plan_for(SegmentationSettings(), small_backbone(no_skip=False)).blocks == (3,)
-    assert plan_for(SegmentationSettings(), small_backbone(no_skip=True)).blocks == (2,)
-    assert plan_for(SegmentationSettings(block=3), small_backbone(no_skip=True)).blocks == (3,)
-    assert plan_for(SegmentationSettings(head="upernet"), small_backbone(no_skip=True)).blocks == (0, 1, 2, 3)
+    assert recipe_for(SegmentationSettings(), small_backbone(no_skip=False)).blocks == (3,)
+    assert recipe_for(SegmentationSettings(), small_backbone(no_skip=True)).blocks == (2,)
+    assert recipe_for(SegmentationSettings(block=3), small_backbone(no_skip=True)).blocks == (3,)
+    assert recipe_for(SegmentationSettings(head="upernet"), small_backbone(no_skip=True)).blocks == (0, 1, 2, 3)
     with pytest.raises(UserError, match="block=4: the backbone has blocks 0 to 3"):
-        plan_for(SegmentationSettings(block=4), small_backbone())
+        recipe_for(SegmentationSettings(block=4), small_backbone())
 
 
 @pytest.mark.parametrize("head", ["linear", "upernet", "dpt"])
 def test_the_jobs_backbone_is_never_changed(head):
     backbone = small_backbone()
     before = copy.deepcopy(backbone.model.state_dict())
-    model = SegmentationModel(backbone, plan_of(head=head, drop_path=0.5), 5, seed=0).train()
+    model = SegmentationModel(backbone, recipe_of(head=head, drop_path=0.5), 5, seed=0).train()
     optimizer = torch.optim.AdamW(model.parameter_groups())
     global_loss(model(torch.randn(2, 3, 32, 32), torch.arange(2)), torch.zeros(2, 32, 32).long())[0].backward()
     optimizer.step()
@@ -136,15 +138,15 @@ def test_learning_rates_decay_from_block_to_block():
 
 
 def test_recipes_are_those_of_the_protocol():
-    plans = {
-        "linear": make_plan(SegmentationSettings(head="linear"), depth=12, width=768),
-        "base": make_plan(SegmentationSettings(head="upernet"), depth=12, width=768),
-        "large": make_plan(SegmentationSettings(head="upernet"), depth=24, width=1024),
-        "beit": make_plan(SegmentationSettings(head="dpt", recipe="beit_base"), depth=12, width=768),
+    recipes = {
+        "linear": resolve_recipe(SegmentationSettings(head="linear"), depth=12, width=768),
+        "base": resolve_recipe(SegmentationSettings(head="upernet"), depth=12, width=768),
+        "large": resolve_recipe(SegmentationSettings(head="upernet"), depth=24, width=1024),
+        "beit": resolve_recipe(SegmentationSettings(head="dpt", recipe="beit_base"), depth=12, width=768),
     }
     values = {
         name: (p.iterations, p.lr, p.weight_decay, p.layer_decay, p.drop_path, p.schedule, p.stride, p.blocks)
-        for name, p in plans.items()
+        for name, p in recipes.items()
     }
     assert values == {
         "linear": (40_000, 1e-3, 1e-3, 1.0, 0.0, "cosine", 341, (11,)),
@@ -152,13 +154,13 @@ def test_recipes_are_those_of_the_protocol():
         "large": (160_000, 2e-5, 0.05, 0.95, 0.2, "poly", 341, (7, 11, 15, 23)),
         "beit": (160_000, 7e-4, 0.05, 0.65, 0.1, "poly", 341, (3, 5, 7, 11)),
     }
-    assert {(p.crop, p.short_side, p.long_side, p.warmup, p.global_batch) for p in plans.values()} == {
+    assert {(p.crop, p.short_side, p.long_side, p.warmup, p.global_batch) for p in recipes.values()} == {
         (512, 512, 2048, 1500, 16)
     }
-    assert [plan.random_baseline for plan in plans.values()] == [True, False, False, False]
-    assert [plan.channels for plan in plans.values()] == [256, 768, 1024, 256]
-    assert [plan.departures() for plan in plans.values()] == [[]] * 4
-    assert plan_of(head="linear", iterations=20_000, crop=512, global_batch=16, short_side=448).departures() == [
+    assert [recipe.random_baseline for recipe in recipes.values()] == [True, False, False, False]
+    assert [recipe.channels for recipe in recipes.values()] == [256, 768, 1024, 256]
+    assert [recipe.departures() for recipe in recipes.values()] == [[]] * 4
+    assert recipe_of(head="linear", iterations=20_000, crop=512, global_batch=16, short_side=448).departures() == [
         "iterations 20000 instead of 40000",
         "short_side 448 instead of 512",
     ]
@@ -168,8 +170,8 @@ def test_recipes_are_those_of_the_protocol():
 
 def test_schedules_warm_up_and_end_at_zero():
     for head in ("linear", "upernet"):
-        plan = plan_of(head=head, iterations=1000, warmup=100)
-        factors = [plan.learning_rate_factor(iteration) for iteration in range(1001)]
+        recipe = recipe_of(head=head, iterations=1000, warmup=100)
+        factors = [recipe.learning_rate_factor(iteration) for iteration in range(1001)]
         assert factors[:100] == sorted(factors[:100])
         assert 0 < factors[0] < 0.02
         assert factors[100] == 1

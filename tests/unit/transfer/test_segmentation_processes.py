@@ -10,7 +10,7 @@ from support import REAL_DATA, ROOT, run_processes, start_processes
 
 PROGRAM = str(Path(__file__).parent / "segmentation_program.py")
 # The program imports its neighbours and the tests' helpers.
-PATHS = {"PYTHONPATH": f"{Path(__file__).parent}:{ROOT / 'tests'}"}
+PATHS = {"PYTHONPATH": f"{Path(__file__).parent}:{ROOT / 'tests'}:{ROOT}"}
 CAMVID = REAL_DATA / "camvid_ade_layout"
 
 

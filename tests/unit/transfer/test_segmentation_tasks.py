@@ -27,8 +27,8 @@ def run(data, out, said=None, **settings):
 
 def count_perfect(task, windows):
     data = task.prepare()
-    predictor = Predictor(windows, task.job.backbone.normalise, data.plan, batch=2)
-    return count_confusions(data.val, predictor, data.plan, workers=0, device=torch.device("cpu"), say=task.job.say)
+    predictor = Predictor(windows, task.job.backbone.normalise, data.recipe, batch=2)
+    return count_confusions(data.val, predictor, data.recipe, workers=0, device=torch.device("cpu"), say=task.job.say)
 
 
 @pytest.mark.parametrize(

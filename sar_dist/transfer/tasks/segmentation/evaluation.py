@@ -17,7 +17,7 @@ from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.metrics import count_pixels
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
 from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples
-from sar_dist.transfer.tasks.segmentation.settings import Plan
+from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
 from sar_dist.transfer.tasks.segmentation.sliding_window import Windows, resized_argmax, sliding_logits
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
 
@@ -31,19 +31,21 @@ class Predictor:
     Attributes:
         windows: normalised (n, 3, crop, crop) to logits (n, C, crop, crop).
         normalise: uint8 (B, 3, h, w) to float32 on the device.
-        plan: crop and stride.
+        recipe: crop and stride.
         batch: windows at a time.
     """
 
     windows: Windows
     normalise: Callable[[Tensor], Tensor]
-    plan: Plan
+    recipe: ResolvedRecipe
     batch: int
 
     def __call__(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """int64 (H, W) = ``size`` of a resized uint8 image (3, h, w)."""
         pixels = self.normalise(image[None])[0]
-        logits = sliding_logits(self.windows, pixels, window=self.plan.crop, stride=self.plan.stride, batch=self.batch)
+        logits = sliding_logits(
+            self.windows, pixels, window=self.recipe.crop, stride=self.recipe.stride, batch=self.batch
+        )
         return resized_argmax(logits, size)
 
 
@@ -60,7 +62,7 @@ def model_windows(model: SegmentationModel, backbone: Backbone) -> Windows:
 def count_confusions(
     data: SegmentationSamples,
     predict: Callable[[Tensor, tuple[int, int]], Tensor],
-    plan: Plan,
+    recipe: ResolvedRecipe,
     *,
     workers: int,
     device: torch.device,
@@ -73,7 +75,7 @@ def count_confusions(
     """
     classes = len(data.classes)
     mine = list(range(distributed.rank(), len(data), distributed.world_size()))
-    loader = DataLoader(Subset(ScoredImages(data, plan), mine), batch_size=None, num_workers=workers)
+    loader = DataLoader(Subset(ScoredImages(data, recipe), mine), batch_size=None, num_workers=workers)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
     scored: list[int] = []
     began = said = time.monotonic()
@@ -94,9 +96,9 @@ def count_confusions(
 class ScoredImages(Dataset[dict[str, Any]]):
     """``number``, ``image`` uint8 (3, h, w) resized for the model, ``label`` (H, W) as it is, and whether ``readable``."""
 
-    def __init__(self, data: SegmentationSamples, plan: Plan) -> None:
+    def __init__(self, data: SegmentationSamples, recipe: ResolvedRecipe) -> None:
         self._data = data
-        self._plan = plan
+        self._recipe = recipe
 
     def __len__(self) -> int:
         return len(self._data)
@@ -107,5 +109,5 @@ class ScoredImages(Dataset[dict[str, Any]]):
         except UndecodableImage:
             label = self._data.label_or_void(number)
             return {"number": number, "image": torch.zeros(3, 1, 1), "label": label, "readable": False}
-        resized = evaluation_image(image, self._plan.short_side, self._plan.long_side)
+        resized = evaluation_image(image, self._recipe.short_side, self._recipe.long_side)
         return {"number": number, "image": resized, "label": label, "readable": True}

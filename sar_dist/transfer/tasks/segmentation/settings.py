@@ -107,8 +107,8 @@ class SegmentationSettings(TransferSettings):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All hyper-parameters of one training and evaluation, with nothing left open; pixels and iterations."""
+class ResolvedRecipe:
+    """A recipe with the user's settings, for a backbone: nothing is left open; pixels and iterations."""
 
     head: Head
     recipe: RecipeName
@@ -145,7 +145,7 @@ class Plan:
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1 - progress
 
     def departures(self) -> list[str]:
-        """Where the plan leaves the published recipe, in words."""
+        """Where it leaves the published recipe, in words."""
         recipe = RECIPES[self.recipe]
         published = {
             **{name: getattr(recipe, name) for name in ("iterations", "lr", "weight_decay")},
@@ -168,7 +168,9 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(settings: SegmentationSettings, *, depth: int, width: int, last_skip: int | None = None) -> Plan:
+def resolve_recipe(
+    settings: SegmentationSettings, *, depth: int, width: int, last_skip: int | None = None
+) -> ResolvedRecipe:
     """The settings, completed by a recipe.
 
     Args:
@@ -184,7 +186,7 @@ def make_plan(settings: SegmentationSettings, *, depth: int, width: int, last_sk
     name = _recipe_name(settings, depth)
     recipe = RECIPES[name]
     iterations = recipe.iterations if settings.iterations is None else settings.iterations
-    return Plan(
+    return ResolvedRecipe(
         head=settings.head,
         recipe=name,
         iterations=iterations,

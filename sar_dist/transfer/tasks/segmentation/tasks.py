@@ -22,9 +22,9 @@ from sar_dist.transfer import Backbone, Outcome, SampleSet, SourceSamples, Trans
 from sar_dist.transfer.tasks.segmentation.evaluation import Predictor, count_confusions, model_windows
 from sar_dist.transfer.tasks.segmentation.figures import Prediction, class_scores_figure, predictions_figure
 from sar_dist.transfer.tasks.segmentation.metrics import class_accuracy, class_iou, majority_counts, scores
-from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, plan_for
+from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, recipe_for
 from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, take_census
-from sar_dist.transfer.tasks.segmentation.settings import Head, Plan, SegmentationSettings
+from sar_dist.transfer.tasks.segmentation.settings import Head, ResolvedRecipe, SegmentationSettings
 from sar_dist.transfer.tasks.segmentation.training import TrainingJob, train
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
 
@@ -46,13 +46,13 @@ class SegmentationData:
 
     Attributes:
         train, val: the two splits.
-        plan: how.
+        recipe: how.
         fingerprints: of each split.
     """
 
     train: SegmentationSamples
     val: SegmentationSamples
-    plan: Plan
+    recipe: ResolvedRecipe
     fingerprints: Mapping[str, str]
 
 
@@ -77,8 +77,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
 
     def prepare(self) -> SegmentationData:
         """Open both splits and check crop, batch and a few samples."""
-        plan = plan_for(self.job.settings, self.job.backbone)
-        _check_plan(plan, self.job.backbone.patch)
+        recipe = recipe_for(self.job.settings, self.job.backbone)
+        _check_recipe(recipe, self.job.backbone.patch)
         train_files, val_files = self._open("train"), self._open("val")
         classes = self.class_names(train_files)
         train, val = (
@@ -86,7 +86,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         )
         for samples in (train, val):
             samples.check_some()
-        return SegmentationData(train, val, plan, {"train": train_files.fingerprint, "val": val_files.fingerprint})
+        return SegmentationData(train, val, recipe, {"train": train_files.fingerprint, "val": val_files.fingerprint})
 
     def run(self, prepared: SegmentationData) -> Outcome:
         """Check all labels, train and score, then the same with a random backbone where that is asked for."""
@@ -102,7 +102,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         baselines: dict[str, Mapping[str, float]] = {
             "majority class": scores(majority_counts(counts, census["train"].majority))
         }
-        if prepared.plan.random_baseline:
+        if prepared.recipe.random_baseline:
             job.say("the same with a newly initialised backbone")
             random_counts, _ = self._measure(
                 prepared,
@@ -133,7 +133,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
     ) -> tuple[Tensor, Predictor]:
         """Train on ``backbone`` and score; what ``folder`` holds already is not done again."""
         job, settings = self.job, self.job.settings
-        model = SegmentationModel(backbone, data.plan, len(data.train.classes), settings.seed)
+        model = SegmentationModel(backbone, data.recipe, len(data.train.classes), settings.seed)
         bad = set(census.unreadable)
         usable = [number for number in range(len(data.train)) if number not in bad]
         training = TrainingJob(
@@ -147,12 +147,12 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             say=job.say,
         )
         train(model, data.train, usable, training)
-        predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.plan, settings.batch)
+        predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.recipe, settings.batch)
         file = folder / CONFUSION_FILE
         counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
         if counts is None:
             counts = count_confusions(
-                data.val, predictor, data.plan, workers=settings.workers, device=backbone.device, say=job.say
+                data.val, predictor, data.recipe, workers=settings.workers, device=backbone.device, say=job.say
             )
             distributed.main_first(lambda: _write_counts(file, counts))
         return counts, predictor
@@ -194,23 +194,23 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
 
     def _protocol(self, data: SegmentationData, census: Mapping[str, LabelCensus]) -> dict[str, Any]:
         return {
-            **data.plan.as_json(),
+            **data.recipe.as_json(),
             "optimizer": "AdamW, no decay on 1-D parameters",
-            "backbone": "frozen" if data.plan.frozen else "trained",
+            "backbone": "frozen" if data.recipe.frozen else "trained",
             "evaluation": "single scale, sliding window, original resolution, 255 not counted",
             "zero_is_void": self.zero_is_void,
             "training_samples": len(data.train) - len(census["train"].unreadable),
             "unreadable": {name: found.reasons for name, found in census.items()},
-            "deviations": self._deviations(data.plan),
+            "deviations": self._deviations(data.recipe),
         }
 
-    def _deviations(self, plan: Plan) -> list[str]:
+    def _deviations(self, recipe: ResolvedRecipe) -> list[str]:
         last = self.job.backbone.depth - 1
-        found = [*plan.departures(), *DEVIATIONS]
-        if plan.head in HEAD_DEVIATIONS:
-            found.append(HEAD_DEVIATIONS[plan.head])
-        if plan.frozen and plan.blocks != (last,):
-            found.append(f"the head looks at block {plan.blocks[0]} instead of the last, {last}")
+        found = [*recipe.departures(), *DEVIATIONS]
+        if recipe.head in HEAD_DEVIATIONS:
+            found.append(HEAD_DEVIATIONS[recipe.head])
+        if recipe.frozen and recipe.blocks != (last,):
+            found.append(f"the head looks at block {recipe.blocks[0]} instead of the last, {last}")
         return found
 
     def _pictures(self, data: SegmentationData, predictor: Predictor, unreadable: set[int]) -> list[Prediction]:
@@ -221,7 +221,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         pictures = []
         for place in places:
             key, image, label = data.val.read(usable[place])
-            resized = evaluation_image(image, data.plan.short_side, data.plan.long_side)
+            resized = evaluation_image(image, data.recipe.short_side, data.recipe.long_side)
             predicted = predictor(resized, (label.shape[0], label.shape[1])).cpu()
             pictures.append(Prediction(key, image, label, predicted))
         return pictures
@@ -273,18 +273,18 @@ class VocSegmentation(SegmentationTask):
         return tuple(VOC_CLASSES)
 
 
-def _check_plan(plan: Plan, patch: int) -> None:
+def _check_recipe(recipe: ResolvedRecipe, patch: int) -> None:
     """Raise UserError if crop, stride or batch do not fit patches of ``patch`` pixels, each other or the processes."""
-    multiple = 2 * patch if plan.head == "dpt" else patch
-    if plan.crop % multiple:
-        below = plan.crop // multiple * multiple
-        why = "twice the patch size (the DPT head halves the grid)" if plan.head == "dpt" else "the patch size"
-        raise UserError(f"crop={plan.crop} is not divisible by {multiple}, {why}; use {max(below, multiple)}")
-    if plan.stride > plan.crop:
-        raise UserError(f"stride={plan.stride} leaves pixels out between windows of crop={plan.crop}")
+    multiple = 2 * patch if recipe.head == "dpt" else patch
+    if recipe.crop % multiple:
+        below = recipe.crop // multiple * multiple
+        why = "twice the patch size (the DPT head halves the grid)" if recipe.head == "dpt" else "the patch size"
+        raise UserError(f"crop={recipe.crop} is not divisible by {multiple}, {why}; use {max(below, multiple)}")
+    if recipe.stride > recipe.crop:
+        raise UserError(f"stride={recipe.stride} leaves pixels out between windows of crop={recipe.crop}")
     world = distributed.read_environment()[2]
-    if plan.global_batch % world:
-        raise UserError(f"global_batch={plan.global_batch} is not divisible by the {world} processes")
+    if recipe.global_batch % world:
+        raise UserError(f"global_batch={recipe.global_batch} is not divisible by the {world} processes")
 
 
 def _write_counts(file: Path, counts: Tensor) -> None:

@@ -26,7 +26,7 @@ from sar_dist.randomness import keyed_permutation, seed_generators
 from sar_dist.transfer.tasks.segmentation.heads import AUXILIARY_WEIGHT
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
 from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSamples
-from sar_dist.transfer.tasks.segmentation.settings import Plan
+from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
 from sar_dist.transfer.tasks.segmentation.training_state import restore, save
 from sar_dist.transfer.tasks.segmentation.transforms import TrainTransform
 
@@ -37,7 +37,7 @@ Crop = tuple[int, Tensor, Tensor, int, int]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What training needs beside model, data and plan.
+    """What training needs beside model, data and recipe.
 
     Attributes:
         folder: of its checkpoint; every process must see it.
@@ -69,23 +69,23 @@ def train(model: SegmentationModel, data: SegmentationSamples, usable: Sequence[
     Raises:
         UserError: the loss is not finite, or the checkpoint cannot be read or written.
     """
-    plan = model.plan
-    optimizer = torch.optim.AdamW(model.parameter_groups(), lr=plan.lr)
+    recipe = model.recipe
+    optimizer = torch.optim.AdamW(model.parameter_groups(), lr=recipe.lr)
     peaks = [group["lr"] for group in optimizer.param_groups]
     start = restore(job.folder, model, optimizer)
     if start:
-        job.say(f"going on after iteration {start} of {plan.iterations}")
+        job.say(f"going on after iteration {start} of {recipe.iterations}")
     model.train()
     module = _parallel(model, job.device)
-    progress = _Progress(plan.iterations, start, job.say)
-    for iteration, batch in enumerate(_batches(data, usable, plan, job, start), start=start):
-        factor = plan.learning_rate_factor(iteration)
+    progress = _Progress(recipe.iterations, start, job.say)
+    for iteration, batch in enumerate(_batches(data, usable, recipe, job, start), start=start):
+        factor = recipe.learning_rate_factor(iteration)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         loss = _step(module, optimizer, batch, job)
         done = iteration + 1
         progress.show(done, loss)
-        if done % job.checkpoint_every == 0 or done == plan.iterations:
+        if done % job.checkpoint_every == 0 or done == recipe.iterations:
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is {float(loss)} at iteration {done}; try a smaller lr")
             save(job.folder, done, model, optimizer)
@@ -169,24 +169,24 @@ class TrainingCrops(Dataset[Crop]):
 class _Positions(Sampler[list[int]]):
     """This process's share of each global batch from iteration ``start`` on."""
 
-    def __init__(self, plan: Plan, start: int) -> None:
-        self._plan = plan
+    def __init__(self, recipe: ResolvedRecipe, start: int) -> None:
+        self._recipe = recipe
         self._start = start
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch = self._plan.global_batch
-        for iteration in range(self._start, self._plan.iterations):
+        batch = self._recipe.global_batch
+        for iteration in range(self._start, self._recipe.iterations):
             share = slice(distributed.rank(), None, distributed.world_size())
             yield list(range(iteration * batch, (iteration + 1) * batch))[share]
 
 
 def _batches(
-    data: SegmentationSamples, usable: Sequence[int], plan: Plan, job: TrainingJob, start: int
+    data: SegmentationSamples, usable: Sequence[int], recipe: ResolvedRecipe, job: TrainingJob, start: int
 ) -> DataLoader[Any]:
-    transform = TrainTransform(plan.crop, plan.short_side, plan.long_side)
+    transform = TrainTransform(recipe.crop, recipe.short_side, recipe.long_side)
     return DataLoader(
         TrainingCrops(data, usable, transform, job.seed),
-        batch_sampler=_Positions(plan, start),
+        batch_sampler=_Positions(recipe, start),
         num_workers=job.workers,
         pin_memory=job.device.type == "cuda",
     )

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from sar_dist import distributed
 from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import Backbone, Features, LabelledImages, SampleSet, Transform
-from sar_dist.transfer.tasks.probes.data import check_labels
+from sar_dist.transfer.tasks.probes import check_labels
 
 # [CLS] tokens (B, L, C), mean patch token (B, C), labels (B,) of the images that could be read.
 Batch = tuple[Tensor, Tensor, Tensor]

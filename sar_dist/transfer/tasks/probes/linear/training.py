@@ -16,9 +16,9 @@ from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
 from sar_dist.observe import format_duration
-from sar_dist.transfer.tasks.probes.linear_batches import FeatureBatches
-from sar_dist.transfer.tasks.probes.linear_heads import HeadSweep
-from sar_dist.transfer.tasks.probes.linear_presets import Plan
+from sar_dist.transfer.tasks.probes.linear.batches import FeatureBatches
+from sar_dist.transfer.tasks.probes.linear.heads import HeadSweep
+from sar_dist.transfer.tasks.probes.linear.recipes import ResolvedRecipe
 
 CHECKPOINT_FILE = "heads.safetensors"
 LEAST_SAMPLES = 2  # of a step; batch normalisation has no variance below
@@ -26,14 +26,19 @@ _LINE_EVERY_SECONDS = 20.0
 
 
 def train_heads(
-    sweep: HeadSweep, stream: FeatureBatches, plan: Plan, folder: Path, every: int, say: Callable[[str], None]
+    sweep: HeadSweep,
+    stream: FeatureBatches,
+    recipe: ResolvedRecipe,
+    folder: Path,
+    every: int,
+    say: Callable[[str], None],
 ) -> None:
-    """Train all heads of ``sweep`` for the plan's steps, from the checkpoint in ``folder`` where there is one.
+    """Train all heads of ``sweep`` for the recipe's steps, from the checkpoint in ``folder`` where there is one.
 
     Args:
         sweep: heads as they were made.
         stream: gives the features of each step.
-        plan: length and learning rates.
+        recipe: length and learning rates.
         folder: of the checkpoint; every process must see it.
         every: steps between checkpoints.
         say: prints progress.
@@ -47,13 +52,13 @@ def train_heads(
     file = folder / CHECKPOINT_FILE
     first = load_checkpoint(sweep, file)
     if first:
-        say(f"going on after step {first} of {plan.iterations}")
-    progress = _Progress(sweep, plan.iterations, first, say)
-    for step, (tokens, patch_mean, labels) in enumerate(stream.batches(first, plan.iterations), start=first):
+        say(f"going on after step {first} of {recipe.iterations}")
+    progress = _Progress(sweep, recipe.iterations, first, say)
+    for step, (tokens, patch_mean, labels) in enumerate(stream.batches(first, recipe.iterations), start=first):
         if len(labels) >= LEAST_SAMPLES:
-            losses, hits = sweep.step(tokens, patch_mean, labels, plan.rate_factor(step))
+            losses, hits = sweep.step(tokens, patch_mean, labels, recipe.rate_factor(step))
             progress.add(step + 1, losses, hits, len(labels))
-        if (step + 1) % every == 0 or step + 1 == plan.iterations:
+        if (step + 1) % every == 0 or step + 1 == recipe.iterations:
             if distributed.is_main():
                 save_checkpoint(sweep, file, step + 1)
             distributed.barrier()

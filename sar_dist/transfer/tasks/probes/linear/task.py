@@ -24,25 +24,25 @@ from sar_dist.transfer import (
     TransferTask,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
-from sar_dist.transfer.tasks.probes.data import (
+from sar_dist.transfer.tasks.probes import (
     ProbeData,
     check_labels,
     frozen_tokens,
     hold_out,
     open_probe_data,
     read_labels,
+    sweep_figure,
 )
-from sar_dist.transfer.tasks.probes.figures import sweep_figure
-from sar_dist.transfer.tasks.probes.linear_batches import AugmentedBatches, CachedBatches, FeatureBatches
-from sar_dist.transfer.tasks.probes.linear_heads import HeadSweep
-from sar_dist.transfer.tasks.probes.linear_presets import (
+from sar_dist.transfer.tasks.probes.linear.batches import AugmentedBatches, CachedBatches, FeatureBatches
+from sar_dist.transfer.tasks.probes.linear.heads import HeadSweep
+from sar_dist.transfer.tasks.probes.linear.recipes import (
     LinearProbeSettings,
-    Plan,
-    describe_plan,
-    make_plan,
+    ResolvedRecipe,
+    describe_recipe,
+    resolve_recipe,
     train_augmentation,
 )
-from sar_dist.transfer.tasks.probes.linear_training import train_heads
+from sar_dist.transfer.tasks.probes.linear.training import train_heads
 
 _BLOCK = 1024  # samples per forward pass of the heads
 
@@ -55,14 +55,14 @@ class LinearProbeData:
         splits: the two splits of the set.
         fitted: training samples that the heads are trained on.
         held: those on which the head is chosen; None where there is one head only, or it is chosen on ``val``.
-        plan: how the heads are trained.
+        recipe: how the heads are trained.
         augment: how images are augmented for it.
     """
 
     splits: ProbeData
     fitted: SampleSet
     held: SampleSet | None
-    plan: Plan
+    recipe: ResolvedRecipe
     augment: AugmentSettings
 
     @property
@@ -98,14 +98,14 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
     def prepare(self) -> LinearProbeData:
         settings, backbone = self.job.settings, self.job.backbone
         splits = open_probe_data(self.job.data, settings.limit, self.data_help)
-        fitted, held = self._split(splits.train, make_plan(settings, backbone, len(splits.train)))
-        plan = make_plan(settings, backbone, len(fitted))
-        return LinearProbeData(splits, fitted, held, plan, train_augmentation(settings, backbone))
+        fitted, held = self._split(splits.train, resolve_recipe(settings, backbone, len(splits.train)))
+        recipe = resolve_recipe(settings, backbone, len(fitted))
+        return LinearProbeData(splits, fitted, held, recipe, train_augmentation(settings, backbone))
 
-    def _split(self, train: SampleSet, plan: Plan) -> tuple[SampleSet, SampleSet | None]:
+    def _split(self, train: SampleSet, recipe: ResolvedRecipe) -> tuple[SampleSet, SampleSet | None]:
         """Samples to train on, and those to choose the head on; a single head needs none."""
         settings = self.job.settings
-        if not settings.held_out or len(plan.specs) == 1:
+        if not settings.held_out or len(recipe.specs) == 1:
             return train, None
         fitted, held = hold_out(len(train), settings.held_out, settings.seed)
         return SelectedSamples(train, fitted.tolist()), SelectedSamples(train, held.tolist())
@@ -127,13 +127,13 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             primary="top1",
             samples=scores.samples,
             skipped=scores.skipped,
-            protocol=self._protocol(prepared.plan, trained),
+            protocol=self._protocol(prepared.recipe, trained),
             baselines=baselines,
             figures={
-                "sweep": self._sweep_figure(prepared.plan, trained),
+                "sweep": self._sweep_figure(prepared.recipe, trained),
                 **scores.figures(names, f"linear probe, {settings.preset}"),
             },
-            tables={"classes": scores.table(names), "sweep": _sweep_table(prepared.plan, trained)},
+            tables={"classes": scores.table(names), "sweep": _sweep_table(prepared.recipe, trained)},
         )
 
     def _count_classes(self, data: ProbeData) -> int:
@@ -143,26 +143,28 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
         return data.count_classes(np.concatenate([read_labels(data.train), read_labels(data.val)]))
 
     def _train(self, data: LinearProbeData, classes: int, backbone: Backbone, name: str) -> _Trained:
-        job, plan = self.job, data.plan
+        job, recipe = self.job, data.recipe
         sweep = HeadSweep(
-            plan.specs,
+            recipe.specs,
             backbone.width,
             classes,
-            optimizer=plan.preset.optimizer,
-            batch_norm=plan.preset.batch_norm,
-            rate_scale=plan.rate_scale,
+            optimizer=recipe.published.optimizer,
+            batch_norm=recipe.published.batch_norm,
+            rate_scale=recipe.rate_scale,
             seed=job.settings.seed,
             device=job.device,
         )
         folder = job.out / "checkpoint" / name
-        train_heads(sweep, self._stream(data, classes, backbone), plan, folder, job.settings.checkpoint_every, job.say)
-        val = frozen_tokens(job, backbone, data.splits.val, "val", plan.last_blocks)
+        train_heads(
+            sweep, self._stream(data, classes, backbone), recipe, folder, job.settings.checkpoint_every, job.say
+        )
+        val = frozen_tokens(job, backbone, data.splits.val, "val", recipe.last_blocks)
         check_labels(val.labels, classes)
         orders = rank_all(sweep, val)
         val_top1 = top1_of_each(orders, val)
         held_top1 = None
         if data.held is not None:
-            held = frozen_tokens(job, backbone, data.held, "held-out", plan.last_blocks).good()
+            held = frozen_tokens(job, backbone, data.held, "held-out", recipe.last_blocks).good()
             held_top1 = top1_of_each(rank_all(sweep, held), held)
         chosen = int(np.argmax(val_top1 if held_top1 is None else held_top1))
         scores = ClassificationScores.of(orders[chosen], val, classes)
@@ -172,41 +174,41 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
         return _Trained(scores, val_top1, held_top1, chosen, metrics)
 
     def _stream(self, data: LinearProbeData, classes: int, backbone: Backbone) -> FeatureBatches:
-        job, plan, settings = self.job, data.plan, self.job.settings
+        job, recipe, settings = self.job, data.recipe, self.job.settings
         if settings.cached:
-            features = frozen_tokens(job, backbone, data.fitted, "fitted", plan.last_blocks).good()
+            features = frozen_tokens(job, backbone, data.fitted, "fitted", recipe.last_blocks).good()
             check_labels(features.labels, classes)
-            return CachedBatches(features, plan.global_batch, settings.seed, job.device)
+            return CachedBatches(features, recipe.global_batch, settings.seed, job.device)
         return AugmentedBatches(
             backbone,
             data.fitted,
             build_train_transform(data.augment, backbone.image_size, MAX_PIXELS),
-            last_blocks=plan.last_blocks,
+            last_blocks=recipe.last_blocks,
             classes=classes,
-            global_batch=plan.global_batch,
+            global_batch=recipe.global_batch,
             sub_batch=settings.batch,
             seed=settings.seed,
             workers=settings.workers,
         )
 
-    def _protocol(self, plan: Plan, trained: _Trained) -> dict[str, Any]:
+    def _protocol(self, recipe: ResolvedRecipe, trained: _Trained) -> dict[str, Any]:
         backbone, settings = self.job.backbone, self.job.settings
         chosen_on = "there is one head only"
         if trained.held_top1 is not None:
             chosen_on = f"a random {100 * settings.held_out:g} % of the training split, which no head is trained on"
-        elif len(plan.specs) > 1:
+        elif len(recipe.specs) > 1:
             chosen_on = "val itself, as DINOv2 does: an optimistic number"
         return {
-            **describe_plan(plan, settings),
+            **describe_recipe(recipe, settings),
             "transform": describe_eval_transform(backbone.image_size, backbone.augment),
-            "heads": len(plan.specs),
-            "head": str(plan.specs[trained.chosen]),
+            "heads": len(recipe.specs),
+            "head": str(recipe.specs[trained.chosen]),
             "head_chosen_on": chosen_on,
-            "head_best_on_val": str(plan.specs[int(np.argmax(trained.val_top1))]),
+            "head_best_on_val": str(recipe.specs[int(np.argmax(trained.val_top1))]),
         }
 
-    def _sweep_figure(self, plan: Plan, trained: _Trained) -> Figure:
-        specs = plan.specs
+    def _sweep_figure(self, recipe: ResolvedRecipe, trained: _Trained) -> Figure:
+        specs = recipe.specs
         top1, where = trained.val_top1, "val"
         if trained.held_top1 is not None:
             top1, where = trained.held_top1, "held-out training samples"
@@ -243,7 +245,7 @@ def top1_of_each(orders: NDArray[np.int32], features: Features) -> NDArray[np.fl
     return means
 
 
-def _sweep_table(plan: Plan, trained: _Trained) -> list[dict[str, Any]]:
+def _sweep_table(recipe: ResolvedRecipe, trained: _Trained) -> list[dict[str, Any]]:
     held = trained.held_top1
     return [
         {
@@ -252,5 +254,5 @@ def _sweep_table(plan: Plan, trained: _Trained) -> list[dict[str, Any]]:
             "held_out_top1": None if held is None else float(held[number]),
             "val_top1": float(trained.val_top1[number]),
         }
-        for number, spec in enumerate(plan.specs)
+        for number, spec in enumerate(recipe.specs)
     ]

@@ -11,37 +11,37 @@ from pydantic import Field, field_validator
 from sar_dist.config import AugmentSettings
 from sar_dist.errors import UserError
 from sar_dist.transfer import Backbone, TransferSettings
-from sar_dist.transfer.tasks.probes.linear_heads import FeatureKind, HeadSpec
+from sar_dist.transfer.tasks.probes.linear.heads import FeatureKind, HeadSpec
 
 LARGE_WIDTH, BASE_WIDTH = 1024, 768  # of ViT-L and ViT-B: where the authors change a recipe
 
 
 class LinearProbeSettings(TransferSettings):
-    """Settings of ``linear`` and ``imagenet_linear``; what is none is the preset's."""
+    """Settings of ``linear`` and ``imagenet_linear``; what is none is the recipe's."""
 
     preset: Literal["dinov2", "dino", "mae"] = Field(
         "dinov2", description="whose recipe, see docs/evaluation_classification.md"
     )
     learning_rates: tuple[float, ...] | None = Field(
-        None, min_length=1, description="of the sweep, at 256 images per step; none: the preset's"
+        None, min_length=1, description="of the sweep, at 256 images per step; none: the recipe's"
     )
     last_blocks: tuple[int, ...] | None = Field(
         None,
         min_length=1,
-        description="each of these numbers of last blocks gives heads its [CLS] tokens; none: the preset's",
+        description="each of these numbers of last blocks gives heads its [CLS] tokens; none: the recipe's",
     )
     patch_mean: tuple[bool, ...] | None = Field(
         None,
         min_length=1,
-        description="heads without or with the last block's mean patch token beside; none: the preset's",
+        description="heads without or with the last block's mean patch token beside; none: the recipe's",
     )
     global_batch: int | None = Field(
-        None, ge=2, description="images per step over all processes; none: the preset's, at most the training samples"
+        None, ge=2, description="images per step over all processes; none: the recipe's, at most the training samples"
     )
     epochs: float | None = Field(
-        None, gt=0, description="length in passes over the training samples; none: the preset's"
+        None, gt=0, description="length in passes over the training samples; none: the recipe's"
     )
-    iterations: int | None = Field(None, ge=1, description="length in steps, instead of epochs; none: the preset's")
+    iterations: int | None = Field(None, ge=1, description="length in steps, instead of epochs; none: the recipe's")
     crop_scale: tuple[float, float] = Field(
         (0.08, 1.0), description="random resized crop: range of its share of the area"
     )
@@ -68,7 +68,7 @@ class LinearProbeSettings(TransferSettings):
 
 
 @dataclass(frozen=True)
-class Preset:
+class Recipe:
     """A published recipe. Learning rates are at 256 images per step."""
 
     source: str
@@ -83,15 +83,15 @@ class Preset:
     batch_norm: bool = False
 
 
-PRESETS = {
-    "dinov2": Preset(
+RECIPES = {
+    "dinov2": Recipe(
         source="linear probe of DINOv2 (Oquab et al. 2023, eval/linear.py)",
         learning_rates=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
         global_batch=1024,
         optimizer="sgd",
         iterations=12500,
     ),
-    "dino": Preset(
+    "dino": Recipe(
         source="linear probe of DINO (Caron et al. 2021, eval_linear.py)",
         learning_rates=(1e-3,),
         global_batch=1024,
@@ -100,7 +100,7 @@ PRESETS = {
         decay="epoch",
         interpolation="bilinear",
     ),
-    "mae": Preset(
+    "mae": Recipe(
         source="linear probe of MAE (He et al. 2022, main_linprobe.py)",
         learning_rates=(0.1,),
         global_batch=16384,
@@ -113,8 +113,8 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A preset with the user's settings, for a backbone and a number of training samples.
+class ResolvedRecipe:
+    """A recipe with the user's settings, for a backbone and a number of training samples.
 
     Attributes:
         learning_rates: at 256 images per step.
@@ -124,7 +124,7 @@ class Plan:
         warmup: steps of linear warm-up.
     """
 
-    preset: Preset
+    published: Recipe
     learning_rates: tuple[float, ...]
     kinds: tuple[FeatureKind, ...]
     global_batch: int
@@ -156,37 +156,37 @@ class Plan:
         """Share of the peak learning rate at a step: linear warm-up, then half a cosine to 0 (per epoch for DINO)."""
         if iteration < self.warmup:
             return iteration / self.warmup
-        if self.preset.decay == "epoch":
+        if self.published.decay == "epoch":
             done = (iteration * self.global_batch // self.samples) / self.epochs
         else:
             done = (iteration - self.warmup) / (self.iterations - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def make_plan(settings: LinearProbeSettings, backbone: Backbone, samples: int) -> Plan:
+def resolve_recipe(settings: LinearProbeSettings, backbone: Backbone, samples: int) -> ResolvedRecipe:
     """What to train.
 
     Raises:
         UserError: settings contradict each other, or ask for more blocks than the model has.
     """
-    preset = PRESETS[settings.preset]
+    published = RECIPES[settings.preset]
     if settings.epochs is not None and settings.iterations is not None:
         raise UserError("epochs and iterations both say how long to train; give one of them")
-    global_batch = settings.global_batch or min(preset.global_batch, samples)
+    global_batch = settings.global_batch or min(published.global_batch, samples)
     epochs = settings.epochs
-    if epochs is None and settings.iterations is None and preset.epochs is not None:
-        epochs = 50.0 if settings.preset == "mae" and backbone.width >= LARGE_WIDTH else preset.epochs
-    iterations = settings.iterations or preset.iterations
+    if epochs is None and settings.iterations is None and published.epochs is not None:
+        epochs = 50.0 if settings.preset == "mae" and backbone.width >= LARGE_WIDTH else published.epochs
+    iterations = settings.iterations or published.iterations
     if epochs is not None:
         iterations = max(1, round(epochs * samples / global_batch))
-    assert iterations is not None, "a preset has a length"
+    assert iterations is not None, "a recipe has a length"
     # A shortened run keeps the shape of its schedule: as large a share of warm-up as in the recipe.
-    warmup_share = preset.warmup_epochs / (preset.epochs or 1)
+    warmup_share = published.warmup_epochs / (published.epochs or 1)
     if settings.preset == "mae" and backbone.width >= LARGE_WIDTH:
-        warmup_share = preset.warmup_epochs / 50
-    return Plan(
-        preset=preset,
-        learning_rates=tuple(sorted(set(settings.learning_rates or preset.learning_rates))),
+        warmup_share = published.warmup_epochs / 50
+    return ResolvedRecipe(
+        published=published,
+        learning_rates=tuple(sorted(set(settings.learning_rates or published.learning_rates))),
         kinds=_kinds(settings, backbone),
         global_batch=global_batch,
         iterations=iterations,
@@ -218,31 +218,31 @@ def train_augmentation(settings: LinearProbeSettings, backbone: Backbone) -> Aug
     return AugmentSettings(
         backend=backbone.augment.backend,
         scale=settings.crop_scale,
-        interpolation=PRESETS[settings.preset].interpolation,
+        interpolation=RECIPES[settings.preset].interpolation,
         mean=backbone.augment.mean,
         std=backbone.augment.std,
     )
 
 
-def describe_plan(plan: Plan, settings: LinearProbeSettings) -> dict[str, Any]:
-    """The plan for the result file."""
-    preset = plan.preset
-    crop = f"random resized crop {settings.crop_scale} {preset.interpolation}, horizontal flip"
+def describe_recipe(recipe: ResolvedRecipe, settings: LinearProbeSettings) -> dict[str, Any]:
+    """The recipe for the result file."""
+    published = recipe.published
+    crop = f"random resized crop {settings.crop_scale} {published.interpolation}, horizontal flip"
     return {
-        "source": preset.source,
+        "source": published.source,
         "augmentation": "none: features were cached (a deviation)" if settings.cached else crop,
-        "features": [str(kind) for kind in plan.kinds],
-        "batch_norm": "BatchNorm1d(affine=False, eps=1e-6)" if preset.batch_norm else None,
+        "features": [str(kind) for kind in recipe.kinds],
+        "batch_norm": "BatchNorm1d(affine=False, eps=1e-6)" if published.batch_norm else None,
         "optimizer": "LARS, momentum 0.9, trust coefficient 0.001"
-        if preset.optimizer == "lars"
+        if published.optimizer == "lars"
         else "SGD, momentum 0.9",
         "weight_decay": 0.0,
-        "learning_rates": list(plan.learning_rates),
-        "learning_rate_scale": f"global_batch / 256 = {plan.rate_scale:g}",
-        "schedule": f"cosine to 0 per {preset.decay}, {plan.warmup} steps of warm-up",
-        "global_batch": plan.global_batch,
+        "learning_rates": list(recipe.learning_rates),
+        "learning_rate_scale": f"global_batch / 256 = {recipe.rate_scale:g}",
+        "schedule": f"cosine to 0 per {published.decay}, {recipe.warmup} steps of warm-up",
+        "global_batch": recipe.global_batch,
         "sub_batch": settings.batch,
-        "iterations": plan.iterations,
-        "epochs": round(plan.epochs, 3),
-        "training_samples": plan.samples,
+        "iterations": recipe.iterations,
+        "epochs": round(recipe.epochs, 3),
+        "training_samples": recipe.samples,
     }
