@@ -63,7 +63,7 @@ def test_a_term_is_part_of_the_loss_and_measured(outside: Path) -> None:
     expected = -torch.distributions.Categorical(logits=logits).entropy()
     torch.testing.assert_close(scores.per_sample["confidence"], expected)
     torch.testing.assert_close(scores.loss, expected.mean())
-    assert term.weight(1.0) == 0.5
+    assert term.weight(0.0) == 0.5
 
 
 def test_a_task_runs_by_its_import_path(outside: Path, small_shards: Path) -> None:
