@@ -20,6 +20,7 @@ from sar_dist.config.settings import RunConfig
 from sar_dist.config.values import read_value
 from sar_dist.errors import UserError
 from sar_dist.extensions import look_in
+from sar_dist.setting_trees import leaves, set_leaf
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -130,17 +131,13 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
     if key not in known and not free_form:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise UserError(f"unknown key {key!r}; did you mean {nearest[0]!r}? (--help lists every key)")
-    *parents, leaf = key.split(".")
-    target = values
-    for depth, parent in enumerate(parents, start=1):
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            above = ".".join(parents[:depth])
-            raise UserError(f"{override!r}: {above} is {_shown(target)} and not a mapping that could hold {leaf!r}")
     try:
-        target[leaf] = read_value(text, known.get(key, Any))
+        set_leaf(values, key, read_value(text, known.get(key, Any)))
     except ValueError as error:
         raise UserError(f"{override!r} cannot be read: {error}") from error
+    except TypeError as above:
+        held, leaf = _shown(dict(leaves(values)).get(str(above))), key.rpartition(".")[2]
+        raise UserError(f"{override!r}: {above} is {held} and not a mapping that could hold {leaf!r}") from above
 
 
 def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from sar_dist.config.duration import Duration
 from sar_dist.config.values import PathText, checked, is_number
+from sar_dist.setting_trees import set_leaf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -399,11 +400,8 @@ class RunConfig(Settings):
         """
         values = self.model_dump()
         for key, value in changes.items():
-            *groups, name = key.split(".")
-            target = values
-            for group in groups:
-                target = target[group]
-            if name not in target:
+            group, _, name = key.partition(".")
+            if name.partition(".")[0] not in values.get(group, ()):  # below a free mapping any key is new
                 raise KeyError(key)
-            target[name] = value
+            set_leaf(values, key, value)
         return RunConfig.model_validate(values)

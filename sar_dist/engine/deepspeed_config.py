@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
+from sar_dist.setting_trees import merged
 
 # DeepSpeed ignores an unknown top-level key without a word, so the ones it reads (0.19) are listed here.
 _TOP_LEVEL_KEYS = frozenset(
@@ -91,7 +91,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         **_precision(config),
     }
     _check_raw(config.engine.deepspeed)
-    return _merge(generated, config.engine.deepspeed)
+    return merged(generated, config.engine.deepspeed)
 
 
 def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -137,11 +137,3 @@ def _check_raw(raw: dict[str, Any]) -> None:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
             raise UserError(f"engine.deepspeed.{path} is decided by {ours}; set that instead")
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = deepcopy(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else deepcopy(value)
-    return merged

@@ -25,11 +25,11 @@ from types import FrameType
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
 from sar_dist.experiment.specification import Evaluation, Experiment
+from sar_dist.setting_trees import differences, is_below
 
 REPOSITORY = Path(__file__).parents[2]
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
-_IDENTITY_GROUPS = ("model", "regularizer", "augment", "optim")
-_IDENTITY_KEYS = (("engine", "precision"),)
+_IDENTITY_KEYS = ("model", "regularizer", "augment", "optim", "terms", "engine.precision")
 DATA_VARIABLE = "SAR_DIST_DATA"
 
 
@@ -120,14 +120,10 @@ def _training(config: RunConfig, options: RunOptions) -> Job:
 
 
 def _check_same(old: RunConfig, new: RunConfig, run: Path) -> None:
-    before, after = old.model_dump(), new.model_dump()
-    if before["terms"] != after["terms"]:
-        raise UserError(f"{run} was made with other terms; remove that run, or give another --out")
-    whole_groups = [(group, key) for group in _IDENTITY_GROUPS for key in before[group]]
-    for group, key in [*whole_groups, *_IDENTITY_KEYS]:
-        if before[group][key] != after[group][key]:
+    for key, (before, after) in differences(old.model_dump(), new.model_dump()).items():
+        if is_below(key, _IDENTITY_KEYS):
             raise UserError(
-                f"{run} was made with {group}.{key}={before[group][key]}, the experiment says {after[group][key]}; "
+                f"{run} was made with {key}={before}, the experiment says {after}; "
                 "remove that run, or give another --out"
             )
 

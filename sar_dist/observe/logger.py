@@ -25,6 +25,7 @@ from sar_dist.observe.tensorboard_charts import custom_scalars_layout
 from sar_dist.observe.trace import TRACE_SUFFIX
 from sar_dist.output import warn
 from sar_dist.quantities import Quantity
+from sar_dist.setting_trees import leaves
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -211,18 +212,12 @@ class RunLogger:
         return True
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+def flatten(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Nested settings as one level with dotted names; values that TensorBoard cannot show become JSON text."""
-    flat: dict[str, bool | int | float | str] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{key}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[key] = value
-        else:
-            flat[key] = json.dumps(value, default=str)
-    return flat
+    return {
+        key: value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
+        for key, value in leaves(config)
+    }
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

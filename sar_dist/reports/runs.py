@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in, read_records
 from sar_dist.quantities import Quantity, SummingUp
+from sar_dist.setting_trees import leaves
 
 Curve = tuple[list[float], list[float]]
 
@@ -121,16 +121,12 @@ def _read_transfer(folder: Path) -> dict[str, dict[str, float]]:
         content = _read_json(file)
         metrics = content.get("metrics", content) if isinstance(content, dict) else {}
         name = file.parent.name + (" (partial)" if isinstance(content, dict) and content.get("partial") else "")
-        results[name] = {key: float(value) for key, value in _numbers(metrics)}
+        results[name] = {key: float(value) for key, value in leaves(metrics) if _is_number(value)}
     return results
 
 
-def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", value
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def final_figures(run: ReportedRun) -> dict[str, float | None]:
@@ -151,15 +147,7 @@ def final_figures(run: ReportedRun) -> dict[str, float | None]:
 
 def config_differences(runs: list[ReportedRun]) -> dict[str, list[str]]:
     """Dotted configuration keys that are not the same in all runs, with each run's value."""
-    flat = [dict(_leaves(run.config)) for run in runs]
+    flat = [dict(leaves(run.config)) for run in runs]
     keys = dict.fromkeys(key for values in flat for key in values)
     rows = {key: [json.dumps(values.get(key)) for values in flat] for key in keys if key not in ("run.name", "run.dir")}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

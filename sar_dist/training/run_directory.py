@@ -11,10 +11,10 @@ import torch
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
+from sar_dist.setting_trees import ABSENT, differences, is_below
 
 # What a run is: another value would make the resumed run something that never existed from its start.
-_FIXED_GROUPS = ("model", "regularizer", "augment", "optim")
-_FIXED_KEYS = ("run.seed",)
+_FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed")
 # What decides the order of the data, which data.allow_changed=true lets go.
 _ORDER_KEYS = ("run.seed", "optim.global_batch", "augment")
 
@@ -77,15 +77,10 @@ class RunDirectory:
 
 
 def _changes(old: RunConfig, new: RunConfig) -> list[str]:
-    before, after = old.model_dump(), new.model_dump()
-    keys = [f"{group}.{name}" for group in _FIXED_GROUPS for name in before[group]] + list(_FIXED_KEYS)
-    changed = []
-    for key in keys:
-        group, name = key.split(".")
-        if new.data.allow_changed and (key in _ORDER_KEYS or group in _ORDER_KEYS):
-            continue
-        if before[group][name] != after[group][name]:
-            changed.append(f"{key}={before[group][name]} (now {after[group][name]})")
-    if before["terms"] != after["terms"]:
-        changed.append(f"terms={before['terms']} (now {after['terms']})")
-    return changed
+    """What makes ``new`` another run than ``old``, one "key=value (now value)" each."""
+    free = _ORDER_KEYS if new.data.allow_changed else ()
+    return [
+        f"{key}={'unset' if before is ABSENT else before} (now {'unset' if after is ABSENT else after})"
+        for key, (before, after) in differences(old.model_dump(), new.model_dump()).items()
+        if is_below(key, _FIXED_KEYS) and not is_below(key, free)
+    ]

@@ -19,6 +19,7 @@ from sar_dist.config import apply_overrides
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
+from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.result import (
@@ -136,7 +137,7 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
     if file.exists():
         found = json.loads(file.read_text())
         if found != wanted:
-            changed = ", ".join(sorted(name for name in wanted if found.get(name) != wanted[name]))
+            changed = ", ".join(sorted({key.partition(".")[0] for key in differences(found, wanted)}))
             raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
     else:
         with atomic_write(file) as stream:

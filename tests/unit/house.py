@@ -20,6 +20,7 @@ GROUND: dict[str, set[str]] = {
     "regions": set(),
     "quantities": set(),
     "randomness": set(),
+    "setting_trees": set(),
     "environment": set(),
     "files": {"errors"},
     "distributed": {"errors"},

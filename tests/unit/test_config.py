@@ -135,7 +135,7 @@ PLAIN = st.recursive(
 ANYTHING = st.fixed_dictionaries(
     {},
     optional={
-        key: PLAIN if key in ("model.options", "engine.deepspeed", "terms") else st.from_type(type_of) | PLAIN
+        key: PLAIN if key == "terms" or key.endswith((".options", ".deepspeed")) else st.from_type(type_of) | PLAIN
         for key, type_of in _annotations(RunConfig)
         if key != "run.name"
     },
