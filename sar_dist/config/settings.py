@@ -401,7 +401,10 @@ class RunConfig(Settings):
         values = self.model_dump()
         for key, value in changes.items():
             group, _, name = key.partition(".")
-            if name.partition(".")[0] not in values.get(group, ()):  # below a free mapping any key is new
+            held = values.get(group)
+            # Below a free mapping, such as model.options, any key may be new.
+            known = name.partition(".")[0] in held if isinstance(held, dict) else group in values and not name
+            if not known:
                 raise KeyError(key)
             set_leaf(values, key, value)
         return RunConfig.model_validate(values)
