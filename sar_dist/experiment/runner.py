@@ -25,12 +25,12 @@ from types import FrameType
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
 from sar_dist.experiment.specification import Evaluation, Experiment
+from sar_dist.places import DATA_VARIABLE, find_data, looked_for
 from sar_dist.setting_trees import differences, is_below
 
 REPOSITORY = Path(__file__).parents[2]
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
 _IDENTITY_KEYS = ("model", "regularizer", "augment", "optim", "terms", "engine.precision")
-DATA_VARIABLE = "SAR_DIST_DATA"
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,13 @@ def check_evaluation_data(experiment: Experiment) -> dict[str, Path]:
     """Where the data of each evaluation lie, by its name. Raises UserError if they are nowhere."""
     found = {}
     for evaluation in experiment.evaluations:
-        below = Path(os.environ.get(DATA_VARIABLE, "data")) / evaluation.data
-        folders = [folder for folder in (Path(evaluation.data), below) if folder.is_dir()]
-        if not folders:
+        place = find_data(evaluation.data)
+        if place is None:
             raise UserError(
-                f"no data for the evaluation {evaluation.name}: there is no {evaluation.data} or {below}; the "
+                f"no data for the evaluation {evaluation.name}: there is no {looked_for(evaluation.data)}; the "
                 f"experiment's file says how to make them; ${DATA_VARIABLE} names the folder of all data"
             )
-        found[evaluation.name] = folders[0]
+        found[evaluation.name] = place
     return found
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -18,10 +16,9 @@ from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.models import check_initial_weights, model_on_meta
+from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
 from sar_dist.training.run_directory import RunDirectory
-
-DATA_FOLDER = "data"
 
 
 @dataclass(frozen=True)
@@ -92,18 +89,11 @@ def locate_data(key: str, path: str | None) -> str:
         raise UserError(f"{key} is not set; give the folder of the shards, such as {key}=/data/imagenet-1k-wds")
     if "://" in path:
         return path
-    roots = (
-        [Path()]
-        if Path(path).is_absolute()
-        else [Path(), Path(os.environ.get("SAR_DIST_DATA", DATA_FOLDER)), Path(DATA_FOLDER)]
-    )
-    candidates = list(dict.fromkeys(root / path for root in roots))
-    for candidate in candidates:
-        if candidate.exists():
-            return str(candidate)
-    looked = " or ".join(str(candidate) for candidate in candidates)
+    found = find_data(path)
+    if found is not None:
+        return str(found)
     raise UserError(
-        f"{key}: there is no {looked}; make shards with `python tools/make_shards.py imagefolder SRC OUT`, or download "
+        f"{key}: there is no {looked_for(path)}; make shards with `python tools/make_shards.py imagefolder SRC OUT`, or download "
         f"timm/imagenet-1k-wds, and set {key} or $SAR_DIST_DATA"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from sar_dist.config import apply_overrides
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
+from sar_dist.places import DATA_VARIABLE, data_candidates
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -33,7 +33,6 @@ from sar_dist.transfer.result import (
 )
 from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
 
-DATA_VARIABLE = "SAR_DIST_DATA"
 JOB_FILE = "job.json"
 
 
@@ -93,13 +92,14 @@ def find_data(task: type[TransferTask[Any, Any]], given: Path | None) -> Path:
         if not given.exists():
             raise UserError(f"--data {given} does not exist; expected {task.data_help}")
         return given
-    root = Path(os.environ.get(DATA_VARIABLE, "data"))
-    if not (root / task.data_folder).is_dir():
+    places = data_candidates(task.data_folder)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
         raise UserError(
-            f"no data for {task.name}: looked for {root / task.data_folder} (--data DIR or ${DATA_VARIABLE} say where); "
-            f"expected {task.data_help}"
+            f"no data for {task.name}: looked for {' and '.join(map(str, places))} (--data DIR or ${DATA_VARIABLE} say "
+            f"where); expected {task.data_help}"
         )
-    return root / task.data_folder
+    return found
 
 
 def newest_finished_run(folder: Path = Path("runs")) -> str:

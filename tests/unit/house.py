@@ -19,6 +19,7 @@ GROUND: dict[str, set[str]] = {
     "signals": set(),
     "regions": set(),
     "quantities": set(),
+    "places": set(),
     "randomness": set(),
     "setting_trees": set(),
     "environment": set(),
