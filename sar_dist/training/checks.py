@@ -19,6 +19,7 @@ from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.models import check_initial_weights, model_on_meta
 from sar_dist.terms import check_terms
+from sar_dist.training.preemption import check_marker
 from sar_dist.training.run_directory import RunDirectory
 
 DATA_FOLDER = "data"
@@ -39,6 +40,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     Raises:
         UserError: the first thing that is wrong.
     """
+    check_marker()
     model = model_on_meta(config.model, config.regularizer)
     check_buffers(model.vit)
     check_terms(config, model)
