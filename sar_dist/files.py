@@ -84,8 +84,17 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def cache_folder() -> Path:
-    """``$SAR_DIST_CACHE``, by default ``~/.cache/sar_dist``. Not created."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "sar_dist")
+    """``$SAR_DIST_CACHE``, by default ``~/.cache/sar_dist``. Not created.
+
+    A user without a home (no $HOME and no entry in the password database, as in many containers) gets a folder of
+    their own below the system's temporary folder.
+    """
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "sar_dist"
+    except RuntimeError:  # what Path.home() raises where there is no home
+        return Path(tempfile.gettempdir()) / f"sar_dist-{os.getuid()}"
 
 
 def available_cores() -> int:
