@@ -167,7 +167,7 @@ def our_step(config: RunConfig, engine: Any, task: ClassificationTask, batch: An
         state=TrainState(),
         averages=averages,
         ema=None,
-        checkpointing=Checkpointing(store, engine, None, unused, averages, logger.message),
+        checkpointing=Checkpointing(store, engine, None, unused, averages, logger.message, {}),
         directory=directory,
         logger=logger,
         throughput=throughput,

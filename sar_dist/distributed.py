@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,41 +16,35 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sar_dist.errors import CannotMeet, UserError
+from sar_dist.launch_environment import find_meeting_place, read_environment
+from sar_dist.meeting import join
+
+__all__ = [
+    "all_gather",
+    "all_reduce_sum",
+    "barrier",
+    "broadcast_object",
+    "find_device",
+    "gather_objects",
+    "initialize",
+    "is_main",
+    "main_first",
+    "meet",
+    "rank",
+    "read_environment",
+    "select_device",
+    "shutdown",
+    "together",
+    "world_size",
+]
 
 T = TypeVar("T")
 
-_SLURM_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS"}
+MEETING_TIME = timedelta(minutes=30)
 
 
-def read_environment() -> tuple[int, int, int]:
-    """Rank, local rank and world size given by the launcher; (0, 0, 1) for plain ``python``.
-
-    Works before any process group exists. Under plain ``srun`` the SLURM_* names are mapped to the env:// names
-    first: only inside a job step and only if the launcher has not set RANK, because DeepSpeed would try MPI otherwise.
-
-    Raises:
-        UserError: the variables are set but are not numbers, or contradict each other.
-    """
-    if "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ:
-        for name, slurm_name in _SLURM_NAMES.items():
-            if slurm_name in os.environ:
-                os.environ.setdefault(name, os.environ[slurm_name])
-    try:
-        rank, local_rank, world = (
-            int(os.environ.get(name, default))
-            for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
-        )
-    except ValueError as error:
-        raise UserError(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}") from error
-    if not 0 <= rank < world:
-        raise UserError(
-            f"RANK={rank} does not fit WORLD_SIZE={world}; start with deepspeed, torchrun, srun or plain python"
-        )
-    return rank, local_rank, world
-
-
-def select_device(local_rank: int) -> torch.device:
-    """This process's GPU, or the CPU where there is none.
+def find_device(local_rank: int) -> torch.device:
+    """This process's GPU, or the CPU where there is none; nothing is started on it.
 
     Raises:
         UserError: more processes on this node than GPUs.
@@ -63,11 +56,41 @@ def select_device(local_rank: int) -> torch.device:
         raise UserError(
             f"local rank {local_rank} has no GPU: this node has {torch.cuda.device_count()}; start fewer processes"
         )
-    torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
-def initialize(device: torch.device, timeout: timedelta = timedelta(minutes=30)) -> None:
+def select_device(local_rank: int) -> torch.device:
+    """This process's GPU, which it uses from now on, or the CPU where there is none.
+
+    Raises:
+        UserError: more processes on this node than GPUs.
+    """
+    device = find_device(local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def meet(timeout: timedelta = MEETING_TIME) -> None:
+    """Let the processes know each other from here on: an error on any of them is then said, and said once.
+
+    Raises:
+        UserError: rank 0 was not found in time.
+    """
+    join(timeout)
+
+
+def together(action: Callable[[], T]) -> T:
+    """Run ``action`` on every process, which needs no process group; where it fails on one, all fail with its message.
+
+    Raises:
+        UserError: ``action`` raised it on some process.
+    """
+    meeting = join(MEETING_TIME)
+    return action() if meeting is None else meeting.together(action)
+
+
+def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
     """Create the process group, through DeepSpeed so that its communication layer uses the same one.
 
     Raises:
@@ -75,11 +98,14 @@ def initialize(device: torch.device, timeout: timedelta = timedelta(minutes=30))
     """
     if dist.is_initialized():
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    host, port = find_meeting_place(read_environment()[2])
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = _free_port()
+    meeting = join(timeout)
+    if meeting is not None:
+        meeting.wait_for_all(timeout.total_seconds())
     import deepspeed  # slow to import: only once everything cheap has been checked
 
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -88,8 +114,7 @@ def initialize(device: torch.device, timeout: timedelta = timedelta(minutes=30))
     try:
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise CannotMeet(f"the processes could not meet at {address} ({backend}): {error}") from error
+        raise CannotMeet(f"the processes could not meet at {host}:{port} ({backend}): {error}") from error
 
 
 def shutdown() -> None:
@@ -178,9 +203,3 @@ def _do_without_compiled_reduction() -> None:
     """
     backend = importlib.import_module("deepspeed.comm.torch")  # as an attribute of deepspeed.comm, `torch` is torch
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -29,15 +29,25 @@ class CannotMeet(UserError):
     exit_status = EXIT_CANNOT_MEET
 
 
+_speaks: Callable[[], bool] = is_main_process
+
+
+def let_speak(decide: Callable[[], bool]) -> None:
+    """From now on ask ``decide`` whether this process prints an error's line, once for all processes of a run."""
+    global _speaks
+    _speaks = decide
+
+
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
-    Under a launcher only the process with RANK 0 prints the line, so that it appears once.
+    Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
+    (``sar_dist.meeting``), whichever knows of the error.
     """
     try:
         status = main() or 0
     except UserError as error:
-        if is_main_process():
+        if _speaks():
             warn(f"error: {' '.join(str(error).split())}")
         status = error.exit_status
     except KeyboardInterrupt:

@@ -1,27 +1,55 @@
-"""Stop signals, taken over before anything slow is imported (standard library only, for that reason).
+"""Stop signals and the launcher's end, watched before anything slow is imported (standard library only, therefore).
 
-The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 is only remembered: ``sar_dist.training.preemption`` agrees on it between
-the processes. A second one leaves at once, which is safe: checkpoints are committed by a rename.
+While a run is being prepared, a stop signal or the end of its launcher ends the process at once: nothing is lost, and
+long checks or a wait for other processes are not sat out. A thread does that, because Python's own handlers wait until
+the main thread comes back from the library it is in.
+
+Once training has begun the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
+``sar_dist.training.preemption`` agrees on them between the processes. A second signal leaves at once, which is safe:
+checkpoints are committed by a rename.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import threading
 import time
+from pathlib import Path
 from types import FrameType
 
+from sar_dist.launchers import find_launchers
+from sar_dist.output import warn
+from sar_dist.processes import ProcessIdentity
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+MARKER_VARIABLE = "SAR_REQUEUE_FILE"
 _SAME_REQUEST_SECONDS = 2.0  # a launcher that forwards a signal to its process group delivers it twice
+_LOOK_SECONDS = 1.0
 
 _received: signal.Signals | None = None
 _received_at = 0.0
+_training = False
+_launcher_is_gone = False
 
 
 def install_handlers() -> None:
-    """Remember the first stop signal from now on instead of dying of it."""
+    """From now on end at a stop signal, or at the end of the launcher, as this module's first lines say."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    # A forked worker shares the pipe: its signals are not this process's.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     for number in STOP_SIGNALS:
         signal.signal(number, _on_signal)
+    watch = threading.Thread(target=_watch, args=(reading, find_launchers()), name="stop watch", daemon=True)
+    watch.start()
+
+
+def begin_training() -> None:
+    """From now on only remember signals and the launcher's end: the run stops together, with everything saved."""
+    global _training
+    _training = True
 
 
 def ignore_signals() -> None:
@@ -35,9 +63,54 @@ def received() -> signal.Signals | None:
     return _received
 
 
+def launcher_is_gone() -> bool:
+    """Whether a launcher that was there at the start has ended: nobody waits for this process any more."""
+    return _launcher_is_gone
+
+
+def write_marker(text: str) -> str | None:
+    """Write $SAR_REQUEUE_FILE, if it is set, which tells a batch script to requeue the job.
+
+    Returns:
+        Why it could not be written, or None.
+    """
+    path = os.environ.get(MARKER_VARIABLE)
+    if not path:
+        return None
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        return f"{MARKER_VARIABLE}={path} could not be written: {error.strerror}"
+    return None
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _received, _received_at
     if _received is None:
         _received, _received_at = signal.Signals(number), time.monotonic()
     elif time.monotonic() - _received_at > _SAME_REQUEST_SECONDS:
         os._exit(128 + number)
+
+
+def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
+    """The thread: reads the signals that Python writes into the pipe, and looks after the launchers every second."""
+    global _launcher_is_gone
+    while True:
+        ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
+        numbers = os.read(signals, 64) if ready else b""
+        stops = [number for number in numbers if number in STOP_SIGNALS]
+        if stops and not _training:
+            name = signal.Signals(stops[0]).name
+            if stops[0] != signal.SIGINT and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+                write_marker(f"before training began: {name}\n")
+            _end_start(f"stopped by {name}", 128 + stops[0])
+        if not _launcher_is_gone and not all(launcher.is_alive() for launcher in launchers):
+            _launcher_is_gone = True
+            if not _training:
+                _end_start("the launcher has gone", 128 + signal.SIGTERM)
+
+
+def _end_start(reason: str, status: int) -> None:
+    """Leave without the main thread, which may be anywhere. What a start writes appears whole or not at all."""
+    warn(f"{reason} before training began; nothing is lost")
+    os._exit(status)

@@ -20,6 +20,7 @@ def main() -> None:
     from sar_dist.training import build_trainer
 
     arguments = parse_run_arguments(__doc__)
+    distributed.meet()
     config = load_config(arguments.config, arguments.overrides)
     build_trainer(config).train()
     ignore_signals()

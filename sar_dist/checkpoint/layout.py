@@ -68,17 +68,17 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Compare every file, and the step in the folder's name, with the manifest and return the manifest.
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, compared with its own digest and the folder's name; the other files are not looked at.
 
     Raises:
-        DamagedCheckpoint: a file is missing, is no regular file, has another size or another hash; the manifest cannot
-            be read, or belongs to another step than the folder's name says.
+        DamagedCheckpoint: it cannot be read, was changed, or belongs to another step than the folder's name says.
     """
     try:
         regular_size(folder / MANIFEST, limit=_MAX_MANIFEST_BYTES)
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, written_by, step = dict(manifest["files"]), manifest["format"], manifest["step"]
+        dict(manifest["files"])
+        written_by, step = manifest["format"], manifest["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{folder / MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
     if manifest.get("digest") != manifest_digest(manifest):
@@ -87,7 +87,18 @@ def verify(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{folder} has checkpoint format {written_by}; this version reads {FORMAT}")
     if _STEP_NAME.fullmatch(folder.name) and folder.name != step_name(step):
         raise DamagedCheckpoint(f"{folder} holds the checkpoint of step {step}; its folder was renamed or exchanged")
-    for name, expected in files.items():
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compare every file, and the step in the folder's name, with the manifest and return the manifest.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, is no regular file, has another size or another hash; the manifest cannot
+            be read, or belongs to another step than the folder's name says.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
         try:
             actual = describe_file(folder / name)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -15,12 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
-from sar_dist.observe.records import append_record, truncate_records
+from sar_dist.observe.records import RESERVED, append_record, read_records, truncate_records
 from sar_dist.observe.tensorboard_charts import custom_scalars_layout
 from sar_dist.observe.trace import TRACE_SUFFIX
 from sar_dist.output import warn
@@ -96,6 +98,14 @@ class RunLogger:
                 writer.add_scalar(f"{prefix}/{name}", float(value), step, walltime=now)
 
         self._tensorboard(write)
+
+    def recorded(self, step: int, prefix: str) -> dict[str, float] | None:
+        """The metrics that metrics.jsonl holds of ``step`` and ``prefix``, as numbers; None if it has none."""
+        found = None
+        for record in read_records(self._directory / METRICS_FILE):
+            if record["step"] == step and record.get("prefix") == prefix:
+                found = {name: float(value) for name, value in record.items() if name not in RESERVED}
+        return found
 
     def progress(self, step: int, postfix: Mapping[str, str | float]) -> None:
         """Report progress on stdout: the bar moves on a terminal, otherwise a line is printed."""
@@ -194,6 +204,7 @@ class RunLogger:
             self._writer.flush()
             self._purge_step = None
 
+        _let_worker_end_silently()
         if not self._attempt(write_and_flush) and self._writer is not None:
             # Its thread has died with the error, for good: the next entry opens a new file.
             with contextlib.suppress(OSError):
@@ -210,6 +221,22 @@ class RunLogger:
                 warn(f"warning: logging failed, training goes on (further failures are only counted): {error}")
             return False
         return True
+
+
+@functools.cache
+def _let_worker_end_silently() -> None:
+    """Keep TensorBoard's writer threads from printing a traceback when the disk fails.
+
+    Such a thread stores its error, which the next call raises in the caller's thread, where ``RunLogger`` counts it;
+    it then raises the error a second time, to nobody but ``threading.excepthook``.
+    """
+    run = event_file_writer._AsyncWriterThread.run
+
+    def run_silently(worker: event_file_writer._AsyncWriterThread) -> None:
+        with contextlib.suppress(OSError):
+            run(worker)
+
+    event_file_writer._AsyncWriterThread.run = run_silently
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from typing import Any
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
 from sar_dist.data import TrainLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage, restore, shared_state, snapshot
 from sar_dist.errors import UserError
+from sar_dist.files import NO_SPACE_ERRORS
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.state import TrainState
 
@@ -20,6 +23,7 @@ class Checkpointing:
         store: where they are.
         engine, ema, loader, averages: what they hold the state of; ``ema`` may be None.
         say: prints a line on the main process.
+        config: the run's configuration, of which every checkpoint holds a copy: config.json may be lost or damaged.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Checkpointing:
         loader: TrainLoader,
         averages: RunningAverages,
         say: Callable[[str], None],
+        config: dict[str, Any],
     ) -> None:
         self.store = store
         self.engine = engine
@@ -37,6 +42,7 @@ class Checkpointing:
         self.loader = loader
         self.averages = averages
         self.say = say
+        self.config = config
 
     def resume(self, reader: CheckpointReader) -> None:
         """Restore weights, optimizer and averages, whatever processes and ZeRO stage wrote them."""
@@ -82,6 +88,7 @@ class Checkpointing:
             "loader": self.loader.state_dict(state.step),
             "zero_stage": self.engine.zero_optimization_stage(),
             "engine": shared_state(self.engine, self.ema),
+            "config": self.config,
         }
         self.store.save(state.step, tensors, index, shared)
 
@@ -95,4 +102,10 @@ class Checkpointing:
         self.store.wait()
         problems = [problem for problem in distributed.gather_objects(self.store.take_problem()) if problem]
         if problems:
-            raise UserError(f"{problems[0]}; free some space and start the same command again")
+            raise UserError(f"{problems[0]}; {_advice(problems[0])} and start the same command again")
+
+
+def _advice(problem: str) -> str:
+    """What helps against a failed save; the problem may be another process's, of which only the text is known."""
+    no_space = any(os.strerror(number) in problem for number in NO_SPACE_ERRORS)
+    return "free some space" if no_space else "make the folder writable"

@@ -18,6 +18,7 @@ from sar_dist.errors import UserError
 from sar_dist.models import check_initial_weights, model_on_meta
 from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
+from sar_dist.training.preemption import check_marker
 from sar_dist.training.run_directory import RunDirectory
 
 
@@ -36,6 +37,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     Raises:
         UserError: the first thing that is wrong.
     """
+    check_marker()
     model = model_on_meta(config.model, config.regularizer)
     check_buffers(model.vit)
     check_terms(config, model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 import torch.distributed as dist
 
 from sar_dist import distributed
-from sar_dist.signals import received
+from sar_dist.errors import UserError
+from sar_dist.output import warn
+from sar_dist.signals import MARKER_VARIABLE, launcher_is_gone, received, write_marker
 
 
 class AgreedStop:
@@ -27,9 +30,11 @@ class AgreedStop:
 
     Args:
         max_hours: stop after this many hours from now; None for no limit.
+        lost: says whether another start has taken the run over.
     """
 
-    def __init__(self, max_hours: float | None) -> None:
+    def __init__(self, max_hours: float | None, lost: Callable[[], bool]) -> None:
+        self._lost = lost
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._group: Any = dist.new_group(backend="gloo") if distributed.world_size() > 1 else None
         self._pending: tuple[Any, torch.Tensor] | None = None
@@ -37,7 +42,7 @@ class AgreedStop:
     def agree(self) -> str | None:
         """Why to stop now, or None to go on. Call on every process at the end of every step."""
         late = self._deadline is not None and time.monotonic() > self._deadline
-        flags = torch.tensor([int(received() or 0), int(late)], dtype=torch.int32)
+        flags = torch.tensor([received() or 0, late, launcher_is_gone(), self._lost()], dtype=torch.int32)
         if self._group is None:
             return _describe(flags)
         previous = self._pending
@@ -55,9 +60,22 @@ def request_requeue(step: int, reason: str) -> None:
 
     Ctrl-C is somebody at a keyboard, who does not want the job back.
     """
-    path = os.environ.get("SAR_REQUEUE_FILE")
-    if path and reason != signal.Signals.SIGINT.name:
-        Path(path).write_text(f"step {step}: {reason}\n")
+    if reason != signal.Signals.SIGINT.name and (problem := write_marker(f"step {step}: {reason}\n")):
+        warn(f"warning: {problem}; a batch script will not requeue the job")
+
+
+def check_marker() -> None:
+    """Make sure, before anything starts, that $SAR_REQUEUE_FILE can be written.
+
+    Raises:
+        UserError: its folder is not there or cannot be written, or it is no file.
+    """
+    name = os.environ.get(MARKER_VARIABLE)
+    if not name:
+        return
+    path = Path(name)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{MARKER_VARIABLE}={name} cannot be written; name a file in an existing, writable folder")
 
 
 def _wait(pending: tuple[Any, torch.Tensor] | None) -> str | None:
@@ -69,7 +87,11 @@ def _wait(pending: tuple[Any, torch.Tensor] | None) -> str | None:
 
 
 def _describe(flags: torch.Tensor) -> str | None:
-    number, late = flags.tolist()
+    number, late, orphaned, lost = flags.tolist()
     if number:
         return signal.Signals(number).name
+    if orphaned:
+        return "the launcher has gone"
+    if lost:
+        return "another start has taken the run over"
     return "run.max_hours is over" if late else None

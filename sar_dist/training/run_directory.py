@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_manifest, write_durably
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
+from sar_dist.training.lease import Lease, acquire
 
 # What a run is: another value would make the resumed run something that never existed from its start.
 _FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed")
@@ -32,22 +36,41 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.bad_images = self.path / "bad_images.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.unrecorded_images = 0
+        self._lease: Lease | None = None
 
     def check(self, config: RunConfig) -> None:
         """Refuse to mix two different runs in one directory.
 
         Raises:
-            UserError: ``run.resume=never`` and the run exists, or it was started with another configuration.
+            UserError: ``run.resume=never`` and the run exists; it was started with another configuration; or something
+                in the directory is not what a run writes there.
         """
-        if not self.config_file.exists():
+        self._check_kinds()
+        recorded = self._recorded_config()
+        if recorded is None:
             return
         if config.run.resume == "never":
             raise UserError(f"{self.path} exists and run.resume=never; choose another run.name or remove the directory")
-        changed = _changes(load_config(self.config_file), config)
+        changed = _changes(recorded, config)
         if changed:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
             )
+
+    def open(self, config: RunConfig, world_size: int, device: torch.device) -> None:
+        """Become the directory's holder, until ``close``, and only then write into it. Call on the main process.
+
+        Raises:
+            UserError: another start holds it, or has begun another run in it since ``check``; or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lease = acquire(self.path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self.check(config)
+        self.create(config, world_size, device)
 
     def create(self, config: RunConfig, world_size: int, device: torch.device) -> None:
         """Make the directory and record configuration and environment. Call on the main process.
@@ -55,25 +78,119 @@ class RunDirectory:
         Raises:
             UserError: the directory cannot be written.
         """
+        records = [*self._past_environments(), describe_environment(world_size, device)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config_file.write_text(config.model_dump_json(indent=2) + "\n")
-            records = self._past_environments()
-            records.append(describe_environment(world_size, device))
-            self.environment_file.write_text(json.dumps(records, indent=2) + "\n")
+            _write_if_changed(self.config_file, config.model_dump_json(indent=2) + "\n")
+            _write_if_changed(self.environment_file, json.dumps(records, indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write the run directory {self.path}: {error.strerror}; set run.dir") from error
+            raise self._cannot_write(error) from error
+
+    @property
+    def lost(self) -> bool:
+        """Whether another start has taken the directory over; known on the main process, within seconds."""
+        return self._lease is not None and self._lease.lost
+
+    def check_held(self) -> None:
+        """Make sure, before something is written, that the directory is still this run's. Call on the main process.
+
+        Raises:
+            UserError: another start has taken it over.
+        """
+        if self._lease is not None:
+            self._lease.check()
+
+    def close(self) -> None:
+        """Let the next start have the directory."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Record a finished run's result. Call on the main process.
+
+        Raises:
+            UserError: it could not be written; the same command again only repeats this.
+        """
+        try:
+            _write_if_changed(self.summary_file, json.dumps(summary, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.summary_file} could not be written: {error.strerror}; everything else is saved: see to the "
+                "disk and start the same command again"
+            ) from error
 
     def record_bad_image(self, key: str, step: int) -> None:
-        """Note a training image that could not be decoded; every process appends its own."""
-        with self.bad_images.open("a") as stream:
-            stream.write(json.dumps({"step": step, "key": key}) + "\n")
+        """Note a training image that could not be decoded; every process appends its own.
+
+        Where the disk does not take it, the image is still counted, the first time is said, and training goes on.
+        """
+        try:
+            with self.bad_images.open("a") as stream:
+                stream.write(json.dumps({"step": step, "key": key}) + "\n")
+        except OSError as error:
+            self.unrecorded_images += 1
+            if self.unrecorded_images == 1:
+                warn(
+                    f"warning: {key} cannot be noted in {self.bad_images}: {error.strerror}; training goes on (further "
+                    "ones are only counted)"
+                )
 
     def _past_environments(self) -> list[dict[str, Any]]:
         try:
-            return json.loads(self.environment_file.read_text())
+            records = json.loads(self.environment_file.read_text())
         except (OSError, ValueError):  # a first start, or a file cut short by a crash: only a record is lost
             return []
+        return records if isinstance(records, list) else []
+
+    def _check_kinds(self) -> None:
+        """Refuse what is in the way, before a write fails on it or, as a FIFO makes it, waits for ever."""
+        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images)
+        folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
+        for path in (*files, *folders):
+            if path.exists() and not (path.is_dir() if path in folders else path.is_file()):
+                kind = "folder" if path in folders else "regular file"
+                raise UserError(f"{path} is not a {kind}; move it away, or choose another run.name")
+
+    def _recorded_config(self) -> RunConfig | None:
+        """What the run was started with: config.json or, where that is lost or damaged, a checkpoint's copy of it."""
+        problem = "is not there"
+        if self.config_file.exists():
+            problem = _damage_of(self.config_file) or ""
+            if not problem:
+                return load_config(self.config_file)
+        checkpoints = complete_checkpoints(self.checkpoints)
+        for folder in checkpoints:
+            try:
+                return RunConfig.model_validate(read_manifest(folder)["config"])
+            except (DamagedCheckpoint, KeyError, ValidationError):
+                continue  # damaged, or of a version that wrote no copy
+        if checkpoints and self.config_file.exists():
+            raise UserError(
+                f"{self.config_file} {problem}, and no checkpoint holds a copy; remove it if you are sure to give the "
+                "run's own settings"
+            )
+        return None
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        return UserError(f"cannot write the run directory {self.path}: {error.strerror}; set run.dir")
+
+
+def _damage_of(file: Path) -> str | None:
+    """Why a JSON file is damaged, such as one that a full disk cut short; None if it is whole."""
+    try:
+        whole = isinstance(json.loads(file.read_bytes()), dict)
+    except (ValueError, RecursionError) as error:
+        return f"is damaged ({error})"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if whole else "holds no settings"
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """Write a file durably; one that says the same already is left alone, whatever the disk would say."""
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_durably(path, text)
 
 
 def _changes(old: RunConfig, new: RunConfig) -> list[str]:

@@ -29,10 +29,9 @@ def build_trainer(config: RunConfig) -> Trainer:
         UserError: something the user gave is wrong; found before any process waits for another.
     """
     rank, local_rank, world_size = distributed.read_environment()
-    device = distributed.select_device(local_rank)
-    checked = check_run(config, device, world_size)
+    device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
     distributed.initialize(device)
-    distributed.main_first(lambda: checked.directory.create(config, world_size, device))
+    distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
     train_loader, val_loader = build_loaders(config, checked, rank, world_size)
     length = RunLength(config, train_loader.steps_per_epoch)
@@ -57,7 +56,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, flops, peak)
     averages = RunningAverages(engine.device)
-    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message)
+    recorded = config.model_dump(mode="json")
+    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded)
     if saved is not None:
         checkpointing.resume(saved)
     return Trainer(
@@ -78,6 +78,16 @@ def build_trainer(config: RunConfig) -> Trainer:
             config.optim.global_batch, flops.training_flops, device, peak=peak, world_size=world_size
         ),
     )
+
+
+def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[torch.device, CheckedRun]:
+    """This process's device, on which nothing is started yet, and what the checks found.
+
+    Raises:
+        UserError: something is wrong on this process's node.
+    """
+    device = distributed.find_device(local_rank)
+    return device, check_run(config, device, world_size)
 
 
 def open_logger(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from sar_dist.data import ValidationLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage
 from sar_dist.observe import RunLogger, Throughput
 from sar_dist.regions import region
+from sar_dist.signals import begin_training
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.evaluation import evaluate
@@ -84,13 +84,15 @@ class Trainer:
         """Train to the last step or an agreed stop."""
         with closing(self.logger), closing(self.profiler):
             self.run_loop()
+        self.directory.close()
         self.watchdog.stop()
         return self.state
 
     def run_loop(self) -> None:
         """Step after step, and what is due between them."""
         self.watchdog.moved()
-        stop, reason = AgreedStop(self.config.run.max_hours), None
+        stop, reason = AgreedStop(self.config.run.max_hours, lambda: self.directory.lost), None
+        begin_training()  # from here on a signal saves
         while self.state.step < self.length.last_step and reason is None:
             self.train_step()
             if self.due(self.config.log.every):
@@ -141,6 +143,7 @@ class Trainer:
 
     def save(self) -> None:
         """Let a checkpoint of this step be written while training goes on."""
+        distributed.main_first(self.directory.check_held)
         self._reduce_bad_images()
         with self.throughput.paused():
             self.checkpointing.save(self.state)
@@ -192,6 +195,7 @@ class Trainer:
 
     def leave(self, reason: str) -> None:
         """Stop before the end so that the same command goes on from here, also in the middle of a logging interval."""
+        distributed.main_first(self.directory.check_held)
         self._reduce_bad_images()
         self.checkpointing.save_now(self.state)
         if distributed.is_main():
@@ -199,17 +203,22 @@ class Trainer:
         self.logger.message(f"stopped after step {self.state.step} ({reason}); start the same command again to go on")
 
     def finish(self) -> None:
-        """Validate, save, draw, and say where everything is."""
+        """Validate, save, draw, and say where everything is; a finished run that is started again only says it."""
+        distributed.main_first(self.directory.check_held)
         self.log_metrics()
-        self.validate()
+        earlier = distributed.main_first(lambda: self.logger.recorded(self.state.step, "val"))
+        if earlier is None:
+            self.validate()
+        else:
+            self.validation = earlier
         self._reduce_bad_images()
         self.checkpointing.save_now(self.state)
-        self.draw()
+        if earlier is None:
+            self.draw()
+            scores = {key: value for key, value in self.validation.items() if "head" not in key}
+            self.logger.hyperparameters(self.config.model_dump(mode="json"), scores)
         summary = {**self.state.to_json(), "total_steps": self.length.total, "validation": self.validation}
-        if distributed.is_main():
-            self.directory.summary_file.write_text(json.dumps(summary, indent=2) + "\n")
-        scores = {key: value for key, value in self.validation.items() if "head" not in key}
-        self.logger.hyperparameters(self.config.model_dump(mode="json"), scores)
+        distributed.main_first(lambda: self.directory.write_summary(summary))
         for line in closing_lines(self.state, self.engine.skipped_steps, self.directory):
             self.logger.message(line)
 

@@ -16,7 +16,9 @@ GROUND: dict[str, set[str]] = {
     "output": set(),
     "errors": {"output"},
     "extensions": {"errors"},
-    "signals": set(),
+    "processes": set(),
+    "launchers": {"processes"},
+    "signals": {"launchers", "output", "processes"},
     "regions": set(),
     "quantities": set(),
     "places": set(),
@@ -24,7 +26,9 @@ GROUND: dict[str, set[str]] = {
     "setting_trees": set(),
     "environment": set(),
     "files": {"errors"},
-    "distributed": {"errors"},
+    "launch_environment": {"errors"},
+    "meeting": {"errors", "launch_environment", "output"},
+    "distributed": {"errors", "launch_environment", "meeting"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,

@@ -105,7 +105,9 @@ def test_every_launcher_is_understood(
     environment: dict[str, str], expected: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [
-        name for name in os.environ if name.startswith("SLURM_") or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        name
+        for name in os.environ
+        if name.startswith(("SLURM_", "OMPI_", "PMI_")) or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     ]:
         monkeypatch.delenv(name)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
@@ -125,7 +127,7 @@ def test_contradictory_launchers_are_refused(environment: dict[str, str], monkey
 
 
 def test_second_signal_leaves_at_once() -> None:
-    program = "from sar_dist import signals; import time; signals.install_handlers(); print('ready', flush=True); time.sleep(60)"
+    program = "from sar_dist import signals; import time; signals.install_handlers(); signals.begin_training(); print('ready', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

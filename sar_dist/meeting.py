@@ -1,0 +1,148 @@
+"""Where the processes of a run find each other before there is a process group, and speak with one voice.
+
+Rank 0 holds a small store (PyTorch's TCPStore, at MASTER_ADDR:MASTER_PORT; the process group uses the same one later).
+It knows who has arrived, so that a wait says for whom; it carries what is wrong on one process to the others; and it
+decides which process prints the one line of an error.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from sar_dist.errors import CannotMeet, UserError, let_speak
+from sar_dist.launch_environment import find_meeting_place, read_environment
+from sar_dist.output import warn
+
+T = TypeVar("T")
+
+_SAY_EVERY_SECONDS = 30.0
+_LOOK_SECONDS = 0.05
+_LISTEN_SECONDS = 2.0  # that a process waits for rank 0 to say the line
+_LINGER_SECONDS = 3.0  # that rank 0 waits for the others to hear that it was said
+_NAMED_RANKS = 16
+
+
+class Meeting:
+    """One process's connection to the store. ``join`` makes it."""
+
+    def __init__(self, store: dist.Store, rank: int, world: int, place: str) -> None:
+        self.store = store
+        self.rank = rank
+        self.world = world
+        self.place = place
+        self._rounds = 0
+        store.set(f"here/{rank}", platform.node())
+
+    def wait_for_all(self, seconds: float, say_every: float = _SAY_EVERY_SECONDS) -> None:
+        """Wait until every process is there; rank 0 says who is missing. Call on every process.
+
+        Raises:
+            UserError: some did not come in time.
+        """
+        began = last = time.monotonic()
+        while not self.store.check(["all here"]):
+            if self.rank == 0:
+                missing = [rank for rank in range(self.world) if not self.store.check([f"here/{rank}"])]
+                if not missing:
+                    self.store.set("all here", "")
+                    return
+                if time.monotonic() - last > say_every:
+                    last = time.monotonic()
+                    warn(f"waiting at {self.place} for {_listed(missing)} of {self.world} processes")
+                if time.monotonic() - began > seconds:
+                    raise CannotMeet(
+                        f"{_listed(missing)} of {self.world} processes did not come to {self.place} in {seconds:g} s; "
+                        "see their logs, and whether their nodes reach that address"
+                    )
+            elif time.monotonic() - began > seconds + _LINGER_SECONDS:
+                raise CannotMeet(f"not all of {self.world} processes came to {self.place} in {seconds:g} s")
+            time.sleep(_LOOK_SECONDS)
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on every process; where it fails on one of them, all raise its UserError."""
+        self._rounds += 1
+        done, problem = f"done/{self._rounds}", f"problem/{self._rounds}"
+        try:
+            result = action()
+        except UserError as error:
+            self.store.compare_set(problem, "", f"{error} (rank {self.rank} on {platform.node()})")
+            raise
+        self.store.add(done, 1)
+        while self.store.add(done, 0) < self.world:
+            if self.store.check([problem]):
+                raise UserError(self.store.get(problem).decode())
+            time.sleep(_LOOK_SECONDS)
+        return result
+
+    def speaks(self) -> bool:
+        """Whether this process is the one to print an error's line: rank 0, or the first other one that it leaves it to."""
+        try:
+            return self._lead() if self.rank == 0 else self._follow()
+        except RuntimeError:  # rank 0 and its store have gone: what this process knows would stay unsaid
+            return True
+
+    def _lead(self) -> bool:
+        first = self.store.add("speakers", 1) == 1
+        if first:
+            self.store.set("rank 0 speaks", "")
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while self.store.add("listeners", 0) < self.world - 1 and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        return first
+
+    def _follow(self) -> bool:
+        deadline = time.monotonic() + _LISTEN_SECONDS
+        while not (leads := self.store.check(["rank 0 speaks"])) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        speaks = not leads and self.store.add("speakers", 1) == 1
+        self.store.add("listeners", 1)
+        return speaks
+
+
+_meeting: Meeting | None = None
+
+
+def join(timeout: timedelta) -> Meeting | None:
+    """Connect to rank 0's store, or open it; None for a single process. Later calls give the same meeting.
+
+    Raises:
+        UserError: rank 0 is not found in time, or its port is taken.
+    """
+    global _meeting
+    rank, _, world = read_environment()
+    if _meeting is None and world > 1:
+        host, port = find_meeting_place(world)
+        store = dist.PrefixStore(
+            f"sar_dist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _connect(host, port, timeout)
+        )
+        _meeting = Meeting(store, rank, world, f"{host}:{port}")
+        let_speak(_meeting.speaks)
+    return _meeting
+
+
+def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
+    rank, _, world = read_environment()
+    # torchrun's agent holds the store itself.
+    opens = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    deadline = time.monotonic() + timeout.total_seconds()
+    while True:
+        patience = timedelta(seconds=min(_SAY_EVERY_SECONDS, timeout.total_seconds()))
+        try:
+            return dist.TCPStore(host, port, world, opens, patience, wait_for_workers=False, multi_tenant=True)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if opens or time.monotonic() > deadline:
+                raise CannotMeet(f"the processes could not meet at {host}:{port}: {reason}") from error
+            warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}")
+
+
+def _listed(ranks: list[int]) -> str:
+    more = f" and {len(ranks) - _NAMED_RANKS} more" if len(ranks) > _NAMED_RANKS else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:_NAMED_RANKS]))}{more}"

@@ -1,0 +1,219 @@
+"""One holder of a run directory, across processes, nodes and shared file systems.
+
+The holder is a file in ``RUN/.holder/``, whose name is a number that only grows: the highest one counts. It is made
+with O_EXCL, so of several starts that want the next number exactly one gets it. It says who the holder is, and a
+thread of the holder rewrites a counter in it every few seconds; when the run ends it says so and stays, which keeps
+the numbers growing.
+
+A holder is dead if it ran under the same kernel and PID namespace and its process is gone; or if its file has not
+changed while the new start *watched* it for ``patience`` seconds of its own monotonic clock. No time stamp is compared:
+clocks of nodes and file servers differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sar_dist.errors import UserError
+from sar_dist.output import say
+from sar_dist.processes import ProcessIdentity, this_process
+
+FOLDER = ".holder"
+RENEW_SECONDS = 3.0
+PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
+_LONGEST = 65536  # bytes read of a holder's file
+
+
+class Lease:
+    """A held run directory. ``acquire`` makes it.
+
+    Args:
+        path: this holder's file.
+        record: what it says.
+        renew_every: seconds between two renewals.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], renew_every: float) -> None:
+        self.path = path
+        self.lost = False
+        self._record = record
+        self._renewals = 0
+        self._renew_every = renew_every
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="run directory holder", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Look now whether the directory is still held.
+
+        Raises:
+            UserError: another start has taken it over, because this process was stopped or cut off for long.
+        """
+        self.lost = self.lost or self._was_taken_over()
+        if self.lost:
+            raise UserError(
+                f"{self.path.parent.parent} was taken over by another start while this process stood still; "
+                "nothing more is written here"
+            )
+
+    def release(self) -> None:
+        """Let the directory go. What cannot be written down, as on a full disk, the end of this process says too."""
+        self._ended.set()
+        self._thread.join()
+        if not self.lost:
+            self._record["released"] = True
+            self._write()
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._renew_every):
+            if self._was_taken_over():
+                self.lost = True
+                return
+            self._renewals += 1
+            self._write()
+
+    def _write(self) -> None:
+        """Rewrite this holder's file in place: on a full disk there is room for what is there already."""
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.ftruncate(descriptor, os.pwrite(descriptor, _encode(self._record, self._renewals), 0))
+            finally:
+                os.close(descriptor)
+        except OSError:  # full, read-only or gone for a while: the next renewal tries again, and training goes on
+            return
+
+    def _was_taken_over(self) -> bool:
+        try:
+            return any(number > int(self.path.name) for number in _numbers(self.path.parent))
+        except OSError:  # the disk is away; nobody can take over what nobody sees
+            return False
+
+
+def acquire(run: Path, *, renew_every: float = RENEW_SECONDS, patience: float = PATIENCE_SECONDS) -> Lease:
+    """Become the holder of the directory ``run``.
+
+    Args:
+        run: an existing folder.
+        renew_every: seconds between two renewals; must be well below the ``patience`` of any other start.
+        patience: seconds that a holder on another machine is watched before it counts as dead.
+
+    Raises:
+        UserError: somebody else holds it; the message says who.
+        OSError: the folder cannot be written.
+    """
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    record = {
+        "host": platform.node(),
+        **asdict(this_process()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "token": secrets.token_hex(16),
+    }
+    while True:
+        last = max(_numbers(folder), default=0)
+        if last:
+            _wait_until_free(run, folder / f"{last:08d}", patience)
+        path = folder / f"{last + 1:08d}"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            continue  # another start was faster: see who it is
+        try:
+            os.write(descriptor, _encode(record, 0))
+            os.fsync(descriptor)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        if max(_numbers(folder)) > last + 1:  # this start slept since it looked, and the numbers went on
+            path.unlink(missing_ok=True)
+            continue
+        for number in _numbers(folder):
+            if number <= last:
+                (folder / f"{number:08d}").unlink(missing_ok=True)
+        return Lease(path, record, renew_every)
+
+
+def _wait_until_free(run: Path, path: Path, patience: float) -> None:
+    """Return when the holder that ``path`` names is dead or has let go, or is not the last one any more.
+
+    Raises:
+        UserError: it is alive.
+    """
+    before = _read(path)
+    deadline, said = time.monotonic() + patience, False
+    while before is not None:
+        holder = _decode(before)
+        identity = _identity(holder)
+        if holder.get("released"):
+            return
+        if identity is not None and identity.can_be_judged():
+            if identity.is_alive():
+                raise UserError(_in_use(run, holder))
+            return
+        if time.monotonic() > deadline:
+            return
+        if not said:
+            say(f"{run} was held by {_who(holder)}; watching for {patience:g} s whether it lives")
+            said = True
+        time.sleep(min(_LOOK_SECONDS, patience / 4))
+        now = _read(path)
+        if now != before and now is not None and holder and not _decode(now).get("released"):
+            raise UserError(_in_use(run, holder))
+        before = now
+
+
+def _in_use(run: Path, holder: dict[str, Any]) -> str:
+    return f"{run} is in use by {_who(holder)}; wait until it has ended, stop it, or choose another run.name"
+
+
+def _who(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "a start that was cut short"
+    job = f" (job {holder['job']})" if holder.get("job") else ""
+    return f"process {holder.get('pid')} on {holder.get('host')}{job}"
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(name) for name in os.listdir(folder) if name.isdigit()]
+
+
+def _encode(record: dict[str, Any], renewals: int) -> bytes:
+    """The file's bytes, of one length as long as nothing but the counter changes, so that a renewal needs no room."""
+    return json.dumps({"renewals": f"{renewals:012d}", **record}).encode() + b"\n"
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    """What a holder's file says; {} where it was cut short while it was written."""
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _identity(holder: dict[str, Any]) -> ProcessIdentity | None:
+    try:
+        return ProcessIdentity(int(holder["pid"]), int(holder["started"]), holder["boot"], holder["namespace"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _read(path: Path) -> bytes | None:
+    """The file's bytes, read anew, which makes NFS ask its server; None where it is gone."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,202 @@
+"""A run directory has one holder: whoever else starts in it is told who, and a dead holder blocks nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import program_environment
+
+from sar_dist.errors import UserError
+from sar_dist.training import lease as lease_module
+from sar_dist.training.lease import FOLDER, acquire
+
+# A holder that is told when to begin. The module alone is loaded, because its package needs seconds.
+HOLD = """
+import importlib.util, sys, time
+from pathlib import Path
+from sar_dist.errors import UserError
+spec = importlib.util.spec_from_file_location("lease", sys.argv[2])
+lease = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lease)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    held = lease.acquire(Path(sys.argv[1]), renew_every=0.1, patience=5)
+except UserError as error:
+    sys.exit(str(error))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def start(run: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run), str(lease_module.__file__)],
+        env=program_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def hold(run: Path) -> subprocess.Popen[str]:
+    process = start(run)
+    go(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def pretend(run: Path, **changes: Any) -> Path:
+    """Let the holder's file say something else, such as another machine."""
+    (file,) = (run / FOLDER).iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return file
+
+
+def test_live_holder_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        with pytest.raises(UserError, match=rf"is in use by process {process.pid} on .*choose another run\.name"):
+            acquire(tmp_path)
+    finally:
+        end(process)
+    before = time.monotonic()
+    acquire(tmp_path, patience=60).release()
+    assert time.monotonic() - before < 5
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_zombie_and_reused_process_id_count_as_dead(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    time.sleep(0.3)  # dead, and not yet waited for
+    acquire(tmp_path, patience=60).release()
+    process.communicate()
+    pretend(tmp_path, pid=os.getpid(), started=1, released=False)
+    acquire(tmp_path, patience=60).release()
+
+
+def test_released_directory_is_free_also_for_another_machine(tmp_path: Path) -> None:
+    acquire(tmp_path).release()
+    pretend(tmp_path, boot="another machine's")
+    before = time.monotonic()
+    acquire(tmp_path, patience=60).release()
+    assert time.monotonic() - before < 5
+
+
+def test_holder_on_another_machine_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alive as long as its file changes, whatever the clocks say; dead once it has not changed for long enough."""
+    first = acquire(tmp_path, renew_every=0.1)
+    first._record |= {"boot": "another machine's", "host": "far", "job": "77"}
+    first._write()
+    with pytest.raises(UserError, match=r"in use by process \d+ on far \(job 77\)"):
+        acquire(tmp_path, patience=5)
+    first._ended.set()
+    first._thread.join()
+    os.utime(first.path, (2e9, 2e9))  # a file server's clock that is ahead
+    second = acquire(tmp_path, patience=0.5)
+    assert "watching for 0.5 s whether it lives" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was taken over by another start"):
+        first.check()
+    second.check()
+    first.release()  # which must not touch what is another's now
+    second.check()
+    second.release()
+
+
+def test_holder_notices_by_itself_that_it_was_replaced(tmp_path: Path) -> None:
+    first = acquire(tmp_path, renew_every=0.05)
+    (tmp_path / FOLDER / "00000002").write_text("{}")
+    deadline = time.monotonic() + 5
+    while not first.lost and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert first.lost
+
+
+def test_file_cut_short_or_of_nonsense_blocks_nobody(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for number, content in enumerate((b"", b'{"pid": ', b"[1]", b'{"pid": "x"}', b"\xff" * 10), start=1):
+        (tmp_path / FOLDER / f"{number * 10:08d}").write_bytes(content)
+        acquire(tmp_path, patience=0.2).release()
+
+
+@pytest.mark.parametrize("dead_holder", [False, True])
+def test_of_many_starts_at_once_exactly_one_wins(tmp_path: Path, dead_holder: bool) -> None:
+    if dead_holder:
+        end(hold(tmp_path))
+    processes = [start(tmp_path) for _ in range(6)]
+    try:
+        for process in processes:
+            go(process)
+        deadline = time.monotonic() + 20
+        while sum(process.poll() is None for process in processes) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (winner,) = [process for process in processes if process.poll() is None]
+        for process in processes:
+            if process is not winner:
+                assert f"is in use by process {winner.pid}" in process.communicate()[1]
+    finally:
+        for process in processes:
+            end(process)
+
+
+def test_start_that_slept_after_its_look_does_not_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw number 0; in the meantime others took 1 to 3, and its own file, number 1, can be made again."""
+    numbers = lease_module._numbers
+    others: list[Any] = []
+
+    def late(folder: Path) -> list[int]:
+        found = numbers(folder)
+        if not others:
+            monkeypatch.setattr(lease_module, "_numbers", numbers)
+            others.append(acquire(tmp_path))
+            others[0].release()
+            others.append(acquire(tmp_path))
+        return found
+
+    monkeypatch.setattr(lease_module, "_numbers", late)
+    with pytest.raises(UserError, match="is in use"):
+        acquire(tmp_path)
+    others[1].check()
+    others[1].release()
+
+
+def test_full_disk_does_not_end_a_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = acquire(tmp_path, renew_every=0.05)
+
+    def full(*arguments: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "pwrite", full)
+        time.sleep(0.3)
+    assert held._thread.is_alive()
+    before = held.path.read_bytes()
+    time.sleep(0.5)
+    assert held.path.read_bytes() != before
+    held.check()
+    held.release()

@@ -1,0 +1,75 @@
+"""Before there is a process group: who is missing is said, one process's error ends all, and its line appears once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from sar_dist import meeting as meeting_module
+from sar_dist.errors import UserError
+from sar_dist.meeting import Meeting
+
+
+def on_ranks(world: int, action: Callable[[Meeting], Any], ranks: list[int] | None = None) -> list[Any]:
+    """``action`` on threads that stand for the processes; a raised UserError as its text."""
+    store = dist.HashStore()
+
+    def run(rank: int) -> Any:
+        try:
+            return action(Meeting(store, rank, world, "n1:29500"))
+        except UserError as error:
+            return f"error: {error}"
+
+    ranks = list(range(world)) if ranks is None else ranks
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(run, ranks))
+
+
+def test_all_meet() -> None:
+    assert on_ranks(4, lambda meeting: meeting.wait_for_all(10)) == [None] * 4
+
+
+def test_missing_ranks_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = on_ranks(4, lambda meeting: meeting.wait_for_all(0.3, say_every=0.1), ranks=[0, 2])
+    assert outcomes[0].startswith("error: ranks 1, 3 of 4 processes did not come to n1:29500 in 0.3 s")
+    assert outcomes[1].startswith("error: not all of 4 processes came")
+    assert "waiting at n1:29500 for ranks 1, 3 of 4 processes" in capsys.readouterr().err
+
+
+def test_error_of_one_process_ends_all() -> None:
+    def check(meeting: Meeting) -> int:
+        def action() -> int:
+            if meeting.rank == 2:
+                raise UserError("no data here")
+            return meeting.rank
+
+        assert meeting.together(lambda: meeting.rank) == meeting.rank
+        return meeting.together(action)
+
+    outcomes = on_ranks(3, check)
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].startswith("error: no data here (rank 2 on ")
+    assert outcomes[2] == "error: no data here"
+
+
+@pytest.mark.parametrize("failing", [[0], [0, 1, 2], [1], [1, 2]])
+def test_line_of_an_error_is_printed_once(failing: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting_module, "_LISTEN_SECONDS", 0.3)
+    monkeypatch.setattr(meeting_module, "_LINGER_SECONDS", 1.0)
+    spoken = on_ranks(3, lambda meeting: meeting.speaks(), ranks=failing)
+    assert sum(spoken) == 1
+    assert spoken[0] or 0 not in failing
+
+
+def test_who_cannot_ask_any_more_speaks() -> None:
+    class Gone:
+        def set(self, key: str, value: str) -> None: ...
+
+        def check(self, keys: list[str]) -> bool:
+            raise RuntimeError("connection closed")
+
+    assert Meeting(Gone(), 1, 2, "n1:29500").speaks()  # type: ignore[arg-type]
