@@ -16,8 +16,8 @@ from sar_dist.observe import logger as logger_module
 from sar_dist.observe.logger import RunLogger, flatten
 from sar_dist.observe.tensorboard_charts import CHARTS
 
-# TensorBoard's writer thread dies with the error that the tests of failing disks provoke.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+# TensorBoard's writer thread must not raise to nobody: that prints a traceback for every entry on a full disk.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def make_logger(directory, enabled=True):

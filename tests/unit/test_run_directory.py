@@ -1,0 +1,164 @@
+"""What a later start needs of a run directory is whole or can be got back, and a failing disk ends nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from run_factory import random_model, settings, write_run
+
+from sar_dist.checkpoint import complete_checkpoints
+from sar_dist.checkpoint.layout import manifest_digest
+from sar_dist.config import RunConfig, RunSettings
+from sar_dist.errors import UserError
+from sar_dist.training import RunDirectory, run_directory
+from sar_dist.training.preemption import check_marker, request_requeue
+
+CPU = torch.device("cpu")
+
+
+def configuration(root: Path) -> RunConfig:
+    return RunConfig(run=RunSettings(name="small", dir=str(root)), model=settings())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """The configuration of a run in ``tmp_path`` with checkpoints of steps 2 and 4."""
+    write_run(tmp_path, settings(), {2: random_model(settings()), 4: random_model(settings())})
+    return configuration(tmp_path)
+
+
+def put_config_in(checkpoint: Path, config: RunConfig) -> None:
+    """As the trainer's checkpoints hold it."""
+    file = checkpoint / "manifest.json"
+    manifest = {**json.loads(file.read_text()), "config": config.model_dump(mode="json")}
+    file.write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"run": {"na', b"\x00" * 100, b"[]", None])
+def test_damaged_configuration_comes_from_a_checkpoint(config: RunConfig, content: bytes | None) -> None:
+    directory = RunDirectory(config)
+    newest, previous = complete_checkpoints(directory.checkpoints)
+    put_config_in(previous, config)
+    (newest / "manifest.json").write_bytes(b"{")
+    if content is None:
+        directory.config_file.unlink()
+    else:
+        directory.config_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"was started with run\.seed=0 \(now 5\)"):
+        directory.check(config.vary({"run.seed": 5}))
+    directory.check(config)
+    directory.create(config, 1, CPU)
+    assert RunConfig.model_validate_json(directory.config_file.read_bytes()) == config
+
+
+def test_damaged_configuration_without_a_copy_is_one_line(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    directory.config_file.write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged .* no checkpoint holds a copy; remove it"):
+        directory.check(config)
+    for folder in complete_checkpoints(directory.checkpoints):
+        (folder / "manifest.json").unlink()
+        folder.rename(folder.with_name(f".tmp-{folder.name}"))
+    directory.check(config)  # nothing was trained: as a first start
+
+
+def test_unknown_key_is_no_damage(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    directory.config_file.write_text(json.dumps({"run": {"name": "x"}, "optim": {"learning": 1}}))
+    with pytest.raises(UserError, match=r"unknown key"):
+        directory.check(config)
+
+
+def test_files_that_say_the_same_are_not_written_again(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    directory.write_summary({"step": 4})
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_directory, "write_durably", full)
+    before = directory.config_file.read_bytes()
+    directory.write_summary({"step": 4})
+    with pytest.raises(UserError, match=r"summary\.json could not be written: No space left"):
+        directory.write_summary({"step": 5})
+    with pytest.raises(UserError, match=r"cannot write the run directory .*: No space left on device; set run\.dir"):
+        directory.create(config.vary({"run.max_steps": 9}), 1, CPU)
+    assert directory.config_file.read_bytes() == before
+    assert json.loads(directory.summary_file.read_text()) == {"step": 4}
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl", "checkpoints", "tensorboard", ""])
+def test_something_else_in_the_way_is_one_line(name: str, tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    directory = RunDirectory(config)
+    path = directory.path / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix:
+        path.mkdir(parents=True)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(UserError, match=rf"{name or 'small'} is not a .*move it away"):
+        directory.check(config)
+
+
+def test_bad_image_on_a_full_disk_is_counted_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = RunDirectory(configuration(tmp_path))
+    directory.path.mkdir()
+    directory.record_bad_image("a", 1)
+    directory.bad_images.unlink()
+    directory.bad_images.symlink_to("/dev/full")
+    directory.record_bad_image("b", 2)
+    directory.record_bad_image("c", 3)
+    assert directory.unrecorded_images == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "b cannot be noted" in line
+    assert "No space left on device; training goes on" in line
+
+
+def test_directory_is_held_from_open_to_close(config: RunConfig) -> None:
+    first, second = RunDirectory(config), RunDirectory(config)
+    first.open(config, 1, CPU)
+    with pytest.raises(UserError, match="is in use by process"):
+        second.open(config, 1, CPU)
+    first.check_held()
+    assert not first.lost
+    first.close()
+    second.open(config, 1, CPU)
+    (second.path / ".holder" / "00000009").write_text("{}")
+    with pytest.raises(UserError, match="was taken over"):
+        second.check_held()
+    assert second.lost
+
+
+def test_start_that_was_overtaken_by_another_run_is_refused(tmp_path: Path) -> None:
+    """Both checked an empty place; then the other one wrote its configuration, and ended."""
+    config = configuration(tmp_path)
+    late = RunDirectory(config)
+    late.check(config)
+    early, other = RunDirectory(config), config.vary({"run.seed": 5})
+    early.open(other, 1, CPU)
+    early.close()
+    with pytest.raises(UserError, match=r"was started with run\.seed=5"):
+        late.open(config, 1, CPU)
+    late.close()
+
+
+@pytest.mark.parametrize("marker", ["nowhere/requeue", "."])
+def test_marker_that_cannot_be_written(
+    marker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAR_REQUEUE_FILE", str(tmp_path / marker))
+    with pytest.raises(UserError, match=r"SAR_REQUEUE_FILE=.* cannot be written; name a file"):
+        check_marker()
+    request_requeue(3, "SIGTERM")  # the folder went away during training
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: SAR_REQUEUE_FILE=")
+    monkeypatch.setenv("SAR_REQUEUE_FILE", str(tmp_path / "requeue"))
+    check_marker()
+    request_requeue(3, "SIGTERM")
+    assert (tmp_path / "requeue").read_text() == "step 3: SIGTERM\n"
