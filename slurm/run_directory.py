@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sar_dist.config import load_config
+from sar_dist.config import follow_moved_run, load_config
 from sar_dist.errors import run_tool
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
+    config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
     print(Path(config.run.dir).absolute() / config.run.name)
 
 

@@ -8,6 +8,8 @@ Also under torchrun or srun, or as plain `python` for one process. The same comm
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sar_dist.errors import run_tool
 from sar_dist.signals import ignore_signals, install_handlers
 
@@ -16,12 +18,13 @@ install_handlers()  # before the slow imports below, so that no signal is lost
 
 def main() -> None:
     from sar_dist import distributed
-    from sar_dist.config import load_config, parse_run_arguments
+    from sar_dist.config import follow_moved_run, load_config, parse_run_arguments
     from sar_dist.training import build_trainer
 
     arguments = parse_run_arguments(__doc__)
     distributed.meet()
     config = load_config(arguments.config, arguments.overrides)
+    config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
     build_trainer(config).train()
     ignore_signals()
     distributed.shutdown()

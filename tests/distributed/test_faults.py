@@ -122,6 +122,7 @@ def test_really_full_disk(small_config: Path, tmp_path: Path) -> None:
         output = processes[0].communicate(timeout=200)[0]
         assert processes[0].returncode == 2, output
         assert "No space left" in output
+        assert "Traceback" not in output
         newest = CheckpointReader(complete_checkpoints(runs / "small" / "checkpoints")[0])  # intact: it verifies
         assert math.isfinite(newest.parameter("head.bias").sum())
     finally:

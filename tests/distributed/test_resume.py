@@ -145,3 +145,28 @@ def test_another_configuration_is_refused(small_config: Path, tmp_path: Path) ->
     assert never.status == 2
     assert len(never.stderr.splitlines()) == 1
     assert json.loads((tmp_path / "runs" / "small" / "config.json").read_text())["optim"]["lr"] == 1e-3
+
+
+def test_finished_run_started_again_adds_nothing_and_a_moved_one_goes_on(small_config: Path, tmp_path: Path) -> None:
+    run, moved = tmp_path / "runs" / "small", tmp_path / "archive" / "moved"
+    command = ["tools/train.py", f"--config={small_config}", "run.max_steps=2"]
+    assert tool(*command).status == 0
+
+    def results() -> tuple[list[str], str]:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        measured = [line for line in lines if '"hardware"' not in line]  # which every start records
+        return measured, (run / "summary.json").read_text()
+
+    before = results()
+    (run / "summary.json").unlink()  # as after a kill just before it was written
+    again = tool(*command)
+    assert again.status == 0, again.stderr
+    assert "finished 2 steps" in again.stdout
+    assert results() == before
+
+    moved.parent.mkdir()
+    run.rename(moved)
+    done = tool("tools/train.py", f"--config={moved / 'config.json'}", "run.max_steps=3")
+    assert done.status == 0, done.stderr
+    assert f"resumed after step 2 from {moved}" in done.stdout
+    assert not run.exists()

@@ -12,7 +12,7 @@ from run_factory import random_model, settings, write_run
 
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.checkpoint.layout import manifest_digest
-from sar_dist.config import RunConfig, RunSettings
+from sar_dist.config import RunConfig, RunSettings, follow_moved_run
 from sar_dist.errors import UserError
 from sar_dist.training import RunDirectory, run_directory
 from sar_dist.training.preemption import check_marker, request_requeue
@@ -162,3 +162,21 @@ def test_marker_that_cannot_be_written(
     check_marker()
     request_requeue(3, "SIGTERM")
     assert (tmp_path / "requeue").read_text() == "step 3: SIGTERM\n"
+
+
+def test_moved_run_is_followed_and_a_copied_one_asks(tmp_path: Path, config: RunConfig) -> None:
+    there = RunDirectory(config).path
+    assert follow_moved_run(there / "config.json", config, []) == config
+    here = tmp_path / "archive" / "new"
+    here.parent.mkdir()
+    there.rename(here)
+    file = here / "config.json"
+    moved = follow_moved_run(file, config, ["run.max_steps=3"])
+    assert RunDirectory(moved).path == here
+    for template in (["run.name=other"], ["run.dir=elsewhere"]):
+        assert follow_moved_run(file, config, template) == config
+    assert follow_moved_run(here.parent / "settings.json", config, []) == config
+    there.mkdir()
+    (there / "config.json").touch()
+    with pytest.raises(UserError, match=r"which is there too; .* run\.dir=.*archive run\.name=new"):
+        follow_moved_run(file, config, [])
