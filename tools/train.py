@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sar_dist.errors import run_tool
+from sar_dist.errors import UserError, run_tool
 from sar_dist.signals import ignore_signals, install_handlers
 
 install_handlers()  # before the slow imports below, so that no signal is lost
@@ -22,10 +22,14 @@ def main() -> None:
     from sar_dist.training import build_trainer
 
     arguments = parse_run_arguments(__doc__)
-    distributed.meet()
-    config = load_config(arguments.config, arguments.overrides)
-    config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
-    build_trainer(config).train()
+    try:
+        distributed.meet()
+        config = load_config(arguments.config, arguments.overrides)
+        config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
+        build_trainer(config).train()
+    except UserError:
+        ignore_signals()  # a launcher ends the others when one process ends with an error: no reason to requeue
+        raise
     ignore_signals()
     distributed.shutdown()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,12 @@ def test_time_limit_chains_lives(cluster: Cluster, small_config: Path, tmp_path:
     submitted.append(job)
     job.wait(lambda: "life 1, try 0" in job.output and "resumed after step" in job.logs("life1.try0"))
     assert "(SIGUSR2)" in job.logs("life0.try0")
+
+
+@pytest.mark.long
+def test_bare_srun_finds_its_meeting_place(cluster: Cluster, small_config: Path, tmp_path: Path) -> None:
+    """Without MASTER_ADDR and MASTER_PORT, as somebody types it."""
+    training = [sys.executable, "tools/train.py", f"--config={small_config}", "run.max_steps=2"]
+    output = cluster.run("srun", "--nodes=2", "--ntasks=2", "--mem=100", *training)
+    assert "2 processes" in output
+    assert sorted(read_metrics(tmp_path / "runs" / "small")) == [1, 2]
