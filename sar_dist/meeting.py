@@ -62,8 +62,13 @@ class Meeting:
                         "see their logs, and whether their nodes reach that address"
                     )
             elif time.monotonic() - began > seconds + _LINGER_SECONDS:
+<<<<<<< HEAD
                 raise CannotMeet(f"not all of {self.world} processes came to {self.place} in {seconds:g} s")
             time.sleep(_LOOK_SECONDS)
+=======
+                raise UserError(f"not all of {self.world} processes came to {self.place} in {seconds:g} s")
+            self._wait()
+>>>>>>> 26ec2c7 (An error on one process ends all of them and is printed once)
 
     def together(self, action: Callable[[], T]) -> T:
         """Run ``action`` on every process; where it fails on one of them, all raise its UserError."""
@@ -78,8 +83,14 @@ class Meeting:
         while self.store.add(done, 0) < self.world:
             if self.store.check([problem]):
                 raise UserError(self.store.get(problem).decode())
-            time.sleep(_LOOK_SECONDS)
+            self._wait()
         return result
+
+    def _wait(self) -> None:
+        """Let a moment pass. Raises UserError where another process has ended with an error, which it has printed."""
+        if self.store.add("speakers", 0):
+            raise UserError("another process of this run ended with an error; see its line")
+        time.sleep(_LOOK_SECONDS)
 
     def speaks(self) -> bool:
         """Whether this process is the one to print an error's line: rank 0, or the first other one that it leaves it to."""

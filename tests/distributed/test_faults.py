@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,6 +51,25 @@ def test_stop_on_non_finite(small_config: Path) -> None:
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert "error: step 2 was skipped: the loss is not finite on rank 0" in outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise OSError('no such module here')", "small.py:[0-9]+ cannot be loaded: OSError: no such module here"),
+        ("wrong = {'data.train': 'missing'}", "data.train: there is no .*missing.*"),
+    ],
+)
+def test_error_on_one_rank_is_printed_once(fault: str, message: str, small_config: Path) -> None:
+    """As data or a library that one node lacks; both processes end, and the reason is in the log."""
+    text = small_config.read_text().replace("return RunConfig(", "run = RunConfig(").rstrip()
+    text += f"\n    import os\n    wrong = {{}}\n    if os.environ['RANK'] == '1':\n        {fault}\n    return run.vary(wrong)\n"
+    small_config.write_text(text)
+    processes = start_processes(2, "tools/train.py", f"--config={small_config}")
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    (line,) = [line for line in "\n".join(outputs).splitlines() if line.startswith("error: ")]
+    assert re.search(message, line)
 
 
 @pytest.mark.parametrize("fault", ["hang", pytest.param("stuck_data", marks=pytest.mark.long)])

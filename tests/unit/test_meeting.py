@@ -73,3 +73,12 @@ def test_who_cannot_ask_any_more_speaks() -> None:
             raise RuntimeError("connection closed")
 
     assert Meeting(Gone(), 1, 2, "n1:29500").speaks()  # type: ignore[arg-type]
+
+
+def test_nobody_waits_for_a_process_that_ended_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting_module, "_LISTEN_SECONDS", 0.1)
+
+    def start(meeting: Meeting) -> Any:
+        return meeting.speaks() if meeting.rank == 1 else meeting.together(lambda: meeting.rank)
+
+    assert on_ranks(2, start) == ["error: another process of this run ended with an error; see its line", True]
