@@ -62,13 +62,8 @@ class Meeting:
                         "see their logs, and whether their nodes reach that address"
                     )
             elif time.monotonic() - began > seconds + _LINGER_SECONDS:
-<<<<<<< HEAD
                 raise CannotMeet(f"not all of {self.world} processes came to {self.place} in {seconds:g} s")
-            time.sleep(_LOOK_SECONDS)
-=======
-                raise UserError(f"not all of {self.world} processes came to {self.place} in {seconds:g} s")
             self._wait()
->>>>>>> 26ec2c7 (An error on one process ends all of them and is printed once)
 
     def together(self, action: Callable[[], T]) -> T:
         """Run ``action`` on every process; where it fails on one of them, all raise its UserError."""
