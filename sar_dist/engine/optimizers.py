@@ -82,7 +82,10 @@ def optimizer_of(optim: OptimSettings) -> Optimizer:
     kind = _class_of(optim.name)
     if kind is AdamW and optim.options:
         raise UserError(f"optim.options={optim.options}: adamw is set by optim.betas, optim.eps and optim.fused")
-    common = {"betas": optim.betas, "eps": optim.eps, "fused": optim.fused} if kind is AdamW else {}
+    adamw = {"betas": optim.betas, "eps": optim.eps, "fused": optim.fused}
+    if kind is not AdamW and adamw != AdamW().model_dump():
+        raise UserError(f"optim.betas, optim.eps and optim.fused are adamw's; set {optim.name} by optim.options")
+    common = adamw if kind is AdamW else {}
     try:
         return apply_overrides(kind, (), {**common, **optim.options})
     except UserError as error:
