@@ -97,6 +97,8 @@ def _class_of(name: str) -> type[Optimizer]:
         kind = import_object(name, "optim.name")
         if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
             raise UserError(f"optim.name={name}: it is no subclass of sar_dist.engine.Optimizer")
+        if kind.build is Optimizer.build:
+            raise UserError(f"optim.name={name}: it has no build(groups, lr), which makes the torch.optim.Optimizer")
         return kind
     if name.lower() in ("lamb", "lars", "adafactor", "nvlamb"):
         raise UserError(

@@ -53,6 +53,7 @@ def test_what_cannot_be_used_is_one_line(settings: dict[str, object], message: s
 def test_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_optimizer.py").write_text(
         "from sar_dist.engine import Optimizer\n\nclass Own(Optimizer):\n    moments = ('a', 'b', 'c')\n    beta: float = 0.5\n"
+        "    def build(self, groups, lr):\n        return None\n\nclass Bare(Optimizer):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     own = optimizer_of(OptimSettings(name="own_optimizer:Own", options={"beta": 0.1}))
