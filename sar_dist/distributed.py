@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sar_dist.errors import CannotMeet, UserError
-from sar_dist.launch_environment import find_meeting_place, read_environment
+from sar_dist.launch_environment import read_environment
 from sar_dist.meeting import join
 
 __all__ = [
@@ -100,9 +100,6 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    host, port = find_meeting_place(read_environment()[2])
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     meeting = join(timeout)
     if meeting is not None:
         meeting.wait_for_all(timeout.total_seconds())
@@ -111,10 +108,15 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cpu":
         _do_without_compiled_reduction()
+    place = "itself" if meeting is None else meeting.place
     try:
+        if meeting is None:
+            # It has nobody to meet: no port that could be taken, and nothing in the environment of its children.
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine asks for it
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
-        raise CannotMeet(f"the processes could not meet at {host}:{port} ({backend}): {error}") from error
+        raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
 
 
 def shutdown() -> None:

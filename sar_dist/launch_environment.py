@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import zlib
 
 from sar_dist.errors import UserError
@@ -104,8 +103,6 @@ def _refuse_several_worlds_of_one(given: bool) -> None:
 
 def _derived_place(world: int) -> tuple[str, int]:
     """A place that every process of the run finds by itself."""
-    if world == 1:
-        return "127.0.0.1", _free_port()
     if "SLURM_STEP_ID" in os.environ and "SLURM_JOB_ID" in os.environ:
         hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
         alone = os.environ.get("SLURM_STEP_NUM_NODES") == "1"
@@ -124,9 +121,3 @@ def _derived_place(world: int) -> tuple[str, int]:
 
 def _port_of(*names: str) -> int:
     return _FIRST_PORT + zlib.crc32("/".join(names).encode()) % _PORTS
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

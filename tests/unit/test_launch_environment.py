@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
+from sar_dist import distributed, meeting
 from sar_dist.errors import UserError
 from sar_dist.launch_environment import find_meeting_place, first_host, read_environment
 
@@ -124,3 +126,13 @@ def test_no_place_to_meet(monkeypatch: pytest.MonkeyPatch, variables: dict[str, 
     under(monkeypatch, variables)
     with pytest.raises(UserError, match=message):
         find_meeting_place(4)
+
+
+def test_a_single_process_opens_no_port_and_leaves_its_children_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting.dist, "TCPStore", lambda *_, **__: pytest.fail("a port was opened"))
+    distributed.initialize(torch.device("cpu"))
+    try:
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+        assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ)
+    finally:
+        distributed.shutdown()
