@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-long lint format clean
+.PHONY: install demo test test-long test-gpu lint format clean
 
 install: $(VENV)/installed
 
@@ -16,7 +16,7 @@ $(VENV)/installed: requirements.txt setup.py
 
 demo: install
 	test -f data/demo/val/manifest.json || $(RUN) python tools/make_shards.py demo data/demo
-	$(RUN) deepspeed --num_accelerators 2 tools/train.py --config configs/demo.py
+	$(RUN) deepspeed --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
 	$(RUN) python tools/transfer_eval.py --task knn --model runs/demo --data data/demo workers=2
 	$(RUN) python tools/transfer_eval.py --task voc_attention --model runs/demo --data data/demo image_size=64 workers=2
 	$(RUN) python tools/report.py runs/demo --out runs/demo/report
@@ -27,6 +27,10 @@ test: lint
 
 test-long: install
 	$(RUN) python -m pytest -m "long or not long"
+
+# Needs an NVIDIA GPU; everything else of the tests computes on the CPU, also where there are GPUs.
+test-gpu: install
+	$(RUN) python -m pytest -m gpu
 
 lint: install
 	$(RUN) ruff check .

@@ -23,6 +23,7 @@ from rich.table import Table
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore, step_name, verify
 from sar_dist.config import load_config
+from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine, restore, shared_state, snapshot
 from sar_dist.errors import run_tool
 from sar_dist.models import build_model
@@ -39,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     _, local_rank, world_size = distributed.read_environment()
-    device = distributed.select_device(local_rank)
+    device = select_device(local_rank)
     distributed.initialize(device)
     config = load_config(
         arguments.config, [*arguments.overrides, "engine.micro_batch=1", f"optim.global_batch={world_size}"]

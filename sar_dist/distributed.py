@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sar_dist.devices import shared_gpu
 from sar_dist.errors import CannotMeet, UserError
 from sar_dist.launch_environment import read_environment
 from sar_dist.meeting import join
@@ -24,7 +26,6 @@ __all__ = [
     "all_reduce_sum",
     "barrier",
     "broadcast_object",
-    "find_device",
     "gather_objects",
     "initialize",
     "is_main",
@@ -32,7 +33,6 @@ __all__ = [
     "meet",
     "rank",
     "read_environment",
-    "select_device",
     "shutdown",
     "together",
     "world_size",
@@ -41,34 +41,6 @@ __all__ = [
 T = TypeVar("T")
 
 MEETING_TIME = timedelta(minutes=30)
-
-
-def find_device(local_rank: int) -> torch.device:
-    """This process's GPU, or the CPU where there is none; nothing is started on it.
-
-    Raises:
-        UserError: more processes on this node than GPUs.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"local rank {local_rank} has no GPU: this node has {torch.cuda.device_count()}; start fewer processes"
-        )
-    return torch.device("cuda", local_rank)
-
-
-def select_device(local_rank: int) -> torch.device:
-    """This process's GPU, which it uses from now on, or the CPU where there is none.
-
-    Raises:
-        UserError: more processes on this node than GPUs.
-    """
-    device = find_device(local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def meet(timeout: timedelta = MEETING_TIME) -> None:
@@ -117,6 +89,18 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
+    if device.type == "cuda":
+        _check_own_gpus(device)
+
+
+def _check_own_gpus(device: torch.device) -> None:
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    shared = shared_gpu(gather_objects((platform.node(), uuid)))
+    if shared is not None:
+        raise UserError(
+            f"ranks {shared[0]} and {shared[1]} have the same GPU; start one process for each GPU, "
+            "and give each task its own (Slurm: --gpus-per-node, or --gpus-per-task=1)"
+        )
 
 
 def shutdown() -> None:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from support import SMALL_CONFIG, jpeg, write_tar
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests are about the CPU, also on a machine with GPUs, but for those that `make test-gpu` asks for."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device; make test-gpu"))
 
 
 @pytest.fixture(scope="session")

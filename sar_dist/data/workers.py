@@ -16,6 +16,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from sar_dist.data.batching import ERROR, Batch
+from sar_dist.devices import uses_cuda
 from sar_dist.errors import UserError
 
 # Only the training process decides what a signal means; a launcher sends it to the whole process group.
@@ -40,7 +41,7 @@ def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) ->
         worker_init_fn=prepare_worker if workers else None,
         # forkserver and spawn would import the user's main module again; and the parent would not be the parent.
         multiprocessing_context="fork" if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=uses_cuda(),
         # The loader draws a seed for its workers, from the training process's generator unless it has its own.
         generator=torch.Generator(),
     )

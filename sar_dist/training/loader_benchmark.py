@@ -14,6 +14,7 @@ import torch
 from sar_dist import distributed, signals
 from sar_dist.config import RunConfig
 from sar_dist.data import TrainLoader
+from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
 from sar_dist.training.checks import check_data
@@ -50,7 +51,7 @@ def benchmark_loader(config: RunConfig) -> str:
         UserError: the training data or the settings of the loader are wrong.
     """
     rank, local_rank, world_size = distributed.read_environment()
-    device = distributed.select_device(local_rank)
+    device = select_device(local_rank)
     loader = build_train_loader(config, check_data("data.train", config.data.train, config), rank, world_size)
     speed = measure(loader, config.data.workers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None

@@ -9,6 +9,7 @@ from sar_dist.checkpoint import CheckpointReader, CheckpointStore
 from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device
 from sar_dist.data.images import build_eval_transform, build_train_transform
+from sar_dist.devices import find_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
@@ -86,7 +87,7 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
     Raises:
         UserError: something is wrong on this process's node.
     """
-    device = distributed.find_device(local_rank)
+    device = find_device(local_rank)
     return device, check_run(config, device, world_size)
 
 

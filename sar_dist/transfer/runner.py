@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sar_dist import distributed, output
 from sar_dist.config import apply_overrides
+from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
@@ -67,7 +68,7 @@ def evaluate(request: Request) -> Result:
     task = task_type(TransferJob(backbone, data, folder, settings, say))
     prepared = task.prepare()
     fingerprints = dict(prepared.fingerprints)
-    backbone.to(distributed.select_device(local_rank))  # no GPU is touched before the data were looked at
+    backbone.to(select_device(local_rank))  # no GPU is touched before the data were looked at
     distributed.initialize(backbone.device)
 
     wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)

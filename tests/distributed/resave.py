@@ -8,6 +8,7 @@ import torch
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore
 from sar_dist.config import load_config
+from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine
 from sar_dist.engine.engine_state import restore, shared_state, snapshot
 from sar_dist.models import build_model
@@ -18,7 +19,7 @@ if stage == "3":
     overrides.append("engine.deepspeed.zero_optimization.stage3_param_persistence_threshold=0")
 config = load_config(config_file, overrides)
 _, local_rank, world_size = distributed.read_environment()
-distributed.initialize(distributed.select_device(local_rank))
+distributed.initialize(select_device(local_rank))
 torch.manual_seed(1234)  # other weights than the checkpoint's: they must be replaced
 model = build_model(config.model, config.regularizer)
 engine = build_engine(config, model, world_size=world_size, steps_per_epoch=6)

@@ -27,8 +27,9 @@ GROUND: dict[str, set[str]] = {
     "environment": set(),
     "files": {"errors"},
     "launch_environment": {"errors"},
+    "devices": {"errors", "output"},
     "meeting": {"errors", "launch_environment", "output"},
-    "distributed": {"errors", "launch_environment", "meeting"},
+    "distributed": {"devices", "errors", "launch_environment", "meeting"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,

@@ -225,7 +225,7 @@ def test_counter_uniform_follows_its_definition() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("ids_on_device", [False, True])
 def test_gpu_equals_cpu_without_synchronising(ids_on_device: bool) -> None:
     inputs = batch(32, size=64)

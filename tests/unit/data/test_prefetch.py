@@ -40,7 +40,7 @@ def test_on_the_cpu_batches_pass_through() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("pin", [True, False])
 def test_on_a_gpu_they_arrive_in_order_and_whole(pin: bool) -> None:
     """With memory that is given back and taken again, and a device that lags far behind the host."""
@@ -63,7 +63,7 @@ def test_on_a_gpu_they_arrive_in_order_and_whole(pin: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_errors_of_the_loader_come_through() -> None:
     def failing() -> Iterator[dict]:
         yield from batches(3)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.config import RunConfig, load_config
+from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine, input_dtype
 from sar_dist.models import build_model
 
@@ -108,7 +109,7 @@ def main() -> None:
     config_file, out, *variants = sys.argv[1:]
     torch.set_num_threads(1)
     rank, local_rank, world_size = distributed.read_environment()
-    distributed.initialize(distributed.select_device(local_rank))
+    distributed.initialize(select_device(local_rank))
     results = [measure(load_config(config_file, variant.split()), world_size) for variant in variants]
     if rank == 0:
         Path(out).write_text(json.dumps(results))

@@ -19,8 +19,6 @@ from triton_interpreted import query_key_cases
 
 from sar_dist.regularizer import class_similarity, spatial_entropy, spatial_entropy_from_query_key
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden(interpreted, case):
@@ -146,7 +144,6 @@ def _argument_type(name, constants):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("grid", [*GRIDS, (32, 32), (64, 64)])
 def test_gpu_equals_cpu(backend, grid):
@@ -159,7 +156,6 @@ def test_gpu_equals_cpu(backend, grid):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("name", monsters())
 def test_gpu_monsters(name):
     leaf = monsters()[name][None, None].cuda().requires_grad_()
@@ -169,7 +165,6 @@ def test_gpu_monsters(name):
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_gpu_query_key_equals_cpu():
     for query, key, grid in query_key_cases().values():
         results = []
@@ -182,7 +177,6 @@ def test_gpu_query_key_equals_cpu():
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_gpu_step_copies_nothing_to_the_host():
     query = torch.randn(64, 6, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     key = torch.randn(64, 6, 196, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
