@@ -8,6 +8,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from .kernel_probe import kernel_problem
+
 BACKENDS = ("auto", "cpu", "torch", "triton")
 MAX_TRITON_PIXELS = 64 * 64  # a map lives in the registers of one program
 TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -32,7 +34,7 @@ def resolve_backend(backend: str, tensor: Tensor, pixels: int) -> str:
         if tensor.device.type == "cpu":
             return "cpu"
         usable = tensor.is_cuda and tensor.dtype != torch.float64 and TRITON_IS_INSTALLED
-        backend = "triton" if usable else "torch"
+        backend = "triton" if usable and kernel_problem(tensor.device) is None else "torch"
     if backend == "cpu" and tensor.device.type != "cpu":
         raise ValueError(f'backend "cpu" needs a CPU tensor, got one on {tensor.device}')
     if backend != "triton":
@@ -52,6 +54,17 @@ def resolve_backend(backend: str, tensor: Tensor, pixels: int) -> str:
 @functools.cache  # said once per process
 def _warn_of_large_maps() -> None:
     warnings.warn(f"spatial entropy: maps of more than {MAX_TRITON_PIXELS} pixels take the torch backend", stacklevel=2)
+
+
+def find_backend_problem(backend: str, device: torch.device) -> str | None:
+    """What keeps the fastest implementation that ``backend`` allows from running on ``device``; None if nothing does.
+
+    Launches the kernels, once per process, where they would be used. With ``"auto"`` the slower ``torch`` takes over.
+    """
+    check_backend(backend)
+    if backend not in ("auto", "triton") or device.type != "cuda":
+        return None
+    return kernel_problem(device) if TRITON_IS_INSTALLED else "the package triton is not installed"
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

@@ -11,8 +11,11 @@ from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_d
 from sar_dist.data.images import build_eval_transform, build_train_transform
 from sar_dist.devices import find_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine
+from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
+from sar_dist.output import warn
+from sar_dist.regularizer import find_backend_problem
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
@@ -32,6 +35,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     rank, local_rank, world_size = distributed.read_environment()
     device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
     distributed.initialize(device)
+    check_kernels(config.regularizer.backend, device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
     train_loader, val_loader = build_loaders(config, checked, rank, world_size)
@@ -89,6 +93,25 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
     """
     device = find_device(local_rank)
     return device, check_run(config, device, world_size)
+
+
+def check_kernels(backend: str, device: torch.device) -> None:
+    """Launch the regularizer's kernels once where they would be used. Call on every process.
+
+    Raises:
+        UserError: ``backend`` is "triton" and they do not run on some process; with "auto" this is a warning.
+    """
+    problems = enumerate(distributed.gather_objects(find_backend_problem(backend, device)))
+    found = [f"{problem} (rank {rank})" for rank, problem in problems if problem is not None]
+    if not found:
+        return
+    remedy = "Triton needs a C compiler and Python's headers (Debian: gcc, python3-dev)"
+    if backend == "triton":
+        raise UserError(
+            f"regularizer.backend=triton does not run: {found[0]}; {remedy}, or set regularizer.backend=auto"
+        )
+    if distributed.is_main():
+        warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
 
 
 def open_logger(

@@ -19,7 +19,7 @@ from sar_dist import distributed
 from sar_dist.config import GuardSettings, RunConfig, RunSettings, load_config
 from sar_dist.errors import UserError
 from sar_dist.models import model_on_meta
-from sar_dist.training import RunDirectory
+from sar_dist.training import RunDirectory, setup
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checks import check_buffers
 from sar_dist.training.guards import StepGuard, Verdict
@@ -166,3 +166,13 @@ def test_model_with_buffers_is_refused() -> None:
     vit.norm = torch.nn.BatchNorm1d(4)
     with pytest.raises(UserError, match=r"3 tensors that are no parameters, such as norm\.num_batches_tracked"):
         check_buffers(vit)
+
+
+def test_kernels_that_do_not_run_are_said_before_training(monkeypatch, capsys):
+    monkeypatch.setattr(
+        setup, "find_backend_problem", lambda backend, device: "RuntimeError: Failed to find C compiler"
+    )
+    setup.check_kernels("auto", torch.device("cuda"))
+    assert "takes the slower torch backend: RuntimeError: Failed to find C compiler (rank 0)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"backend=triton does not run: .*gcc, python3-dev"):
+        setup.check_kernels("triton", torch.device("cuda"))

@@ -1,5 +1,7 @@
 """The Triton kernels: exact through the interpreter, compilable for a GPU without one, and exact on a GPU if present."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from entropy_cases import (
@@ -17,7 +19,14 @@ from entropy_cases import (
 from entropy_oracle import assert_equals_oracle
 from triton_interpreted import query_key_cases
 
-from sar_dist.regularizer import class_similarity, spatial_entropy, spatial_entropy_from_query_key
+from sar_dist.regularizer import (
+    backends,
+    class_similarity,
+    find_backend_problem,
+    spatial_entropy,
+    spatial_entropy_from_query_key,
+)
+from sar_dist.regularizer.kernel_probe import kernel_problem
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
@@ -73,6 +82,39 @@ def test_a_vanishing_component_is_treated_as_on_the_cpu(interpreted):
 def test_second_run_gives_identical_bits(interpreted):
     for name, tensor in interpreted["broken"].items():
         assert torch.equal(tensor.view(torch.int32), interpreted["broken again"][name].view(torch.int32))
+
+
+def test_the_probe_finds_nothing_where_the_kernels_run(interpreted):
+    assert interpreted["probe"] is None
+
+
+def test_without_a_compiler_the_torch_backend_takes_over(monkeypatch):
+    triton_kernel = pytest.importorskip("sar_dist.regularizer.triton_kernel")
+
+    def launch(_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    monkeypatch.setattr(triton_kernel, "launch_spatial_entropy", launch)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), is_cuda=True, dtype=torch.float32)
+    for backend in ("auto", "triton"):
+        kernel_problem.cache_clear()
+        # The probe's map is made on the CPU here; the launch that fails is the same.
+        monkeypatch.setattr(backends, "kernel_problem", lambda _: kernel_problem(torch.device("cpu")))
+        expected = "RuntimeError: Failed to find C compiler. Please specify via CC environment variable."
+        assert find_backend_problem(backend, on_gpu.device) == expected
+    assert backends.resolve_backend("auto", on_gpu, 9) == "torch"
+    assert find_backend_problem("torch", on_gpu.device) is None
+    kernel_problem.cache_clear()
+
+
+def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
+    triton_kernel = pytest.importorskip("sar_dist.regularizer.triton_kernel")
+    monkeypatch.setattr(triton_kernel, "launch_spatial_entropy", lambda maps: (maps.new_tensor([[0.5]]), maps, maps))
+    monkeypatch.setattr(triton_kernel, "launch_query_key_forward", lambda *_: (torch.zeros(1, 1),) * 4)
+    monkeypatch.setattr(triton_kernel, "launch_key_backward", lambda *_: None)
+    kernel_problem.cache_clear()
+    assert kernel_problem(torch.device("cpu")) == "the kernel computes 0.5 where 0.636514 is right"
+    kernel_problem.cache_clear()
 
 
 def test_empty_batch(interpreted):

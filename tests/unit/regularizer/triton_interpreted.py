@@ -19,6 +19,7 @@ from entropy_cases import (
 from torch import Tensor
 
 from sar_dist.regularizer import spatial_entropy, spatial_entropy_from_query_key
+from sar_dist.regularizer.kernel_probe import kernel_problem
 
 
 def run_map(similarity: Tensor) -> dict[str, Tensor]:
@@ -55,6 +56,7 @@ def main(target: str) -> None:
     base = random_maps(6, 5, seed=11)
     for dtype in (torch.float16, torch.bfloat16):
         results[f"type {dtype}"] = run_map(base.to(dtype))
+    results["probe"] = kernel_problem(torch.device("cpu"))
     results["strides"] = run_map(base.transpose(2, 3))
     for name, (query, key, grid) in query_key_cases().items():
         results[f"query key {name}"] = run_query_key(query, key, grid)
