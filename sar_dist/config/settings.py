@@ -282,7 +282,11 @@ class EngineSettings(Settings):
     zero_stage: Literal[1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     precision: Literal["bf16", "bf16_parameters", "fp16", "fp32"] = Field(
         "bf16",
-        description="bf16: autocast with float32 parameters; bf16_parameters: bfloat16 parameters with a float32 master; fp16: GPU only",
+        description="bf16: autocast with float32 parameters; bf16_parameters: bfloat16 parameters with a float32 master, "
+        "gradients added up in float32; fp16: GPU only",
+    )
+    reduce_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="type in which gradients are averaged over processes; bf16 halves what is sent"
     )
     micro_batch: int = Field(
         64, ge=1, le=2**20, description="images per process and forward pass; accumulation follows from it"
@@ -307,6 +311,14 @@ class EngineSettings(Settings):
     def _offload_fits(self) -> EngineSettings:
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("engine.offload=all keeps parameters in host memory, which needs engine.zero_stage=3")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_can_be_reduced(self) -> EngineSettings:
+        if self.reduce_dtype == "bf16" and self.precision not in ("bf16", "bf16_parameters"):
+            raise ValueError(
+                f"engine.reduce_dtype=bf16 does not go with engine.precision={self.precision}; leave it out"
+            )
         return self
 
 

@@ -1,6 +1,6 @@
 """The DeepSpeed engine: generated configuration, optimizer, schedule, moving average."""
 
-from sar_dist.engine.build import build_engine, check_engine, input_dtype
+from sar_dist.engine.build import autocast, build_engine, check_engine, input_dtype
 from sar_dist.engine.collectives import collectives_as_regions
 from sar_dist.engine.deepspeed_config import BatchArithmetic, batch_arithmetic, deepspeed_config
 from sar_dist.engine.ema import ExponentialMovingAverage
@@ -15,6 +15,7 @@ __all__ = [
     "Engine",
     "ExponentialMovingAverage",
     "Optimizer",
+    "autocast",
     "batch_arithmetic",
     "build_engine",
     "check_engine",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -13,6 +16,11 @@ from sar_dist.engine.schedule import learning_rate_factor
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, parameter_groups
 
+# ZeRO-3's gathers do not wait for the optimizer's writes, on another stream, of themselves. They do as long as a step ends
+# with the gather of the small parameters that are kept whole, so some must be: a bias of the smallest model has 192.
+_PERSISTENCE = "stage3_param_persistence_threshold"
+_LEAST_PERSISTENCE = 10_000
+
 
 def check_engine(config: RunConfig, device: torch.device, world_size: int) -> None:
     """Find what the engine would refuse, before any process group exists.
@@ -20,10 +28,16 @@ def check_engine(config: RunConfig, device: torch.device, world_size: int) -> No
     Raises:
         UserError: impossible batch arithmetic, a bad ``engine.deepspeed``, or a precision that this machine lacks.
     """
-    deepspeed_config(config, world_size)
+    generated = deepspeed_config(config, world_size)
     optimizer_of(config.optim)
     if config.engine.precision == "fp16" and device.type != "cuda":
         raise UserError("engine.precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
+    threshold = generated["zero_optimization"].get(_PERSISTENCE, math.inf)
+    if device.type == "cuda" and config.engine.zero_stage == 3 and threshold < _LEAST_PERSISTENCE:
+        raise UserError(
+            f"engine.deepspeed.zero_optimization.{_PERSISTENCE}={threshold} lets a GPU read weights while they are being "
+            f"updated; leave it out, or set it to {_LEAST_PERSISTENCE} or more"
+        )
 
 
 def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_size: int, steps_per_epoch: int) -> Engine:
@@ -59,6 +73,11 @@ def input_dtype(config: RunConfig) -> torch.dtype:
     return {"bf16_parameters": torch.bfloat16, "fp16": torch.float16}.get(config.engine.precision, torch.float32)
 
 
+def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
+    """What the engine's forward pass runs in, for a model that is called without the engine, as in validation."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.engine.precision == "bf16")
+
+
 def _compile_blocks(model: TappedVisionTransformer, *, sharded: bool) -> None:
     """Compile each block by itself: equal blocks share one graph, and the taps stay ordinary return values."""
     if sharded:
@@ -67,4 +86,4 @@ def _compile_blocks(model: TappedVisionTransformer, *, sharded: bool) -> None:
         # Otherwise ZeRO-3's per-module hooks break each block's graph dozens of times.
         set_z3_leaf_modules(model, sorted({type(block) for block in model.vit.blocks}, key=lambda kind: kind.__name__))
     for block in model.vit.blocks:
-        block.forward = torch.compile(block.forward)
+        block.forward = torch.compile(block.forward, dynamic=False)

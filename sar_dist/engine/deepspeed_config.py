@@ -30,6 +30,8 @@ _OWNED_KEYS = {
     "scheduler": "optim.*",
     "torch_autocast.enabled": "engine.precision",
     "torch_autocast.dtype": "engine.precision",
+    "torch_autocast.lower_precision_safe_modules": "engine.reduce_dtype",
+    "communication_data_type": "engine.reduce_dtype",
     "bf16.enabled": "engine.precision",
     "fp16.enabled": "engine.precision",
     "zero_optimization.stage": "engine.zero_stage",
@@ -88,6 +90,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,  # our logger reports, not DeepSpeed's
+        # It would wait for the device twice in every micro-batch.
+        "timers": {"throughput": {"enabled": False}},
         **_precision(config),
     }
     _check_raw(config.engine.deepspeed)
@@ -104,25 +108,32 @@ def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
         # but a copy of the gradients, which is cheaper in small pieces (docs/benchmarks_train_step.md).
         "reduce_bucket_size": 50_000_000 if world_size > 1 else 5_000_000,
         "allgather_bucket_size": 50_000_000,
+        "overlap_comm": world_size > 1,
     }
     if config.engine.zero_stage == 3:
         # The defaults of 1e9 keep a whole ViT-L gathered from forward to backward, as if it were not sharded.
         zero |= {"stage3_max_live_parameters": 100_000_000, "stage3_max_reuse_distance": 100_000_000}
     if config.engine.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.engine.offload == "all":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return zero
 
 
 def _precision(config: RunConfig) -> dict[str, Any]:
     """At most one precision block: DeepSpeed accepts two together and silently changes the parameters' type."""
-    if config.engine.precision == "bf16":
-        return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
-    if config.engine.precision == "bf16_parameters":
-        return {"bf16": {"enabled": True}}
-    if config.engine.precision == "fp16":
-        return {"fp16": {"enabled": True, "initial_scale_power": 16}}
+    engine = config.engine
+    if engine.precision == "bf16":
+        autocast: dict[str, Any] = {"enabled": True, "dtype": "bfloat16"}
+        if engine.reduce_dtype == "fp32":
+            autocast["lower_precision_safe_modules"] = []  # whose gradients would be reduced in bfloat16
+        return {"torch_autocast": autocast}
+    reduced = {"communication_data_type": engine.reduce_dtype}
+    if engine.precision == "bf16_parameters":
+        # Otherwise the gradients of the micro-batches are added up in bfloat16, which loses the small ones.
+        return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}, **reduced}
+    if engine.precision == "fp16":
+        return {"fp16": {"enabled": True, "initial_scale_power": 16}, **reduced}
     return {}
 
 

@@ -39,7 +39,7 @@ def collective_payloads(shape: ModelShape, config: RunConfig, world_size: int) -
     """
     zero = deepspeed_config(config, world_size)["zero_optimization"]
     precision = Precision.of(config)
-    gradients = precision.wire_bytes(shape)
+    gradients = precision.sent_gradients(shape)
     micro_batches = batch_arithmetic(config, world_size).accumulation
     if zero["stage"] < 3:
         reductions = micro_batches if zero["stage"] == 2 else 1  # ZeRO-1 adds up micro-batches before it reduces
@@ -48,7 +48,11 @@ def collective_payloads(shape: ModelShape, config: RunConfig, world_size: int) -
     # What the limit of live parameters allows stays gathered from forward to backward; the rest is gathered again.
     kept = min(1.0, zero.get("stage3_max_live_parameters", MAX_LIVE_PARAMETERS) / shape.parameters)
     gathers = micro_batches * (2 - kept)
-    return {"all_reduce": 0.0, "all_gather": gathers * gradients, "reduce_scatter": micro_batches * gradients}
+    return {
+        "all_reduce": 0.0,
+        "all_gather": gathers * precision.sent_weights(shape),
+        "reduce_scatter": micro_batches * gradients,
+    }
 
 
 def plan_communication(

@@ -22,6 +22,7 @@ PARTS = ("weights", "gradients", "optimizer", "average", "buckets", "activations
 # DeepSpeed's own defaults of keys that the generated configuration leaves alone.
 _PERSISTENCE_THRESHOLD = 100_000
 _PREFETCH_BUCKET = 50_000_000
+_FLAT_COPY = 500_000_000  # elements of gradients that BF16_Optimizer reduces at a time
 MAX_LIVE_PARAMETERS = 1_000_000_000
 
 
@@ -106,6 +107,10 @@ class _Held:
         self.bucket = self.zero["reduce_bucket_size"]
         self.accumulates = batch_arithmetic(config, world_size).accumulation > 1
         self.offload = config.engine.offload
+        # DeepSpeed's BF16_Optimizer: every process adds up all gradients in float32 and reduces them once a step.
+        self.adds_up_whole = (
+            self.stage == 1 and self.precision.accumulated > self.precision.weight and self.offload == "none"
+        )
         self.average = config.optim.ema is not None
         self.fused = config.optim.fused
         self.optimizer_bytes = optimizer_of(config.optim).bytes_per_parameter
@@ -115,14 +120,16 @@ class _Held:
 
     def rest(self) -> dict[str, float]:
         """On the device between steps."""
-        weight, gradient = self.precision.weight, self.precision.gradient
+        weight, accumulated = self.precision.weight, self.precision.accumulated
         parts = {"weights": weight * float(self.parameters)}
         if self.stage == 3:
             sharded = 0.0 if self.offload == "all" else self.share
             parts["weights"] = weight * (sharded + self.small)
             parts["buckets"] = self._buffers()
             if self.offload == "none":
-                parts["gradients"] = gradient * self.share
+                parts["gradients"] = accumulated * self.share
+        elif self.adds_up_whole:
+            parts["gradients"] = accumulated * float(self.parameters)
         if self.offload == "none":
             parts["optimizer"] = self.optimizer_bytes * self.share
             parts["average"] = MASTER_BYTES * self.share if self.average else 0.0
@@ -136,11 +143,11 @@ class _Held:
         """In host memory."""
         if self.offload == "none":
             return {}
-        weight, gradient = self.precision.weight, self.precision.gradient
+        weight, accumulated = self.precision.weight, self.precision.accumulated
         parts = {
             "optimizer": self.optimizer_bytes * self.share,
             "average": MASTER_BYTES * self.share if self.average else 0.0,
-            "gradients": MASTER_BYTES * self.share + (gradient * self.share if self.stage == 3 else 0.0),
+            "gradients": MASTER_BYTES * self.share + (accumulated * self.share if self.stage == 3 else 0.0),
         }
         if self.stage < 3:
             parts["weights"] = weight * self.share  # the updated slice, on its way back to the device
@@ -155,19 +162,25 @@ class _Held:
             live = min(self.parameters, self.zero.get("stage3_max_live_parameters", MAX_LIVE_PARAMETERS))
             parts["weights"] = self.precision.weight * float(max(0, live - self.small))
             gathered = min(self.parameters, self.zero.get("stage3_prefetch_bucket_size", _PREFETCH_BUCKET))
-            parts["buckets"] = gathered * (2 if self.precision.autocast else self.precision.weight)
+            parts["buckets"] = gathered * (2 if self.precision.tags_matrices else self.precision.weight)
             return parts
         parts["buckets"] = self._buffers()
+        if self.adds_up_whole:
+            return parts
         if self.stage == 1:
             parts["gradients"] = self.precision.gradient * float(self.parameters) if self.accumulates else 0.0
         elif self.offload == "none":
-            parts["gradients"] = self.precision.gradient * self.share * (2 if self.accumulates else 1)
+            parts["gradients"] = self.precision.accumulated * self.share * (2 if self.accumulates else 1)
         return parts
 
     def backward_ends(self) -> dict[str, float]:
         """Beyond ``rest`` when all gradients have been computed and the last ones are being reduced."""
-        gradient = self.precision.gradient
-        slices = gradient * self.share if self.offload == "none" else 0.0
+        gradient, accumulated = self.precision.gradient, self.precision.accumulated
+        if self.adds_up_whole:  # sent as a flat copy, which is cast once more where it is sent in another type
+            sent = accumulated + (self.precision.reduced if self.precision.reduced != accumulated else 0)
+            flat = float(min(self.parameters, _FLAT_COPY))
+            return {"gradients": gradient * float(self.parameters), "buckets": sent * flat}
+        slices = accumulated * self.share if self.offload == "none" else 0.0
         in_bucket = gradient * float(min(self.parameters, self.bucket))
         if self.stage == 1:
             return {"gradients": gradient * self.parameters + slices, "buckets": self._buffers()}
@@ -177,9 +190,9 @@ class _Held:
 
     def update(self) -> dict[str, float]:
         """Beyond ``rest`` inside the optimizer: gradient slices, a flat copy of them, and that in float32."""
-        if self.offload != "none":
+        if self.offload != "none" or self.adds_up_whole:
             return {}
-        gradient = self.precision.gradient
+        gradient = self.precision.accumulated
         copies = 2.0 * gradient + (MASTER_BYTES if gradient < MASTER_BYTES else 0)
         return {
             "gradients": (MASTER_BYTES if self.stage == 3 else copies) * self.share,
@@ -187,8 +200,14 @@ class _Held:
         }
 
     def _buffers(self) -> float:
-        """Reduction buffers, allocated whole whatever the model's size; autocast has one for each of two types."""
+        """Reduction buffers, allocated whole whatever the model's size; one for each type in which gradients are sent."""
+        if self.adds_up_whole:
+            return 0.0
         if self.stage == 3:
-            return self.bucket * (2 + 4 if self.precision.autocast else self.precision.gradient)
+            return self.bucket * (2 + 4 if self.precision.tags_matrices else self.precision.reduced)
         copies = 2 if self.zero.get("overlap_comm") else 1
-        return copies * self.bucket * self.precision.gradient * (2 if self.precision.autocast else 1)
+        return (
+            copies
+            * self.bucket
+            * (2 * self.precision.gradient if self.precision.tags_matrices else self.precision.reduced)
+        )

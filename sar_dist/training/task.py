@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sar_dist.config import RunConfig
 from sar_dist.data.images import DeviceTransform
-from sar_dist.engine import input_dtype
+from sar_dist.engine import autocast, input_dtype
 from sar_dist.observe import known_quantities
 from sar_dist.regions import region
 from sar_dist.terms import build_terms
@@ -38,6 +38,7 @@ class ClassificationTask:
         self.quantities = known_quantities(quantity for term in self.terms for quantity in term.quantities)
         self.grid = grid
         self.device = device
+        self.config = config
         self.dtype = input_dtype(config)
         self.transform = DeviceTransform(config.augment, config.model.num_classes, config.run.seed)
 
@@ -84,6 +85,7 @@ class ClassificationTask:
         return {name: values for term in self.terms for name, values in term(output).per_sample.items()}
 
     def predict(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's output on one validation micro-batch, transformed as in evaluation, and its ``images``."""
+        """The model's output on a validation micro-batch, in the precision of training, and its transformed ``images``."""
         images = self.transform.evaluate(batch["image"].to(self.device, non_blocking=True)).to(self.dtype)
-        return {**model(images), "images": images}
+        with autocast(self.config, self.device):
+            return {**model(images), "images": images}

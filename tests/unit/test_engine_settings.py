@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from support import ROOT
 
 from sar_dist.config import RunConfig, load_config
-from sar_dist.engine import batch_arithmetic, deepspeed_config, learning_rate_factor, total_steps
+from sar_dist.engine import batch_arithmetic, check_engine, deepspeed_config, learning_rate_factor, total_steps
 from sar_dist.errors import UserError
 
 
@@ -52,6 +53,44 @@ def test_precision_is_one_block_at_most() -> None:
         assert deepspeed_config(config(engine__precision=precision), 8).keys() & blocks == expected
 
 
+@pytest.mark.parametrize(
+    ("precision", "reduce_dtype", "expected"),
+    [
+        (
+            "bf16",
+            "fp32",
+            {"torch_autocast": {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}},
+        ),
+        ("bf16", "bf16", {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}),
+        ("bf16_parameters", "fp32", {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}),
+        ("bf16_parameters", "bf16", {"communication_data_type": "bf16", "data_types": {"grad_accum_dtype": "fp32"}}),
+        ("fp16", "fp32", {"communication_data_type": "fp32"}),
+    ],
+)
+def test_gradients_are_added_up_and_averaged_in_float32(
+    precision: str, reduce_dtype: str, expected: dict[str, Any]
+) -> None:
+    chosen = config(engine__precision=precision).vary({"engine.reduce_dtype": reduce_dtype})
+    generated = deepspeed_config(chosen, 8)
+    assert {key: generated[key] for key in expected} == expected
+
+
+def test_nothing_waits_for_the_device_and_communication_overlaps() -> None:
+    assert deepspeed_config(config(), 8)["timers"] == {"throughput": {"enabled": False}}
+    assert deepspeed_config(config(), 8)["zero_optimization"]["overlap_comm"] is True
+    assert deepspeed_config(config(), 1)["zero_optimization"]["overlap_comm"] is False
+
+
+def test_what_no_engine_can_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="reduce_dtype=bf16 does not go with"):
+        config().vary({"engine.precision": "fp32", "engine.reduce_dtype": "bf16"})
+    threshold = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+    racing = config(engine__zero_stage=3, engine__deepspeed=threshold)
+    check_engine(racing, torch.device("cpu"), 8)
+    with pytest.raises(UserError, match="persistence_threshold=0 lets a GPU read weights"):
+        check_engine(racing, torch.device("cuda"), 8)
+
+
 def test_stage_offload_and_traps() -> None:
     zero = deepspeed_config(config(engine__zero_stage=1), 8)["zero_optimization"]
     assert zero["stage"] == 1
@@ -61,6 +100,7 @@ def test_stage_offload_and_traps() -> None:
     assert "offload_optimizer" not in zero
     zero = deepspeed_config(config(engine__zero_stage=3, engine__offload="all"), 8)["zero_optimization"]
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
+    assert zero["offload_optimizer"]["pin_memory"] is True  # DeepSpeed's CPU accelerator ignores it
 
 
 def test_raw_settings_are_merged_and_conflicts_refused() -> None:

@@ -47,10 +47,13 @@ SOME = [EVERY[0], EVERY[3], EVERY[4]]
 @pytest.mark.parametrize(
     ("precision", "settings"),
     [
-        ("bf16", SOME),
+        ("bf16", SOME[:1]),
+        ("bf16_parameters", SOME),
         pytest.param("bf16", EVERY, marks=pytest.mark.long),
         pytest.param("fp32", EVERY, marks=pytest.mark.long),
         pytest.param("bf16_parameters", EVERY, marks=pytest.mark.long),
+        pytest.param("bf16 engine.reduce_dtype=bf16", EVERY, marks=pytest.mark.long),
+        pytest.param("bf16_parameters engine.reduce_dtype=bf16", EVERY, marks=pytest.mark.long),
     ],
 )
 def test_two_processes_hold_and_send_what_is_planned(precision: str, settings: list[str], tmp_path: Path) -> None:
@@ -58,8 +61,9 @@ def test_two_processes_hold_and_send_what_is_planned(precision: str, settings: l
     config_file.parent.mkdir()
     config_file.write_text(CONFIG)
     variants = [f"engine.precision={precision} optim.ema=0.99 {SMALL_BUCKET} {setting}" for setting in settings]
-    run_processes(2, str(PROGRAM), str(config_file), str(out), *variants, timeout=500)
-    for variant, measured in zip(variants, json.loads(out.read_text()), strict=True):
+    for variant in variants:  # each in processes of its own: an engine's last tensors go with the process alone
+        run_processes(2, str(PROGRAM), str(config_file), str(out), variant)
+        (measured,) = json.loads(out.read_text())
         config = load_config(config_file, variant.split())
         shape = ModelShape.of(config)
         plan = plan_memory(shape, config, 2)
