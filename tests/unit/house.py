@@ -26,6 +26,7 @@ GROUND: dict[str, set[str]] = {
     "setting_trees": set(),
     "environment": set(),
     "files": {"errors"},
+    "validation": {"errors"},
     "launch_environment": {"errors"},
     "meeting": {"errors", "launch_environment", "output"},
     "distributed": {"errors", "launch_environment", "meeting"},
