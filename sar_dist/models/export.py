@@ -26,8 +26,8 @@ from sar_dist import __version__
 from sar_dist.checkpoint import (
     CheckpointReader,
     DamagedCheckpoint,
+    FileRecord,
     TensorKind,
-    describe_file,
     sync_directory,
     write_durably,
 )
@@ -144,7 +144,7 @@ def _provenance(config: RunConfig, reader: CheckpointReader, ema: bool, dtype: t
         "step": reader.step,
         "ema": ema,
         "dtype": str(dtype).removeprefix("torch."),
-        "checkpoint_digest": reader.manifest["digest"],
+        "checkpoint_digest": reader.manifest.digest,
         "model": config.model.model_dump(mode="json", exclude={"init_from"}),  # which may be a private path
         "regularizer": config.regularizer.model_dump(mode="json"),
     }
@@ -159,7 +159,7 @@ def _existing_export(out: Path, hub: dict[str, Any]) -> dict[str, Any]:
     digest = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if present != hub | {PROVENANCE_KEY: hub[PROVENANCE_KEY] | {"weights_sha256": digest}}:
         raise UserError(f"{out} holds another export; choose another folder or remove it")
-    if describe_file(out / WEIGHTS_FILE)["sha256"] != digest:
+    if FileRecord.of(out / WEIGHTS_FILE).sha256 != digest:
         raise UserError(f"{out / WEIGHTS_FILE} has changed since it was exported; remove {out}")
     return present
 

@@ -162,8 +162,8 @@ class RunDirectory:
         checkpoints = complete_checkpoints(self.checkpoints)
         for folder in checkpoints:
             try:
-                return RunConfig.model_validate(read_manifest(folder)["config"])
-            except (DamagedCheckpoint, KeyError, ValidationError):
+                return RunConfig.model_validate(read_manifest(folder).config)
+            except (DamagedCheckpoint, ValidationError):
                 continue  # damaged, or of a version that wrote no copy
         if checkpoints and self.config_file.exists():
             raise UserError(
