@@ -7,8 +7,6 @@ from sar_dist.checkpoint.layout import (
     complete_checkpoints,
     step_name,
     step_of,
-    sync_directory,
-    write_durably,
 )
 from sar_dist.checkpoint.manifest import (
     CheckpointManifest,
@@ -42,7 +40,5 @@ __all__ = [
     "read_manifest",
     "step_name",
     "step_of",
-    "sync_directory",
     "verify",
-    "write_durably",
 ]

@@ -15,7 +15,6 @@ then finds what went bad later. Nothing here is a pickle: reading a checkpoint c
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from pathlib import Path
@@ -84,29 +83,3 @@ def regular_size(path: Path, limit: int | None = None) -> int:
     if limit is not None and status.st_size > limit:
         raise OSError(f"{path.name} has {status.st_size} bytes, more than the {limit} that are read")
     return status.st_size
-
-
-def write_durably(path: Path, content: str) -> None:
-    """Write a small file so that after a crash it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    sync_directory(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a folder's entries, such as a rename, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from sar_dist.checkpoint.layout import DamagedCheckpoint
 from sar_dist.checkpoint.manifest import CheckpointManifest, FileRecord, RankIndex, SharedState, manifest_json, verify
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
+from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 
 
@@ -80,7 +81,7 @@ class CheckpointStore:
                 break
             except DamagedCheckpoint:
                 continue  # ``newest`` reports it
-        layout.write_durably(file, run_id + "\n")
+        write_durably(file, run_id + "\n")
         return run_id
 
     def remove_failed(self) -> None:
@@ -98,7 +99,7 @@ class CheckpointStore:
         distributed.main_first(remove)
 
     def _remove_leftovers(self) -> None:
-        for leftover in self.root.glob(".tmp-*"):
+        for leftover in (*self.root.glob(".tmp-*"), *self.root.glob(PART_FILES)):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
@@ -204,17 +205,17 @@ class CheckpointStore:
             path = folder / layout.shard_file(rank)
             save_file(tensors, path)
             path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it 0600, unreadable for colleagues
-            layout.sync_file(path)
-            layout.write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
+            sync_file(path)
+            write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
             names = (layout.shard_file(rank), layout.index_file(rank))
             receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
-            layout.write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
+            write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
             self.failures += 1
             self._last_step = None
-            self._problem = f"the checkpoint of step {step} could not be saved: {type(error).__name__}: {error}"
+            self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
@@ -247,14 +248,14 @@ class CheckpointStore:
     def _commit(self, folder: Path, step: int, files: dict[str, FileRecord], shared: SharedState, world: int) -> None:
         run_id = self._run_id or self._find_run_id()
         manifest = manifest_json(shared, run_id=run_id, step=step, world_size=world, files=files)
-        layout.write_durably(folder / layout.MANIFEST, manifest)
+        write_durably(folder / layout.MANIFEST, manifest)
         final = self.root / layout.step_name(step)
         if final.exists():  # a damaged one of the same step, which the run resumed from before
             shutil.rmtree(final)
             self._damaged.discard(final.name)
         folder.rename(final)
-        layout.sync_directory(self.root)
-        layout.write_durably(self.root / layout.LATEST, final.name + "\n")
+        sync_folder(self.root)
+        write_durably(self.root / layout.LATEST, final.name + "\n")
         self._retire()
 
     def _retire(self) -> None:
@@ -265,3 +266,10 @@ class CheckpointStore:
             if not kept_for_good and folder.name not in self._protected:
                 doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint
                 shutil.rmtree(doomed)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without a remedy: training goes on, and knows which one helps if it has to stop."""
+    if isinstance(error, CannotWrite):
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"

@@ -240,6 +240,7 @@ def test_leftovers_of_any_kind_are_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / ".tmp-folder").mkdir()
     (tmp_path / ".tmp-file").touch()
+    (tmp_path / ".latest.1234abcd.part").touch()
     (tmp_path / ".tmp-link").symlink_to(tmp_path / "kept")
     opened(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "run_id"]
