@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, RunSettings
 from sar_dist.errors import UserError
 from sar_dist.experiment import load_experiment
 from sar_dist.transfer.result import read_result
+from sar_dist.transfer.tasks.finetune import FinetuneSettings, run_config
 from sar_dist.validation import one_line
 
 
@@ -81,7 +83,7 @@ def test_damaged_result_names_the_field(tmp_path: Path) -> None:
 
 def test_experiment_names_file_arm_and_key(tmp_path: Path) -> None:
     file = tmp_path / "grid.py"
-    base = RunConfig(run={"name": "x"}).model_dump()  # type: ignore[arg-type]
+    base = RunConfig(run=RunSettings(name="x")).model_dump()
     file.write_text(
         "from sar_dist.experiment import Experiment\n\n\ndef experiment():\n"
         f"    arms = [{{'name': 'a', 'what': 'a', 'changes': {{'optim.lr': -1}}}}]\n"
@@ -89,3 +91,20 @@ def test_experiment_names_file_arm_and_key(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"grid\.py: arm a: optim\.lr=-1: Input should be greater than 0$"):
         load_experiment(file)
+
+
+@pytest.mark.parametrize(
+    ("train", "line"),
+    [
+        ({"optim": {"min_lr": -1}}, r"train: optim\.min_lr=-1: Input should be greater than or equal to 0"),
+        ({"optim": {"lrr": 1}}, r"train: unknown key 'optim\.lrr'; did you mean 'optim\.lr'\?"),
+    ],
+)
+def test_finetuning_names_the_key_of_training(train: dict[str, Any], line: str, tmp_path: Path) -> None:
+    config = RunConfig(run=RunSettings(name="x"))
+    loaded = SimpleNamespace(settings=config.model, image_size=224, weights=None, augment=config.augment)
+    backbone: Any = SimpleNamespace(loaded=loaded, vit=SimpleNamespace(has_class_token=True))
+    fitting = run_config(backbone, FinetuneSettings(train={"optim": {"min_lr": 0.0}}), tmp_path, 5)
+    assert (fitting.optim.min_lr, fitting.optim.global_batch) == (0.0, 512)
+    with pytest.raises(UserError, match=f"^{line}"):
+        run_config(backbone, FinetuneSettings(train=train), tmp_path, 5)
