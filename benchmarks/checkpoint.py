@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sar_dist import distributed
-from sar_dist.checkpoint import CheckpointReader, CheckpointStore, step_name, verify
+from sar_dist.checkpoint import CheckpointReader, CheckpointStore, SharedState, read_manifest, step_name, verify
 from sar_dist.config import load_config
 from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine, restore, shared_state, snapshot
@@ -77,7 +77,7 @@ def measure(
         return result
 
     copies, index = timed("stall: copy to host memory", lambda: snapshot(engine, ema))  # type: ignore[misc]
-    store.save(step, copies, index, {"engine": shared_state(engine, ema)})
+    store.save(step, copies, index, SharedState(engine=shared_state(engine, ema)))
     timed("write, fsync, hash, commit (background)", store.wait)
     del copies
     problem = store.take_problem()
@@ -86,7 +86,7 @@ def measure(
     folder = store.root / step_name(step)
     distributed.barrier()
     timed("verify every byte", lambda: verify(folder))
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     timed("restore into the engine", lambda: restore(engine, ema, CheckpointReader(folder, manifest)))
 
 

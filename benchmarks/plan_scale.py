@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.data.order import Plan, PlanSettings, default_streams, window_samples
+from sar_dist.data.order import BatchPlan, PlanSettings, default_streams, window_samples
 from sar_dist.data.shards import RECORD
 
 
@@ -72,10 +72,10 @@ def measure(case: Case, rounds: int) -> Result:
     share = slice(0, streams // case.world_size)
     generator = random.Random(0)
 
-    def new_plan() -> Plan:
-        return Plan(sizes, settings, cached_windows=share.stop)
+    def new_plan() -> BatchPlan:
+        return BatchPlan(sizes, settings, cached_windows=share.stop)
 
-    def find(plan: Plan, batch: int) -> None:
+    def find(plan: BatchPlan, batch: int) -> None:
         epoch, step = plan.at(batch)
         epoch.samples(step, share)
 

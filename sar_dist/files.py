@@ -1,4 +1,9 @@
-"""Small helpers on files that the data package shares: atomic writing, hashing, the cache folder, progress."""
+"""How the program writes files: whole, on disk, or not at all; and what it needs to know of a disk before.
+
+Everything that must survive a crash or a power cut is written here. It gets its name only when every byte of it is on
+disk, and the folder that holds the name is synced too. What fails leaves nothing behind and is one clear error, of which
+the disk's state is a part: full, read-only, or broken.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +11,123 @@ import contextlib
 import errno
 import hashlib
 import os
-import sys
+import secrets
+import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-from rich.console import Console
-from rich.progress import track as rich_track
+from typing import BinaryIO, TypeGuard
 
 from sar_dist.errors import UserError
 
-T = TypeVar("T")
-
 CACHE_VARIABLE = "SAR_DIST_CACHE"
 NO_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PART_FILES = ".*.part*"
+"""Pattern of the temporary names; what matches it while nobody writes was left by a process that was killed."""
+_LOCKED_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HASH_CHUNK = 1 << 20
-_LINE_EVERY_SECONDS = 10.0
+
+
+class CannotWrite(UserError, OSError):
+    """A file that could not be written: ``CannotWrite(errno, strerror, filename)``.
+
+    It is a ``UserError`` as it stands, and an ``OSError`` for callers who go on without the file or know more to say.
+    """
+
+    def __str__(self) -> str:
+        if self.errno in NO_SPACE_ERRORS:
+            remedy = "free some space"
+        elif self.errno in _LOCKED_ERRORS:
+            remedy = "make the folder writable or choose another"
+        else:
+            remedy = "see to the disk"
+        return f"cannot write {self.filename}: {self.strerror}; {remedy}"
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at ``path`` whole, on disk, or not at all.
 
-    Raises UserError if the disk is full, OSError otherwise; in both cases nothing is left behind.
+    Raises:
+        CannotWrite: the disk is full, read-only or broken. Nothing is left behind, whatever is raised.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with _taking_its_name(path) as temporary:
+        with _named(path):
+            file = temporary.open("xb")
+        with file:
             yield file
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno in NO_SPACE_ERRORS:
-            raise UserError(f"no space left to write {path}; free some and run the same command again") from error
+            with _named(path):
+                file.flush()
+                os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As ``atomic_write``, for a writer that wants a path: a temporary one that ends like ``path``."""
+    with _taking_its_name(path, path.suffix) as temporary:
+        yield temporary
+        with _named(path):
+            sync_file(temporary)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``path`` (absent, or an empty folder) with everything in it on disk.
+
+    Raises:
+        CannotWrite: as for ``atomic_write``.
+    """
+    path = path.resolve()  # "." has no name of its own
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _taking_its_name(path) as temporary:
+        with _named(path):
+            temporary.mkdir()
+        yield temporary
+        with _named(path):
+            for entry in temporary.rglob("*"):
+                (sync_folder if entry.is_dir() else sync_file)(entry)
+            sync_folder(temporary)
+
+
+def write_durably(path: Path, content: str) -> None:
+    """Write a small text file as ``atomic_write`` does."""
+    with atomic_write(path) as file:
+        file.write(content.encode())
+
+
+@contextlib.contextmanager
+def _taking_its_name(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary path beside ``path``, for the body to make and sync, which is then renamed; removed on any failure."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
+    try:
+        yield temporary
+        with _named(path):
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except BaseException as error:  # an interrupt too leaves nothing behind
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        # The body may read other files, whose errors are not for here; these two kinds only writing has.
+        if _is_plain(error) and error.errno in (*NO_SPACE_ERRORS, errno.EROFS):
+            raise CannotWrite(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the body are errors of writing ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(error.errno, error.strerror, str(path)) from error
+
+
+def _is_plain(error: BaseException) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and not isinstance(error, CannotWrite)
 
 
 def make_folder(folder: Path) -> None:
@@ -65,13 +140,39 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def sync_file(path: Path) -> None:
+    """Put a file's bytes on disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Put the folder's entries on disk, so that a rename survives a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        os.fsync(descriptor)
     finally:
-        os.close(fd)
+        os.close(descriptor)
+
+
+def check_space(place: Path, needed: int, what: str, remedy: str = "free some space") -> None:
+    """Make sure that there is room before writing begins.
+
+    Args:
+        place: folder to write to, which may not exist yet.
+        needed: bytes.
+        what: what takes them, with its verb, such as "the export takes".
+        remedy: what the user can do.
+
+    Raises:
+        UserError: there is less.
+    """
+    existing = place.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(f"{existing} has {free / 1e9:.2f} GB free; {what} {needed / 1e9:.2f} GB; {remedy}")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -95,21 +196,3 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "sar_dist"
     except RuntimeError:  # what Path.home() raises where there is no home
         return Path(tempfile.gettempdir()) / f"sar_dist-{os.getuid()}"
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Pass ``items`` on while showing progress on stderr: a bar on a terminal, else a line every 10 s."""
-    if sys.stderr.isatty():
-        yield from rich_track(items, description=what, total=total, console=Console(stderr=True), transient=True)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > _LINE_EVERY_SECONDS:
-            last = time.monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Which process is which, and whether it still lives: what Linux's /proc says (standard library only).
+"""Which process is which, whether it still lives, and what it may use: what Linux says (standard library only).
 
 A process id alone proves nothing, because ids are used again; id, start time, boot and PID namespace together do.
 """
@@ -12,6 +12,11 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _ENDED_STATES = "ZXx"  # a zombie has ended; only its parent has not asked for the exit status yet
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

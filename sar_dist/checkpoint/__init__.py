@@ -3,30 +3,42 @@
 from sar_dist.checkpoint.layout import (
     MANIFEST,
     DamagedCheckpoint,
+    UnsupportedFormat,
     complete_checkpoints,
-    describe_file,
-    read_manifest,
     step_name,
     step_of,
-    sync_directory,
+)
+from sar_dist.checkpoint.manifest import (
+    CheckpointManifest,
+    EngineState,
+    FileRecord,
+    Fragment,
+    LoaderState,
+    RankIndex,
+    SharedState,
+    read_manifest,
     verify,
-    write_durably,
 )
 from sar_dist.checkpoint.reading import CheckpointReader, TensorKind
 from sar_dist.checkpoint.store import CheckpointStore
 
 __all__ = [
     "MANIFEST",
+    "CheckpointManifest",
     "CheckpointReader",
     "CheckpointStore",
     "DamagedCheckpoint",
+    "EngineState",
+    "FileRecord",
+    "Fragment",
+    "LoaderState",
+    "RankIndex",
+    "SharedState",
     "TensorKind",
+    "UnsupportedFormat",
     "complete_checkpoints",
-    "describe_file",
     "read_manifest",
     "step_name",
     "step_of",
-    "sync_directory",
     "verify",
-    "write_durably",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sar_dist.checkpoint.layout import DamagedCheckpoint, index_file, shard_file, verify
+from sar_dist.checkpoint.layout import DamagedCheckpoint, shard_file
+from sar_dist.checkpoint.manifest import CheckpointManifest, RankIndex, read_index, verify
 
 TensorKind = str
 """What a stored tensor is: "master", "ema", or a moment of the optimizer, such as "exp_avg"."""
@@ -35,30 +35,22 @@ class CheckpointReader:
 
     Raises:
         DamagedCheckpoint: the folder does not agree with its manifest.
+        UnsupportedFormat: another version of the format.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, manifest: CheckpointManifest | None = None) -> None:
         self.folder = folder
         self.manifest = manifest or verify(folder)
-        self.step: int = self.manifest["step"]
-        self.shapes: dict[str, tuple[int, ...]] = {
-            name: tuple(shape) for name, shape in self.manifest["engine"]["shapes"].items()
-        }
-        self.has_ema = self.manifest["engine"]["ema_updates"] is not None
-        self.indices: list[dict[str, Any]] = []
+        self.step = self.manifest.step
+        self.shapes: dict[str, tuple[int, ...]] = self.manifest.engine.shapes
+        self.has_ema = self.manifest.engine.ema_updates is not None
+        self.indices: list[RankIndex] = [read_index(folder, rank) for rank in range(self.manifest.world_size)]
         self._pieces: dict[str, list[_Piece]] = defaultdict(list)
         self._files: dict[int, Any] = {}
-        steps: set[float] = set()
-        for rank in range(self.manifest["world_size"]):
-            try:
-                index = json.loads((folder / index_file(rank)).read_text())
-            except (OSError, ValueError, RecursionError) as error:
-                raise DamagedCheckpoint(f"{folder / index_file(rank)} cannot be read: {error}") from error
-            self.indices.append(index)
-            steps.update(index["adam_steps"])
-            for entry in index["fragments"]:
-                piece = _Piece(entry["start"], entry["numel"], rank, entry["shard"], entry["offset"])
-                self._pieces[entry["name"]].append(piece)
+        for rank, index in enumerate(self.indices):
+            for entry in index.fragments:
+                self._pieces[entry.name].append(_Piece(entry.start, entry.numel, rank, entry.shard, entry.offset))
+        steps = {step for index in self.indices for step in index.adam_steps}
         if len(steps) != 1:
             raise DamagedCheckpoint(f"{folder}: the optimizer shards disagree on their step: {sorted(steps)}")
         self.adam_step = steps.pop()

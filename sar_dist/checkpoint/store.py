@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,8 +22,10 @@ from torch import Tensor
 from sar_dist import distributed
 from sar_dist.checkpoint import layout
 from sar_dist.checkpoint.layout import DamagedCheckpoint
+from sar_dist.checkpoint.manifest import CheckpointManifest, FileRecord, RankIndex, SharedState, manifest_json, verify
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
+from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 
 
@@ -76,11 +77,11 @@ class CheckpointStore:
         run_id = uuid.uuid4().hex
         for folder in layout.complete_checkpoints(self.root):
             try:
-                run_id = layout.verify(folder).get("run_id", run_id)
+                run_id = verify(folder).run_id or run_id
                 break
             except DamagedCheckpoint:
                 continue  # ``newest`` reports it
-        layout.write_durably(file, run_id + "\n")
+        write_durably(file, run_id + "\n")
         return run_id
 
     def remove_failed(self) -> None:
@@ -98,20 +99,20 @@ class CheckpointStore:
         distributed.main_first(remove)
 
     def _remove_leftovers(self) -> None:
-        for leftover in self.root.glob(".tmp-*"):
+        for leftover in (*self.root.glob(".tmp-*"), *self.root.glob(PART_FILES)):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink()
 
-    def save(self, step: int, tensors: dict[str, Tensor], index: dict[str, Any], shared: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: dict[str, Tensor], index: RankIndex, shared: SharedState) -> None:
         """Start to write a checkpoint; returns once an earlier one is written. Call on every process.
 
         Args:
             step: optimizer steps done.
             tensors: this process's tensors, in host memory, which nobody else changes from now on.
-            index: this process's JSON description of them.
-            shared: JSON state that is the same on every process.
+            index: this process's description of them.
+            shared: state that is the same on every process.
         """
         self.wait()
         if step == self._last_step:
@@ -146,10 +147,10 @@ class CheckpointStore:
         if found is None:
             return None
         name, manifest = found
-        self._last_step = manifest["step"]
+        self._last_step = manifest.step
         return CheckpointReader(self.root / name, manifest)
 
-    def _newest_intact(self) -> tuple[str, dict[str, Any]] | None:
+    def _newest_intact(self) -> tuple[str, CheckpointManifest] | None:
         """Name and manifest of the newest intact folder; newer ones that are damaged are set aside.
 
         Where none is intact all of them stay where they are: the next start must not take the run for a new one.
@@ -170,10 +171,10 @@ class CheckpointStore:
             raise UserError(f"none of the {len(candidates)} checkpoints in {self.root} is intact; see the lines above")
         return None
 
-    def _verify_own(self, folder: Path) -> dict[str, Any]:
+    def _verify_own(self, folder: Path) -> CheckpointManifest:
         """Verify a checkpoint, and that this run wrote it; manifests without an id are older than the ids."""
-        manifest = layout.verify(folder)
-        if self._run_id is not None and manifest.get("run_id", self._run_id) != self._run_id:
+        manifest = verify(folder)
+        if None not in (self._run_id, manifest.run_id) and manifest.run_id != self._run_id:
             raise DamagedCheckpoint(f"{folder} was written by another run")
         return manifest
 
@@ -192,8 +193,8 @@ class CheckpointStore:
         self,
         step: int,
         tensors: dict[str, Tensor],
-        index: dict[str, Any],
-        shared: dict[str, Any],
+        index: RankIndex,
+        shared: SharedState,
         rank: int,
         world: int,
     ) -> None:
@@ -204,26 +205,26 @@ class CheckpointStore:
             path = folder / layout.shard_file(rank)
             save_file(tensors, path)
             path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it 0600, unreadable for colleagues
-            layout.sync_file(path)
-            layout.write_durably(folder / layout.index_file(rank), json.dumps(index))
+            sync_file(path)
+            write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
             names = (layout.shard_file(rank), layout.index_file(rank))
-            receipt = {name: layout.describe_file(folder / name) for name in names}
-            layout.write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
+            receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
+            write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
             self.failures += 1
             self._last_step = None
-            self._problem = f"the checkpoint of step {step} could not be saved: {type(error).__name__}: {error}"
+            self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 self._tell_main_process(folder, rank)
 
-    def _collect_receipts(self, folder: Path, world: int) -> dict[str, Any]:
+    def _collect_receipts(self, folder: Path, world: int) -> dict[str, FileRecord]:
         """Wait for every process's receipt and gather the sizes and hashes of all files."""
         deadline = time.monotonic() + self.timeout
-        files: dict[str, Any] = {}
+        files: dict[str, FileRecord] = {}
         for rank in range(world):
             receipt = folder / f"receipt_{rank:05d}"
             while not receipt.exists():
@@ -232,7 +233,7 @@ class CheckpointStore:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"process {rank} did not finish writing within {self.timeout:g} s")
                 time.sleep(0.02)
-            files.update(json.loads(receipt.read_text()))
+            files.update({name: FileRecord(**record) for name, record in json.loads(receipt.read_text()).items()})
             receipt.unlink()
         return files
 
@@ -244,18 +245,17 @@ class CheckpointStore:
         except OSError as error:
             warn(f"warning: process {rank} cannot even report its failed save: {error}")
 
-    def _commit(self, folder: Path, step: int, files: dict[str, Any], shared: dict[str, Any], world: int) -> None:
-        head = {"format": layout.FORMAT, "run_id": self._run_id or self._find_run_id()}
-        manifest = {**head, "step": step, "world_size": world, "files": files, **shared}
-        manifest["digest"] = layout.manifest_digest(manifest)
-        layout.write_durably(folder / layout.MANIFEST, json.dumps(manifest, indent=1))
+    def _commit(self, folder: Path, step: int, files: dict[str, FileRecord], shared: SharedState, world: int) -> None:
+        run_id = self._run_id or self._find_run_id()
+        manifest = manifest_json(shared, run_id=run_id, step=step, world_size=world, files=files)
+        write_durably(folder / layout.MANIFEST, manifest)
         final = self.root / layout.step_name(step)
         if final.exists():  # a damaged one of the same step, which the run resumed from before
             shutil.rmtree(final)
             self._damaged.discard(final.name)
         folder.rename(final)
-        layout.sync_directory(self.root)
-        layout.write_durably(self.root / layout.LATEST, final.name + "\n")
+        sync_folder(self.root)
+        write_durably(self.root / layout.LATEST, final.name + "\n")
         self._retire()
 
     def _retire(self) -> None:
@@ -266,3 +266,10 @@ class CheckpointStore:
             if not kept_for_good and folder.name not in self._protected:
                 doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint
                 shutil.rmtree(doomed)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without a remedy: training goes on, and knows which one helps if it has to stop."""
+    if isinstance(error, CannotWrite):
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"

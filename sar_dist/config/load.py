@@ -21,6 +21,7 @@ from sar_dist.config.values import read_value
 from sar_dist.errors import UserError
 from sar_dist.extensions import look_in
 from sar_dist.setting_trees import leaves, set_leaf
+from sar_dist.validation import describe_problem, field_types, one_line, shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -48,11 +49,9 @@ def apply_overrides(model: type[M], overrides: Sequence[str], values: dict[str, 
     """
     values = {} if values is None else values
     for override in overrides:
-        _apply(values, override, dict(_annotations(model)))
-    try:
+        _apply(values, override, dict(field_types(model)))
+    with one_line("", model):
         return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_describe(error, model)) from error
 
 
 def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -72,10 +71,8 @@ def _read(path: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"no configuration file {path}; give one of configs/*.py or the config.json of a run")
     if path.suffix == ".json":
-        try:
+        with one_line(path, RunConfig):
             return RunConfig.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UserError(f"{path}: {_describe(error)}") from error
     config = _run_file(path)
     if not isinstance(config, RunConfig):
         raise UserError(f"{path}: config() must return a RunConfig, not {type(config).__name__}")
@@ -96,7 +93,7 @@ def _run_file(path: Path) -> object:
     except UserError:
         raise
     except ValidationError as error:
-        raise UserError(f"{_place(path, error)}: {_describe(error)}") from error
+        raise UserError(f"{_place(path, error)}: {describe_problem(error, RunConfig)}") from error
     except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
         raise UserError(f"{_place(path, error)} cannot be loaded: {type(error).__name__}: {error}") from error
     finally:
@@ -109,15 +106,6 @@ def _place(path: Path, error: BaseException) -> str:
         return f"{error.filename}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def _annotations(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key with its type."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _annotations(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field.annotation
 
 
 def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> None:
@@ -136,34 +124,8 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
     except ValueError as error:
         raise UserError(f"{override!r} cannot be read: {error}") from error
     except TypeError as above:
-        held, leaf = _shown(dict(leaves(values)).get(str(above))), key.rpartition(".")[2]
+        held, leaf = shown(dict(leaves(values)).get(str(above))), key.rpartition(".")[2]
         raise UserError(f"{override!r}: {above} is {held} and not a mapping that could hold {leaf!r}") from above
-
-
-def _describe(error: ValidationError, model: type[BaseModel] = RunConfig) -> str:
-    """The first problem of a validation error in one line, with the number of others."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, [name for name, *_ in config_keys(model)], n=1, cutoff=0.0)
-        return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    is_group = isinstance(first["input"], dict) and key not in dict(_annotations(model))
-    if not first["loc"] or is_group:  # a check of a whole group names its keys itself
-        return message
-    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}={_shown(first['input'])}: {message}{others}"
-
-
-def _shown(value: object, limit: int = 80) -> str:
-    """A value as Python writes it, cut where nobody would read on."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python converts
-        return "a very long number"
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def _type_name(annotation: Any) -> str:

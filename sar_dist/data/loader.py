@@ -24,6 +24,7 @@ from sar_dist.data.shards import open_shards
 from sar_dist.data.order import TrainRange, TrainSource, ValidationSource
 from sar_dist.data.workers import iterate_pipeline
 from sar_dist.errors import UserError
+from sar_dist.setting_trees import ABSENT, differences
 
 # Part of the fingerprint: raise it whenever the same settings would give another order or other random numbers.
 ORDER_VERSION = 1
@@ -156,16 +157,13 @@ def _steps_per_pass(fingerprint: dict[str, Any]) -> int:
     return int(fingerprint["samples"] // (fingerprint["global_batch"] // fingerprint["repeated_augmentation"]))
 
 
-def _changes(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two fingerprints, as "key old -> new"; keys of nested dictionaries with dots."""
-    changes = []
-    for key in sorted(saved.keys() | current.keys()):
-        old, new = saved.get(key), current.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += _changes(old, new, f"{prefix}{key}.")
-        elif old != new:
-            changes.append(f"{prefix}{key} {_short(old)} -> {_short(new)}")
-    return changes
+def _changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """What differs between two fingerprints, as "key old -> new". One that an older version did not know is unset there."""
+    pairs = {
+        key: [None if value is ABSENT else value for value in pair]
+        for key, pair in differences(saved, current).items()
+    }
+    return [f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in sorted(pairs.items()) if old != new]
 
 
 def _short(value: object) -> str:

@@ -6,13 +6,10 @@ the state is read from and written to the engine's float32 shards directly: mast
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from sar_dist.checkpoint import CheckpointReader
+from sar_dist.checkpoint import CheckpointReader, EngineState, RankIndex
 from sar_dist.engine.ema import ExponentialMovingAverage
 from sar_dist.engine.protocol import Engine
 from sar_dist.engine.shards import flat_shards, fragments, optimizer_settings, optimizer_states, publish_shards
@@ -20,13 +17,13 @@ from sar_dist.engine.shards import flat_shards, fragments, optimizer_settings, o
 
 def snapshot(
     engine: Engine, ema: ExponentialMovingAverage | None, *, copy: bool = True
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], RankIndex]:
     """This process's state in host memory: with ``copy``, the only part of a save that training waits for.
 
     Without it, tensors that are in host memory already are not doubled; training must wait until they are written.
 
     Returns:
-        The tensors of this process by key ("K/master", "K/exp_avg", ...), and the JSON index that describes them.
+        The tensors of this process by key ("K/master", "K/exp_avg", ...), and the index that describes them.
     """
     tensors: dict[str, Tensor] = {}
     states, moments = optimizer_states(engine), optimizer_settings(engine).moments
@@ -38,26 +35,24 @@ def snapshot(
     copies = {key: tensor.detach().to("cpu", copy=copy, non_blocking=True) for key, tensor in tensors.items()}
     if engine.device.type == "cuda":
         torch.cuda.current_stream(engine.device).synchronize()
-    index = {
-        "adam_steps": [float(state.get("step", 0)) for state in states],
-        "fragments": [asdict(fragment) for fragment in fragments(engine)],
-    }
+    index = RankIndex(
+        adam_steps=[float(state.get("step", 0)) for state in states],
+        fragments=fragments(engine),
+    )
     return copies, index
 
 
-def shared_state(engine: Engine, ema: ExponentialMovingAverage | None) -> dict[str, Any]:
-    """The engine's small state that is the same on every process, as JSON values."""
+def shared_state(engine: Engine, ema: ExponentialMovingAverage | None) -> EngineState:
+    """The engine's small state that is the same on every process."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
-    plain = (bool, int, float)
-    return {
-        "lr_scheduler": engine.lr_scheduler.state_dict(),
-        "counters": {name: getattr(engine, name) for name in ("global_steps", "global_samples", "skipped_steps")},
-        "loss_scaler": {key: value for key, value in vars(scaler).items() if isinstance(value, plain)}
-        if scaler
-        else {},
-        "ema_updates": ema.updates if ema is not None else None,
-        "shapes": {name: list(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()},
-    }
+    settings = {} if scaler is None else vars(scaler)
+    return EngineState(
+        lr_scheduler=engine.lr_scheduler.state_dict(),
+        counters={name: getattr(engine, name) for name in ("global_steps", "global_samples", "skipped_steps")},
+        loss_scaler={key: value for key, value in settings.items() if isinstance(value, bool | int | float)},
+        ema_updates=ema.updates if ema is not None else None,
+        shapes={name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()},
+    )
 
 
 @torch.no_grad()
@@ -67,7 +62,7 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
     Raises:
         DamagedCheckpoint: the checkpoint lacks a parameter or has another shape for it.
     """
-    shared = reader.manifest["engine"]
+    shared = reader.manifest.engine
     reader.check_shapes({name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()})
     shards, states = flat_shards(engine), optimizer_states(engine)
     moments = optimizer_settings(engine).moments
@@ -78,22 +73,22 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
         if ema is not None:  # a run that begins to average starts from the weights, as at its first step
             targets["ema"] = ema.average[fragment.shard]
         for kind, target in targets.items():
-            source = "master" if kind == "ema" and shared["ema_updates"] is None else kind
+            source = "master" if kind == "ema" and shared.ema_updates is None else kind
             target[stretch].copy_(reader.read(source, fragment.name, fragment.start, fragment.numel))
     for state in states:
         if "step" in state:
             state["step"].fill_(reader.adam_step)
     publish_shards(engine)
 
-    engine.lr_scheduler.load_state_dict(shared["lr_scheduler"])
-    for group, lr in zip(engine.optimizer.optimizer.param_groups, shared["lr_scheduler"]["_last_lr"], strict=True):
+    engine.lr_scheduler.load_state_dict(shared.lr_scheduler)
+    for group, lr in zip(engine.optimizer.optimizer.param_groups, shared.lr_scheduler["_last_lr"], strict=True):
         group["lr"] = lr
-    for name, value in {**shared["counters"], "micro_steps": 0}.items():
+    for name, value in {**shared.counters, "micro_steps": 0}.items():
         setattr(engine, name, value)
-    for name, value in shared["loss_scaler"].items():
+    for name, value in shared.loss_scaler.items():
         setattr(engine.optimizer.loss_scaler, name, value)
     if ema is not None:
-        ema.updates = shared["ema_updates"] or 0
+        ema.updates = shared.ema_updates or 0
 
 
 def _shape(parameter: Tensor) -> torch.Size:

@@ -7,31 +7,11 @@ module is the only one that knows where they are. Checkpoints and the moving ave
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from sar_dist.checkpoint import Fragment
 from sar_dist.engine.optimizers import Optimizer
 from sar_dist.engine.protocol import Engine
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """A stretch of one parameter that lies in one of this process's shards.
-
-    Attributes:
-        name: the parameter's name in timm's state dict.
-        start: first element, in the flattened parameter.
-        numel: number of elements.
-        shard: index of the flat shard.
-        offset: first element, in the flat shard.
-    """
-
-    name: str
-    start: int
-    numel: int
-    shard: int
-    offset: int
 
 
 def flat_shards(engine: Engine) -> list[Tensor]:
@@ -57,7 +37,8 @@ def fragments(engine: Engine) -> list[Fragment]:
                 start = engine.global_rank * partition
                 numel = min(partition, parameter.ds_numel - start)
                 if numel > 0:
-                    found.append(Fragment(names[id(parameter)], start, numel, shard, offset))
+                    name = names[id(parameter)]
+                    found.append(Fragment(name=name, start=start, numel=numel, shard=shard, offset=offset))
                 offset += partition
         return found
     for shard, group in enumerate(
@@ -66,8 +47,9 @@ def fragments(engine: Engine) -> list[Fragment]:
         for parameter in group:
             mapping = getattr(parameter, "_hp_mapping", None)
             if mapping is not None:  # else none of it lies in this process's slice
-                inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-                found.append(Fragment(names[id(parameter)], inside.start, inside.numel, shard, flat.start))
+                name, start = names[id(parameter)], mapping.lp_fragment_address.start
+                numel, offset = mapping.lp_fragment_address.numel, mapping.hp_fragment_address.start
+                found.append(Fragment(name=name, start=start, numel=numel, shard=shard, offset=offset))
     return found
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sar_dist.config import RunConfig, Settings
 from sar_dist.errors import UserError
+from sar_dist.validation import describe_problem
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
@@ -71,9 +72,7 @@ class Experiment(Settings):
         except KeyError as error:
             raise ValueError(f"arm {arm.name}: unknown key {error.args[0]!r}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"arm {arm.name}: {key}={first['input']!r}: {first['msg']}") from error
+            raise ValueError(f"arm {arm.name}: {describe_problem(error, RunConfig)}") from error
 
     @property
     def baseline(self) -> Arm:
@@ -123,10 +122,7 @@ def load_experiment(path: Path) -> Experiment:
         spec.loader.exec_module(module)
         experiment = module.experiment()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {f'{key}: ' if key else ''}{message}") from error
+        raise UserError(f"{path}: {describe_problem(error)}") from error
     except (SyntaxError, ImportError, AttributeError, NameError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     finally:

@@ -9,11 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,13 +22,12 @@ from sar_dist import __version__
 from sar_dist.checkpoint import (
     CheckpointReader,
     DamagedCheckpoint,
+    FileRecord,
     TensorKind,
-    describe_file,
-    sync_directory,
-    write_durably,
 )
 from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
+from sar_dist.files import atomic_folder, check_space
 from sar_dist.models.build import model_on_meta
 from sar_dist.models.families import import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
@@ -86,15 +81,16 @@ def export_run(
         reader.check_shapes({name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()})
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             return Export(out, _existing_export(out, hub), written=False)
-        _check_space(out, sum(map(math.prod, reader.shapes.values())) * dtype.itemsize)
-        with _complete_folder(out) as folder:
+        needed = sum(map(math.prod, reader.shapes.values())) * dtype.itemsize + _SPARE_BYTES
+        check_space(out.absolute().parent, needed, "the export takes", "free some space or choose another folder")
+        with atomic_folder(out) as folder:
             digest = _write_safetensors(folder / WEIGHTS_FILE, reader, "ema" if use_ema else "master", dtype)
             hub[PROVENANCE_KEY]["weights_sha256"] = digest
-            write_durably(folder / CONFIG_FILE, json.dumps(hub, indent=2) + "\n")
+            (folder / CONFIG_FILE).write_text(json.dumps(hub, indent=2) + "\n")
     except DamagedCheckpoint as damage:
         raise UserError(str(damage)) from damage
     except OSError as error:
-        raise UserError(f"cannot export to {out}: {error}") from error
+        raise UserError(f"cannot export to {out}: {error.strerror or error}") from error
     return Export(out, hub, written=True)
 
 
@@ -144,7 +140,7 @@ def _provenance(config: RunConfig, reader: CheckpointReader, ema: bool, dtype: t
         "step": reader.step,
         "ema": ema,
         "dtype": str(dtype).removeprefix("torch."),
-        "checkpoint_digest": reader.manifest["digest"],
+        "checkpoint_digest": reader.manifest.digest,
         "model": config.model.model_dump(mode="json", exclude={"init_from"}),  # which may be a private path
         "regularizer": config.regularizer.model_dump(mode="json"),
     }
@@ -159,34 +155,9 @@ def _existing_export(out: Path, hub: dict[str, Any]) -> dict[str, Any]:
     digest = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if present != hub | {PROVENANCE_KEY: hub[PROVENANCE_KEY] | {"weights_sha256": digest}}:
         raise UserError(f"{out} holds another export; choose another folder or remove it")
-    if describe_file(out / WEIGHTS_FILE)["sha256"] != digest:
+    if FileRecord.of(out / WEIGHTS_FILE).sha256 != digest:
         raise UserError(f"{out / WEIGHTS_FILE} has changed since it was exported; remove {out}")
     return present
-
-
-def _check_space(out: Path, weights_bytes: int) -> None:
-    existing = out.absolute().parent
-    while not existing.exists():
-        existing = existing.parent
-    free, needed = shutil.disk_usage(existing).free, weights_bytes + _SPARE_BYTES
-    if free < needed:
-        raise UserError(f"{existing} has {free / 1e9:.2f} GB free; the export takes {needed / 1e9:.2f} GB")
-
-
-@contextmanager
-def _complete_folder(out: Path) -> Iterator[Path]:
-    """A new folder to fill, which becomes ``out`` if the body succeeds and vanishes otherwise."""
-    out = out.resolve()  # "." has no name of its own
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex[:8]}")
-    folder.mkdir()
-    try:
-        yield folder
-        folder.rename(out)
-    except BaseException:  # an interrupt too leaves nothing behind
-        shutil.rmtree(folder)
-        raise
-    sync_directory(out.parent)
 
 
 def _write_safetensors(path: Path, reader: CheckpointReader, kind: TensorKind, dtype: torch.dtype) -> str:
@@ -220,8 +191,6 @@ def _write_safetensors(path: Path, reader: CheckpointReader, kind: TensorKind, d
                     "or float32 or bfloat16 if it is finite there"
                 )
             write(tensor.flatten().view(torch.uint8).numpy())
-        stream.flush()
-        os.fsync(stream.fileno())
     return digest.hexdigest()
 
 

@@ -26,8 +26,8 @@ from sar_dist.checkpoint import (
     MANIFEST,
     CheckpointReader,
     DamagedCheckpoint,
+    FileRecord,
     complete_checkpoints,
-    describe_file,
     step_of,
 )
 from sar_dist.config import RunConfig, load_config
@@ -137,7 +137,7 @@ def _check_export(folder: Path) -> None:
         return
     provenance = read_export_config(folder).get(PROVENANCE_KEY)
     expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
-    if expected is not None and describe_file(folder / WEIGHTS_FILE)["sha256"] != expected:
+    if expected is not None and FileRecord.of(folder / WEIGHTS_FILE).sha256 != expected:
         raise UserError(f"{folder / WEIGHTS_FILE} has changed since it was exported; export it again")
 
 

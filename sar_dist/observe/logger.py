@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from sar_dist.files import atomic_path, atomic_write
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
 from sar_dist.observe.records import RESERVED, append_record, read_records, truncate_records
@@ -157,9 +157,8 @@ class RunLogger:
 
         def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            save(str(temporary))
-            os.replace(temporary, path)
+            with atomic_path(path) as temporary:
+                save(str(temporary))
 
         if self._enabled and self._attempt(write):
             self.message(f"profiler trace from step {step} on: {path}; open it at https://ui.perfetto.dev")
@@ -250,6 +249,5 @@ def flatten(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Save through a temporary name, so that a reader never finds half a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic_write(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG")

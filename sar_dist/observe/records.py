@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from sar_dist.files import atomic_write
 
 RESERVED = frozenset({"step", "prefix", "time"})
 
@@ -78,7 +79,7 @@ def truncate_records(path: Path, step: int) -> int:
     The file is replaced in one move, so that it is whole whenever the process is killed.
 
     Raises:
-        OSError: the file could not be rewritten; it is unchanged then.
+        CannotWrite: the file could not be rewritten; it is unchanged then.
     """
     if not path.exists():
         return 0
@@ -89,7 +90,6 @@ def truncate_records(path: Path, step: int) -> int:
         if record is not None and line.endswith(b"\n") and int(record["step"]) <= step:
             kept.append(line)
     if len(kept) < len(lines):
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(b"".join(kept))
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            file.writelines(kept)
     return len(lines) - len(kept)

@@ -3,7 +3,7 @@
 from sar_dist.planning.communication import Communication, collective_payloads, plan_communication
 from sar_dist.planning.cost import Cost, LoaderDemand, plan_cost, plan_loader
 from sar_dist.planning.memory import MemoryPlan, plan_memory
-from sar_dist.planning.plan import Machine, Plan, Setting, make_plan
+from sar_dist.planning.plan import Machine, Setting, TrainingPlan, make_plan
 from sar_dist.planning.precision import Precision
 from sar_dist.planning.shape import ModelShape
 from sar_dist.planning.tables import TABLE_WIDTH, plan_tables
@@ -16,9 +16,9 @@ __all__ = [
     "Machine",
     "MemoryPlan",
     "ModelShape",
-    "Plan",
     "Precision",
     "Setting",
+    "TrainingPlan",
     "collective_payloads",
     "make_plan",
     "plan_communication",

@@ -87,7 +87,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything that ``tools/plan.py`` prints."""
 
     config: RunConfig
@@ -123,7 +123,7 @@ class Plan:
         }
 
 
-def make_plan(config: RunConfig, machine: Machine, train_images: int) -> Plan:
+def make_plan(config: RunConfig, machine: Machine, train_images: int) -> TrainingPlan:
     """Plan ``config`` on ``machine`` with a training set of ``train_images`` images.
 
     Raises:
@@ -147,7 +147,7 @@ def make_plan(config: RunConfig, machine: Machine, train_images: int) -> Plan:
     )
     loader = plan_loader(config, cost.images_per_second, machine.nodes, machine.gpus_per_node)
     settings = tuple(_setting(shape, config, variant, machine) for variant in _variants(config))
-    return Plan(config, machine, shape, batch, train_images, cost, loader, settings)
+    return TrainingPlan(config, machine, shape, batch, train_images, cost, loader, settings)
 
 
 def _variants(config: RunConfig) -> Iterator[RunConfig]:

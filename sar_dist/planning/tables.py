@@ -1,4 +1,4 @@
-"""A ``Plan`` as tables for people."""
+"""A ``TrainingPlan`` as tables for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from sar_dist.planning.memory import PARTS
-from sar_dist.planning.plan import FRAGMENTATION, GIB, RESERVED_BYTES, Plan, Setting
+from sar_dist.planning.plan import FRAGMENTATION, GIB, RESERVED_BYTES, Setting, TrainingPlan
 
 # Narrow headers, so that the table fits into a terminal.
 _HEADERS = {
@@ -21,7 +21,7 @@ _HEADERS = {
 TABLE_WIDTH = 118
 
 
-def plan_tables(plan: Plan) -> Iterator[Table | str]:
+def plan_tables(plan: TrainingPlan) -> Iterator[Table | str]:
     """Batch and time, memory of every setting, communication, and the conclusions, in the order of reading."""
     yield _summary(plan)
     yield _memory(plan)
@@ -29,7 +29,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
     yield from _conclusions(plan)
 
 
-def _summary(plan: Plan) -> Table:
+def _summary(plan: TrainingPlan) -> Table:
     machine, cost, batch, loader = plan.machine, plan.cost, plan.batch, plan.loader
     table = Table(title=f"{plan.config.run.name}: {plan.config.model.name}", title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
@@ -59,7 +59,7 @@ def _summary(plan: Plan) -> Table:
     return table
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(plan: TrainingPlan) -> Table:
     table = Table(
         title=f"GiB on one of {plan.machine.world_size} GPUs at the peak of a step (* configured)", title_justify="left"
     )
@@ -76,7 +76,7 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _communication(plan: Plan) -> Table:
+def _communication(plan: TrainingPlan) -> Table:
     table = Table(title="sent by each GPU in a step, if nothing is hidden behind computation", title_justify="left")
     table.add_column("ZeRO", no_wrap=True)
     for name in ("gradients GB", "weights GB", "ms", "share of a step %"):
@@ -91,7 +91,7 @@ def _communication(plan: Plan) -> Table:
     return table
 
 
-def _conclusions(plan: Plan) -> Iterator[str]:
+def _conclusions(plan: TrainingPlan) -> Iterator[str]:
     usable, chosen = plan.machine.usable_memory, plan.chosen
     yield (
         f"usable: {_gib(usable)} of {plan.machine.gpu_memory:g} GiB ({_gib(RESERVED_BYTES)} GiB for the driver and "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sar_dist import distributed
-from sar_dist.checkpoint import CheckpointReader, CheckpointStore
+from sar_dist.checkpoint import CheckpointReader, CheckpointStore, LoaderState, SharedState
 from sar_dist.data import TrainLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage, restore, shared_state, snapshot
 from sar_dist.errors import UserError
@@ -48,10 +48,14 @@ class Checkpointing:
         """Restore weights, optimizer and averages, whatever processes and ZeRO stage wrote them."""
         restore(self.engine, self.ema, reader)
         self.averages.load_state_dicts(
-            [index["averages"] for index in reader.indices[distributed.rank() :: distributed.world_size()]]
+            [
+                index.averages
+                for index in reader.indices[distributed.rank() :: distributed.world_size()]
+                if index.averages
+            ]
         )
         world, stage = distributed.world_size(), self.engine.zero_optimization_stage()
-        old_world, old_stage = reader.manifest["world_size"], reader.manifest["zero_stage"]
+        old_world, old_stage = reader.manifest.world_size, reader.manifest.zero_stage
         plural = "es" if old_world > 1 else ""
         same = (world, stage) == (old_world, old_stage)
         moved = "" if same else f", saved by {old_world} process{plural} with ZeRO {old_stage}"
@@ -82,15 +86,14 @@ class Checkpointing:
         if state.best_step == state.step:
             self.store.protect(state.step)
         tensors, index = snapshot(self.engine, self.ema, copy=copy)
-        index["averages"] = self.averages.state_dict()
-        shared = {
-            "train_state": state.to_json(),
-            "loader": self.loader.state_dict(state.step),
-            "zero_stage": self.engine.zero_optimization_stage(),
-            "engine": shared_state(self.engine, self.ema),
-            "config": self.config,
-        }
-        self.store.save(state.step, tensors, index, shared)
+        shared = SharedState(
+            train_state=state.to_json(),
+            loader=LoaderState(**self.loader.state_dict(state.step)),
+            zero_stage=self.engine.zero_optimization_stage(),
+            engine=shared_state(self.engine, self.ema),
+            config=self.config,
+        )
+        self.store.save(state.step, tensors, index.model_copy(update={"averages": self.averages.state_dict()}), shared)
 
     def save_now(self, state: TrainState) -> None:
         """Save and wait until the checkpoint is committed.

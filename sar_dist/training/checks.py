@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -15,6 +14,7 @@ from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
+from sar_dist.files import check_space
 from sar_dist.models import check_initial_weights, model_on_meta
 from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
@@ -63,7 +63,9 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     each = optimizer_of(config.optim).bytes_per_parameter + (STATE_BYTES if config.optim.ema is not None else 0)
-    _check_space(directory, parameters * each)
+    check_space(  # for the checkpoint that is kept and the one that is being written
+        directory.path, 2 * parameters * each, "two checkpoints of this model take", "free some space or set run.dir"
+    )
     return CheckedRun(train, val, directory)
 
 
@@ -130,16 +132,3 @@ def check_same_classes(train: Manifest, val: Manifest) -> None:
         f"data.train and data.val have different classes ({len(train.classes)} and {len(val.classes)}): label {label} is {ours} in "
         f"{train.root} and {theirs} in {val.root}; make both with one list, such as by one make_shards.py command"
     )
-
-
-def _check_space(directory: RunDirectory, checkpoint_bytes: int) -> None:
-    """Room for two checkpoints: the one that is kept and the one that is being written."""
-    existing = directory.path
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if free < 2 * checkpoint_bytes:
-        raise UserError(
-            f"{existing} has {free / 1e9:.2f} GB free; two checkpoints of this model take {2 * checkpoint_bytes / 1e9:.2f} GB; "
-            "free some space or set run.dir"
-        )

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_manifest, write_durably
+from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_manifest
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
+from sar_dist.files import write_durably
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
 from sar_dist.training.lease import Lease, acquire
@@ -162,8 +163,8 @@ class RunDirectory:
         checkpoints = complete_checkpoints(self.checkpoints)
         for folder in checkpoints:
             try:
-                return RunConfig.model_validate(read_manifest(folder)["config"])
-            except (DamagedCheckpoint, KeyError, ValidationError):
+                return RunConfig.model_validate(read_manifest(folder).config)
+            except (DamagedCheckpoint, ValidationError):
                 continue  # damaged, or of a version that wrote no copy
         if checkpoints and self.config_file.exists():
             raise UserError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from pydantic import TypeAdapter
 
 from sar_dist import distributed
-from sar_dist.checkpoint import CheckpointReader, CheckpointStore
+from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
 from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device
 from sar_dist.data.images import build_eval_transform, build_train_transform
@@ -24,6 +25,7 @@ from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
 from sar_dist.training.trainer import Trainer
+from sar_dist.validation import one_line
 
 
 def build_trainer(config: RunConfig) -> Trainer:
@@ -154,10 +156,17 @@ def resumed_state(saved: CheckpointReader, train_loader: TrainLoader, store: Che
     """Progress and data cursor of a checkpoint.
 
     Raises:
-        UserError: the training data or their order are others than when it was saved.
+        UserError: the training data or their order are others than when it was saved; or it holds weights alone.
     """
-    state = TrainState.from_json(saved.manifest["train_state"])
-    train_loader.load_state_dict(saved.manifest["loader"])
+    progress, loader = saved.manifest.train_state, saved.manifest.loader
+    if progress is None or loader is None:
+        raise UserError(
+            f"{saved.folder} holds weights, but not how far a run had come; choose another run.name, and "
+            f"model.init_from={saved.folder.parents[1]} to start from its weights"
+        )
+    with one_line(f"{saved.folder / MANIFEST}: train_state"):
+        state = TypeAdapter(TrainState).validate_python(progress)
+    train_loader.load_state_dict(loader.model_dump())
     if state.best_step is not None:
         store.protect(state.best_step)
     return state

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write
+from sar_dist.validation import one_line
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.jsonl"
@@ -77,10 +78,13 @@ def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, st
 
 def read_result(file: Path) -> Result:
     """Read and check a result file. Raises UserError."""
+    wrong = f"{file} is not a result of tools/transfer_eval.py"
     try:
-        return Result.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{file} is not a result of tools/transfer_eval.py: {str(error).splitlines()[0]}") from error
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{wrong}: {error.strerror}") from error
+    with one_line(wrong, Result):
+        return Result.model_validate_json(content)
 
 
 def write_result(result: Result, folder: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sar_dist import distributed
-from sar_dist.checkpoint import CheckpointReader, CheckpointStore
+from sar_dist.checkpoint import CheckpointReader, CheckpointStore, SharedState
 from sar_dist.config import load_config
 from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine
@@ -28,7 +28,7 @@ reader = CheckpointReader(Path(folder))
 restore(engine, ema, reader)
 store = CheckpointStore(Path(target), keep_last=1, keep_every=None)
 store.prepare()
-store.save(reader.step, *snapshot(engine, ema), {"engine": shared_state(engine, ema)})
+store.save(reader.step, *snapshot(engine, ema), SharedState(engine=shared_state(engine, ema)))
 store.wait()
 problem = store.take_problem()
 assert problem is None, problem

@@ -52,7 +52,7 @@ def test_logits_are_the_same_in_a_fresh_process(no_skip: bool, small_config: Pat
     images = torch.randn(4, 3, 32, 32)
     save_file({"images": images}, tmp_path / "images.safetensors")
     config, reader = open_run(tmp_path / "runs" / "small")
-    assert (reader.manifest["world_size"], reader.step) == (2, 3)
+    assert (reader.manifest.world_size, reader.step) == (2, 3)
     expected = {}
     for name, ema in (("live", False), ("ema", True)):
         export_run(tmp_path / "runs" / "small", tmp_path / name, ema=ema)

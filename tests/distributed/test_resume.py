@@ -104,9 +104,9 @@ def test_checkpoint_moves_to_other_processes_stages_and_precisions(small_config:
         script = str(Path(__file__).parent / "resave.py")
         run_processes(world_size, script, str(small_config), str(folder), str(target), str(stage), precision)
         moved = CheckpointReader(complete_checkpoints(target)[0])
-        assert moved.manifest["world_size"] == world_size
+        assert moved.manifest.world_size == world_size
         assert moved.adam_step == first.adam_step == 3
-        assert moved.manifest["engine"]["lr_scheduler"] == first.manifest["engine"]["lr_scheduler"]
+        assert moved.manifest.engine.lr_scheduler == first.manifest.engine.lr_scheduler
         for kind in ("master", "exp_avg", "exp_avg_sq", "ema"):
             for name in first.shapes:
                 assert torch.equal(first.parameter(name, kind), moved.parameter(name, kind)), (kind, name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sar_dist.checkpoint import CheckpointStore
+from sar_dist.checkpoint import CheckpointStore, EngineState, Fragment, RankIndex, SharedState
 from sar_dist.config import ModelSettings, RunConfig, RunSettings
 from sar_dist.models import TappedVisionTransformer, build_model
 
@@ -48,18 +49,26 @@ def write_run(
     store.prepare()
     for step, vit in checkpoints.items():
         parameters = {name: parameter.detach() for name, parameter in vit.named_parameters()}
-        fragments, offset = [], 0
-        for name, parameter in parameters.items():
-            fragments.append({"name": name, "start": 0, "numel": parameter.numel(), "shard": 0, "offset": offset})
-            offset += parameter.numel()
         tensors = {"0/master": torch.cat([parameter.flatten() for parameter in parameters.values()])}
         if average is not None:
             tensors["0/ema"] = torch.cat([parameter.detach().flatten() for parameter in average.parameters()])
-        engine = {
-            "shapes": {name: list(parameter.shape) for name, parameter in parameters.items()},
-            "ema_updates": None if average is None else step,
-        }
-        store.save(step, tensors, {"adam_steps": [float(step)], "fragments": fragments}, {"engine": engine})
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        shared = weights_alone(shapes, None if average is None else step)
+        store.save(step, tensors, index_of_one_shard(shapes, step), shared)
         store.wait()
         assert store.take_problem() is None
     return run
+
+
+def index_of_one_shard(shapes: dict[str, tuple[int, ...]], step: int) -> RankIndex:
+    """All parameters one after the other in the only shard of one process."""
+    fragments, offset = [], 0
+    for name, shape in shapes.items():
+        fragments.append(Fragment(name=name, start=0, numel=math.prod(shape), shard=0, offset=offset))
+        offset += math.prod(shape)
+    return RankIndex(adam_steps=[float(step)], fragments=fragments)
+
+
+def weights_alone(shapes: dict[str, tuple[int, ...]], ema_updates: int | None = None) -> SharedState:
+    """What a checkpoint of weights says beside tensors."""
+    return SharedState(engine=EngineState(lr_scheduler={}, counters={}, ema_updates=ema_updates, shapes=shapes))

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_factory import index_of_one_shard, weights_alone
 
-from sar_dist.checkpoint import CheckpointStore, DamagedCheckpoint, complete_checkpoints, step_name, verify
+from sar_dist.checkpoint import (
+    CheckpointReader,
+    CheckpointStore,
+    DamagedCheckpoint,
+    FileRecord,
+    UnsupportedFormat,
+    complete_checkpoints,
+    step_name,
+    verify,
+)
+from sar_dist.checkpoint.manifest import manifest_digest
 from sar_dist.errors import UserError
+from sar_dist.training.setup import resumed_state
 
-SHARED = {"engine": {"shapes": {"w": [3]}, "ema_updates": None}}
+SHAPES = {"w": (3,)}
 
 
 def opened(root: Path, keep_last: int = 9) -> CheckpointStore:
@@ -24,9 +38,8 @@ def opened(root: Path, keep_last: int = 9) -> CheckpointStore:
 
 def save(store: CheckpointStore, *steps: int) -> None:
     for step in steps:
-        fragments = [{"name": "w", "start": 0, "numel": 3, "shard": 0, "offset": 0}]
         tensors = {"0/master": torch.full((3,), float(step))}
-        store.save(step, tensors, {"fragments": fragments, "adam_steps": [1.0]}, SHARED)
+        store.save(step, tensors, index_of_one_shard(SHAPES, step), weights_alone(SHAPES))
         store.wait()
 
 
@@ -88,25 +101,119 @@ def test_checkpoints_moved_without_the_id_keep_theirs(tmp_path: Path) -> None:
     assert reader is not None
     assert reader.step == 10
     save(store, 20)
-    assert verify(tmp_path / step_name(20))["run_id"] == reader.manifest["run_id"]
+    assert verify(tmp_path / step_name(20)).run_id == reader.manifest.run_id
 
 
-def test_checkpoint_older_than_run_ids_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sar_dist.checkpoint import layout
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = True) -> None:
+    """Change a manifest, and with ``seal`` give it the digest of what it says then."""
+    file = folder / "manifest.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps({**content, "digest": manifest_digest(content)} if seal else content))
 
-    original = layout.manifest_digest
 
-    def forget_id(manifest: dict[str, Any]) -> str:
-        manifest.pop("run_id", None)
-        return original(manifest)
-
-    monkeypatch.setattr(layout, "manifest_digest", forget_id)
+def test_checkpoint_older_than_run_ids_is_read(tmp_path: Path) -> None:
     save(opened(tmp_path), 10)
-    monkeypatch.undo()
+    rewrite(tmp_path / step_name(10), lambda content: content.pop("run_id"))
     reader = opened(tmp_path).newest()
     assert reader is not None
     assert reader.step == 10
-    assert "run_id" not in reader.manifest
+    assert reader.manifest.run_id is None
+
+
+def test_oldest_checkpoint_of_the_format_is_read(tmp_path: Path) -> None:
+    """As the first version wrote it, before loss scaling, averages, run ids and the copy of the configuration."""
+    save(opened(tmp_path), 10)
+    folder = tmp_path / step_name(10)
+    index = {"adam_steps": [10.0], "fragments": [{"name": "w", "start": 0, "numel": 3, "shard": 0, "offset": 0}]}
+    (folder / "rank_00000.json").write_text(json.dumps(index))
+    content: dict[str, Any] = {
+        "format": 1,
+        "step": 10,
+        "world_size": 1,
+        "files": {file.name: FileRecord.of(file).model_dump() for file in folder.glob("rank_*")},
+        "train_state": {"step": 10, "images": 20, "bad_images": 0, "best_top1": None, "best_step": None},
+        "loader": {"next_batch": 10, "shift": 0, "fingerprint": {"seed": 0}},
+        "zero_stage": 1,
+        "engine": {
+            "lr_scheduler": {"_last_lr": [0.1], "last_batch_iteration": 9},
+            "counters": {"global_steps": 10, "global_samples": 20, "skipped_steps": 0},
+            "ema_updates": None,
+            "shapes": {"w": [3]},
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps({**content, "digest": manifest_digest(content)}, indent=1))
+    reader = opened(tmp_path).newest()
+    assert reader is not None
+    assert torch.equal(reader.parameter("w"), torch.full((3,), 10.0))
+    assert reader.manifest.engine.loss_scaler == {}
+    assert reader.manifest.engine.lr_scheduler["_last_lr"] == [0.1]
+    assert reader.manifest.loader is not None
+    assert reader.manifest.loader.next_batch == 10
+    assert (reader.indices[0].averages, reader.manifest.config) == (None, None)
+
+
+def test_keys_that_another_version_added_are_sealed_and_read_over(tmp_path: Path) -> None:
+    save(opened(tmp_path), 10)
+    folder = tmp_path / step_name(10)
+    rewrite(folder, lambda content: content.update(added=[0.1, {"é": None}]))
+    assert verify(folder).step == 10
+    rewrite(folder, lambda content: content.update(added=[0.2]), seal=False)
+    with pytest.raises(DamagedCheckpoint, match="was changed after it was written"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("version", [2, "sar_dist-shards-1", None, [1]])
+def test_other_format_is_refused_and_neither_skipped_nor_set_aside(tmp_path: Path, version: Any) -> None:
+    save(opened(tmp_path), 10, 20)
+    store = opened(tmp_path)
+    rewrite(tmp_path / step_name(20), lambda content: content.update(format=version), seal=False)
+    with pytest.raises(UnsupportedFormat):
+        verify(tmp_path / step_name(20))
+    with pytest.raises(UserError) as caught:
+        store.newest()
+    assert "\n" not in str(caught.value)
+    assert f"step_00000020/manifest.json has checkpoint format {version!r}; this version" in str(caught.value)
+    assert names(tmp_path) == [step_name(20), step_name(10)]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '"text"', "null"])
+def test_json_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    save(opened(tmp_path), 10)
+    (tmp_path / step_name(10) / "manifest.json").write_text(content)
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json is not the manifest of a checkpoint"):
+        verify(tmp_path / step_name(10))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"step": "10"}, r"step='10': Input should be a valid integer"),
+        ({"step": True}, r"step=True: "),
+        ({"world_size": 0}, r"world_size=0: "),
+        ({"world_size": 2}, r"world_size=2, but files does not name rank_00001\.safetensors"),
+        ({"files": ["a"]}, r"files=\['a'\]: "),
+        ({"files": {"../other": {"bytes": 1, "sha256": ""}}}, r"files\.\.\./other\.\[key\]='\.\./other': "),
+        ({"files": {"rank_00000.json": {"bytes": 1.5, "sha256": ""}}}, r"files\.rank_00000\.json\.bytes=1\.5: "),
+        ({"engine": {}}, r"engine\.lr_scheduler is missing"),
+        ({"run_id": 5}, r"run_id=5: "),
+    ],
+)
+def test_wrong_types_are_one_line_with_file_and_field(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    save(opened(tmp_path), 10)
+    rewrite(tmp_path / step_name(10), lambda content: content.update(change))
+    with pytest.raises(DamagedCheckpoint, match=rf"^\S*/step_00000010/manifest\.json: {problem}") as caught:
+        verify(tmp_path / step_name(10))
+    assert "\n" not in str(caught.value)
+
+
+def test_index_of_wrong_types_is_one_line(tmp_path: Path) -> None:
+    save(opened(tmp_path), 10)
+    folder = tmp_path / step_name(10)
+    manifest = verify(folder)
+    (folder / "rank_00000.json").write_text('{"adam_steps": [1.0], "fragments": [{"name": "w"}]}')
+    with pytest.raises(DamagedCheckpoint, match=r"rank_00000\.json: fragments\.0\.start is missing$"):
+        CheckpointReader(folder, manifest)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "rank_00000.json"])
@@ -133,6 +240,7 @@ def test_leftovers_of_any_kind_are_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / ".tmp-folder").mkdir()
     (tmp_path / ".tmp-file").touch()
+    (tmp_path / ".latest.1234abcd.part").touch()
     (tmp_path / ".tmp-link").symlink_to(tmp_path / "kept")
     opened(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "run_id"]
@@ -144,3 +252,19 @@ def test_what_a_failed_save_left_is_removed_before_the_next(tmp_path: Path) -> N
     (tmp_path / ".tmp-step_00000010" / "receipt_00001").touch()
     store.remove_failed()
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
+    save(opened(tmp_path), 10)
+    unused: Any = None
+    with pytest.raises(UserError, match=r"step_00000010 holds weights, but not how far a run had come; .*init_from="):
+        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused, unused)
+
+
+def test_progress_of_wrong_types_is_one_line(tmp_path: Path) -> None:
+    save(opened(tmp_path), 10)
+    loader = {"next_batch": 10, "shift": 0, "fingerprint": {}}
+    rewrite(tmp_path / step_name(10), lambda content: content.update(train_state={"step": "ten"}, loader=loader))
+    unused: Any = None
+    with pytest.raises(UserError, match=r"manifest\.json: train_state: step='ten': Input should be a valid integer"):
+        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused, unused)

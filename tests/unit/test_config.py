@@ -13,8 +13,8 @@ from support import ROOT
 
 from sar_dist.config import RunConfig, RunSettings, config_keys, duration_in_steps, help_text, load_config
 from sar_dist.config.command_line import parse_run_arguments
-from sar_dist.config.load import _annotations
 from sar_dist.errors import UserError
+from sar_dist.validation import field_types
 
 DEMO = ROOT / "configs" / "demo.py"
 
@@ -136,7 +136,7 @@ ANYTHING = st.fixed_dictionaries(
     {},
     optional={
         key: PLAIN if key == "terms" or key.endswith((".options", ".deepspeed")) else st.from_type(type_of) | PLAIN
-        for key, type_of in _annotations(RunConfig)
+        for key, type_of in field_types(RunConfig)
         if key != "run.name"
     },
 )

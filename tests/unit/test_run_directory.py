@@ -11,7 +11,7 @@ import torch
 from run_factory import random_model, settings, write_run
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.checkpoint.layout import manifest_digest
+from sar_dist.checkpoint.manifest import manifest_digest
 from sar_dist.config import RunConfig, RunSettings, follow_moved_run
 from sar_dist.errors import UserError
 from sar_dist.training import RunDirectory, run_directory

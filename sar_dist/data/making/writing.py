@@ -23,7 +23,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sar_dist.output import say
-from sar_dist.files import atomic_write, available_cores, make_folder, track
+from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, make_folder, write_durably
+from sar_dist.processes import available_cores
+from sar_dist.progress import track
 from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
 from sar_dist.data.shards import index_paths, write_index
 from sar_dist.data.making.sources import Source
@@ -60,6 +62,8 @@ def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manif
             manifest = _write_all(source, folder, state, options)
             shutil.rmtree(state)
             return manifest
+    except CannotWrite as error:
+        raise UserError(f"{error}, and give the same command again: what is finished is kept") from error
     except Timeout:
         raise UserError(f"another process is writing shards to {folder}") from None
 
@@ -96,12 +100,11 @@ def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
         raise UserError(f"{folder} is not empty; {remedy}")
     make_folder(state)
-    with atomic_write(state / "plan.json") as file:
-        file.write(json.dumps(plan).encode())
+    write_durably(state / "plan.json", json.dumps(plan))
 
 
 def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:
-    for leftover in folder.glob(".*.part"):
+    for leftover in folder.glob(PART_FILES):
         leftover.unlink()
     order = source.order(options.seed)
     count = -(-len(source) // options.samples_per_shard)
@@ -109,7 +112,9 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
     names = [f"{source.prefix}-{k:06d}.tar" for k in range(count)]
     jobs = [_Job(folder, state, name, order[a:b]) for name, a, b in zip(names, bounds, bounds[1:], strict=False)]
     todo = [job for job in jobs if _finished(job) is None]
-    _check_free_space(source, folder, sum(len(job.numbers) for job in todo))
+    samples = sum(len(job.numbers) for job in todo)
+    needed = int((source.size() / len(source) + _OVERHEAD) * samples)
+    check_space(folder, needed, "the shards take about", "free some space or choose another folder")
     for _ in track(_run(source, todo, options.processes), len(todo), f"writing {source.split} shards"):
         pass
     parts = [(_require_finished(job), index_shard(folder / job.name)) for job in jobs]
@@ -152,15 +157,6 @@ def _require_finished(job: _Job) -> ShardEntry:
     return entry
 
 
-def _check_free_space(source: Source, folder: Path, samples: int) -> None:
-    needed = int((source.size() / len(source) + _OVERHEAD) * samples)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"no space to write the shards to {folder}: about {needed >> 20} MiB needed, {free >> 20} MiB free"
-        )
-
-
 _source: Source | None = None
 
 
@@ -192,8 +188,7 @@ def _write_inherited(job: _Job) -> ShardEntry:
 
 def _write_job(source: Source, job: _Job) -> ShardEntry:
     entry = write_shard(job.folder / job.name, (source.sample(int(number)) for number in job.numbers))
-    with atomic_write(job.record) as file:
-        file.write(json.dumps(asdict(entry)).encode())
+    write_durably(job.record, json.dumps(asdict(entry)))
     return entry
 
 
@@ -251,5 +246,4 @@ def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions)
         "source": source.description(),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
-    with atomic_write(Path(manifest.root, MANIFEST_NAME)) as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_durably(Path(manifest.root, MANIFEST_NAME), json.dumps(content, indent=1))

@@ -177,7 +177,7 @@ def steps_per_epoch(total: int, global_batch: int) -> int:
     return total // global_batch
 
 
-class Plan:
+class BatchPlan:
     """The endless sequence of global batches: batch g is step ``g % steps`` of epoch ``g // steps``."""
 
     def __init__(

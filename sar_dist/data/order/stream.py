@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from sar_dist.data.shards import Manifest
-from sar_dist.data.order.plan import EpochPlan, Plan, PlanSettings
+from sar_dist.data.order.plan import BatchPlan, EpochPlan, PlanSettings
 from sar_dist.data.shards import ShardReader, Shards
 
 Sample = dict[str, Any]
@@ -85,15 +85,15 @@ class TrainSource(IterableDataset):
                         reader.will_need(shard, index)
                 yield from self._read(reader, batch)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> BatchPlan:
         settings = self._settings
         per_rank = self._wanted.micro_batch * self._wanted.accumulation
         streams_of_rank = -(-per_rank * settings.streams // settings.global_batch)
         if self._wanted.repeats > 1:  # a rank's part may begin inside a stream
             streams_of_rank = min(streams_of_rank + 1, settings.streams)
-        return Plan(np.diff(self._offsets), settings, cached_windows=streams_of_rank)
+        return BatchPlan(np.diff(self._offsets), settings, cached_windows=streams_of_rank)
 
-    def _locate(self, plan: Plan, number: int) -> _Located:
+    def _locate(self, plan: BatchPlan, number: int) -> _Located:
         wanted = self._wanted
         batch, part = divmod(number, wanted.accumulation)
         epoch, step = plan.at(batch)

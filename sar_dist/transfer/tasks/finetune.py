@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sar_dist import distributed
 from sar_dist.config import RunConfig
@@ -22,6 +22,7 @@ from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
 from sar_dist.data.shards import MANIFEST_NAME, Split
 from sar_dist.errors import UserError
+from sar_dist.setting_trees import merged
 from sar_dist.training import build_trainer
 from sar_dist.transfer import (
     TOP,
@@ -36,6 +37,7 @@ from sar_dist.transfer import (
     open_labelled_samples,
 )
 from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.validation import one_line
 
 
 class FinetuneSettings(TransferSettings):
@@ -218,20 +220,8 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
         "validation": {"every": "10ep"},
         "checkpoint": {"every": "1ep", "keep_last": 1},
     }
-    try:
-        return RunConfig.model_validate(_merged(values, settings.train))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"train.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``changes`` laid over ``values``, group by group."""
-    merged = dict(values)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+    with one_line("train", RunConfig):
+        return RunConfig.model_validate(merged(values, settings.train))
 
 
 def _labels(samples: SampleSet) -> list[int]:

@@ -198,6 +198,15 @@ def test_changed_augmentation_is_named() -> None:
     assert _changes(old, new) == ["augment.mixup 0.0 -> 0.8"]
 
 
+def test_setting_that_an_older_version_did_not_have_is_unset_there() -> None:
+    old, new = {"augment": {"mixup": 0.0}}, {"augment": {"mixup": 0.0, "later": None}}
+    assert _changes(old, new) == _changes(new, old) == []
+    assert _changes(old, {"augment": {"mixup": 0.0, "later": 1}, "seed": 0}) == [
+        "augment.later None -> 1",
+        "seed None -> 0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [

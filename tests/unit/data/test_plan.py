@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sar_dist.data.order.plan import (
+    BatchPlan,
     EpochPlan,
-    Plan,
     PlanSettings,
     check_streams,
     default_streams,
@@ -67,11 +67,11 @@ def test_ranks_together_are_the_global_batch(setup: tuple[np.ndarray, PlanSettin
 @settings(max_examples=20, deadline=None)
 def test_a_seek_gives_what_running_there_gives(setup: tuple[np.ndarray, PlanSettings]) -> None:
     sizes, plan_settings = setup
-    running = Plan(sizes, plan_settings)
+    running = BatchPlan(sizes, plan_settings)
     for batch in range(3 * running.steps_per_epoch):
         if batch % 5 == 0:
             epoch, step = running.at(batch)
-            seek_epoch, seek_step = Plan(sizes, plan_settings).at(batch)
+            seek_epoch, seek_step = BatchPlan(sizes, plan_settings).at(batch)
             assert np.array_equal(epoch.samples(step), seek_epoch.samples(seek_step))
 
 
@@ -132,4 +132,4 @@ def test_impossible_streams_name_valid_ones(streams: int, global_batch: int, wor
 
 def test_less_than_one_batch_is_refused() -> None:
     with pytest.raises(UserError, match="fewer than one global batch"):
-        Plan([3, 4], PlanSettings(0, 8, 8, 5))
+        BatchPlan([3, 4], PlanSettings(0, 8, 8, 5))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from run_factory import index_of_one_shard, weights_alone
 
 from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import ModelSettings, RunConfig, RunSettings
@@ -19,21 +20,15 @@ MODEL = ModelSettings(
 def save(run, step, vit, average=None):
     """Write a checkpoint of one process as training does: all parameters one after the other in one flat shard."""
     parameters = dict(vit.named_parameters())
-    fragments, offset = [], 0
-    for name, parameter in parameters.items():
-        size = parameter.numel()
-        fragments.append({"name": name, "start": 0, "numel": size, "shard": 0, "offset": offset})
-        offset += size
     tensors = {"0/master": torch.cat([parameter.detach().flatten() for parameter in parameters.values()])}
     if average is not None:
         tensors["0/ema"] = torch.cat([parameter.detach().flatten() for parameter in average.parameters()])
-    engine = {
-        "shapes": {name: list(parameter.shape) for name, parameter in parameters.items()},
-        "ema_updates": None if average is None else step,
-    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     store = CheckpointStore(run / "checkpoints", keep_last=5, keep_every=None)
     store.prepare()
-    store.save(step, tensors, {"adam_steps": [float(step)], "fragments": fragments}, {"engine": engine})
+    store.save(
+        step, tensors, index_of_one_shard(shapes, step), weights_alone(shapes, None if average is None else step)
+    )
     store.wait()
     assert store.take_problem() is None
 

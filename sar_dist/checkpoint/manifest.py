@@ -1,0 +1,238 @@
+"""The manifest of a checkpoint, which seals it, and the index of each process's file: what is in them, read and checked.
+
+The digest is over the JSON as it was written, not over what this version makes of it: keys that another version of the
+same format added stay part of it, and keys that an older one did not have yet are not invented.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictInt, model_validator
+
+from sar_dist.checkpoint.layout import (
+    MANIFEST,
+    DamagedCheckpoint,
+    UnsupportedFormat,
+    index_file,
+    is_step_name,
+    regular_size,
+    shard_file,
+    step_name,
+)
+from sar_dist.files import sha256_of
+from sar_dist.validation import one_line
+
+FORMAT = 1
+_MAX_MANIFEST_BYTES = 64 << 20  # a thousand times the largest in use; a longer one is not read into memory
+
+Count = Annotated[int, Field(ge=0)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never a path that leads elsewhere
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class FileRecord(_Record):
+    """Size and SHA-256 of a file."""
+
+    bytes: Count
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """What a file is now.
+
+        Raises:
+            OSError: it cannot be read, or is no regular file.
+        """
+        return cls(bytes=regular_size(path), sha256=sha256_of(path))
+
+
+class EngineState(_Record):
+    """The engine's small state, which is the same on every process.
+
+    Attributes:
+        shapes: of every parameter, by timm's name.
+        ema_updates: updates of the moving average; None if the run keeps none.
+        lr_scheduler: the schedule's own state.
+        counters: the engine's counters of steps and samples.
+        loss_scaler: the settings of dynamic loss scaling; empty without it, and in the oldest checkpoints.
+    """
+
+    lr_scheduler: dict[str, Any]
+    counters: dict[str, int]
+    loss_scaler: dict[str, Any] = {}
+    ema_updates: Count | None
+    shapes: dict[str, Annotated[tuple[StrictInt, ...], Strict(False)]]  # JSON has lists
+
+
+class LoaderState(_Record):
+    """Where the training data go on: ``TrainLoader.state_dict``."""
+
+    next_batch: Count
+    shift: int
+    fingerprint: dict[str, Any]
+
+
+class SharedState(_Record):
+    """What a checkpoint knows beside tensors; all but ``engine`` is missing where only weights were saved.
+
+    Attributes:
+        engine: see there.
+        train_state: the run's progress.
+        loader: where the data go on.
+        zero_stage: ZeRO stage that wrote it.
+        config: a copy of the run's configuration; missing in older checkpoints.
+    """
+
+    engine: EngineState
+    train_state: dict[str, Any] | None = None
+    loader: LoaderState | None = None
+    zero_stage: int | None = None
+    config: dict[str, Any] | None = None
+
+
+class CheckpointManifest(SharedState):
+    """Content of ``manifest.json``.
+
+    Attributes:
+        format: version of the format, ``FORMAT``.
+        run_id: random name of the run; None in checkpoints older than such names.
+        step: optimizer steps done.
+        world_size: processes that wrote it, each a shard and an index.
+        files: every other file of the folder.
+        digest: SHA-256 over all the rest, see ``manifest_digest``.
+    """
+
+    format: int
+    run_id: str | None = None
+    step: Count
+    world_size: Annotated[int, Field(ge=1)]
+    files: dict[FileName, FileRecord]
+    digest: str
+
+    @model_validator(mode="after")
+    def _every_process_has_its_files(self) -> CheckpointManifest:
+        for rank in range(self.world_size):
+            for name in (shard_file(rank), index_file(rank)):
+                if name not in self.files:
+                    raise ValueError(f"world_size={self.world_size}, but files does not name {name}")
+        return self
+
+
+class Fragment(_Record):
+    """A stretch of one parameter that lies in one of a process's flat shards.
+
+    Attributes:
+        name: the parameter's name in timm's state dict.
+        start: first element, in the flattened parameter.
+        numel: number of elements.
+        shard: index of the flat shard.
+        offset: first element, in the flat shard.
+    """
+
+    name: str
+    start: Count
+    numel: Count
+    shard: Count
+    offset: Count
+
+
+class RankIndex(_Record):
+    """What one process's tensors are: content of ``rank_00000.json``.
+
+    Attributes:
+        adam_steps: steps of each shard's optimizer.
+        fragments: where each stretch of a parameter lies.
+        averages: the process's sums since the last line of the log; None in the oldest checkpoints.
+    """
+
+    adam_steps: list[float]
+    fragments: list[Fragment]
+    averages: dict[str, Any] | None = None
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 over everything in a manifest's JSON but this digest."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_json(shared: SharedState, *, run_id: str, step: int, world_size: int, files: dict[str, FileRecord]) -> str:
+    """The text of a new manifest, with its digest."""
+    head = {"format": FORMAT, "run_id": run_id, "step": step, "world_size": world_size}
+    described = {name: record.model_dump() for name, record in files.items()}
+    content = {**head, "files": described, **shared.model_dump(exclude_unset=True)}
+    return json.dumps({**content, "digest": manifest_digest(content)}, indent=1)
+
+
+def read_manifest(folder: Path) -> CheckpointManifest:
+    """A checkpoint's manifest, compared with its own digest and the folder's name; the other files are not looked at.
+
+    Raises:
+        DamagedCheckpoint: it cannot be read, was changed, does not hold what it should, or belongs to another step than
+            the folder's name says.
+        UnsupportedFormat: it is intact for all we know, but this version cannot read it.
+    """
+    file = folder / MANIFEST
+    try:
+        regular_size(file, limit=_MAX_MANIFEST_BYTES)
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise DamagedCheckpoint(f"{file} is not the manifest of a checkpoint: it names no format")
+    if content["format"] != FORMAT:
+        raise UnsupportedFormat(
+            f"{file} has checkpoint format {content['format']!r}; this version of sar_dist reads {FORMAT}: use the "
+            "version that wrote it"
+        )
+    if content.get("digest") != manifest_digest(content):
+        raise DamagedCheckpoint(f"{file} was changed after it was written")
+    with one_line(file, CheckpointManifest, DamagedCheckpoint):
+        manifest = CheckpointManifest.model_validate(content)
+    if is_step_name(folder.name) and folder.name != step_name(manifest.step):
+        raise DamagedCheckpoint(
+            f"{folder} holds the checkpoint of step {manifest.step}; its folder was renamed or exchanged"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> CheckpointManifest:
+    """Compare every file, and the step in the folder's name, with the manifest and return the manifest.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, is no regular file, has another size or another hash; the manifest cannot
+            be read, or belongs to another step than the folder's name says.
+        UnsupportedFormat: another version of the format.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        try:
+            actual = FileRecord.of(folder / name)
+        except OSError as error:
+            raise DamagedCheckpoint(f"{folder / name} cannot be read: {error.strerror or error}") from error
+        if actual != expected:
+            what = "size" if actual.bytes != expected.bytes else "content"
+            raise DamagedCheckpoint(f"{folder / name} has another {what} than when it was saved")
+    return manifest
+
+
+def read_index(folder: Path, rank: int) -> RankIndex:
+    """The index of process ``rank``.
+
+    Raises:
+        DamagedCheckpoint: it cannot be read, or does not hold what it should.
+    """
+    file = folder / index_file(rank)
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read: {error}") from error
+    with one_line(file, RankIndex, DamagedCheckpoint):
+        return RankIndex.model_validate(content)
