@@ -182,9 +182,11 @@ class _Held:
             return {"gradients": gradient * float(self.parameters), "buckets": sent * flat}
         slices = accumulated * self.share if self.offload == "none" else 0.0
         in_bucket = gradient * float(min(self.parameters, self.bucket))
-        if self.stage == 1:
+        # Overlapped, a gradient that no other micro-batch adds to is dropped as soon as it is in the bucket.
+        drops_at_once = self.stage == 2 or (self.zero.get("overlap_comm") and not self.accumulates)
+        if self.stage == 1 and not drops_at_once:
             return {"gradients": gradient * self.parameters + slices, "buckets": self._buffers()}
-        if self.stage == 2:
+        if self.stage < 3:
             return {"gradients": slices * (2 if self.accumulates else 1) + in_bucket, "buckets": self._buffers()}
         return {"gradients": in_bucket}
 

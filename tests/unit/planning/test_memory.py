@@ -60,8 +60,10 @@ def test_higher_stages_hold_less_between_steps(shape: ModelShape) -> None:
         for stage in (1, 2, 3)
     ]
     totals = [plan.total("rest") for plan in held]
-    assert totals[0] == totals[1] > totals[2]
+    assert totals[0] > totals[1] > totals[2]  # stage 1 adds up all gradients in float32 on every process
     assert held[0].total("backward ends") > held[1].total("backward ends")
+    totals = [plan_memory(shape, vit_large(**{"engine.zero_stage": stage}), 8).total("rest") for stage in (1, 2, 3)]
+    assert totals[0] == totals[1] > totals[2]
 
 
 def test_buckets_are_allocated_whole(shape: ModelShape) -> None:
