@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable, Sequence
 
-from sar_dist.observe import QUANTITIES
-from sar_dist.reports.attention_page import STYLE
+from sar_dist.observe import QUANTITIES, quantities_in
+from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures
 from sar_dist.reports.seeds import seeds_table
 
@@ -23,47 +21,38 @@ def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
             others show the difference to it.
         curves_png: the picture of ``report_figure``.
     """
-    title = "Training report: " + ", ".join(run.name for run in runs)
     final_ones = [final_figures(run) for run in runs]
-    sections = [
-        f"<h1>{html.escape(title)}</h1>",
-        *(f"<p>{html.escape(_origin(run))}</p>" for run in runs),
-        "<h2>Final figures</h2>",
-        _comparison(runs, final_ones),
-    ]
     transfer = [_flat_transfer(run) for run in runs]
+    tables = [_comparison("Final figures", runs, final_ones)]
     if any(transfer):
-        sections += ["<h2>Transfer</h2>", _comparison(runs, transfer, compare=lambda _: True)]
+        tables.append(_comparison("Transfer", runs, transfer, compare=lambda _: True))
     seeds = seeds_table(runs, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
     if seeds is not None:
-        note = (
-            "<p>Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer.</p>"
-        )
-        sections += ["<h2>Over seeds</h2>", note, html_table(*seeds)]
+        tables.append(seeds)
     differences = config_differences(list(runs))
-    if differences:
-        rows = [[key, *values] for key, values in differences.items()]
-        sections += ["<h2>Different settings</h2>", html_table(["key", *(run.name for run in runs)], rows)]
-    sections += ["<h2>Curves</h2>", html_image(curves_png, "curves of all runs")]
-    return html_page(title, sections)
-
-
-def html_image(png: bytes, what: str) -> str:
-    """A picture inside the page itself."""
-    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def html_page(title: str, sections: Sequence[str]) -> str:
-    """A whole page, which needs no other file, of HTML ``sections``."""
-    return "\n".join(
-        (
-            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-            *sections,
-            "</body></html>\n",
-        )
+    rows = [[key, *values] for key, values in differences.items()]
+    return render_page(
+        "report.html.j2",
+        title="Training report: " + ", ".join(run.name for run in runs),
+        headlines=[headline for run in runs for headline in _headlines(run)],
+        origins=[_origin(run) for run in runs],
+        tables=tables,
+        differences=TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
+        curves=Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
     )
+
+
+def _headlines(run: ReportedRun) -> list[Headline]:
+    """How far the run is, and the first of its validation figures of which more is better."""
+    steps = max(record["step"] for record in run.records)
+    for quantity in quantities_in(run.records):
+        value = run.summed_up(quantity, "last")
+        if quantity.prefix == "val" and quantity.higher_is_better and value is not None:
+            unit = f" {quantity.unit}" if quantity.unit else ""
+            return [
+                Headline(run.name, f"{float(value):.4g}{unit}", f"validation {quantity.label} after step {steps:,}")
+            ]
+    return [Headline(run.name, f"{steps:,} steps", "not validated yet")]
 
 
 def _origin(run: ReportedRun) -> str:
@@ -86,10 +75,11 @@ def _is_compared(label: str) -> bool:
 
 
 def _comparison(
+    title: str,
     runs: Sequence[ReportedRun],
     figures: Sequence[dict[str, float | None]],
     compare: Callable[[str], bool] = _is_compared,
-) -> str:
+) -> TextTable:
     """A row for each figure that some run has; differences to the only baseline in brackets."""
     baselines = [number for number, run in enumerate(runs) if run.is_baseline]
     baseline = baselines[0] if len(baselines) == 1 and len(runs) > 1 else None
@@ -103,8 +93,8 @@ def _comparison(
             cells.append(_number(value) + ("" if difference is None else f" ({_number(difference, signed=True)})"))
         if any(cell != _number(None) for cell in cells):
             rows.append([label, *cells])
-    note = "" if baseline is None else f"<p>In brackets: difference to {html.escape(runs[baseline].name)}.</p>"
-    return note + html_table(["", *(run.name for run in runs)], rows)
+    note = "" if baseline is None else f"In brackets: difference to {runs[baseline].name}."
+    return TextTable(title, ["", *(run.name for run in runs)], rows, note)
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:
@@ -113,14 +103,3 @@ def _number(value: float | None, *, signed: bool = False) -> str:
     if not signed and abs(value) < 1e9 and value == int(value):
         return f"{int(value):,}"
     return f"{value:+.3g}" if signed else f"{value:.4g}"
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column holds the names of the rows."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        first = f"<th>{html.escape(cells[0])}</th>"
-        return f"<tr>{first}" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[1:]) + "</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'

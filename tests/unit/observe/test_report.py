@@ -82,20 +82,21 @@ def test_final_figures(pair: list[Path]) -> None:
 def test_page_compares_with_the_baseline(pair: list[Path]) -> None:
     runs = load_runs(pair)
     page = report_page(runs, b"png")
-    assert "<th>validation top-1 %</th><td>62 (+2)</td><td>60</td>" in page
-    assert "<th>knn: top1</th><td>71.5 (+1.5)</td><td>70</td>" in page
-    assert "<th>knn: k.20</th><td>70.5 (+1.5)</td><td>69</td>" in page
-    assert "<th>regularizer.weight</th><td>0.01</td><td>0.0</td>" in page
+    assert '<th scope="row">validation top-1 %</th><td>62 (+2)</td><td>60</td>' in page
+    assert '<th scope="row">knn: top1</th><td>71.5 (+1.5)</td><td>70</td>' in page
+    assert '<th scope="row">knn: k.20</th><td>70.5 (+1.5)</td><td>69</td>' in page
+    assert '<th scope="row">regularizer.weight</th><td>0.01</td><td>0.0</td>' in page
     assert "MFU" not in page.split("Curves")[0]
     assert "0123456789ab" in page
     assert "http" not in page  # self-contained
 
 
 def test_one_run_and_no_transfer(tmp_path: Path) -> None:
-    page = report_page(load_runs([write_run(tmp_path, "alone <&>", 0.01)]), b"png")
+    page = report_page(load_runs([write_run(tmp_path, "alone <&>", 0.01, 62.0)]), b"png")
     assert "alone &lt;&amp;&gt;" in page
     assert "In brackets" not in page
     assert "Transfer" not in page
+    assert "<dd>62 %</dd><dd>validation top-1 after step 40</dd>" in page
     assert "Different settings" not in page
 
 

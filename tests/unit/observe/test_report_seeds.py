@@ -33,10 +33,9 @@ def test_runs_are_grouped_by_everything_but_the_seed() -> None:
 def test_means_deviations_and_differences() -> None:
     table = seeds_table(RUNS, FIGURES)
     assert table is not None
-    header, rows = table
-    assert header == ["", "method (2 seeds)", "plain (3 seeds)"]
-    assert rows[0] == ["knn: top1", "62.5 ± 2.1 (+3.33)", f"59.17 ± {statistics.stdev([60, 59, 58.5]):.2g}"]
-    assert rows[1] == ["rare", "1", "–"]
+    assert table.header == ["", "method (2 seeds)", "plain (3 seeds)"]
+    assert table.rows[0] == ["knn: top1", "62.5 ± 2.1 (+3.33)", f"59.17 ± {statistics.stdev([60, 59, 58.5]):.2g}"]
+    assert table.rows[1] == ["rare", "1", "–"]
 
 
 def test_no_table_without_a_second_seed() -> None:
