@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sar_dist.observe import QUANTITIES, quantities_in
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
-from sar_dist.reports.runs import ReportedRun, config_differences, final_figures
+from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
 from sar_dist.reports.seeds import seeds_table
 
 # Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
@@ -22,10 +22,12 @@ def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
         curves_png: the picture of ``report_figure``.
     """
     final_ones = [final_figures(run) for run in runs]
-    transfer = [_flat_transfer(run) for run in runs]
-    tables = [_comparison("Final figures", runs, final_ones)]
+    transfer = [transfer_figures(run) for run in runs]
+    tables = [_comparison("Final figures", runs, final_ones, compare=_is_compared)]
     if any(transfer):
+        references = [transfer_references(run) for run in runs]
         tables.append(_comparison("Transfer", runs, transfer, compare=lambda _: True))
+        tables.append(_comparison("Transfer: references", runs, references, compare=lambda _: False))
     seeds = seeds_table(runs, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
     if seeds is not None:
         tables.append(seeds)
@@ -63,11 +65,9 @@ def _origin(run: ReportedRun) -> str:
         changes = " with changes" if environment.get("git_changes") else ""
         parts.append(f"{environment.get('world_size')} x {environment.get('device')}")
         parts.append(f"started {environment.get('started')}, {commit}{changes}")
+    if run.unfinished:
+        parts.append(f"evaluations without a result yet: {', '.join(run.unfinished)}")
     return "; ".join(parts)
-
-
-def _flat_transfer(run: ReportedRun) -> dict[str, float | None]:
-    return {f"{task}: {metric}": value for task, results in run.transfer.items() for metric, value in results.items()}
 
 
 def _is_compared(label: str) -> bool:
@@ -78,9 +78,9 @@ def _comparison(
     title: str,
     runs: Sequence[ReportedRun],
     figures: Sequence[dict[str, float | None]],
-    compare: Callable[[str], bool] = _is_compared,
+    compare: Callable[[str], bool],
 ) -> TextTable:
-    """A row for each figure that some run has; differences to the only baseline in brackets."""
+    """A row for each figure that some run has; differences to the only baseline in brackets, where ``compare`` says so."""
     baselines = [number for number, run in enumerate(runs) if run.is_baseline]
     baseline = baselines[0] if len(baselines) == 1 and len(runs) > 1 else None
     rows = []
@@ -88,12 +88,13 @@ def _comparison(
         cells = []
         for number, values in enumerate(figures):
             value = values.get(label)
-            reference = None if baseline in (None, number) else figures[baseline].get(label)
-            difference = value - reference if value is not None and reference is not None and compare(label) else None
+            other = figures[baseline].get(label) if baseline not in (None, number) and compare(label) else None
+            difference = None if value is None or other is None else value - other
             cells.append(_number(value) + ("" if difference is None else f" ({_number(difference, signed=True)})"))
         if any(cell != _number(None) for cell in cells):
             rows.append([label, *cells])
-    note = "" if baseline is None else f"In brackets: difference to {runs[baseline].name}."
+    compared = baseline is not None and any(map(compare, (row[0] for row in rows)))
+    note = f"In brackets: difference to {runs[baseline].name}." if baseline is not None and compared else ""
     return TextTable(title, ["", *(run.name for run in runs)], rows, note)
 
 

@@ -10,7 +10,7 @@ from sar_dist.transfer.features import Compute, Features, last_block_tokens, log
 from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label
-from sar_dist.transfer.result import read_result
+from sar_dist.transfer.result import RESULT_FILE, Result, read_result
 from sar_dist.transfer.runner import Request, evaluate, print_result
 from sar_dist.transfer.samples import (
     LabelledImages,
@@ -26,6 +26,7 @@ from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob
 
 __all__ = [
     "MAX_PIXELS",
+    "RESULT_FILE",
     "SPEC_HELP",
     "TOP",
     "Backbone",
@@ -39,6 +40,7 @@ __all__ = [
     "PreparedSplit",
     "RelabelledSamples",
     "Request",
+    "Result",
     "SampleSet",
     "SelectedSamples",
     "SourceSamples",

@@ -79,8 +79,25 @@ def read_result(file: Path) -> Result:
     """Read and check a result file. Raises UserError."""
     try:
         return Result.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{file} is not a result of tools/transfer_eval.py: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(
+            f"{file} is not a result of tools/transfer_eval.py: {_problem(error)}; move it away, or evaluate again"
+        ) from error
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem of a result file in our words."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return "it is cut off, or no JSON"
+    if first["type"] == "missing":
+        return f"it has no {key!r}"
+    if first["type"] == "extra_forbidden":
+        return f"it has {key!r}, which results do not have"
+    return f"the value of {key!r} does not fit" if key else first["msg"].removeprefix("Value error, ")
 
 
 def write_result(result: Result, folder: Path) -> Path:
