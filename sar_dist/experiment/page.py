@@ -12,8 +12,8 @@ from rich.table import Table
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
-from sar_dist.experiment.statistics import Difference, Summary
-from sar_dist.reports import Headline, Picture, TextTable, figure_png, render_page
+from sar_dist.experiment.statistics import Difference
+from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
 
 NOTHING = "–"
 MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."
@@ -80,7 +80,7 @@ def format_difference(difference: Difference | None) -> str:
 
 def _digits(size: float) -> int:
     """Decimals that show two significant digits of ``size``; four at most."""
-    return min(4, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 2
+    return min(4, max(0, 1 - math.floor(math.log10(size)))) if 0 < size < math.inf else 2
 
 
 def print_tables(results: Results) -> None:

@@ -5,6 +5,7 @@ from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_fig
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
+from sar_dist.reports.summary import Summary, summarize
 
 __all__ = [
     "COLORS",
@@ -14,6 +15,7 @@ __all__ = [
     "Picture",
     "PictureSection",
     "ReportedRun",
+    "Summary",
     "TextTable",
     "attention_page",
     "figure_png",
@@ -21,4 +23,5 @@ __all__ = [
     "render_page",
     "report_figure",
     "report_page",
+    "summarize",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 
 from sar_dist.reports.rendering import TextTable
 from sar_dist.reports.runs import ReportedRun
+from sar_dist.reports.summary import summarize
 
 _OF_ONE_RUN = ("name", "dir", "seed")
 _NOTE = "Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer."
@@ -58,13 +58,9 @@ def _present(values: Sequence[float | None]) -> list[float]:
 def _cell(values: Sequence[float], reference: Sequence[float]) -> str:
     if not values:
         return "–"
-    mean = statistics.fmean(values)
-    text = f"{mean:.4g}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.2g}"
-    if reference:
-        text += f" ({mean - statistics.fmean(reference):+.3g})"
-    return text
+    found = summarize(values)
+    text = f"{found.mean:.4g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")
+    return text + (f" ({found.mean - summarize(reference).mean:+.3g})" if reference else "")
 
 
 def _group_name(names: Sequence[str]) -> str:
