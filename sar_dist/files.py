@@ -1,4 +1,4 @@
-"""Small helpers on files that the data package shares: atomic writing, hashing, the cache folder, progress."""
+"""Small helpers on files that all packages share: atomic writing, hashing, the cache folder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import contextlib
 import errno
 import hashlib
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-from rich.console import Console
-from rich.progress import track as rich_track
+from typing import BinaryIO
 
 from sar_dist.errors import UserError
-
-T = TypeVar("T")
 
 CACHE_VARIABLE = "SAR_DIST_CACHE"
 NO_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HASH_CHUNK = 1 << 20
-_LINE_EVERY_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -100,16 +92,3 @@ def cache_folder() -> Path:
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Pass ``items`` on while showing progress on stderr: a bar on a terminal, else a line every 10 s."""
-    if sys.stderr.isatty():
-        yield from rich_track(items, description=what, total=total, console=Console(stderr=True), transient=True)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > _LINE_EVERY_SECONDS:
-            last = time.monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)

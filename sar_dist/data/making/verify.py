@@ -16,7 +16,8 @@ import numpy as np
 from sar_dist.output import say
 from sar_dist.config import DataSettings
 from sar_dist.data.images import UndecodableImage, decode_image
-from sar_dist.files import available_cores, track
+from sar_dist.files import available_cores
+from sar_dist.progress import track
 from sar_dist.data.shards import Manifest, ShardEntry
 from sar_dist.data.shards import LocalShards, ShardReader
 from sar_dist.data.shards import IndexedRecords, ShardIndex, index_and_check

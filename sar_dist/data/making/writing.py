@@ -23,7 +23,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sar_dist.output import say
-from sar_dist.files import atomic_write, available_cores, make_folder, track
+from sar_dist.files import atomic_write, available_cores, make_folder
+from sar_dist.progress import track
 from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
 from sar_dist.data.shards import index_paths, write_index
 from sar_dist.data.making.sources import Source

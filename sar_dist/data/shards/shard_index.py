@@ -29,7 +29,8 @@ from filelock import FileLock
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
 from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
-from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of, track
+from sar_dist.files import atomic_write, available_cores, cache_folder, make_folder, sha256_of
+from sar_dist.progress import track
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC = b"SARINDX2"
