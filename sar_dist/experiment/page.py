@@ -127,8 +127,8 @@ def write_report(results: Results, out: Path) -> Path:
     try:
         for name, png in pictures.items():
             (out / f"{name}.png").write_bytes(png)
-        (out / "results.md").write_text(markdown(results))
-        (out / "experiment.html").write_text(_page(results, pictures))
+        (out / "results.md").write_text(markdown(results), encoding="utf-8")
+        (out / "experiment.html").write_text(_page(results, pictures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     return out / "experiment.html"

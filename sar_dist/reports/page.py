@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sar_dist.observe import QUANTITIES, quantities_in
+from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
 from sar_dist.reports.seeds import seeds_table
@@ -12,15 +14,27 @@ from sar_dist.reports.seeds import seeds_table
 # Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
 COMPARED = ("validation", *(row for each in QUANTITIES if each.higher_is_better is not None for row in each.summed_up))
 
+PAGE_BYTES = 5_000_000  # what mail, chats and issue trackers still take
+FRAME_BYTES = 1_500  # of HTML around a picture
+
 
 def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
-    """The report as one HTML page that needs no other file.
+    """The report as one HTML page of less than 5 MB that needs no other file.
 
     Args:
         runs: the runs, in the order of the columns. With exactly one baseline among several runs, the figures of the
             others show the difference to it.
         curves_png: the picture of ``report_figure``.
     """
+    values = _values(runs, curves_png)
+    found = find_pictures(runs)
+    bare = render_page("report.html.j2", pictures=PagePictures(), **values)
+    room = (PAGE_BYTES - len(bare.encode()) - FRAME_BYTES * len(found)) * 3 // 4  # base64 makes 4 bytes of 3
+    return render_page("report.html.j2", pictures=fit_pictures(found, room), **values)
+
+
+def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
+    """What the template shows besides the pictures."""
     final_ones = [final_figures(run) for run in runs]
     transfer = [transfer_figures(run) for run in runs]
     tables = [_comparison("Final figures", runs, final_ones, compare=_is_compared)]
@@ -33,15 +47,14 @@ def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
         tables.append(seeds)
     differences = config_differences(list(runs))
     rows = [[key, *values] for key, values in differences.items()]
-    return render_page(
-        "report.html.j2",
-        title="Training report: " + ", ".join(run.name for run in runs),
-        headlines=[headline for run in runs for headline in _headlines(run)],
-        origins=[_origin(run) for run in runs],
-        tables=tables,
-        differences=TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
-        curves=Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
-    )
+    return {
+        "title": "Training report: " + ", ".join(run.name for run in runs),
+        "headlines": [headline for run in runs for headline in _headlines(run)],
+        "origins": [_origin(run) for run in runs],
+        "tables": tables,
+        "differences": TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
+        "curves": Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
+    }
 
 
 def _headlines(run: ReportedRun) -> list[Headline]:
