@@ -22,6 +22,7 @@ GROUND: dict[str, set[str]] = {
     "regions": set(),
     "quantities": set(),
     "places": set(),
+    "model_specs": set(),
     "progress": {"output"},
     "randomness": set(),
     "setting_trees": set(),
