@@ -38,7 +38,9 @@ def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
     final_ones = [final_figures(run) for run in runs]
     transfer = [transfer_figures(run) for run in runs]
     tables = [_comparison("Final figures", runs, final_ones, compare=_is_compared)]
-    if any(transfer):
+    if any(transfer) and len(runs) == 1:
+        tables.append(_beside_references(runs[0]))
+    elif any(transfer):
         references = [transfer_references(run) for run in runs]
         tables.append(_comparison("Transfer", runs, transfer, compare=lambda _: True))
         tables.append(_comparison("Transfer: references", runs, references, compare=lambda _: False))
@@ -55,6 +57,19 @@ def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
         "differences": TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
         "curves": Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
     }
+
+
+def _beside_references(run: ReportedRun) -> TextTable:
+    """The evaluations of a single run, each metric with those of models without training beside it."""
+    figures, references = transfer_figures(run), transfer_references(run)
+    names = list(dict.fromkeys(name for result in run.transfer.values() for name in result.baselines))
+    beside = {f"{label}, {name}": (label, name) for label in figures for name in names}
+    rows = [
+        [label, *(_number(value) for value in (figure, *(references.get(f"{label}, {name}") for name in names)))]
+        for label, figure in figures.items()
+    ]
+    rows += [[label, _number(value), *[""] * len(names)] for label, value in references.items() if label not in beside]
+    return TextTable("Transfer", ["", run.name, *names], rows)
 
 
 def _headlines(run: ReportedRun) -> list[Headline]:

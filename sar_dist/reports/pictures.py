@@ -66,8 +66,9 @@ def _pictures_in_order(runs: Sequence[ReportedRun]) -> Iterator[tuple[tuple[int,
         figures = [(name, step, file) for name, (step, file) in newest_figures(run.path / "figures").items()]
         for kind, chosen in ((0, [f for f in figures if f[0] == _FIRST]), (2, [f for f in figures if f[0] != _FIRST])):
             for place, (name, step, file) in enumerate(chosen):
-                shows = _SHOWN.get(name.partition("/")[0], _words(name))
-                yield (kind, place), FoundPicture(file, run.name, f"{_words(name)}, step {step:,}", shows)
+                title = f"{_words(name)}, step {step:,}"
+                what = _SHOWN.get(name.partition("/")[0])
+                yield (kind, place), FoundPicture(file, run.name, title, f"{title}: {what}" if what else title)
         files = (file for name in run.transfer for file in sorted((run.path / "transfer" / name).glob("*.png")))
         for place, file in enumerate(files):
             shows = f"{_words(file.stem)} of the evaluation {file.parent.name}"

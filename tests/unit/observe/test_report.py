@@ -128,6 +128,18 @@ def test_every_evaluation_is_shown_also_one_of_a_users_own_task(pair: list[Path]
     assert "0123456789ab; evaluations without a result yet: ade20k" in page
 
 
+def test_a_single_run_has_the_references_beside_its_metrics(pair: list[Path]) -> None:
+    baselines = {"chance": {"mass": 10.0}, "random backbone": {"mass": 12.5}}
+    evaluated(pair[0], "boxes", some_result(primary="mass", metrics={"mass": 40.0}, baselines=baselines))
+    page = report_page(load_runs(pair[:1]), b"png")
+    header = '<th scope="col">chance</th><th scope="col" class="long">random backbone</th></tr>'
+    assert header in page
+    assert '<th scope="row">boxes: mass</th><td>40</td><td>10</td><td>12.5</td>' in page
+    assert '<th scope="row">knn: top1</th><td>71.5</td><td>–</td><td>31.5</td>' in page
+    assert '<th scope="row">knn: scored samples</th><td>10</td><td></td><td></td>' in page
+    assert "Transfer: references" not in page
+
+
 def test_a_damaged_result_is_refused(pair: list[Path]) -> None:
     (pair[0] / "transfer" / "knn" / "result.json").write_text('{"metrics": {"top1": 1}}')
     with pytest.raises(UserError, match=r"knn/result.json is not a result of tools/transfer_eval.py: it has no 'task'"):

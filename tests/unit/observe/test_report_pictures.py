@@ -60,14 +60,15 @@ def test_the_newest_of_each_figure_and_those_of_evaluations(tmp_path: Path) -> N
     page = report_page(runs, b"curves")
     assert shown(page) == [
         ("curves of all runs, one chart for each logged quantity", b"curves"),
-        ("one &lt;&amp;&gt;: what the heads attend to on some validation images", noise(4, 4, 2)),
+        ("one &lt;&amp;&gt;: attention, step 20: what the heads attend to on some validation images", noise(4, 4, 2)),
         ("one &lt;&amp;&gt;: sweep of the evaluation knn", noise(4, 4, 5)),
         ("one &lt;&amp;&gt;: own picture of the evaluation my_task", noise(4, 4, 7)),
         (
-            "one &lt;&amp;&gt;: similarity, mask, components and overlay of each head on one validation image",
+            "one &lt;&amp;&gt;: attention heads, image 0, step 20: similarity, mask, components and overlay of each head on one "
+            "validation image",
             noise(4, 4, 3),
         ),
-        ("one &lt;&amp;&gt;: confusion matrix over the validation set", noise(4, 4, 4)),
+        ("one &lt;&amp;&gt;: confusion, step 9: confusion matrix over the validation set", noise(4, 4, 4)),
     ]
     assert "<figcaption>attention heads, image 0, step 20</figcaption>" in page
     assert page.count("Pictures of ") == 1
