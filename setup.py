@@ -34,7 +34,7 @@ setup(
     # Installed, the tools are `python -m sar_dist.tools.train` and so on, and the configurations lie beside them.
     packages=[*find_packages(include=["sar_dist", "sar_dist.*"]), *MOVED],
     package_dir=MOVED,
-    package_data={"sar_dist": ["py.typed"]},
+    package_data={"sar_dist": ["py.typed"], "sar_dist.reports": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=requirements(),
     extras_require={

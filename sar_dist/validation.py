@@ -46,6 +46,8 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
         return f"unknown key {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+    if first["type"] == "json_invalid":
+        return "it is cut off, or no JSON"
     if first["type"] == "missing":
         return f"{key} is missing"
     is_group = first["type"] in _CHECKS and isinstance(first["input"], dict) and key not in keys

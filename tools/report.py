@@ -1,4 +1,6 @@
-"""One page (HTML and PNG) about one run, or several side by side: curves, final figures, transfer results.
+"""One page about one run, or several side by side: final figures, transfer results, curves, pictures of the attention.
+
+It is one HTML file of less than 5 MB that opens without a network; the curves are beside it as a PNG file too.
 
 python tools/report.py runs/vit_s_in100 runs/vit_s_in100_baseline --out report
 """
@@ -24,7 +26,7 @@ def main() -> None:
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "curves.png").write_bytes(curves)
-        (arguments.out / "report.html").write_text(report_page(runs, curves))
+        (arguments.out / "report.html").write_text(report_page(runs, curves), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}") from error
     print(arguments.out / "report.html")

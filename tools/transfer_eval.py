@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sar_dist.errors import UserError, run_tool
+from sar_dist.model_specs import SPEC_HELP
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
     parser.add_argument("--task", metavar="NAME", help="one of --list")
-    parser.add_argument("--model", metavar="SPEC", help=model_help())
+    parser.add_argument("--model", metavar="SPEC", help=f"{SPEC_HELP}; default: the newest finished run in runs/")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the data set; default: $SAR_DIST_DATA or data/")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
@@ -60,14 +61,6 @@ def parse_arguments() -> argparse.Namespace:
     if not arguments.task:
         raise UserError("--task NAME is missing; --list explains every task")
     return arguments
-
-
-def model_help() -> str:
-    """What --model accepts; without importing torch."""
-    return (
-        "run directory, checkpoint folder, export directory, timm:NAME[:CHECKPOINT] or random:NAME (or random:RUN); "
-        "default: the newest finished run in runs/"
-    )
 
 
 def task_list() -> str:

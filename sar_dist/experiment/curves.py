@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sar_dist.experiment.results import Results
-from sar_dist.reports import COLORS, COLUMNS, DPI, ReportedRun
+from sar_dist.reports import COLORS, COLUMNS, DPI, ReportedRun, summarize
 
 FloatArray = NDArray[np.float64]
 
@@ -123,8 +123,9 @@ def _prepare(axis: Axes, title: str) -> None:
 def _draw_band(axis: Axes, epochs: FloatArray, values: FloatArray, color: str) -> None:
     if not epochs.size:
         return
-    mean = values.mean(axis=0)
+    found = [summarize(column) for column in values.T.tolist()]
+    mean = np.asarray([each.mean for each in found])
     axis.plot(epochs, mean, color=color, linewidth=1.8, marker="o" if len(epochs) < 25 else None, markersize=3)
     if len(values) > 1:
-        deviation = values.std(axis=0, ddof=1)
+        deviation = np.asarray([each.deviation for each in found])
         axis.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.18, linewidth=0)

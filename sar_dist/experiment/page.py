@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +12,8 @@ from rich.table import Table
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
-from sar_dist.experiment.statistics import Difference, Summary
-from sar_dist.reports import figure_png, html_image, html_page, html_table
+from sar_dist.experiment.statistics import Difference
+from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
 
 NOTHING = "–"
 MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."
@@ -24,16 +22,10 @@ DIFFERENCES_NOTE = (
     "seeds, then by Student's t. Few seeds: the bootstrap cannot leave the range that was seen and is too narrow, "
     "Student's t assumes normal differences. The intervals are not corrected for the number of rows."
 )
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table for people: title, header, rows of as many cells, and how to read it."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
+PICTURES = {
+    "curves": "Curves: mean over the seeds, band of one standard deviation",
+    "heads": "Heads of the tapped blocks, validation set",
+}
 
 
 def tables(results: Results) -> Iterator[TextTable]:
@@ -88,7 +80,7 @@ def format_difference(difference: Difference | None) -> str:
 
 def _digits(size: float) -> int:
     """Decimals that show two significant digits of ``size``; four at most."""
-    return min(4, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 2
+    return min(4, max(0, 1 - math.floor(math.log10(size)))) if 0 < size < math.inf else 2
 
 
 def print_tables(results: Results) -> None:
@@ -135,31 +127,33 @@ def write_report(results: Results, out: Path) -> Path:
     try:
         for name, png in pictures.items():
             (out / f"{name}.png").write_bytes(png)
-        (out / "results.md").write_text(markdown(results))
-        (out / "experiment.html").write_text(_page(results, pictures))
+        (out / "results.md").write_text(markdown(results), encoding="utf-8")
+        (out / "experiment.html").write_text(_page(results, pictures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     return out / "experiment.html"
 
 
 def _page(results: Results, pictures: dict[str, bytes]) -> str:
-    sections = [f"<h1>{html.escape(results.experiment.title)}</h1>", "<h2>Arms</h2>"]
     arms = [
         [arm.name, arm.what, ", ".join(f"{key}={value}" for key, value in arm.changes.items())] for arm in results.arms
     ]
-    sections.append(html_table(["arm", "what", "changes"], arms))
-    for table in tables(results):
-        sections += [
-            f"<h2>{table.title}</h2>",
-            f"<p>{html.escape(table.note)}</p>",
-            html_table(table.header, table.rows),
-        ]
-    if results.unfinished:
-        sections.append(f"<p>Not finished: {html.escape(', '.join(results.unfinished))}.</p>")
-    titles = {
-        "curves": "Curves: mean over the seeds, band of one standard deviation",
-        "heads": "Heads of the tapped blocks, validation set",
-    }
-    for name, png in pictures.items():
-        sections += [f"<h2>{titles[name]}</h2>", html_image(png, titles[name])]
-    return html_page(results.experiment.title, sections)
+    return render_page(
+        "experiment.html.j2",
+        title=results.experiment.title,
+        headlines=_headlines(results),
+        arms=TextTable("Arms", ["arm", "what", "changes"], arms),
+        tables=list(tables(results)),
+        unfinished=results.unfinished,
+        pictures=[
+            Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
+        ],
+    )
+
+
+def _headlines(results: Results) -> list[Headline]:
+    """The first metric of each arm."""
+    metric = next(iter(results.values), None)
+    if metric is None:
+        return []
+    return [Headline(arm.name, format_summary(results.summary(metric, arm.name)), metric) for arm in results.arms]

@@ -1,4 +1,4 @@
-"""Means, standard deviations, and differences that are paired by seed, with confidence intervals.
+"""Differences that are paired by seed, with confidence intervals.
 
 Few seeds say little, and the two intervals say so differently. The bootstrap assumes nothing about the distribution,
 but cannot leave the range of the differences that were seen: with three seeds it is too narrow. Student's t assumes
@@ -14,17 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from sar_dist.reports import summarize
+
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation (None for a single value) of ``count`` values."""
-
-    mean: float
-    deviation: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -44,18 +37,6 @@ class Difference:
     count: int
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Mean and standard deviation (n - 1 in the denominator).
-
-    Raises:
-        ValueError: there is no value.
-    """
-    if not values:
-        raise ValueError("no values to summarize")
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Summary(float(np.mean(values)), deviation, len(values))
-
-
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
     """``values`` minus ``reference`` where both have the seed; None where no seed is in both.
 
@@ -66,7 +47,7 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     if not seeds:
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
-    mean = float(np.mean(differences))
+    mean = summarize(differences).mean
     if len(differences) < 2:
         return Difference(mean, None, None, 1)
     return Difference(mean, bootstrap_interval(differences), student_interval(differences), len(differences))
@@ -84,6 +65,7 @@ def bootstrap_interval(
 
 def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval of the mean of at least two ``values``, taken as normally distributed."""
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = error * float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-    return mean - half, mean + half
+    found = summarize(values)
+    assert found.deviation is not None, "an interval takes two values or more"
+    half = found.deviation / math.sqrt(found.count) * float(stats.t.ppf((1 + confidence) / 2, found.count - 1))
+    return found.mean - half, found.mean + half

@@ -13,7 +13,6 @@ from sar_dist.observe.flops import (
 )
 from sar_dist.observe.logger import RunLogger
 from sar_dist.observe.panels import FIGURE_DPI, PanelGrid, shorten_text
-from sar_dist.observe.progress import format_duration
 from sar_dist.observe.quantities import QUANTITIES, known_quantities, panel_title, quantities_in, quantity_rows
 from sar_dist.observe.records import read_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
@@ -43,7 +42,6 @@ __all__ = [
     "count_regularized_flops",
     "find_peak",
     "flop_table",
-    "format_duration",
     "known_quantities",
     "panel_title",
     "peak_flops",

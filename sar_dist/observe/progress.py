@@ -10,14 +10,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-
-def format_duration(seconds: float) -> str:
-    """``seconds`` as "42s", "3m07s", "5h02m" or "2d03h"."""
-    seconds = round(max(0.0, seconds))
-    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}{seconds % size // smaller:02d}{smaller_unit}"
-    return f"{seconds}s"
+from sar_dist.progress import format_duration
 
 
 def format_value(value: str | float) -> str:

@@ -2,21 +2,26 @@
 
 from sar_dist.reports.attention_page import PictureSection, attention_page
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
-from sar_dist.reports.page import html_image, html_page, html_table, report_page
+from sar_dist.reports.page import report_page
+from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
+from sar_dist.reports.summary import Summary, summarize
 
 __all__ = [
     "COLORS",
     "COLUMNS",
     "DPI",
+    "Headline",
+    "Picture",
     "PictureSection",
     "ReportedRun",
+    "Summary",
+    "TextTable",
     "attention_page",
     "figure_png",
-    "html_image",
-    "html_page",
-    "html_table",
     "load_runs",
+    "render_page",
     "report_figure",
     "report_page",
+    "summarize",
 ]

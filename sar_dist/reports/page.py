@@ -2,68 +2,87 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from sar_dist.observe import QUANTITIES
-from sar_dist.reports.attention_page import STYLE
-from sar_dist.reports.runs import ReportedRun, config_differences, final_figures
+from sar_dist.observe import QUANTITIES, quantities_in
+from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
+from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
+from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
 from sar_dist.reports.seeds import seeds_table
 
 # Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
 COMPARED = ("validation", *(row for each in QUANTITIES if each.higher_is_better is not None for row in each.summed_up))
 
+PAGE_BYTES = 5_000_000  # what mail, chats and issue trackers still take
+FRAME_BYTES = 1_500  # of HTML around a picture
+
 
 def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
-    """The report as one HTML page that needs no other file.
+    """The report as one HTML page of less than 5 MB that needs no other file.
 
     Args:
         runs: the runs, in the order of the columns. With exactly one baseline among several runs, the figures of the
             others show the difference to it.
         curves_png: the picture of ``report_figure``.
     """
-    title = "Training report: " + ", ".join(run.name for run in runs)
+    values = _values(runs, curves_png)
+    found = find_pictures(runs)
+    bare = render_page("report.html.j2", pictures=PagePictures(), **values)
+    room = (PAGE_BYTES - len(bare.encode()) - FRAME_BYTES * len(found)) * 3 // 4  # base64 makes 4 bytes of 3
+    return render_page("report.html.j2", pictures=fit_pictures(found, room), **values)
+
+
+def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
+    """What the template shows besides the pictures."""
     final_ones = [final_figures(run) for run in runs]
-    sections = [
-        f"<h1>{html.escape(title)}</h1>",
-        *(f"<p>{html.escape(_origin(run))}</p>" for run in runs),
-        "<h2>Final figures</h2>",
-        _comparison(runs, final_ones),
-    ]
-    transfer = [_flat_transfer(run) for run in runs]
-    if any(transfer):
-        sections += ["<h2>Transfer</h2>", _comparison(runs, transfer, compare=lambda _: True)]
+    transfer = [transfer_figures(run) for run in runs]
+    tables = [_comparison("Final figures", runs, final_ones, compare=_is_compared)]
+    if any(transfer) and len(runs) == 1:
+        tables.append(_beside_references(runs[0]))
+    elif any(transfer):
+        references = [transfer_references(run) for run in runs]
+        tables.append(_comparison("Transfer", runs, transfer, compare=lambda _: True))
+        tables.append(_comparison("Transfer: references", runs, references, compare=lambda _: False))
     seeds = seeds_table(runs, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
     if seeds is not None:
-        note = (
-            "<p>Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer.</p>"
-        )
-        sections += ["<h2>Over seeds</h2>", note, html_table(*seeds)]
+        tables.append(seeds)
     differences = config_differences(list(runs))
-    if differences:
-        rows = [[key, *values] for key, values in differences.items()]
-        sections += ["<h2>Different settings</h2>", html_table(["key", *(run.name for run in runs)], rows)]
-    sections += ["<h2>Curves</h2>", html_image(curves_png, "curves of all runs")]
-    return html_page(title, sections)
+    rows = [[key, *values] for key, values in differences.items()]
+    return {
+        "title": "Training report: " + ", ".join(run.name for run in runs),
+        "headlines": [headline for run in runs for headline in _headlines(run)],
+        "origins": [_origin(run) for run in runs],
+        "tables": tables,
+        "differences": TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
+        "curves": Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
+    }
 
 
-def html_image(png: bytes, what: str) -> str:
-    """A picture inside the page itself."""
-    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def _beside_references(run: ReportedRun) -> TextTable:
+    """The evaluations of a single run, each metric with those of models without training beside it."""
+    figures, references = transfer_figures(run), transfer_references(run)
+    names = list(dict.fromkeys(name for result in run.transfer.values() for name in result.baselines))
+    beside = {f"{label}, {name}": (label, name) for label in figures for name in names}
+    rows = [
+        [label, *(_number(value) for value in (figure, *(references.get(f"{label}, {name}") for name in names)))]
+        for label, figure in figures.items()
+    ]
+    rows += [[label, _number(value), *[""] * len(names)] for label, value in references.items() if label not in beside]
+    return TextTable("Transfer", ["", run.name, *names], rows)
 
 
-def html_page(title: str, sections: Sequence[str]) -> str:
-    """A whole page, which needs no other file, of HTML ``sections``."""
-    return "\n".join(
-        (
-            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-            *sections,
-            "</body></html>\n",
-        )
-    )
+def _headlines(run: ReportedRun) -> list[Headline]:
+    """How far the run is, and the first of its validation figures of which more is better."""
+    steps = max(record["step"] for record in run.records)
+    for quantity in quantities_in(run.records):
+        value = run.summed_up(quantity, "last")
+        if quantity.prefix == "val" and quantity.higher_is_better and value is not None:
+            unit = f" {quantity.unit}" if quantity.unit else ""
+            return [
+                Headline(run.name, f"{float(value):.4g}{unit}", f"validation {quantity.label} after step {steps:,}")
+            ]
+    return [Headline(run.name, f"{steps:,} steps", "not validated yet")]
 
 
 def _origin(run: ReportedRun) -> str:
@@ -74,11 +93,9 @@ def _origin(run: ReportedRun) -> str:
         changes = " with changes" if environment.get("git_changes") else ""
         parts.append(f"{environment.get('world_size')} x {environment.get('device')}")
         parts.append(f"started {environment.get('started')}, {commit}{changes}")
+    if run.unfinished:
+        parts.append(f"evaluations without a result yet: {', '.join(run.unfinished)}")
     return "; ".join(parts)
-
-
-def _flat_transfer(run: ReportedRun) -> dict[str, float | None]:
-    return {f"{task}: {metric}": value for task, results in run.transfer.items() for metric, value in results.items()}
 
 
 def _is_compared(label: str) -> bool:
@@ -86,11 +103,12 @@ def _is_compared(label: str) -> bool:
 
 
 def _comparison(
+    title: str,
     runs: Sequence[ReportedRun],
     figures: Sequence[dict[str, float | None]],
-    compare: Callable[[str], bool] = _is_compared,
-) -> str:
-    """A row for each figure that some run has; differences to the only baseline in brackets."""
+    compare: Callable[[str], bool],
+) -> TextTable:
+    """A row for each figure that some run has; differences to the only baseline in brackets, where ``compare`` says so."""
     baselines = [number for number, run in enumerate(runs) if run.is_baseline]
     baseline = baselines[0] if len(baselines) == 1 and len(runs) > 1 else None
     rows = []
@@ -98,13 +116,14 @@ def _comparison(
         cells = []
         for number, values in enumerate(figures):
             value = values.get(label)
-            reference = None if baseline in (None, number) else figures[baseline].get(label)
-            difference = value - reference if value is not None and reference is not None and compare(label) else None
+            other = figures[baseline].get(label) if baseline not in (None, number) and compare(label) else None
+            difference = None if value is None or other is None else value - other
             cells.append(_number(value) + ("" if difference is None else f" ({_number(difference, signed=True)})"))
         if any(cell != _number(None) for cell in cells):
             rows.append([label, *cells])
-    note = "" if baseline is None else f"<p>In brackets: difference to {html.escape(runs[baseline].name)}.</p>"
-    return note + html_table(["", *(run.name for run in runs)], rows)
+    compared = baseline is not None and any(map(compare, (row[0] for row in rows)))
+    note = f"In brackets: difference to {runs[baseline].name}." if baseline is not None and compared else ""
+    return TextTable(title, ["", *(run.name for run in runs)], rows, note)
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:
@@ -113,14 +132,3 @@ def _number(value: float | None, *, signed: bool = False) -> str:
     if not signed and abs(value) < 1e9 and value == int(value):
         return f"{int(value):,}"
     return f"{value:+.3g}" if signed else f"{value:.4g}"
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column holds the names of the rows."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        first = f"<th>{html.escape(cells[0])}</th>"
-        return f"<tr>{first}" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells[1:]) + "</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'

@@ -12,6 +12,7 @@ from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in, read_records
 from sar_dist.quantities import Quantity, SummingUp
 from sar_dist.setting_trees import leaves
+from sar_dist.transfer import RESULT_FILE, Result, read_result
 
 Curve = tuple[list[float], list[float]]
 
@@ -26,7 +27,8 @@ class ReportedRun:
         config: its configuration as nested JSON values.
         environment: the newest record of environment.json; empty where there is none.
         records: the lines of metrics.jsonl, in order.
-        transfer: task -> metric -> value.
+        transfer: name of an evaluation's folder -> what it found, of every task, also of those that are a user's own.
+        unfinished: folders of evaluations that have no result yet.
     """
 
     name: str
@@ -34,7 +36,8 @@ class ReportedRun:
     config: dict[str, Any]
     environment: dict[str, Any]
     records: list[dict[str, Any]]
-    transfer: dict[str, dict[str, float]]
+    transfer: dict[str, Result]
+    unfinished: tuple[str, ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -78,7 +81,7 @@ def load_runs(paths: list[Path]) -> list[ReportedRun]:
     """Read run directories.
 
     Raises:
-        UserError: one is not a run directory, has no metrics, or is named twice.
+        UserError: one is not a run directory, has no metrics, is named twice, or holds a file that is none of ours.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a run directory is named twice")
@@ -96,6 +99,8 @@ def _load(path: Path) -> ReportedRun:
     if not records:
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
     config = _read_json(path / "config.json")
+    finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
+    begun = sorted(folder.name for folder in (path / "transfer").glob("*/"))
     environments = _read_json(path / "environment.json") if (path / "environment.json").is_file() else []
     return ReportedRun(
         name=config.get("run", {}).get("name", path.name),
@@ -103,7 +108,8 @@ def _load(path: Path) -> ReportedRun:
         config=config,
         environment=environments[-1] if environments else {},
         records=records,  # type: ignore[arg-type]
-        transfer=_read_transfer(path / "transfer"),
+        transfer={file.parent.name: read_result(file) for file in finished},
+        unfinished=tuple(name for name in begun if name not in {file.parent.name for file in finished}),
     )
 
 
@@ -114,19 +120,29 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _read_transfer(folder: Path) -> dict[str, dict[str, float]]:
-    """The numbers of every ``TASK/result.json``: those under "metrics", or else at the top level."""
-    results = {}
-    for file in sorted(folder.glob("*/result.json")):
-        content = _read_json(file)
-        metrics = content.get("metrics", content) if isinstance(content, dict) else {}
-        name = file.parent.name + (" (partial)" if isinstance(content, dict) and content.get("partial") else "")
-        results[name] = {key: float(value) for key, value in leaves(metrics) if _is_number(value)}
-    return results
+def transfer_figures(run: ReportedRun) -> dict[str, float | None]:
+    """The metrics of every evaluation by the label of their row, of each the one that is quoted first."""
+    return {
+        f"{name}: {metric}": result.metrics[metric]
+        for name, result in _named_results(run)
+        for metric in sorted(result.metrics, key=lambda metric: metric != result.primary)
+    }
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def transfer_references(run: ReportedRun) -> dict[str, float | None]:
+    """What belongs beside the metrics: those of models without training, and how much could not be read."""
+    figures: dict[str, float | None] = {}
+    for name, result in _named_results(run):
+        for reference, values in result.baselines.items():
+            figures |= {f"{name}: {metric}, {reference}": value for metric, value in values.items()}
+        figures[f"{name}: scored samples"] = result.data.samples
+        if result.data.skipped:
+            figures[f"{name}: unreadable ones, which count as wrong"] = result.data.skipped
+    return figures
+
+
+def _named_results(run: ReportedRun) -> list[tuple[str, Result]]:
+    return [(f"{name} (partial)" if result.partial else name, result) for name, result in run.transfer.items()]
 
 
 def final_figures(run: ReportedRun) -> dict[str, float | None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 
+from sar_dist.reports.rendering import TextTable
 from sar_dist.reports.runs import ReportedRun
+from sar_dist.reports.summary import summarize
 
 _OF_ONE_RUN = ("name", "dir", "seed")
+_NOTE = "Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer."
 
 
 def seed_groups(runs: Sequence[ReportedRun]) -> list[list[int]]:
@@ -22,10 +24,8 @@ def seed_groups(runs: Sequence[ReportedRun]) -> list[list[int]]:
     return list(groups.values())
 
 
-def seeds_table(
-    runs: Sequence[ReportedRun], figures: Sequence[Mapping[str, float | None]]
-) -> tuple[list[str], list[list[str]]] | None:
-    """Header and rows of the table over seeds; None where no configuration was run with two of them.
+def seeds_table(runs: Sequence[ReportedRun], figures: Sequence[Mapping[str, float | None]]) -> TextTable | None:
+    """The table over seeds; None where no configuration was run with two of them.
 
     A cell is the mean with the standard deviation (n - 1) of the runs that have the figure, and in brackets the
     difference of the means to the only group without the regularizer.
@@ -47,7 +47,8 @@ def seeds_table(
         reference = found[baseline] if baseline is not None else []
         cells = [_cell(values, reference if number != baseline else []) for number, values in enumerate(found)]
         rows.append([label, *cells])
-    return ["", *(_group_name([runs[number].name for number in group]) for group in groups)], rows
+    header = ["", *(_group_name([runs[number].name for number in group]) for group in groups)]
+    return TextTable("Over seeds", header, rows, _NOTE)
 
 
 def _present(values: Sequence[float | None]) -> list[float]:
@@ -57,13 +58,9 @@ def _present(values: Sequence[float | None]) -> list[float]:
 def _cell(values: Sequence[float], reference: Sequence[float]) -> str:
     if not values:
         return "–"
-    mean = statistics.fmean(values)
-    text = f"{mean:.4g}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.2g}"
-    if reference:
-        text += f" ({mean - statistics.fmean(reference):+.3g})"
-    return text
+    found = summarize(values)
+    text = f"{found.mean:.4g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")
+    return text + (f" ({found.mean - summarize(reference).mean:+.3g})" if reference else "")
 
 
 def _group_name(names: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
 from sar_dist.transfer.class_scores import TOP, ClassificationScores
 from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
-from sar_dist.transfer.model_spec import SPEC_HELP, LoadedModel, load_model
+from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label
-from sar_dist.transfer.result import read_result
+from sar_dist.transfer.result import RESULT_FILE, Result, read_result
 from sar_dist.transfer.runner import Request, evaluate, print_result
 from sar_dist.transfer.samples import (
     LabelledImages,
@@ -26,7 +26,7 @@ from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob
 
 __all__ = [
     "MAX_PIXELS",
-    "SPEC_HELP",
+    "RESULT_FILE",
     "TOP",
     "Backbone",
     "ClassificationScores",
@@ -39,6 +39,7 @@ __all__ = [
     "PreparedSplit",
     "RelabelledSamples",
     "Request",
+    "Result",
     "SampleSet",
     "SelectedSamples",
     "SourceSamples",

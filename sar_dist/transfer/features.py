@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,11 @@ from torch.utils.data import DataLoader, Subset
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
+from sar_dist.progress import Progress
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.samples import LabelledImages, SampleSet
 
 BATCHES_IN_A_CHUNK = 8
-_LINE_EVERY_SECONDS = 20.0
 
 Compute = Callable[[Backbone, Tensor], dict[str, Tensor]]
 
@@ -137,7 +136,7 @@ def _compute_chunks(
     # A chunk is a whole number of batches but for the last one of the split, so batches never cross chunks.
     loader = DataLoader(Subset(images, numbers), batch_size=batch, num_workers=workers, shuffle=False)
     batches = iter(loader)
-    done, began, said = 0, time.monotonic(), time.monotonic()
+    done, progress = 0, Progress(name, len(numbers), "images", say)
     for start in starts:
         count = -(-min(size, len(images) - start) // batch)
         parts = list(_computed(backbone, compute, batches, count))
@@ -145,12 +144,7 @@ def _compute_chunks(
         with atomic_write(_chunk_file(store, start)) as file:
             file.write(save(merged))
         done += len(merged["numbers"])
-        if time.monotonic() - said > _LINE_EVERY_SECONDS:
-            said = time.monotonic()
-            rate = done / (said - began)
-            say(
-                f"{name}: {done} of {len(numbers)} images, {rate:.0f} a second, {(len(numbers) - done) / rate:.0f} s left"
-            )
+        progress.show(done)
 
 
 def _computed(

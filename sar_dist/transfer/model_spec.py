@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
+from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models import (
     PROVENANCE_KEY,
     WEIGHTS_FILE,
@@ -27,11 +28,6 @@ from sar_dist.models import (
     open_weights,
     read_export_config,
     timm_defaults,
-)
-
-SPEC_HELP = (
-    "run directory, checkpoint folder, export directory, timm:NAME (pretrained, downloaded by timm), "
-    "timm:NAME:FILE (weights of a .safetensors or .pth file) or random:NAME (also of a run or export directory)"
 )
 
 

@@ -1,4 +1,4 @@
-"""What is installed: the source distribution builds, and its wheel has the tools and the configurations."""
+"""What is installed: the source distribution builds, and its wheel has the tools, the configurations and the pages' templates."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
         "vit_l_in1k",
         str(installed / "sar_dist" / "__init__.py"),
     ]
+    program = (
+        "from sar_dist.reports import PictureSection, attention_page; import sar_dist.reports as reports;"
+        "print(reports.__file__); print(attention_page('From a wheel', [PictureSection('x', b'png', [0.5], [1])]))"
+    )
+    place, page = run(installed, "-c", program).split("\n", 1)
+    assert place == str(installed / "sar_dist" / "reports" / "__init__.py")
+    assert "<h1>From a wheel</h1>" in page
+    assert "prefers-color-scheme: dark" in page
 
 
 def run(folder: Path, *arguments: str) -> str:

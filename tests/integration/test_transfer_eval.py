@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, jpeg, program_environment, read_metrics, run_processes, tool
 
+from sar_dist.model_specs import SPEC_HELP
+
 MODEL_KEYS = ("engine.zero_stage=3", "run.max_steps=4", "optim.ema=0.5", "checkpoint.every=4")
 
 
@@ -39,6 +41,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(jpeg(number))
     return root
+
+
+HELP = """
+import runpy, sys
+try:
+    runpy.run_path("tools/transfer_eval.py", run_name="__main__")
+finally:
+    print(sorted({"torch", "timm", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_help_names_every_kind_of_model_and_imports_nothing_slow():
+    done = tool("-c", HELP, "--help", COLUMNS="1000")
+    assert done.status == 0, done.stderr
+    assert SPEC_HELP in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_damaged_result_names_the_field(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"result\.json is not a result of .*: task=5: Input should be a valid string"):
         read_result(file)
     file.write_text("{")
-    with pytest.raises(UserError, match=r"result\.json is not a result of .*: Invalid JSON"):
+    with pytest.raises(UserError, match=r"result\.json is not a result of .*: it is cut off, or no JSON"):
         read_result(file)
 
 

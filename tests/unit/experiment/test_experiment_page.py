@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from sar_dist.experiment.curves import band, ordered_heads
 from sar_dist.experiment.page import format_difference, format_summary, markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
-from sar_dist.experiment.statistics import Difference, Summary
+from sar_dist.experiment.statistics import Difference
+from sar_dist.reports import Summary
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_numbers_have_the_digits_that_they_bear() -> None:
     assert format_summary(Summary(0.243211, 0.0021, 3)) == "0.2432 ± 0.0021 (3)"
     assert format_summary(Summary(50.0, None, 1)) == "50.00 (1)"
     assert format_summary(Summary(0.0, 0.0, 2)) == "0.00 ± 0.00 (2)"
+    assert format_summary(Summary(math.inf, None, 1)) == "inf (1)"
     assert format_summary(None) == "–"
     assert format_difference(Difference(0.61, (-0.2, 1.1), (-0.95, 2.17), 3)) == "+0.6 [-0.2, 1.1] [-0.9, 2.2]"
     assert format_difference(Difference(-0.0123, None, None, 1)) == "-0.0123"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 
 import numpy as np
@@ -12,12 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sar_dist.experiment.statistics import (
-    Summary,
     bootstrap_interval,
     paired_difference,
     student_interval,
-    summarize,
 )
+from sar_dist.reports import Summary, summarize
 
 DIFFERENCES = [0.4, -0.3, 1.1, 0.9, 0.2]
 
@@ -35,6 +35,14 @@ def test_one_value_has_no_deviation_and_none_is_an_error() -> None:
     assert summarize([2.0]) == Summary(2.0, None, 1)
     with pytest.raises(ValueError, match="no values"):
         summarize([])
+
+
+def test_a_run_that_diverged_is_seen_in_the_mean() -> None:
+    for values in ([1.0, math.nan], [1.0, math.inf], [math.inf, math.inf]):
+        found = summarize(values)
+        assert not math.isfinite(found.mean)
+        assert found.deviation is not None
+        assert math.isnan(found.deviation)
 
 
 def test_bootstrap_is_scipys() -> None:

@@ -39,6 +39,7 @@ def test_the_page_holds_its_pictures_and_figures():
     elements = Elements(page)
     assert elements.headings == ["ViT <S>", "a <b> & c.jpg", "d.jpg"]
     assert [base64.b64decode(source.partition(",")[2]) for source in elements.sources] == [b"first", b"second"]
+    assert "<dt>spatial entropy H</dt><dd>0.375</dd>" in page  # of all images and heads
     assert elements.cells[:12] == [
         "head",
         "0",

@@ -3,17 +3,7 @@ import re
 import sys
 import time
 
-import pytest
-
-from sar_dist.observe.progress import ProgressReporter, format_duration
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-3, "0s"), (0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (187, "3m07s"), (18120, "5h02m"), (183600, "2d03h")],
-)
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
+from sar_dist.observe.progress import ProgressReporter
 
 
 def test_plain_lines_say_step_share_time_left_and_values(capsys, monkeypatch):

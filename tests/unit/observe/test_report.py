@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from result_factory import some_result
 
 from sar_dist.errors import UserError
 from sar_dist.observe.records import append_record
 from sar_dist.reports import figure_png, report_figure, report_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs
+from sar_dist.transfer.result import MeasuredData, Result, write_result
 
 TOOL = Path(__file__).parents[3] / "tools" / "report.py"
 STEPS_PER_EPOCH = 10
@@ -50,13 +52,18 @@ def write_run(folder: Path, name: str, weight: float, top1: float = 60.0, steps:
     return path
 
 
+def evaluated(run: Path, folder: str, result: Result) -> Path:
+    """Put a result where the evaluation tool does."""
+    (run / "transfer" / folder).mkdir(parents=True)
+    return write_result(result, run / "transfer" / folder)
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> list[Path]:
     regularized, baseline = write_run(tmp_path, "reg", 0.01, 62.0), write_run(tmp_path, "base", 0.0, 60.0)
     for path, score in ((regularized, 71.5), (baseline, 70.0)):
-        result = path / "transfer" / "knn" / "result.json"
-        result.parent.mkdir(parents=True)
-        result.write_text(json.dumps({"task": "knn", "metrics": {"top1": score, "k": {"20": score - 1}}}))
+        baselines = {"random backbone": {"top1": score - 40, "k20_top1": score - 50}}
+        evaluated(path, "knn", some_result(metrics={"k20_top1": score - 1, "top1": score}, baselines=baselines))
     return [regularized, baseline]
 
 
@@ -82,21 +89,61 @@ def test_final_figures(pair: list[Path]) -> None:
 def test_page_compares_with_the_baseline(pair: list[Path]) -> None:
     runs = load_runs(pair)
     page = report_page(runs, b"png")
-    assert "<th>validation top-1 %</th><td>62 (+2)</td><td>60</td>" in page
-    assert "<th>knn: top1</th><td>71.5 (+1.5)</td><td>70</td>" in page
-    assert "<th>knn: k.20</th><td>70.5 (+1.5)</td><td>69</td>" in page
-    assert "<th>regularizer.weight</th><td>0.01</td><td>0.0</td>" in page
+    assert '<th scope="row">validation top-1 %</th><td>62 (+2)</td><td>60</td>' in page
+    assert '<th scope="row">knn: top1</th><td>71.5 (+1.5)</td><td>70</td>' in page
+    assert '<th scope="row">knn: k20_top1</th><td>70.5 (+1.5)</td><td>69</td>' in page
+    assert page.index("knn: top1<") < page.index("knn: k20_top1<")  # the one that is quoted stands first
+    assert '<th scope="row">knn: k20_top1, random backbone</th><td>21.5</td><td>20</td>' in page
+    assert '<th scope="row">regularizer.weight</th><td>0.01</td><td>0.0</td>' in page
     assert "MFU" not in page.split("Curves")[0]
     assert "0123456789ab" in page
     assert "http" not in page  # self-contained
 
 
 def test_one_run_and_no_transfer(tmp_path: Path) -> None:
-    page = report_page(load_runs([write_run(tmp_path, "alone <&>", 0.01)]), b"png")
+    page = report_page(load_runs([write_run(tmp_path, "alone <&>", 0.01, 62.0)]), b"png")
     assert "alone &lt;&amp;&gt;" in page
     assert "In brackets" not in page
     assert "Transfer" not in page
+    assert "<dd>62 %</dd><dd>validation top-1 after step 40</dd>" in page
     assert "Different settings" not in page
+
+
+def test_every_evaluation_is_shown_also_one_of_a_users_own_task(pair: list[Path]) -> None:
+    own = some_result(
+        task="my_tasks:Sharpness",
+        label="sharpness",
+        primary="confidence",
+        metrics={"confidence": 43.25},
+        baselines={},
+        partial=True,
+        data=MeasuredData(name="d", fingerprints={}, samples=200, skipped=3),
+    )
+    evaluated(pair[0], "sharpness_flowers", own)
+    (pair[1] / "transfer" / "ade20k" / "features").mkdir(parents=True)
+    page = report_page(load_runs(pair), b"png")
+    assert '<th scope="row">sharpness_flowers (partial): confidence</th><td>43.25</td><td>–</td>' in page
+    assert '<th scope="row">sharpness_flowers (partial): scored samples</th><td>200</td><td>–</td>' in page
+    assert "sharpness_flowers (partial): unreadable ones, which count as wrong</th><td>3</td>" in page
+    assert "0123456789ab; evaluations without a result yet: ade20k" in page
+
+
+def test_a_single_run_has_the_references_beside_its_metrics(pair: list[Path]) -> None:
+    baselines = {"chance": {"mass": 10.0}, "random backbone": {"mass": 12.5}}
+    evaluated(pair[0], "boxes", some_result(primary="mass", metrics={"mass": 40.0}, baselines=baselines))
+    page = report_page(load_runs(pair[:1]), b"png")
+    header = '<th scope="col">chance</th><th scope="col" class="long">random backbone</th></tr>'
+    assert header in page
+    assert '<th scope="row">boxes: mass</th><td>40</td><td>10</td><td>12.5</td>' in page
+    assert '<th scope="row">knn: top1</th><td>71.5</td><td>–</td><td>31.5</td>' in page
+    assert '<th scope="row">knn: scored samples</th><td>10</td><td></td><td></td>' in page
+    assert "Transfer: references" not in page
+
+
+def test_a_damaged_result_is_refused(pair: list[Path]) -> None:
+    (pair[0] / "transfer" / "knn" / "result.json").write_text('{"metrics": {"top1": 1}}')
+    with pytest.raises(UserError, match=r"knn/result.json is not a result of tools/transfer_eval.py: it has no 'task'"):
+        load_runs(pair)
 
 
 def test_figure_shows_what_was_recorded(pair: list[Path]) -> None:

@@ -69,9 +69,9 @@ def test_higher_stages_hold_less_between_steps(shape: ModelShape) -> None:
 def test_buckets_are_allocated_whole(shape: ModelShape) -> None:
     small = vit_large(**{"model.name": "vit_tiny_patch16_224"})
     plan = plan_memory(ModelShape.of(small), small, 16)
-    assert plan.moments["backward begins"]["buckets"] == 2 * 4 * BUCKET
+    assert plan.moments["backward begins"]["buckets"] == 2 * 4 * BUCKET  # two, as one is filled while the other is sent
     plan = plan_memory(shape, vit_large(**{"engine.precision": "fp32"}), 16)
-    assert plan.moments["backward ends"]["buckets"] == 4 * BUCKET
+    assert plan.moments["backward ends"]["buckets"] == 2 * 4 * BUCKET
 
 
 def test_checkpointing_trades_activations(shape: ModelShape) -> None:

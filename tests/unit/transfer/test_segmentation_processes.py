@@ -50,7 +50,7 @@ def test_kill_and_start_again_gives_the_same_bits(world, tmp_path):
         time.sleep(0.02)
     for process in processes:
         process.kill()
-        process.wait()
+        process.communicate()  # waits, and closes the pipe
     assert int(load_file(out / "training.safetensors")["iteration"]) < 60
 
     resumed = run_program(world, root, out, settings)

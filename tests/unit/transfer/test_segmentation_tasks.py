@@ -74,7 +74,7 @@ def test_a_task_gives_scores_baselines_pictures_and_tables(head, scenes, tmp_pat
     assert outcome.protocol["head"] == head
     assert "crop 32 instead of 512" in outcome.protocol["deviations"]
     assert ("the head looks at block 2 instead of the last, 3" in outcome.protocol["deviations"]) == (head == "linear")
-    assert any("iteration 4 of 4, loss" in line for line in said)
+    assert any(line.startswith("training: 4 of 4 iterations, ") and ", loss " in line for line in said)
     assert find_task("ade20k").variant(SegmentationSettings(head=head)) == head
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from result_factory import some_result
 from safetensors.torch import save_file
 from support import jpeg
 
@@ -23,7 +24,7 @@ from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
-from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result, read_result, write_result
+from sar_dist.transfer.result import read_result, write_result
 from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
@@ -268,25 +269,6 @@ def test_weights_of_a_file_are_loaded_strictly(tmp_path):
         backbone.logits(torch.zeros(1, 3, 224, 224))
 
 
-def some_result(**changes: object) -> Result:
-    values = {
-        "task": "knn",
-        "label": "knn",
-        "primary": "top1",
-        "metrics": {"top1": 50.0},
-        "baselines": {"chance": {"top1": 10.0}},
-        "partial": False,
-        "model": MeasuredModel(spec="runs/a", description="a", fingerprint="f"),
-        "data": MeasuredData(name="d", fingerprints={"val": "v"}, samples=10, skipped=0),
-        "settings": {"seed": 0, "workers": 4},
-        "protocol": {},
-        "tables": {},
-        "environment": {},
-        "seconds": 1.0,
-    }
-    return Result.model_validate({**values, **changes})
-
-
 def test_result_survives_and_is_listed(tmp_path):
     folder = tmp_path / "knn"
     folder.mkdir()
@@ -299,6 +281,28 @@ def test_result_survives_and_is_listed(tmp_path):
 def test_a_wrong_result_is_refused(changes):
     with pytest.raises(ValueError, match=r"primary|finite|Extra"):
         some_result(**changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "it is cut off, or no JSON"),
+        ("{}", "task is missing"),
+        (some_result().model_dump_json().replace('"seconds"', '"secondz"'), "seconds is missing"),
+        (some_result().model_dump_json()[:-1] + ',"x":1}', "unknown key 'x'"),
+        (some_result().model_dump_json().replace("50.0", '"many"'), "metrics.top1='many': "),
+        (some_result().model_dump_json().replace('"primary":"top1"', '"primary":"top5"'), "the primary metric 'top5'"),
+    ],
+)
+def test_a_file_that_is_no_result_is_refused_in_one_line(tmp_path, content, problem):
+    file = tmp_path / "result.json"
+    file.write_text(content)
+    with pytest.raises(UserError) as refused:
+        read_result(file)
+    assert str(refused.value).startswith(f"{file} is not a result of tools/transfer_eval.py: {problem}")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="No such file"):
+        read_result(tmp_path / "none.json")
 
 
 def test_a_folder_belongs_to_one_evaluation(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from sar_dist.regularizer import connected_components
+from sar_dist.transfer.tasks.attention.mass import patch_attention
 
 HIT_IOU = 0.5  # the usual criterion of a correct localisation
 
@@ -20,7 +21,7 @@ def attention_measures(similarity: Tensor, regions: Tensor) -> dict[str, Tensor]
     """Score every map against its image's region.
 
     Args:
-        similarity: float (B, H, gh, gw).
+        similarity: float (B, H, gh, gw), on the CPU.
         regions: bool (B, S, T) with at least one pixel each; S and T are multiples of gh and gw.
 
     Returns:
@@ -31,7 +32,7 @@ def attention_measures(similarity: Tensor, regions: Tensor) -> dict[str, Tensor]
     """
     rows, columns = similarity.shape[2:]
     patch = (regions.shape[1] // rows, regions.shape[2] // columns)
-    attention = similarity.flatten(2).softmax(dim=2)  # B H N
+    attention = torch.from_numpy(patch_attention(similarity.numpy())).to(similarity.dtype).flatten(2)  # B H N
     coverage = avg_pool2d(regions.float()[:, None], patch).flatten(2)  # B 1 N
     centres = regions[:, patch[0] // 2 :: patch[0], patch[1] // 2 :: patch[1]].flatten(1)  # B N
     above = similarity > similarity.mean(dim=(2, 3), keepdim=True)

@@ -6,7 +6,6 @@ vote for their class with exp(s / 0.07). Nothing is trained, so that the number 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
+from sar_dist.progress import Progress
 from sar_dist.transfer import (
     TOP,
     Backbone,
@@ -35,7 +35,6 @@ from sar_dist.transfer.tasks.probes.figures import sweep_figure
 # Fixed, because a matrix product of another size has other last bits: whichever process computes a block, it is the same.
 QUERY_BLOCK = 256
 BANK_BLOCK = 1 << 16
-_LINE_EVERY_SECONDS = 20.0
 _LOW_32_BITS = (1 << 32) - 1
 
 Predictions = dict[int, NDArray[np.int32]]
@@ -178,14 +177,14 @@ def weighted_knn(
     starts = range(0, len(queries), QUERY_BLOCK)
     mine = starts[distributed.rank() :: distributed.world_size()]
     found: dict[int, Predictions] = {}
-    said = time.monotonic()
-    for done, start in enumerate(mine):
+    scored, share = 0, sum(min(QUERY_BLOCK, len(queries) - start) for start in mine)
+    progress = Progress("neighbours", share, "queries", say)
+    for start in mine:
         block = F.normalize(queries[start : start + QUERY_BLOCK].to(device, torch.float32), dim=1)
         similarity, neighbours = nearest(block, bank, max(ks))
         found[start] = _vote(similarity, bank_labels[neighbours], classes, ks, temperature)
-        if time.monotonic() - said > _LINE_EVERY_SECONDS:
-            said = time.monotonic()
-            say(f"{min((done + 1) * QUERY_BLOCK, len(queries))} of {len(mine) * QUERY_BLOCK} queries scored")
+        scored += len(block)
+        progress.show(scored)
     merged = {start: block for part in distributed.gather_objects(found) for start, block in part.items()}
     return {k: np.concatenate([merged[start][k] for start in starts]) for k in ks}
 

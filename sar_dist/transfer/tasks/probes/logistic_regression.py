@@ -6,11 +6,10 @@ training split, then fitted again on all of it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from pydantic import Field
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
+from sar_dist.progress import Progress
 from sar_dist.transfer import (
     TOP,
     Backbone,
@@ -35,7 +35,6 @@ from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
 
 INVERSE_STRENGTHS = tuple(float(value) for value in 10 ** np.linspace(-6, 5, 45))  # C
-_LINE_EVERY_SECONDS = 20.0
 _SCORED_BY_CLASS = re.compile(r"(^|[^a-z])(flowers|pets?)([^a-z]|$)")
 
 Metric = Literal["top1", "mean_per_class"]
@@ -78,13 +77,13 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
     data_folder = "cifar10"
     settings_type = LogisticRegressionSettings
 
-    @cached_property
+    @functools.cached_property
     def solver(self) -> Solver:
         """What fits."""
         settings = self.job.settings
         return settings.solver if settings.solver != "auto" else default_solver(self.job.device.type)
 
-    @cached_property
+    @functools.cached_property
     def metric(self) -> Metric:
         """What chooses C and is quoted."""
         settings = self.job.settings
@@ -144,7 +143,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
         distributed.barrier()
         mine = range(distributed.rank(), len(INVERSE_STRENGTHS), distributed.world_size())
         entries: dict[int, dict[str, Any]] = {}
-        said = time.monotonic()
+        progress = Progress("logistic regression", len(mine), "values of C", self.job.say)
         for number in mine:
             entry = _read_entry(folder / f"{number:02d}.json")
             if entry is None:
@@ -155,11 +154,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
                 with atomic_write(folder / f"{number:02d}.json") as file:
                     file.write(json.dumps(entry).encode())
             entries[number] = entry
-            if time.monotonic() - said > _LINE_EVERY_SECONDS:
-                said = time.monotonic()
-                self.job.say(
-                    f"C = {entry['C']:.3g} ({len(entries)} of {len(mine)}): top-1 {entry['top1']:.2f} % on held-out samples"
-                )
+            progress.show(len(entries), functools.partial(_describe, entry))
         merged = {number: entry for part in distributed.gather_objects(entries) for number, entry in part.items()}
         return [merged[number] for number in range(len(INVERSE_STRENGTHS))]
 
@@ -190,6 +185,10 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
             "final_fit_iterations": scored.fit.iterations,
             "final_fit_converged": scored.fit.converged,
         }
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    return f"C = {entry['C']:.3g}: top-1 {entry['top1']:.2f} % on held-out samples"
 
 
 def default_solver(device_type: str) -> Solver:

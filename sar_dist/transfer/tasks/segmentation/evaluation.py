@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sar_dist import distributed
 from sar_dist.data.images import UndecodableImage
+from sar_dist.progress import Progress
 from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.metrics import count_pixels
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
@@ -20,8 +20,6 @@ from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples
 from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
 from sar_dist.transfer.tasks.segmentation.sliding_window import Windows, resized_argmax, sliding_logits
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
-
-_LINE_EVERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,13 @@ def count_confusions(
     loader = DataLoader(Subset(ScoredImages(data, recipe), mine), batch_size=None, num_workers=workers)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
     scored: list[int] = []
-    began = said = time.monotonic()
+    progress = Progress("scoring", len(mine), "images", say)
     for item in loader:
         label = item["label"].to(device)
         prediction = predict(item["image"], tuple(label.shape)) if item["readable"] else None
         counts += count_pixels(label, prediction, classes)
         scored.append(item["number"])
-        if time.monotonic() - said > _LINE_EVERY_SECONDS:
-            said = time.monotonic()
-            rate = len(scored) / (said - began)
-            say(f"scored {len(scored)} of {len(mine)} images, {(len(mine) - len(scored)) / rate:.0f} s left")
+        progress.show(len(scored))
     everything = sorted(number for part in distributed.gather_objects(scored) for number in part)
     assert everything == list(range(len(data))), "every image must be scored exactly once"
     return distributed.all_reduce_sum(counts).cpu()

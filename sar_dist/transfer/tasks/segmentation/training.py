@@ -8,7 +8,7 @@ many processes share it changes rounding only.
 from __future__ import annotations
 
 import contextlib
-import time
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
+from sar_dist.progress import Progress
 from sar_dist.randomness import keyed_permutation, seed_generators
 from sar_dist.transfer.tasks.segmentation.heads import AUXILIARY_WEIGHT
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
@@ -29,8 +30,6 @@ from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSampl
 from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
 from sar_dist.transfer.tasks.segmentation.training_state import restore, save
 from sar_dist.transfer.tasks.segmentation.transforms import TrainTransform
-
-_LINE_EVERY_SECONDS = 20.0
 
 Crop = tuple[int, Tensor, Tensor, int, int]
 
@@ -77,14 +76,14 @@ def train(model: SegmentationModel, data: SegmentationSamples, usable: Sequence[
         job.say(f"going on after iteration {start} of {recipe.iterations}")
     model.train()
     module = _parallel(model, job.device)
-    progress = _Progress(recipe.iterations, start, job.say)
+    progress = Progress("training", recipe.iterations, "iterations", job.say, done=start, last_line=True)
     for iteration, batch in enumerate(_batches(data, usable, recipe, job, start), start=start):
         factor = recipe.learning_rate_factor(iteration)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         loss = _step(module, optimizer, batch, job)
         done = iteration + 1
-        progress.show(done, loss)
+        progress.show(done, functools.partial("loss {:.4f}".format, loss))
         if done % job.checkpoint_every == 0 or done == recipe.iterations:
             if not torch.isfinite(loss):
                 raise UserError(f"the loss is {float(loss)} at iteration {done}; try a smaller lr")
@@ -190,25 +189,3 @@ def _batches(
         num_workers=job.workers,
         pin_memory=job.device.type == "cuda",
     )
-
-
-class _Progress:
-    """A line every 20 seconds, and at the end: iteration, loss, speed, time left."""
-
-    def __init__(self, total: int, start: int, say: Callable[[str], None]) -> None:
-        self._total = total
-        self._start = start
-        self._say = say
-        self._began = self._said = time.monotonic()
-
-    def show(self, done: int, loss: Tensor) -> None:
-        now = time.monotonic()
-        if now - self._said < _LINE_EVERY_SECONDS and done != self._total:
-            return
-        self._said = now
-        rate = (done - self._start) / max(now - self._began, 1e-9)
-        left = (self._total - done) / rate
-        self._say(
-            f"iteration {done} of {self._total}, loss {float(loss):.4f}, {rate:.2f} iterations a second, "
-            f"{int(left // 60)} min {int(left % 60)} s left"
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from torch import Tensor
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.observe import format_duration
+from sar_dist.progress import Progress
 from sar_dist.transfer.tasks.probes.linear.batches import FeatureBatches
 from sar_dist.transfer.tasks.probes.linear.heads import HeadSweep
 from sar_dist.transfer.tasks.probes.linear.recipes import ResolvedRecipe
 
 CHECKPOINT_FILE = "heads.safetensors"
 LEAST_SAMPLES = 2  # of a step; batch normalisation has no variance below
-_LINE_EVERY_SECONDS = 20.0
 
 
 def train_heads(
@@ -53,11 +51,13 @@ def train_heads(
     first = load_checkpoint(sweep, file)
     if first:
         say(f"going on after step {first} of {recipe.iterations}")
-    progress = _Progress(sweep, recipe.iterations, first, say)
+    best = _BestHead(sweep)
+    progress = Progress("training", recipe.iterations, "steps", say, done=first, last_line=True)
     for step, (tokens, patch_mean, labels) in enumerate(stream.batches(first, recipe.iterations), start=first):
         if len(labels) >= LEAST_SAMPLES:
             losses, hits = sweep.step(tokens, patch_mean, labels, recipe.rate_factor(step))
-            progress.add(step + 1, losses, hits, len(labels))
+            best.add(losses, hits, len(labels))
+            progress.show(step + 1, best.describe)
         if (step + 1) % every == 0 or step + 1 == recipe.iterations:
             if distributed.is_main():
                 save_checkpoint(sweep, file, step + 1)
@@ -98,30 +98,23 @@ def _load(sweep: HeadSweep, file: Path) -> int:
     return int(metadata["steps"])
 
 
-class _Progress:
-    """Says now and then how the best head is doing, and when training ends. Reads the device only then."""
+class _BestHead:
+    """Loss and accuracy of each head since the last line, and what is said of the best one. Reads the device only then."""
 
-    def __init__(self, sweep: HeadSweep, total: int, first: int, say: Callable[[str], None]) -> None:
+    def __init__(self, sweep: HeadSweep) -> None:
         self._specs = sweep.specs
-        self._total = total
-        self._first = first
-        self._say = say
-        self._began = self._said = time.monotonic()
         self._losses = self._hits = torch.zeros(len(sweep.specs), device=sweep.device)
         self._steps = self._images = 0
 
-    def add(self, done: int, losses: Tensor, hits: Tensor, images: int) -> None:
-        """Take in a step; ``done`` steps are done."""
+    def add(self, losses: Tensor, hits: Tensor, images: int) -> None:
+        """Take in a step."""
         self._losses, self._hits = self._losses + losses, self._hits + hits
         self._steps, self._images = self._steps + 1, self._images + images
-        if time.monotonic() - self._said < _LINE_EVERY_SECONDS and done < self._total:
-            return
-        self._said = time.monotonic()
+
+    def describe(self) -> str:
+        """The best head so far; begins anew."""
         best = int(torch.nan_to_num(self._losses, nan=torch.inf).argmin())
-        left = (self._said - self._began) / (done - self._first) * (self._total - done)
-        self._say(
-            f"step {done}/{self._total}  {format_duration(left)} left  loss {self._losses[best] / self._steps:.4f}  "
-            f"top-1 {100 * self._hits[best] / self._images:.2f} % on training batches  best head: {self._specs[best]}"
-        )
+        loss, hits = float(self._losses[best]) / self._steps, 100 * float(self._hits[best]) / self._images
         self._losses, self._hits = torch.zeros_like(self._losses), torch.zeros_like(self._hits)
         self._steps = self._images = 0
+        return f"loss {loss:.4f}, top-1 {hits:.2f} % on training batches, best head: {self._specs[best]}"

@@ -1,0 +1,8 @@
+"""What a model SPEC may be, in words. Apart from what loads one, so that ``--help`` need not import torch."""
+
+from __future__ import annotations
+
+SPEC_HELP = (
+    "run directory, checkpoint folder, export directory, timm:NAME (pretrained, downloaded by timm), "
+    "timm:NAME:FILE (weights of a .safetensors or .pth file) or random:NAME (also of a run or export directory)"
+)

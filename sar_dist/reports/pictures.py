@@ -1,0 +1,134 @@
+"""The pictures that runs and their evaluations left, made small enough for one page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from sar_dist.reports.rendering import Picture
+from sar_dist.reports.runs import ReportedRun
+
+LEAST_BYTES = 60_000  # of a picture that is worth looking at
+LARGEST_WIDTH = 1500
+JPEG_QUALITY = 85
+_OF_A_STEP = re.compile(r"(.+)_step_(\d+)\.png")
+_FIRST = "attention"  # the figure that says most about this project's runs
+_SHOWN = {
+    "attention": "what the heads attend to on some validation images",
+    "attention_heads": "similarity, mask, components and overlay of each head on one validation image",
+    "confusion": "confusion matrix over the validation set",
+    "training_samples": "training images as the model saw them",
+}
+
+
+@dataclass(frozen=True)
+class FoundPicture:
+    """A picture's file, the run it belongs to, and what it shows."""
+
+    file: Path
+    run: str
+    title: str
+    shows: str
+
+
+@dataclass
+class PagePictures:
+    """What goes onto a page, and what does not.
+
+    Attributes:
+        by_run: name of the run -> its pictures.
+        left_out: number of pictures for which the page has no room.
+        unreadable: files that are no pictures, or damaged.
+    """
+
+    by_run: dict[str, list[Picture]] = field(default_factory=dict)
+    left_out: int = 0
+    unreadable: list[Path] = field(default_factory=list)
+
+
+def find_pictures(runs: Sequence[ReportedRun]) -> list[FoundPicture]:
+    """The newest of each figure of each run and all pictures of its evaluations, the most important ones first.
+
+    First the attention of every run, then the evaluations, then the other figures; runs take turns.
+    """
+    ranked = sorted(_pictures_in_order(runs), key=lambda found: found[0])
+    return [picture for _, picture in ranked]
+
+
+def _pictures_in_order(runs: Sequence[ReportedRun]) -> Iterator[tuple[tuple[int, int], FoundPicture]]:
+    """Each picture with (kind, place within its kind and run)."""
+    for run in runs:
+        figures = [(name, step, file) for name, (step, file) in newest_figures(run.path / "figures").items()]
+        for kind, chosen in ((0, [f for f in figures if f[0] == _FIRST]), (2, [f for f in figures if f[0] != _FIRST])):
+            for place, (name, step, file) in enumerate(chosen):
+                title = f"{_words(name)}, step {step:,}"
+                what = _SHOWN.get(name.partition("/")[0])
+                yield (kind, place), FoundPicture(file, run.name, title, f"{title}: {what}" if what else title)
+        files = (file for name in run.transfer for file in sorted((run.path / "transfer" / name).glob("*.png")))
+        for place, file in enumerate(files):
+            shows = f"{_words(file.stem)} of the evaluation {file.parent.name}"
+            yield (1, place), FoundPicture(file, run.name, f"{file.parent.name}: {_words(file.stem)}", shows)
+
+
+def newest_figures(folder: Path) -> dict[str, tuple[int, Path]]:
+    """Name of each figure, such as "attention" or "attention_heads/image_0" -> its last step and that picture's file."""
+    newest: dict[str, tuple[int, Path]] = {}
+    for file in sorted(folder.rglob("*.png")):
+        match = _OF_A_STEP.fullmatch(file.relative_to(folder).as_posix())
+        if match and int(match[2]) >= newest.get(match[1], (-1, file))[0]:
+            newest[match[1]] = (int(match[2]), file)
+    return newest
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("/", ", ")
+
+
+def fit_pictures(found: Sequence[FoundPicture], room: int) -> PagePictures:
+    """As many of the pictures, the first ones first, as ``room`` bytes hold, each in what the smaller ones leave it."""
+    tried = found[: max(0, room) // LEAST_BYTES]
+    page = PagePictures(left_out=len(found) - len(tried))
+    sizes = {picture.file: size for picture in tried if (size := _size_if_readable(picture.file)) is not None}
+    page.unreadable += [picture.file for picture in tried if picture.file not in sizes]
+    fitted: dict[Path, tuple[bytes, str]] = {}
+    for file in sorted(sizes, key=sizes.__getitem__):
+        fitted[file] = shrunk(file.read_bytes(), room // (len(sizes) - len(fitted)))
+        room -= len(fitted[file][0])
+    for picture in tried:
+        if picture.file in fitted:
+            shown = Picture(picture.title, f"{picture.run}: {picture.shows}", *fitted[picture.file], picture.title)
+            page.by_run.setdefault(picture.run, []).append(shown)
+    return page
+
+
+def _size_if_readable(file: Path) -> int | None:
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+        return file.stat().st_size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        return None
+
+
+def shrunk(content: bytes, most: int) -> tuple[bytes, str]:
+    """A PNG file and its media type: as it is if it has at most ``most`` bytes, else the largest JPEG that has."""
+    if len(content) <= most:
+        return content, "image/png"
+    with Image.open(io.BytesIO(content)) as picture:
+        layers = picture.convert("RGBA")
+    image = Image.new("RGB", layers.size, "white")
+    image.paste(layers, mask=layers.getchannel("A"))
+    scale = min(1.0, LARGEST_WIDTH / image.width)
+    while True:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        out = io.BytesIO()
+        # Text and thin lines in colour need every pixel's colour: no subsampling.
+        image.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        if out.tell() <= most or max(size) == 1:
+            return out.getvalue(), "image/jpeg"
+        scale *= 0.8

@@ -1,0 +1,86 @@
+"""HTML pages from the templates beside this file: everything escaped, one look for all, no other file needed."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table for people.
+
+    Attributes:
+        title: its heading.
+        header: a cell for each column.
+        rows: of as many cells; the first one is the name of the row.
+        note: how to read it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the few numbers that a page begins with."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is inside the page itself.
+
+    Attributes:
+        title: its heading.
+        alt: what it shows, for those who cannot see it.
+        content: the bytes of its file.
+        media_type: of the file.
+        caption: the line below it.
+    """
+
+    title: str
+    alt: str
+    content: bytes
+    media_type: str = "image/png"
+    caption: str = ""
+
+    @property
+    def data_uri(self) -> str:
+        """The file as an address."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode()}"
+
+
+def render_page(template: str, *, title: str, headlines: Sequence[Headline] = (), **values: Any) -> str:
+    """A whole page.
+
+    Args:
+        template: name of a file of ``templates/`` that extends ``base.html.j2``.
+        title: of the page, also its first heading.
+        headlines: numbers to begin with.
+        values: what the template names besides; a name that is missing is an error.
+    """
+    return _environment().get_template(template).render(title=title, headlines=headlines, **values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    # Everything is escaped but the templates themselves, the style sheet among them.
+    return Environment(
+        loader=PackageLoader("sar_dist.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

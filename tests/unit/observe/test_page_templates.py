@@ -1,0 +1,64 @@
+"""The pages' one look: what is given is escaped, nothing is fetched, and every template can be had and is used."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+from jinja2 import UndefinedError
+from support import ROOT
+
+from sar_dist.reports import Headline, Picture, TextTable, render_page
+
+EVIL = "<script>alert('x')</script>&"
+ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;"
+
+
+def page(text: str = "x") -> str:
+    table = TextTable(text, [text, text], [[text, text]], text)
+    picture = Picture(text, text, b"png", caption=text)
+    return render_page(
+        "experiment.html.j2",
+        title=text,
+        headlines=[Headline(text, text, text)],
+        arms=table,
+        tables=[table],
+        unfinished=[text],
+        pictures=[picture],
+    )
+
+
+def test_whatever_is_given_is_escaped_everywhere() -> None:
+    shown = page(EVIL)
+    assert "<script" not in shown
+    assert shown.count(ESCAPED) == page("&").count("&amp;") >= 15
+    assert page('" onerror="x').count('" onerror') == 0
+
+
+def test_a_page_fetches_nothing_and_fits_screen_phone_and_paper() -> None:
+    shown = page()
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link|http', shown)
+    for needed in ("initial-scale=1", "prefers-color-scheme: dark", "@media print", "max-width: 46rem", 'lang="en"'):
+        assert needed in shown
+
+
+def test_a_value_that_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="arms"):
+        render_page("experiment.html.j2", title="x")
+
+
+def test_html_is_in_templates_only() -> None:
+    written = re.compile(r"<(/?)(t[dhr]|table|title|div|p|h[1-6]|img|html|style|section|figure)\b[^>\n]*>")
+    assert written.search("</table>")
+    offenders = [path for path in (ROOT / "sar_dist").rglob("*.py") if written.search(path.read_text())]
+    assert offenders == []
+
+
+def test_every_template_is_used() -> None:
+    folder = files("sar_dist.reports") / "templates"
+    names = {entry.name for entry in folder.iterdir()}
+    text = "".join(entry.read_text() for entry in folder.iterdir())
+    text += "".join(path.read_text() for path in (ROOT / "sar_dist").rglob("*.py"))
+    assert {name for name in names if f'"{name}"' not in text} == set()
+    assert {"base.html.j2", "style.css"} <= names
