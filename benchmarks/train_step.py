@@ -32,6 +32,7 @@ from timm.utils import AverageMeter, dispatch_clip_grad
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import RunConfig
+from sar_dist.devices import select_device
 from sar_dist.engine import build_engine
 from sar_dist.models import TappedVisionTransformer, build_model, parameter_groups
 from sar_dist.observe import RunLogger, Throughput, find_peak, peak_memory_gib, vit_forward_macs
@@ -306,7 +307,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = distributed.select_device(0)
+    device = select_device(0)
     distributed.initialize(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -18,7 +18,7 @@ from sar_dist import distributed
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
-from sar_dist.transfer import torchvision_sets
+from sar_dist.transfer import runner, torchvision_sets
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
@@ -345,7 +345,7 @@ def test_results_of_other_data_have_other_names(tmp_path):
 
 def test_data_are_looked_at_before_a_gpu_is_touched(tmp_path, monkeypatch):
     touched = []
-    monkeypatch.setattr(distributed, "select_device", lambda rank: touched.append(rank) or torch.device("cpu"))
+    monkeypatch.setattr(runner, "select_device", lambda rank: touched.append(rank) or torch.device("cpu"))
     monkeypatch.setattr(distributed, "initialize", lambda device: None)
     request = Request("imagenet_val", "random:test_vit", tmp_path, tmp_path / "out", ["workers=0"])
     with pytest.raises(UserError, match="no val split"):
