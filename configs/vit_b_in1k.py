@@ -6,6 +6,7 @@ arXiv:2111.06377): AdamW, learning rate 1e-4 x batch 4096 / 256, betas .9/.95, w
 warm-up, RandAugment 9/.5, smoothing .1, mixup .8, cutmix 1, drop path .1, weight average .9999. Its values were read in
 mmpretrain's configs/vision_transformer/vit-base-p16_32xb128-mae_in1k.py, which reports 82.37 % top-1 for it without
 the regularizer.
+Engine: what tools/plan.py calls the fastest setting for 8 or 16 GPUs of 80 GiB, docs/gpu.md says why.
 Hours: not measured. Result: not measured.
 """
 
@@ -36,5 +37,5 @@ def config() -> c.RunConfig:
             min_lr=0.0,
             ema=0.9999,
         ),
-        engine=c.EngineSettings(zero_stage=1, precision="bf16", micro_batch=128),
+        engine=c.EngineSettings(zero_stage=1, precision="bf16_parameters", compile=True, micro_batch=256),
     )

@@ -3,6 +3,7 @@
 Command: deepspeed tools/train.py --config configs/vit_s_in100.py data.train=/data/in100/train data.val=/data/in100/val
 Recipe: the supervised one of the method's authors (Peruzzo et al., "Spatial entropy as an inductive bias for vision
 transformers", Machine Learning 2024), which is DeiT's (Touvron et al., arXiv:2012.12877) with the regularizer on top.
+Engine: what tools/plan.py calls the fastest setting for 8 GPUs of 80 GiB, docs/gpu.md says why.
 Hours: not measured. Result: not measured.
 """
 
@@ -25,5 +26,5 @@ def config() -> c.RunConfig:
         optim=c.OptimSettings(
             global_batch=512, lr=5e-4, lr_reference_batch=512, weight_decay=0.05, epochs=300, warmup_epochs=5
         ),
-        engine=c.EngineSettings(zero_stage=1, precision="bf16", micro_batch=64),
+        engine=c.EngineSettings(zero_stage=1, precision="bf16_parameters", compile=True, micro_batch=64),
     )

@@ -19,6 +19,7 @@ GIB = 1024**3
 # CUDA context, communication library and kernels' workspaces, and the allocator's fragmentation: assumed, not measured.
 RESERVED_BYTES = 1.5 * GIB
 FRAGMENTATION = 0.05
+_OFFLOADS = ("none", "optimizer", "all")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that ``tools/plan.py`` prints."""
+    """Everything that ``tools/plan.py`` prints.
+
+    ``largest_micro_batch`` is the largest one that fits with the configured setting, None if none does.
+    """
 
     config: RunConfig
     machine: Machine
@@ -98,6 +102,20 @@ class TrainingPlan:
     cost: Cost
     loader: LoaderDemand
     settings: tuple[Setting, ...]
+    largest_micro_batch: int | None
+
+    @property
+    def fastest(self) -> Setting | None:
+        """Of the settings that fit: no offload first, then the least recomputation, then the lowest ZeRO stage.
+
+        Higher stages send more, and in more and smaller pieces.
+        """
+        fitting = (setting for setting in self.settings if setting.fits)
+        return min(
+            fitting,
+            key=lambda one: (_OFFLOADS.index(one.offload), one.slowdown, one.zero_stage),
+            default=None,
+        )
 
     @property
     def chosen(self) -> Setting:
@@ -120,6 +138,7 @@ class TrainingPlan:
             "cost": asdict(self.cost),
             "loader": asdict(self.loader),
             "settings": settings,
+            "largest_micro_batch": self.largest_micro_batch,
         }
 
 
@@ -147,11 +166,24 @@ def make_plan(config: RunConfig, machine: Machine, train_images: int) -> Trainin
     )
     loader = plan_loader(config, cost.images_per_second, machine.nodes, machine.gpus_per_node)
     settings = tuple(_setting(shape, config, variant, machine) for variant in _variants(config))
-    return TrainingPlan(config, machine, shape, batch, train_images, cost, loader, settings)
+    largest = _largest_micro_batch(shape, config, machine)
+    return TrainingPlan(config, machine, shape, batch, train_images, cost, loader, settings, largest)
+
+
+def _largest_micro_batch(shape: ModelShape, config: RunConfig, machine: Machine) -> int | None:
+    """Of the micro-batches that make whole global batches; mixing pairs images, so that an odd one will not do."""
+    share = config.optim.global_batch // machine.world_size
+    pairs = bool(config.augment.mixup or config.augment.cutmix)
+    for size in range(share, 0, -1):
+        if share % size == 0 and not (pairs and size % 2):
+            memory = plan_memory(shape, config.vary({"engine.micro_batch": size}), machine.world_size)
+            if memory.peak <= machine.usable_memory:
+                return size
+    return None
 
 
 def _variants(config: RunConfig) -> Iterator[RunConfig]:
-    for offload, stages in (("none", (1, 2, 3)), ("optimizer", (1, 2, 3)), ("all", (3,))):
+    for offload, stages in zip(_OFFLOADS, ((1, 2, 3), (1, 2, 3), (3,)), strict=True):
         for stage in stages:
             for checkpointing in (False, True):
                 yield config.vary(

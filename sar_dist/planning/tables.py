@@ -99,20 +99,20 @@ def _conclusions(plan: TrainingPlan) -> Iterator[str]:
     )
     verdict = "fits" if chosen.fits else "does NOT fit"
     yield f"the configured setting {verdict}: {_gib(chosen.memory.peak)} GiB when {chosen.memory.peak_moment}"
-    fitting = [setting for setting in plan.settings if setting.fits]
-    if not fitting:
+    fastest = plan.fastest
+    if fastest is None:
         yield "no setting fits; use a smaller engine.micro_batch, or more GPUs with engine.zero_stage=2 or 3"
-    elif not chosen.fits:
-        simplest = fitting[0]
+    elif fastest.configured:
+        yield "no setting with this micro-batch that fits should be faster"
+    else:
+        time = f" (steps {fastest.slowdown:.2f} times as long)" if fastest.slowdown != 1 else ""
         yield (
-            f"use engine.zero_stage={simplest.zero_stage} engine.offload={simplest.offload} "
-            f"engine.activation_checkpointing={str(simplest.checkpointing).lower()}"
-            + (f" (steps {simplest.slowdown:.2f} times as long)" if simplest.slowdown != 1 else "")
+            f"{'faster and fits' if chosen.fits else 'use'}: engine.zero_stage={fastest.zero_stage} "
+            f"engine.offload={fastest.offload} engine.activation_checkpointing={str(fastest.checkpointing).lower()}{time}"
         )
-    elif chosen.checkpointing:
-        without = next(s for s in fitting if (s.zero_stage, s.offload) == (chosen.zero_stage, chosen.offload))
-        if not without.checkpointing:
-            yield f"it fits without checkpointing too, with steps {without.slowdown:.2f} times as long"
+    largest = plan.largest_micro_batch
+    if largest is not None:
+        yield f"largest micro-batch that fits the configured setting: {largest} (configured: {plan.batch.micro_batch})"
 
 
 def _name(setting: Setting) -> tuple[str, str, str]:

@@ -15,7 +15,8 @@ from sar_dist.errors import UserError
 
 
 def config(**changes: Any) -> RunConfig:
-    return load_config(ROOT / "configs" / "vit_b_in1k.py").vary({k.replace("__", "."): v for k, v in changes.items()})
+    base = load_config(ROOT / "configs" / "vit_b_in1k.py").vary({"engine.micro_batch": 128})
+    return base.vary({k.replace("__", "."): v for k, v in changes.items()})
 
 
 @pytest.mark.parametrize(("world", "accumulation"), [(1, 32), (8, 4), (32, 1)])

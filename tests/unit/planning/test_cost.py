@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support import ROOT
 
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
 from sar_dist.planning import Machine, ModelShape, make_plan, plan_communication, plan_cost, plan_loader
 
@@ -97,6 +98,22 @@ def test_plan_knows_the_configured_setting_and_what_fits() -> None:
     assert checkpointed.fits
     assert checkpointed.slowdown == pytest.approx(4 / 3)
     assert all(setting.fits == (setting.memory.peak <= plan.machine.usable_memory) for setting in plan.settings)
+    assert plan.fastest is not None
+    assert (plan.fastest.zero_stage, plan.fastest.offload) == (1, "none")
+    assert plan.fastest.checkpointing
+    largest = plan.largest_micro_batch
+    assert largest is not None
+    for size, fits in ((largest, True), (2 * largest, False)):
+        assert make_plan(config.vary({"engine.micro_batch": size}), plan.machine, IMAGENET).chosen.fits == fits
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("vit_s_in100", 1), ("vit_b_in1k", 2), ("vit_l_in1k", 2)])
+def test_the_configurations_are_the_fastest_that_fit(name: str, nodes: int) -> None:
+    plan = make_plan(load_config(ROOT / "configs" / f"{name}.py"), Machine(nodes, 8), IMAGENET)
+    assert plan.fastest is plan.chosen
+    assert plan.largest_micro_batch == plan.config.engine.micro_batch
+    assert plan.config.engine.precision == "bf16_parameters"
+    assert plan.config.engine.compile
 
 
 @pytest.mark.parametrize(
