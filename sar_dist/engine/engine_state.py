@@ -85,8 +85,9 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
         group["lr"] = lr
     for name, value in {**shared.counters, "micro_steps": 0}.items():
         setattr(engine, name, value)
-    for name, value in shared.loss_scaler.items():
-        setattr(engine.optimizer.loss_scaler, name, value)
+    scaler = getattr(engine.optimizer, "loss_scaler", None)  # DeepSpeed's BF16_Optimizer has none
+    for name, value in shared.loss_scaler.items() if scaler is not None else ():
+        setattr(scaler, name, value)
     if ema is not None:
         ema.updates = shared.ema_updates or 0
 

@@ -22,8 +22,10 @@ def finite_steps(run: Path) -> list[int]:
     return [step for step, entry in read_metrics(run).items() if isinstance(entry["loss"], float)]
 
 
-def test_non_finite_step_is_skipped_and_blamed(small_config: Path, tmp_path: Path) -> None:
-    output = run_processes(2, FAULTY, "nan", "1", "3", f"--config={small_config}", "run.max_steps=5", "optim.ema=0.9")
+@pytest.mark.parametrize("precision", ["bf16_parameters", pytest.param("bf16", marks=pytest.mark.long)])
+def test_non_finite_step_is_skipped_and_blamed(precision: str, small_config: Path, tmp_path: Path) -> None:
+    settings = [f"--config={small_config}", "run.max_steps=5", "optim.ema=0.9", f"engine.precision={precision}"]
+    output = run_processes(2, FAULTY, "nan", "1", "3", *settings)
     assert "warning: step 3 was skipped: the loss is not finite on rank 1; its training samples were" in output
     metrics = read_metrics(tmp_path / "runs" / "small")
     assert finite_steps(tmp_path / "runs" / "small") == [1, 2, 4, 5]

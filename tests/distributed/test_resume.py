@@ -36,10 +36,20 @@ def curve(run: Path) -> dict[int, list[float]]:
     return {step: [entry[name] for name in REPEATED] for step, entry in read_metrics(run).items()}
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.long), 3])
-def test_killed_run_continues_bit_for_bit(stage: int, small_config: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        pytest.param(1, "bf16", marks=pytest.mark.long),
+        (3, "bf16"),
+        (1, "bf16_parameters"),
+        pytest.param(2, "bf16_parameters", marks=pytest.mark.long),
+        pytest.param(3, "bf16_parameters", marks=pytest.mark.long),
+    ],
+)
+def test_killed_run_continues_bit_for_bit(stage: int, precision: str, small_config: Path) -> None:
     runs = small_config.parent.parent / "runs"
     common = ["tools/train.py", f"--config={small_config}", f"engine.zero_stage={stage}", f"run.max_steps={STEPS}"]
+    common.append(f"engine.precision={precision}")
     common += ["model.drop_path=0.2", "optim.ema=0.9", "augment.mixup=0.8", "augment.random_erasing=0.25"]
     run_processes(2, *common, "run.name=unbroken")
 
