@@ -125,7 +125,7 @@ def hub_config(config: RunConfig, vit: VisionTransformer) -> dict[str, Any]:
             "fixed_input_size": traits["fixed_input_size"],
             "interpolation": augment.interpolation,
             "crop_pct": augment.crop_fraction,
-            "crop_mode": "center",
+            "crop_mode": augment.crop_mode,
             "mean": augment.mean,
             "std": augment.std,
             "num_classes": model.num_classes,

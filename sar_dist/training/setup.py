@@ -187,5 +187,9 @@ def build_train_loader(config: RunConfig, manifest: Manifest, rank: int, world_s
         world_size=world_size,
         seed=config.run.seed,
         num_classes=config.model.num_classes,
-        fingerprint_extra={"image_size": size, "augment": config.augment.model_dump(mode="json")},
+        # crop_mode is of validation alone, and runs from before it have none.
+        fingerprint_extra={
+            "image_size": size,
+            "augment": config.augment.model_dump(mode="json", exclude={"crop_mode"}),
+        },
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from pydantic import ValidationError
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
@@ -170,10 +171,22 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
 
 
 def _augment_of(data: Mapping[str, Any]) -> AugmentSettings:
-    """How timm's data configuration, or an export's, says that images are resized and normalised."""
-    return AugmentSettings(
-        mean=data["mean"],
-        std=data["std"],
-        crop_fraction=data["crop_pct"],
-        interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
-    )
+    """How timm's data configuration, or an export's, says that images are resized and normalised.
+
+    Raises:
+        UserError: in a way that is not known here; another one would give other accuracies without a word.
+    """
+    try:
+        return AugmentSettings(
+            mean=data["mean"],
+            std=data["std"],
+            crop_fraction=data["crop_pct"],
+            crop_mode=data.get("crop_mode") or "center",
+            interpolation=data["interpolation"],
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"its pretrained_cfg prepares images in a way that is not supported: {first['loc'][0]} = "
+            f"{first['input']!r} ({first['msg']})"
+        ) from error

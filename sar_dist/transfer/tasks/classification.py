@@ -70,5 +70,7 @@ def check_classifier(num_classes: int, spec: str, samples: SampleSet) -> None:
 
 def describe_eval_transform(image_size: int, augment: AugmentSettings) -> str:
     """The validation transform in words, for the protocol."""
-    fraction, interpolation = augment.crop_fraction, augment.interpolation
-    return f"resize short side to {int(image_size / fraction)} {interpolation}, centre crop {image_size}"
+    sides = {"center": "short side", "squash": "both sides", "border": "long side"}[augment.crop_mode]
+    padding = "pad with the mean, " if augment.crop_mode == "border" else ""
+    side = int(image_size / augment.crop_fraction)
+    return f"resize {sides} to {side} {augment.interpolation}, {padding}centre crop {image_size}"

@@ -209,6 +209,7 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
             "mean": loaded.augment.mean,
             "std": loaded.augment.std,
             "crop_fraction": loaded.augment.crop_fraction,
+            "crop_mode": loaded.augment.crop_mode,
         },
         "optim": {
             name: getattr(settings, name)
