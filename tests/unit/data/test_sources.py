@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,10 +160,63 @@ def test_ade20k(tmp_path: Path) -> None:
         assert sample["seg.png"] == (root / f"annotations/training/{key}.png").read_bytes()
         assert "cls" not in sample
     (root / "annotations/validation/ADE_validation_00000001.png").unlink()
-    with pytest.raises(UserError, match=r"1 of .* lack the other, such as ADE_validation_00000001"):
+    with pytest.raises(UserError, match=r"1 images in .* have no map of the same name, such as ADE_validation_00000001"):
         ade20k_sources(root)
     with pytest.raises(UserError, match="expected the layout of ADEChallengeData2016"):
         ade20k_sources(tmp_path)
+
+
+def ade_folder(root: Path, names: list[str], maps: list[str]) -> Path:
+    """A set in ADE20K's layout with these files in both splits."""
+    for split in ("training", "validation"):
+        make_tree(root, [f"images/{split}/{name}" for name in names])
+        make_tree(root, [f"annotations/{split}/{name}" for name in maps])
+    return root
+
+
+def test_ade20k_takes_every_image_format_and_capitals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a.png", "b.JPG", "c.jpeg", "scan.v1.2.jpg", "._b.JPG", "notes.txt"]
+    root = ade_folder(tmp_path / "set", names, ["a.png", "b.PNG", "c.png", "scan.v1.2.png", "._a.png", "x.mat"])
+    (root / "images/training").rename(root / "images/Train")
+    samples = samples_of(written(ade20k_sources(root), tmp_path / "out")["train"])
+    assert sum("jpg" in members for members in samples.values()) == 3
+    assert {"png", "seg.png"} < samples["a"].keys()
+    assert samples["b"]["seg.png"] == (root / "annotations/training/b.PNG").read_bytes()
+    assert sum(key.startswith("scan_v1_2-") for key in samples) == 1
+    warnings = capsys.readouterr().err
+    assert "left out 1 files that are of no use here by name, such as notes.txt" in warnings
+    assert "such as x.mat" in warnings
+
+
+@pytest.mark.parametrize(
+    ("names", "maps", "message"),
+    [
+        (["a.jpg", "b.jpg"], ["a.png"], r"^1 images in .*training have no map of the same name, such as b\.jpg"),
+        (["a.jpg"], ["a.png", "b.png", "c.png"], r"^2 maps in .* have no image of the same name, such as b\.png"),
+        (["a.jpg", "b.jpg"], ["a.png", "c.png"], r"1 images .*b\.jpg; 1 maps .*c\.png"),
+        (["a.jpg"], ["a.jpg"], r"1 images .* have no map .*maps are KEY\.png"),
+        (["a.jpg", "a.png"], ["a.png"], r"has a\.jpg and a\.png, which would be one sample"),
+        (["a.jpg"], ["a.png", "a.PNG"], r"has a\.PNG and a\.png, which would be one sample"),
+        (["a.txt"], [".png"], r"no images in .*training"),
+    ],
+)
+def test_ade20k_images_and_maps_go_together(tmp_path: Path, names: list[str], maps: list[str], message: str) -> None:
+    root = ade_folder(tmp_path, names, maps)
+    with pytest.raises(UserError, match=message):
+        ade20k_sources(root)
+
+
+def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
+    root = ade_folder(tmp_path, ["a.jpg"], ["a.png"])
+    (root / "objectInfo150.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cannot read .*objectInfo150\.txt"):
+        ade20k_sources(root)
+    (root / "objectInfo150.txt").unlink()
+    shutil.rmtree(root / "annotations" / "validation")
+    with pytest.raises(UserError, match=r"annotations has no folder validation"):
+        ade20k_sources(root)
 
 
 def test_voc(tmp_path: Path) -> None:
@@ -176,8 +230,12 @@ def test_voc(tmp_path: Path) -> None:
     assert (manifests["train"].total, manifests["val"].total, manifests["val"].num_classes) == (4, 2, 21)
     assert set(samples_of(manifests["val"])) == set(keys[4:])
     (base / "SegmentationClass" / f"{keys[5]}.png").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*2007_000005\.png"):
+    with pytest.raises(UserError, match=r"1 of the 2 keys in .*val\.txt have no image .* or no map .*2007_000005"):
         voc_sources(tmp_path)
+    for content, message in ((b"\xff\xfe", "is no list of keys"), (b"", "is empty"), (b"a\na\n", "names 1 keys twice")):
+        (base / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            voc_sources(tmp_path)
     with pytest.raises(UserError, match="has no ImageSets/Segmentation"):
         voc_sources(tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages")
 
