@@ -36,7 +36,16 @@ from sar_dist.errors import UserError
 from sar_dist.models.build import model_on_meta
 from sar_dist.models.families import import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
-from sar_dist.models.weights import CONFIG_FILE, PROVENANCE_KEY, WEIGHTS_FILE, open_run, read_export_config
+from sar_dist.models.weights import (
+    CLASSES_KEY,
+    CONFIG_FILE,
+    LABEL_NAMES_KEY,
+    PROVENANCE_KEY,
+    WEIGHTS_FILE,
+    class_names,
+    open_run,
+    read_export_config,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -81,6 +90,10 @@ def export_run(
         raise UserError(f"{run} kept no moving average of its weights (optim.ema); export the live ones with --live")
     vit = model_on_meta(config.model, config.regularizer).vit
     hub = hub_config(config, vit) | {PROVENANCE_KEY: _provenance(config, reader, use_ema, dtype)}
+    names = class_names(reader.manifest.get(CLASSES_KEY))
+    if names is not None:
+        every = range(config.model.num_classes)
+        hub[LABEL_NAMES_KEY] = [names[label] if label < len(names) else f"class {label}" for label in every]
     hub = json.loads(json.dumps(hub))  # tuples become lists, as in an export that is read back
     try:
         reader.check_shapes({name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()})

@@ -56,8 +56,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, flops, peak)
     averages = RunningAverages(engine.device)
-    recorded = config.model_dump(mode="json")
-    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded)
+    recorded, classes = config.model_dump(mode="json"), checked.train.classes or checked.val.classes
+    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
     if saved is not None:
         checkpointing.resume(saved)
     return Trainer(

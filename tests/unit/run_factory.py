@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,16 @@ def random_model(model: ModelSettings, seed: int = 0) -> TappedVisionTransformer
 
 
 def write_run(
-    root: Path, model: ModelSettings, checkpoints: dict[int, nn.Module], average: nn.Module | None = None
+    root: Path,
+    model: ModelSettings,
+    checkpoints: dict[int, nn.Module],
+    average: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Path:
-    """A run directory with a checkpoint of each given step's weights, all with the same moving average."""
+    """A run directory with a checkpoint of each given step's weights, all with the same moving average.
+
+    Without ``classes`` it is as one from before checkpoints recorded the class names.
+    """
     run = root / "small"
     run.mkdir(parents=True)
     config = RunConfig(run=RunSettings(name="small", dir=str(root)), model=model)
@@ -59,7 +67,8 @@ def write_run(
             "shapes": {name: list(parameter.shape) for name, parameter in parameters.items()},
             "ema_updates": None if average is None else step,
         }
-        store.save(step, tensors, {"adam_steps": [float(step)], "fragments": fragments}, {"engine": engine})
+        shared = {"engine": engine} if classes is None else {"engine": engine, "classes": list(classes)}
+        store.save(step, tensors, {"adam_steps": [float(step)], "fragments": fragments}, shared)
         store.wait()
         assert store.take_problem() is None
     return run

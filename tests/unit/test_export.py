@@ -119,6 +119,17 @@ def test_config_says_how_images_are_prepared(run: Path, tmp_path: Path) -> None:
         load_model(str(tmp_path / "out"))
 
 
+def test_class_names_are_exported_where_timm_looks_for_them(tmp_path: Path) -> None:
+    model = settings()
+    run = write_run(tmp_path, model, {1: random_model(model).vit}, classes=["cat", "dog", "eel"])
+    assert load_model(str(run)).classes == ("cat", "dog", "eel")
+    export_run(run, tmp_path / "out")
+    names = ["cat", "dog", "eel", "class 3"]  # the model has a class more than the data name
+    vit = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert vit.pretrained_cfg["label_names"] == names
+    assert load_model(str(tmp_path / "out")).classes == tuple(names)
+
+
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_crop_mode_is_exported_and_evaluated_as_timm_would(mode: str, tmp_path: Path) -> None:
     model = settings()

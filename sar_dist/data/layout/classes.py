@@ -124,6 +124,15 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
 
 
+def named_classes(names: Sequence[str]) -> dict[int, str]:
+    """Label and name of the classes in ``names``, without the places of a larger set that a subset does not name."""
+    return {label: name for label, name in enumerate(names) if name != _placeholder(label)}
+
+
+def _placeholder(label: int) -> str:
+    return f"class {label}"
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """Label of each class by the word that stands for it (its folder's name, say), and the class names by label."""
@@ -145,7 +154,7 @@ def read_label_words(classes_file: Path) -> ClassTable:
         raise UserError(f"{classes_file} does not name classes ({error!r}); correct or remove it") from None
     labels = {word: label for label, word in enumerate(words)}
     if isinstance(content, dict):
-        if not all(isinstance(label, int) for label in content.values()):
+        if not all(_is_whole(label) for label in content.values()):
             return read_class_table(words, classes_file)
         labels = content
     if sorted(labels.values()) != list(range(len(words))):
@@ -172,12 +181,28 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
         entries = {word: table[word] for word in words}
         if all(isinstance(entry, str) for entry in entries.values()):
             return ClassTable(default.labels, tuple(entries.values()))
-        labels = {word: int(entry["index"]) for word, entry in entries.items()}
-        names = {int(entry["index"]): str(entry["name"]) for entry in table.values()}
+        indices = {word: entry["index"] for word, entry in table.items()}
+        titles = {word: str(entry["name"]) for word, entry in table.items()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{classes_file} does not name every class folder ({error!r}); complete or remove it") from None
-    if max(names) > _MOST_CLASSES:
-        raise UserError(f"{classes_file} has the index {max(names)}, above {_MOST_CLASSES}; correct it")
-    if len(set(labels.values())) != len(labels) or min(labels.values()) < 0:
-        raise UserError(f"{classes_file} gives two class folders the same index, or a negative one")
-    return ClassTable(labels, tuple(names.get(label, f"class {label}") for label in range(max(names) + 1)))
+    _check_indices(indices, classes_file)
+    names = {index: titles[word] for word, index in indices.items()}
+    labels = {word: indices[word] for word in entries}
+    return ClassTable(labels, tuple(names.get(label, _placeholder(label)) for label in range(max(names) + 1)))
+
+
+def _check_indices(indices: Mapping[str, object], classes_file: Path) -> None:
+    """Raise UserError unless every class has a label of its own, from 0 to what a model may have."""
+    taken: dict[object, str] = {}
+    for word, index in indices.items():
+        if not isinstance(index, int) or not _is_whole(index) or not 0 <= index <= _MOST_CLASSES:
+            raise UserError(
+                f"{classes_file} gives {word} the index {index!r}; expected a whole number from 0 to {_MOST_CLASSES}"
+            )
+        if index in taken:
+            raise UserError(f"{classes_file} gives {taken[index]} and {word} the same index {index}; correct it")
+        taken[index] = word
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

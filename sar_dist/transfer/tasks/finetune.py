@@ -33,6 +33,7 @@ from sar_dist.transfer import (
     TransferTask,
     limited,
     logits_of,
+    match_classes,
     open_labelled_samples,
 )
 from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
@@ -102,6 +103,7 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
             split: limited(open_labelled_samples(job.data, split, self.data_help), job.settings.limit)
             for split in splits
         }
+        samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
         names = samples["train"].classes
         if names is None:
             names = tuple(map(str, range(1 + max(_labels(samples["train"])))))

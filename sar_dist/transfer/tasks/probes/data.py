@@ -19,6 +19,7 @@ from sar_dist.transfer import (
     TransferJob,
     last_block_tokens,
     limited,
+    match_classes,
     open_labelled_samples,
 )
 
@@ -64,17 +65,15 @@ def open_probe_data(data: Path, limit: int | None, data_help: str) -> ProbeData:
     """Both splits of the set at ``data``, ``limit`` samples of each.
 
     Raises:
-        UserError: a split is missing or empty, or the two have other classes.
+        UserError: a split is missing or empty, or the validation split has other classes. It may lack some, and number
+            them in another order.
     """
     train = open_labelled_samples(data, "train", data_help)
     val = open_labelled_samples(data, "val", data_help)
     for name, samples in (("train", train), ("val", val)):
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")
-    if train.classes is not None and val.classes is not None and train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        shown = f"{', '.join(differing[:3])} only in one of them" if differing else "in another order"
-        raise UserError(f"the splits of {data} have different classes: {shown}; make both with the same class list")
+    val = match_classes(val, train.classes, "the training split").samples
     return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
 
 
