@@ -23,7 +23,6 @@ from sar_dist.transfer import (
     limited,
     logits_of,
     match_classes,
-    open_labelled_samples,
 )
 
 CLASSIFICATION_LAYOUT = "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set that torchvision stored"
@@ -45,7 +44,7 @@ class ImageNetValidation(TransferTask[TransferSettings, ClassifierSplit]):
     data_folder = "imagenet-1k-wds"
 
     def prepare(self) -> ClassifierSplit:
-        samples = limited(open_labelled_samples(self.job.data, "val", self.data_help), self.job.settings.limit)
+        samples = limited(self.job.open_labelled("val", self.data_help), self.job.settings.limit)
         matched = match_classifier(self.job.backbone, samples)
         self.job.say(f"labels {matched.remark}")
         return ClassifierSplit("val", matched.samples, matched.remark)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.data.shards import parse_label
+from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import (
@@ -61,15 +61,15 @@ class ProbeData:
         return classes
 
 
-def open_probe_data(data: Path, limit: int | None, data_help: str) -> ProbeData:
-    """Both splits of the set at ``data``, ``limit`` samples of each.
+def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = LABEL_EXTENSION) -> ProbeData:
+    """Both splits of the set at ``data``, ``limit`` samples of each; ``label`` says where shards have their labels.
 
     Raises:
         UserError: a split is missing or empty, or the validation split has other classes. It may lack some, and number
             them in another order.
     """
-    train = open_labelled_samples(data, "train", data_help)
-    val = open_labelled_samples(data, "val", data_help)
+    train = open_labelled_samples(data, "train", data_help, label)
+    val = open_labelled_samples(data, "val", data_help, label)
     for name, samples in (("train", train), ("val", val)):
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")

@@ -99,7 +99,7 @@ class ClassFolderTask(RobustnessTask[RobustnessImages]):
 
     def prepare(self) -> RobustnessImages:
         check_imagenet_classifier(self.job.backbone)
-        found = open_class_folders(self.job.data, self.folder_names, self.data_help)
+        found = open_class_folders(self.job.data, self.folder_names, self.data_help, self.job.settings.label)
         every = (
             set(range(IMAGENET_CLASSES)) if self.class_list is None else set(class_indices(self.class_list).tolist())
         )
