@@ -128,7 +128,7 @@ def test_labels_that_are_nowhere_are_refused(stripes: Path, sets: dict[str, Path
     (tmp_path / "words" / "val" / "classes.json").unlink()
     with pytest.raises(UserError, match=r"none of the 40 samples .* has a label in cls; .* classes\.json beside"):
         open_labelled_samples(tmp_path / "words", "val", "shards")
-    with pytest.raises(UserError, match="label=json.label says where shards have their labels, but there are none"):
+    with pytest.raises(UserError, match=r"label=json\.label says where shards have their labels, but there are none"):
         open_labelled_samples(stripes, "val", "shards", "json.label")
     assert open_shard_samples(tmp_path / "words", "val") is not None, "attention and segmentation need no labels"
 
