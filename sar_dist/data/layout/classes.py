@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_image_name, is_left_over
 from sar_dist.errors import UserError
@@ -166,7 +166,7 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     """Labels 0, 1, ... of the classes in the order of ``sort_classes``.
 
     ``classes_file``, where it exists, is JSON with a name for each word, or ``{"name": ..., "index": LABEL}`` for
-    classes that have labels in a larger set. With ``whole``, all its words are numbered, also those that are not among
+    classes that have labels in a larger set, or what ``read_label_words`` reads. With ``whole``, all its words are numbered, also those that are not among
     ``words``: the same numbers for every part of a set. Raises UserError.
     """
     words = sort_classes(words)
@@ -174,7 +174,7 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     if not classes_file.is_file():
         return default
     try:
-        table = json.loads(classes_file.read_bytes())
+        table = _as_table(json.loads(classes_file.read_bytes()))
         if whole and set(words) <= set(table):
             words = sort_classes([*table])
             default = ClassTable({word: label for label, word in enumerate(words)}, tuple(words))
@@ -189,6 +189,20 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     names = {index: titles[word] for word, index in indices.items()}
     labels = {word: indices[word] for word in entries}
     return ClassTable(labels, tuple(names.get(label, _placeholder(label)) for label in range(max(names) + 1)))
+
+
+def _as_table(content: Any) -> Any:
+    """A list of words, and labels by word, in the form that has ``index`` and ``name``; anything else as it is."""
+    if isinstance(content, list) and len(set(content)) == len(content):
+        content = {word: label for label, word in enumerate(content) if isinstance(word, str)}
+    if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
+        return {word: {"index": label, "name": word} for word, label in content.items()}
+    return content
+
+
+def class_table_content(table: ClassTable) -> dict[str, dict[str, Any]]:
+    """The content of a ``classes.json`` that says what ``table`` says."""
+    return {word: {"index": label, "name": table.names[label]} for word, label in table.labels.items()}
 
 
 def _check_indices(indices: Mapping[str, object], classes_file: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from sar_dist.data.layout import CLASSES_NAME, class_table_content
 from sar_dist.output import say
 from sar_dist.files import atomic_write, available_cores, make_folder, track
 from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
@@ -251,5 +252,8 @@ def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions)
         "source": source.description(),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
+    if source.words is not None:
+        with atomic_write(Path(manifest.root, CLASSES_NAME)) as file:
+            file.write(json.dumps(class_table_content(source.words), indent=1).encode())
     with atomic_write(Path(manifest.root, MANIFEST_NAME)) as file:
         file.write(json.dumps(content, indent=1).encode())

@@ -274,6 +274,9 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["path", "label"], [["a.jpg", "1"], ["a.jpg", ""]], "line 3: one of path, label is empty"),
         (["path", "label"], [["a.jpg", "1"], ["b.jpg", "cat"]], "mixes numbers and names"),
         (["path", "label"], [["a.jpg", "-1"]], "negative"),
+        (["path", "label"], [["a.jpg", "1.0"]], "fractional"),
+        (["path", "label"], [["a.jpg", "1" * 5000]], r"too large .* such as 1{20}\.\.\."),
+        (["path", "label"], [["a.jpg", "12345678"]], "too large"),
         (["path", "label"], [["a.jpg", "1"], ["a.jpg", "1"]], "names a.jpg twice"),
         (["path", "label"], [["gone.jpg", "1"]], r"cannot read .*gone\.jpg"),
     ],
@@ -290,8 +293,10 @@ def write_parquet(path: Path, images: list, labels: list, names: list[str] | Non
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    kinds = {str: arrow.string(), bool: arrow.bool_(), float: arrow.float64()}
+    kind = kinds.get(type(labels[0]), arrow.int64())
     structure = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    schema = arrow.schema([("image", structure), ("label", arrow.int64()), ("more", arrow.string())])
+    schema = arrow.schema([("image", structure), ("label", kind), ("more", arrow.string())])
     if names is not None:
         features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
         schema = schema.with_metadata({"huggingface": json.dumps(features)})
@@ -325,9 +330,65 @@ def test_parquet(tmp_path: Path) -> None:
     assert (alone.split, len(alone)) == ("train", 10)
 
 
+def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
+    """A second table that has other words is numbered by the classes.json that the first one's shards came with."""
+    make_tree(tmp_path / "a", ["1.png", "2.png", "3.png"])
+    table = write_csv(tmp_path / "a" / "t.csv", ["path", "label"], [["1.png", "dog"], ["2.png", "cat"], ["3.png", "eel"]])
+    manifest = written(csv_sources(table, None, CsvColumns(), "train"), tmp_path / "first")["train"]
+    assert manifest.classes == ("cat", "dog", "eel")
+    make_tree(tmp_path / "b", ["4.png", "5.png"])
+    second = write_csv(tmp_path / "b" / "t.csv", ["path", "label"], [["4.png", "eel"], ["5.png", "dog"]])
+    shutil.copy(Path(manifest.root) / "classes.json", tmp_path / "b")
+    other = written(csv_sources(second, None, CsvColumns(), "val"), tmp_path / "second")["val"]
+    assert other.classes == manifest.classes
+    assert {key: int(sample["cls"]) for key, sample in samples_of(other).items()} == {"4": 2, "5": 1}
+    for content in (["cat", "dog", "eel"], {"dog": 1, "cat": 0, "eel": 2}):
+        (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
+        (source,) = csv_sources(second, None, CsvColumns(), "val")
+        assert (source.classes, source.sample(0)[1]["cls"]) == (("cat", "dog", "eel"), b"2")
+    for content in (["cat", "cat", "dog"], ["cat", 3, "eel"], {"dog": 1, "eel": True}, {"dog": 1, "eel": 1}, 3, [["a"]]):
+        (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"classes\.json"):
+            csv_sources(second, None, CsvColumns(), "val")
+
+
+def test_parquet_with_words(tmp_path: Path) -> None:
+    labels = ["dog", "cat", "eel", "cat", "dog"]
+    write_parquet(tmp_path / "set" / "train-0.parquet", _parquet_images(0, 5), labels)
+    write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 2), ["eel", "dog"])
+    manifests = written(list(parquet_sources(tmp_path / "set", "image", "label", None)), tmp_path / "out")
+    for split, words in (("train", labels), ("val", ["eel", "dog"])):
+        assert manifests[split].classes == ("cat", "dog", "eel")
+        samples = samples_of(manifests[split])
+        assert [("cat", "dog", "eel")[int(samples[key]["cls"])] for key in sorted(samples)] == words
+        assert list(json.loads((Path(manifests[split].root) / "classes.json").read_text())) == ["cat", "dog", "eel"]
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    assert only.sample(0)[1]["cls"] == b"2", "numbered by the training files"
+    write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 1), ["fox"])
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    with pytest.raises(UserError, match=r"row 0 of the val split has the label 'fox', which is not among the 3 classes"):
+        only.sample(0)
+    (tmp_path / "set" / "classes.json").write_text(json.dumps(["fox", "eel", "dog", "cat"]))
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    assert (only.sample(0)[1]["cls"], only.classes) == (b"0", ("fox", "eel", "dog", "cat"))
+
+
+def test_parquet_with_numbers_in_words(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", _parquet_images(0, 2), ["10", "2"])
+    (source,) = parquet_sources(path, "image", "label", None)
+    assert (source.classes, [source.sample(number)[1]["cls"] for number in (0, 1)]) == (None, [b"10", b"2"])
+    write_parquet(path, _parquet_images(0, 2), ["10", "cat"])
+    with pytest.raises(UserError, match="mixes numbers and names as labels, such as 10 and cat"):
+        parquet_sources(path, "image", "label", None)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
+        (_parquet_images(0, 1), [True], "label True"),
+        (_parquet_images(0, 1), [1.5], r"label 1\.5"),
+        (_parquet_images(0, 1), [10**12], "label 1000000000000"),
+        (_parquet_images(0, 2), ["cat", None], "label None"),
         ([None], [0], "row 0 .*holds no image"),
         (_parquet_images(0, 1), [-1], "label -1"),
         (_parquet_images(0, 1), [None], "label None"),
