@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import webdataset as wds
-from shard_factory import REAL_DATA, image_of
+from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
+from sar_dist.data.layout import SplitChoice
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.making.sources import (
     CsvColumns,
@@ -20,6 +21,7 @@ from sar_dist.data.making.sources import (
     csv_sources,
     imagefolder_sources,
     parquet_sources,
+    tar_sources,
     voc_sources,
 )
 from sar_dist.data.making.sources.base import unique_keys
@@ -380,6 +382,75 @@ def test_parquet_with_numbers_in_words(tmp_path: Path) -> None:
     write_parquet(path, _parquet_images(0, 2), ["10", "cat"])
     with pytest.raises(UserError, match="mixes numbers and names as labels, such as 10 and cat"):
         parquet_sources(path, "image", "label", None)
+
+
+def write_tars(folder: Path, labels: list[object], split: str = "", first: int = 0) -> Path:
+    """Tars of img2dataset, three samples each, that use the same keys; labels are in json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(0, len(labels), 3):
+        members = []
+        for place, label in enumerate(labels[shard : shard + 3]):
+            key = f"a/{place:04d}"
+            members += [
+                (f"{key}.JPG", image_of(first + shard + place)),
+                (f"{key}.json", json.dumps({"label": label}).encode()),
+                (f"{key}.txt", b"a caption"),
+            ]
+        (folder / f"{split}{shard // 3:05d}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+def test_tars_are_written_anew_with_labels_as_numbers(tmp_path: Path) -> None:
+    labels = ["dog", "cat", "dog", "eel", "cat", "eel", "dog"]
+    write_tars(tmp_path / "src", labels, "train-")
+    write_tars(tmp_path / "src", ["eel"], "val-", first=100)
+    (tmp_path / "src" / "classes.json").write_text(json.dumps(["cat", "dog", "eel"]))
+    manifests = written(list(tar_sources(tmp_path / "src", "json.label", None)), tmp_path / "out")
+    assert (manifests["train"].total, manifests["val"].total) == (7, 1)
+    assert manifests["train"].classes == manifests["val"].classes == ("cat", "dog", "eel")
+    samples = samples_of(manifests["train"])
+    assert list(samples) != sorted(samples), "shuffled"
+    for key, sample in samples.items():
+        number = int(key.partition("-")[0])
+        assert sample["jpg"] == image_of(number)
+        assert ("cat", "dog", "eel")[int(sample["cls"])] == labels[number]
+        assert (json.loads(sample["json"])["label"], sample["txt"]) == (labels[number], b"a caption")
+    (again,) = tar_sources(Path(manifests["train"].root), "cls", None)
+    assert (again.split, again.classes, len(again)) == ("train", ("cat", "dog", "eel"), 7)
+    with pytest.raises(UserError, match="has no val split, only train"):
+        tar_sources(Path(manifests["train"].root), "cls", "val")
+
+
+def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tars(tmp_path / "src", [0, "dog", 1, None, 2])
+    message = r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar; .*--leave-out-bad"
+    with pytest.raises(UserError, match=message):
+        tar_sources(folder, "json.label", None)
+    with pytest.raises(UserError, match="5 of the 5 train samples"):
+        tar_sources(folder, "json.class", None)
+    capsys.readouterr()
+    manifest = written(tar_sources(folder, "json.label", None, leave_out_bad=True), tmp_path / "out")["train"]
+    assert "2 of the 5 train samples" in capsys.readouterr().err
+    assert sorted(int(sample["cls"]) for sample in samples_of(manifest).values()) == [0, 1, 2]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.tar").write_bytes((folder / "00000.tar").read_bytes()[:-9000])
+    with pytest.raises(UserError, match=r"a\.tar"):
+        tar_sources(tmp_path / "broken", "json.label", None)
+
+
+def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tars(tmp_path / "src", [0, 1, 2, 3])
+    (source,) = tar_sources(folder, "cls", "val")
+    assert (source.split, sorted(source.sample(0)[1])) == ("val", ["jpg", "json", "txt"])
+    assert "the samples have no labels" in capsys.readouterr().err
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "x.tar").write_bytes(tar_bytes([("1.jpg", image_of(1)), ("1.cls", b"cat")]))
+    with pytest.raises(UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"):
+        tar_sources(tmp_path / "words", "cls", None)
+    split = write_tars(tmp_path / "split", [0, 1], "test-")
+    write_tars(split, [2], "train-")
+    (made,) = tar_sources(split, "json.label", SplitChoice("test", "val"))
+    assert (made.split, len(made)) == ("val", 2)
 
 
 @pytest.mark.parametrize(
