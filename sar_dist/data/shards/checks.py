@@ -26,7 +26,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url
+from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url, read_remote_classes
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
@@ -47,7 +47,10 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
     """
     if is_url(path):
         remote = find_remote_manifest(os.fspath(path), split)
-        return check_entries(replace(remote, labels=parse_label_source(label, {})))
+        words = read_remote_classes(remote) if remote.classes is None else None
+        if words is not None:
+            remote = replace(remote, classes=words.names)
+        return check_entries(replace(remote, labels=parse_label_source(label, {} if words is None else words.labels)))
     manifest = _with_labels(find_manifest(Path(path), split), label)
     if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
         index = build_index(manifest)

@@ -187,8 +187,8 @@ def test_probes_take_a_validation_split_that_lacks_classes(stripes: Path, tmp_pa
             {"a": {"name": "A", "index": 2}, "c": {"name": "C", "index": 2}, "b": {"name": "B", "index": 0}},
             r"a and c the",
         ),
-        ({"a": {"name": "A", "index": 2}, "b": {"name": "B"}}, r"does not name every class folder"),
-        ([1, 2], r"does not name every class folder"),
+        ({"a": {"name": "A", "index": 2}, "b": {"name": "B"}}, r"does not name every class"),
+        ([1, 2], r"does not name every class"),
     ],
 )
 def test_index_in_classes_json_is_checked(table: object, message: str, tmp_path: Path) -> None:
