@@ -72,6 +72,7 @@ def _read(path: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"no configuration file {path}; give one of configs/*.py or the config.json of a run")
     if path.suffix == ".json":
+        _check_whole(path)
         try:
             return RunConfig.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -80,6 +81,23 @@ def _read(path: Path) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise UserError(f"{path}: config() must return a RunConfig, not {type(config).__name__}")
     return config
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError unless a file holds a JSON object; one that a full disk cut short does not."""
+    try:
+        whole = isinstance(json.loads(path.read_bytes()), dict)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        whole, reason = False, f"damaged or cut short ({error})"
+    else:
+        reason = "not a mapping of settings"
+    if not whole:
+        raise UserError(
+            f"{path} is {reason}; restore it, or give the configuration file that the run was started with: a run whose "
+            "config.json is damaged recovers it from its checkpoints"
+        )
 
 
 def _run_file(path: Path) -> object:
