@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from sar_dist.config.settings import RunConfig
 from sar_dist.config.values import read_value
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.extensions import look_in
 from sar_dist.setting_trees import leaves, set_leaf
 
@@ -152,7 +152,7 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
     try:
         set_leaf(values, key, read_value(text, known.get(key, Any)))
     except ValueError as error:
-        raise UserError(f"{override!r} cannot be read: {error}") from error
+        raise UserError(f"{shortened(repr(override))} cannot be read: {error}") from error
     except TypeError as above:
         held, leaf = _shown(dict(leaves(values)).get(str(above))), key.rpartition(".")[2]
         raise UserError(f"{override!r}: {above} is {held} and not a mapping that could hold {leaf!r}") from above

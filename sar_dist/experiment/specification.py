@@ -127,7 +127,9 @@ def load_experiment(path: Path) -> Experiment:
         key = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {f'{key}: ' if key else ''}{message}") from error
-    except (SyntaxError, ImportError, AttributeError, NameError, TypeError, KeyError) as error:
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(root)

@@ -132,7 +132,7 @@ def read_export_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of an export")

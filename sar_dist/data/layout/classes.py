@@ -159,10 +159,11 @@ def parse_label_words(data: bytes, where: str) -> ClassTable:
     try:
         content = json.loads(data)
         words = [str(word) for word in content]
+        named = bool(words) and not any(isinstance(word, list | dict | None) for word in content)
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{where} does not name classes ({error!r}); correct or remove it") from None
-    if not words:
-        raise UserError(f"{where} names no classes; complete or remove it")
+    if not named:
+        raise UserError(f"{where} does not name classes; correct or remove it")
     labels = {word: label for label, word in enumerate(words)}
     if isinstance(content, dict):
         if not all(_is_whole(label) for label in content.values()):
@@ -180,8 +181,10 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     classes that have labels in a larger set, or what ``read_label_words`` reads. With ``whole``, all its words are
     numbered, also those that are not among ``words``: the same numbers for every part of a set. Raises UserError.
     """
-    if not classes_file.is_file():
+    if not os.path.lexists(classes_file):
         return _numbered(words)
+    if not classes_file.is_file():
+        raise UserError(f"{classes_file} is no file; restore or remove it")
     try:
         content = json.loads(classes_file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -91,7 +91,7 @@ def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     if (folder / MANIFEST_NAME).exists():
         raise UserError(f"{folder} holds finished shards already; {remedy}")
     if (state / "plan.json").exists():
-        if json.loads((state / "plan.json").read_text()) != json.loads(json.dumps(plan)):
+        if _stored_plan(state) != json.loads(json.dumps(plan)):
             raise UserError(f"{folder} holds unfinished shards of another source or other options; {remedy}")
         return
     if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
@@ -99,6 +99,14 @@ def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     make_folder(state)
     with atomic_write(state / "plan.json") as file:
         file.write(json.dumps(plan).encode())
+
+
+def _stored_plan(state: Path) -> Any:
+    """What the shards in a folder were begun with; None where that is damaged, hence another plan."""
+    try:
+        return json.loads((state / "plan.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:

@@ -90,6 +90,9 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     """Names of the tars of ``split`` in a folder without a manifest: all of them if no name names a split."""
     files = sorted(path.name for path in root.iterdir() if not is_left_over(path.name) and path.is_file())
     found = [name for name in files if name.lower().endswith(".tar")]
+    broken = sorted(path.name for path in root.glob("*.tar") if path.is_symlink() and not path.exists())
+    if broken:
+        raise UserError(f"{root / broken[0]} is a link to nothing ({len(broken)} such links); restore or remove it")
     compressed = [name for name in files if is_compressed_tar(name)]
     if compressed and not found:
         raise UserError(
@@ -110,7 +113,8 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
 def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
     """The manifests of all splits at ``root``, as ``find_manifest`` gives them, with ``label``. Raises UserError if there is none."""
     if (root / MANIFEST_NAME).is_file():
-        split: Split = "val" if _read_json(root / MANIFEST_NAME).get("split") == "val" else "train"
+        content = _read_json(root / MANIFEST_NAME)
+        split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
         return [_with_labels(find_manifest(root, split), label)]
     found: list[Manifest] = []
     problem: NoShards | None = None

@@ -33,7 +33,7 @@ from sar_dist.data.layout import (
 from sar_dist.randomness import keyed_permutation
 from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),
@@ -72,8 +72,8 @@ def csv_sources(
     by_split: dict[str, list[tuple[str, int]]] = {}
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
         path = row[columns.image]
-        if not is_image_name(path):
-            raise UserError(f"{table}, line {line}: {path!r} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
+        if not is_image_name(path) or "\0" in path:
+            raise UserError(f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
         name = "" if columns.split is None else _split_named(row[columns.split], choice, f"{table}, line {line}")
         by_split.setdefault(name, []).append((path, label))
     if columns.split is None:
@@ -104,11 +104,11 @@ def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
+            header = list(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {table}: {error}") from None
     wanted = [name for name in (columns.image, columns.label, columns.split) if name is not None]
-    header = reader.fieldnames or []
     for name in wanted:
         if name not in header:
             raise UserError(
