@@ -260,6 +260,7 @@ def test_one_line_and_status_two(
     ("override", "message"),
     [
         ("engine.deepspeed={fp16: false}", "engine.deepspeed.fp16=False: should be a mapping"),
+        ("augment.rand_augment=rand-zz", "rand_augment"),
         ("augment.crop_mode=stretch", "augment.crop_mode='stretch': .*center.*squash.*border"),
     ],
 )
