@@ -29,6 +29,11 @@ class CannotMeet(UserError):
     exit_status = EXIT_CANNOT_MEET
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """``text``, cut where nobody would read on."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
 _speaks: Callable[[], bool] = is_main_process
 
 
@@ -41,6 +46,9 @@ def let_speak(decide: Callable[[], bool]) -> None:
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
+    So does an error of the operating system that names a file: a path that is too long, a loop of links, a folder in the
+    place of a file, a permission that is missing.
+
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
     (``sar_dist.meeting``), whichever knows of the error.
     """
@@ -50,6 +58,12 @@ def run_tool(main: Callable[[], int | None]) -> None:
         if _speaks():
             warn(f"error: {' '.join(str(error).split())}")
         status = error.exit_status
+    except OSError as error:
+        if error.filename is None:  # a failure of ours, or of a socket
+            raise
+        if _speaks():
+            warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
+        status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         warn("interrupted")
         status = EXIT_INTERRUPTED

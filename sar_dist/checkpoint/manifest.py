@@ -88,6 +88,7 @@ class SharedState(_Record):
         loader: where the data go on.
         zero_stage: ZeRO stage that wrote it.
         config: a copy of the run's configuration; missing in older checkpoints.
+        classes: names of the classes by label; missing in older checkpoints, and where the data name none.
     """
 
     engine: EngineState
@@ -95,6 +96,7 @@ class SharedState(_Record):
     loader: LoaderState | None = None
     zero_stage: int | None = None
     config: dict[str, Any] | None = None
+    classes: Annotated[tuple[str, ...], Strict(False)] | None = None
 
 
 class CheckpointManifest(SharedState):

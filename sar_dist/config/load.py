@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from sar_dist.config.settings import RunConfig
 from sar_dist.config.values import read_value
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.extensions import look_in
 from sar_dist.setting_trees import leaves, set_leaf
 from sar_dist.validation import describe_problem, field_types, one_line, shown
@@ -71,12 +71,30 @@ def _read(path: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"no configuration file {path}; give one of configs/*.py or the config.json of a run")
     if path.suffix == ".json":
+        _check_whole(path)
         with one_line(path, RunConfig):
             return RunConfig.model_validate_json(path.read_bytes())
     config = _run_file(path)
     if not isinstance(config, RunConfig):
         raise UserError(f"{path}: config() must return a RunConfig, not {type(config).__name__}")
     return config
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError unless a file holds a JSON object; one that a full disk cut short does not."""
+    try:
+        whole = isinstance(json.loads(path.read_bytes()), dict)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        whole, reason = False, f"damaged or cut short ({error})"
+    else:
+        reason = "not a mapping of settings"
+    if not whole:
+        raise UserError(
+            f"{path} is {reason}; restore it, or give the configuration file that the run was started with: a run whose "
+            "config.json is damaged recovers it from its checkpoints"
+        )
 
 
 def _run_file(path: Path) -> object:
@@ -122,7 +140,7 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
     try:
         set_leaf(values, key, read_value(text, known.get(key, Any)))
     except ValueError as error:
-        raise UserError(f"{override!r} cannot be read: {error}") from error
+        raise UserError(f"{shortened(repr(override))} cannot be read: {error}") from error
     except TypeError as above:
         held, leaf = shown(dict(leaves(values)).get(str(above))), key.rpartition(".")[2]
         raise UserError(f"{override!r}: {above} is {held} and not a mapping that could hold {leaf!r}") from above

@@ -198,6 +198,11 @@ class AugmentSettings(Settings):
     crop_fraction: float = Field(
         0.875, gt=0, le=1, description="validation: centre crop's share of the resized image's side"
     )
+    crop_mode: Literal["center", "squash", "border"] = Field(
+        "center",
+        description="validation, as in timm; center: the short side is resized and the long one cropped; squash: both "
+        "sides are resized, whatever the shape; border: the long side is resized and the short one padded with the mean",
+    )
 
     @field_validator("scale", "ratio")
     @classmethod

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from sar_dist.config import RunConfig
+from sar_dist.engine.deepspeed_raw import check_kinds, check_with_deepspeed
 from sar_dist.errors import UserError
 from sar_dist.setting_trees import merged
-
-# DeepSpeed ignores an unknown top-level key without a word, so the ones it reads (0.19) are listed here.
-_TOP_LEVEL_KEYS = frozenset(
-    "activation_checkpointing aio bf16 checkpoint comms_logger communication_data_type compile csv_monitor data_types "
-    "disable_allgather disable_python_gc dump_state flops_profiler fp16 gradient_accumulation_steps "
-    "gradient_allreduce_op gradient_clipping gradient_predivide_factor log_level memory_breakdown optimizer "
-    "prescale_gradients scheduler steps_per_print tensorboard timers torch_autocast train_batch_size "
-    "train_micro_batch_size_per_gpu wall_clock_breakdown wandb zero_allow_untested_optimizer "
-    "zero_force_ds_cpu_optimizer zero_optimization".split()
-)
 
 # What we model ourselves: key in the DeepSpeed dictionary -> our key. Setting it twice would let them disagree.
 _OWNED_KEYS = {
@@ -78,7 +68,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Generate the DeepSpeed dictionary and merge ``engine.deepspeed`` over it.
 
     Raises:
-        UserError: impossible batch arithmetic, or ``engine.deepspeed`` has an unknown key or one that we own.
+        UserError: impossible batch arithmetic, or ``engine.deepspeed`` has an unknown key, a value that DeepSpeed does not take,
+            or a key that we own.
     """
     batch = batch_arithmetic(config, world_size)
     generated: dict[str, Any] = {
@@ -94,8 +85,12 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "timers": {"throughput": {"enabled": False}},
         **_precision(config),
     }
-    _check_raw(config.engine.deepspeed)
-    return merged(generated, config.engine.deepspeed)
+    raw = config.engine.deepspeed
+    if raw:
+        check_kinds(raw)
+        _check_owned(raw)
+        check_with_deepspeed(raw, generated)
+    return merged(generated, raw)
 
 
 def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -137,11 +132,7 @@ def _precision(config: RunConfig) -> dict[str, Any]:
     return {}
 
 
-def _check_raw(raw: dict[str, Any]) -> None:
-    for key in raw:
-        if key not in _TOP_LEVEL_KEYS:
-            nearest = difflib.get_close_matches(key, _TOP_LEVEL_KEYS, n=1, cutoff=0.0)
-            raise UserError(f"engine.deepspeed.{key}: DeepSpeed has no such key; did you mean {nearest[0]!r}?")
+def _check_owned(raw: dict[str, Any]) -> None:
     for path, ours in _OWNED_KEYS.items():
         value: Any = raw
         for part in path.split("."):

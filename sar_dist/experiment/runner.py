@@ -114,7 +114,10 @@ def _training(config: RunConfig, options: RunOptions) -> Job:
     file = options.out / "configs" / f"{config.run.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(config.model_dump_json(indent=2) + "\n")
-    start = shlex.split(options.launcher) or [sys.executable]
+    try:
+        start = shlex.split(options.launcher) or [sys.executable]
+    except ValueError as error:
+        raise UserError(f"--launcher {options.launcher!r} cannot be read as a command: {error}") from error
     command = [*start, str(options.tools / "train.py"), "--config", str(file)]
     return Job(config.run.name, command, options.out / "logs" / f"{config.run.name}.log", lambda: is_finished(run))
 

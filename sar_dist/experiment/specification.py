@@ -123,7 +123,9 @@ def load_experiment(path: Path) -> Experiment:
         experiment = module.experiment()
     except ValidationError as error:
         raise UserError(f"{path}: {describe_problem(error)}") from error
-    except (SyntaxError, ImportError, AttributeError, NameError, TypeError, KeyError) as error:
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(root)

@@ -8,9 +8,11 @@ from sar_dist.models.families import BlockSizes, ModelFamily, family_of, import_
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
+    LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
     NamedWeights,
+    class_names,
     open_run,
     open_weights,
     read_export_config,
@@ -19,6 +21,7 @@ from sar_dist.models.weights import (
 
 __all__ = [
     "DTYPES",
+    "LABEL_NAMES_KEY",
     "NO_SKIP_ARCHITECTURE",
     "PROVENANCE_KEY",
     "WEIGHTS_FILE",
@@ -30,6 +33,7 @@ __all__ = [
     "TappedVisionTransformer",
     "build_model",
     "check_initial_weights",
+    "class_names",
     "export_run",
     "family_of",
     "import_model",

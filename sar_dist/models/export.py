@@ -31,7 +31,14 @@ from sar_dist.files import atomic_folder, check_space
 from sar_dist.models.build import model_on_meta
 from sar_dist.models.families import import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
-from sar_dist.models.weights import CONFIG_FILE, PROVENANCE_KEY, WEIGHTS_FILE, open_run, read_export_config
+from sar_dist.models.weights import (
+    CONFIG_FILE,
+    LABEL_NAMES_KEY,
+    PROVENANCE_KEY,
+    WEIGHTS_FILE,
+    open_run,
+    read_export_config,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -76,6 +83,10 @@ def export_run(
         raise UserError(f"{run} kept no moving average of its weights (optim.ema); export the live ones with --live")
     vit = model_on_meta(config.model, config.regularizer).vit
     hub = hub_config(config, vit) | {PROVENANCE_KEY: _provenance(config, reader, use_ema, dtype)}
+    names = reader.manifest.classes
+    if names is not None:
+        every = range(config.model.num_classes)
+        hub[LABEL_NAMES_KEY] = [names[label] if label < len(names) else f"class {label}" for label in every]
     hub = json.loads(json.dumps(hub))  # tuples become lists, as in an export that is read back
     try:
         reader.check_shapes({name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()})
@@ -121,7 +132,7 @@ def hub_config(config: RunConfig, vit: VisionTransformer) -> dict[str, Any]:
             "fixed_input_size": traits["fixed_input_size"],
             "interpolation": augment.interpolation,
             "crop_pct": augment.crop_fraction,
-            "crop_mode": "center",
+            "crop_mode": augment.crop_mode,
             "mean": augment.mean,
             "std": augment.std,
             "num_classes": model.num_classes,

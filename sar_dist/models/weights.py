@@ -38,6 +38,7 @@ SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file, or t
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PROVENANCE_KEY = "sar_dist"
+LABEL_NAMES_KEY = "label_names"  # in an export's config.json, where timm looks for them
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
 
@@ -116,6 +117,12 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
     raise UserError(f"no checkpoint of {path} is intact: {problem}")
 
 
+def class_names(recorded: Any) -> tuple[str, ...] | None:
+    """The class names by label that a checkpoint or an export recorded; None where it did not."""
+    known = isinstance(recorded, list) and all(isinstance(name, str) for name in recorded)
+    return tuple(recorded) if known and recorded else None
+
+
 def read_export_config(folder: Path) -> dict[str, Any]:
     """The config.json of an export, or of another folder in timm's layout.
 
@@ -124,7 +131,7 @@ def read_export_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of an export")

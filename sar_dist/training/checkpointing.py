@@ -24,6 +24,7 @@ class Checkpointing:
         engine, ema, loader, averages: what they hold the state of; ``ema`` may be None.
         say: prints a line on the main process.
         config: the run's configuration, of which every checkpoint holds a copy: config.json may be lost or damaged.
+        classes: names of the classes by label, None where the data name none; an evaluation compares them with its own.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Checkpointing:
         averages: RunningAverages,
         say: Callable[[str], None],
         config: dict[str, Any],
+        classes: tuple[str, ...] | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
@@ -43,6 +45,7 @@ class Checkpointing:
         self.averages = averages
         self.say = say
         self.config = config
+        self.classes = classes
 
     def resume(self, reader: CheckpointReader) -> None:
         """Restore weights, optimizer and averages, whatever processes and ZeRO stage wrote them."""
@@ -92,6 +95,7 @@ class Checkpointing:
             zero_stage=self.engine.zero_optimization_stage(),
             engine=shared_state(self.engine, self.ema),
             config=self.config,
+            classes=self.classes,
         )
         self.store.save(state.step, tensors, index.model_copy(update={"averages": self.averages.state_dict()}), shared)
 

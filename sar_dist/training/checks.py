@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig
 from sar_dist.data import Manifest, check_shards, load_manifest
+from sar_dist.data.images import build_train_transform
 from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
@@ -42,6 +43,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     check_buffers(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
+    build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
         raise UserError(
             f"mixup and cutmix mix pairs of images; engine.micro_batch={config.engine.micro_batch} must be even"

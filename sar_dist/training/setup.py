@@ -63,8 +63,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, flops, peak)
     averages = RunningAverages(engine.device)
-    recorded = config.model_dump(mode="json")
-    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded)
+    recorded, classes = config.model_dump(mode="json"), checked.train.classes or checked.val.classes
+    checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
     if saved is not None:
         checkpointing.resume(saved)
     return Trainer(
@@ -220,5 +220,9 @@ def build_train_loader(config: RunConfig, manifest: Manifest, rank: int, world_s
         world_size=world_size,
         seed=config.run.seed,
         num_classes=config.model.num_classes,
-        fingerprint_extra={"image_size": size, "augment": config.augment.model_dump(mode="json")},
+        # crop_mode is of validation alone, and runs from before it have none.
+        fingerprint_extra={
+            "image_size": size,
+            "augment": config.augment.model_dump(mode="json", exclude={"crop_mode"}),
+        },
     )

@@ -5,6 +5,7 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 """
 
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
+from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
 from sar_dist.transfer.class_scores import TOP, ClassificationScores
 from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
 from sar_dist.transfer.model_spec import LoadedModel, load_model
@@ -28,12 +29,14 @@ __all__ = [
     "MAX_PIXELS",
     "RESULT_FILE",
     "TOP",
+    "WORDNET_ID",
     "Backbone",
     "ClassificationScores",
     "Compute",
     "Features",
     "LabelledImages",
     "LoadedModel",
+    "MatchedSamples",
     "Outcome",
     "Prepared",
     "PreparedSplit",
@@ -55,6 +58,7 @@ __all__ = [
     "limited",
     "load_model",
     "logits_of",
+    "match_classes",
     "open_labelled_samples",
     "open_shard_samples",
     "print_result",

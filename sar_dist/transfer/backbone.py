@@ -33,6 +33,7 @@ class Backbone:
         augment: its resizing, cropping and normalisation of validation images.
         loaded: what ``model_spec`` loaded.
         width, depth, heads, patch, num_classes: of the architecture; ``num_classes`` 0 means that it has no classifier.
+        classes: names of its classes by label; None where they are not known.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Backbone:
         self.heads: int = attention.num_heads
         self.patch: int = self.vit.patch_embed.patch_size[0]
         self.num_classes: int = self.vit.num_classes
+        self.classes = loaded.classes
         self.loaded = loaded
         self._normalise = DeviceTransform(loaded.augment, num_classes=2, seed=0)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from pydantic import ValidationError
+from timm.data import ImageNetInfo, resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from sar_dist.checkpoint import DamagedCheckpoint
@@ -18,11 +19,13 @@ from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models import (
+    LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
     NamedWeights,
     TappedVisionTransformer,
     build_model,
+    class_names,
     model_on_meta,
     open_run,
     open_weights,
@@ -43,6 +46,7 @@ class LoadedModel:
         build_untrained: makes the same architecture with timm's random initialisation.
         settings: the architecture, as a training run configures it.
         weights: what a training run's ``model.init_from`` takes for these weights; None for random ones.
+        classes: names of the classes that the classifier tells apart, by label; None where they are not known.
     """
 
     model: TappedVisionTransformer
@@ -52,6 +56,7 @@ class LoadedModel:
     build_untrained: Callable[[], TappedVisionTransformer]
     settings: ModelSettings
     weights: str | None
+    classes: tuple[str, ...] | None = None
 
 
 def load_model(spec: str) -> LoadedModel:
@@ -103,7 +108,14 @@ def _load_run(path: Path) -> LoadedModel:
     weights = "moving average of the weights" if reader.has_ema else "weights"
     description = f"{config.run.name} ({config.model.name}), {weights} after step {reader.step}"
     return LoadedModel(
-        model.eval(), config.model.image_size, config.augment, description, build, config.model, str(path)
+        model.eval(),
+        config.model.image_size,
+        config.augment,
+        description,
+        build,
+        config.model,
+        str(path),
+        reader.manifest.classes,
     )
 
 
@@ -119,7 +131,8 @@ def _load_export(path: Path) -> LoadedModel:
         raise UserError(f"{path / 'config.json'} was not written by tools/export.py: {error}") from error
     model = build()
     _load_strictly(model.vit, open_weights(str(path)), f"its {path / 'config.json'}")
-    return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path))
+    names = class_names(config.get(LABEL_NAMES_KEY))
+    return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
 
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:
@@ -162,14 +175,30 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
     data = resolve_model_data_config(model.vit)
     description = f"{name}, {'pretrained' if pretrained else 'random'} weights"
     weights = f"timm:{name}" if pretrained else None
-    return LoadedModel(model.eval(), data["input_size"][-1], _augment_of(data), description, build, settings, weights)
+    # Weights with 1000 classes that timm names are ImageNet-1k's, in the order of their WordNet ids.
+    names = tuple(ImageNetInfo("imagenet-1k").label_names()) if pretrained and model.vit.num_classes == 1000 else None
+    return LoadedModel(
+        model.eval(), data["input_size"][-1], _augment_of(data), description, build, settings, weights, names
+    )
 
 
 def _augment_of(data: Mapping[str, Any]) -> AugmentSettings:
-    """How timm's data configuration, or an export's, says that images are resized and normalised."""
-    return AugmentSettings(
-        mean=data["mean"],
-        std=data["std"],
-        crop_fraction=data["crop_pct"],
-        interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
-    )
+    """How timm's data configuration, or an export's, says that images are resized and normalised.
+
+    Raises:
+        UserError: in a way that is not known here; another one would give other accuracies without a word.
+    """
+    try:
+        return AugmentSettings(
+            mean=data["mean"],
+            std=data["std"],
+            crop_fraction=data["crop_pct"],
+            crop_mode=data.get("crop_mode") or "center",
+            interpolation=data["interpolation"],
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"its pretrained_cfg prepares images in a way that is not supported: {first['loc'][0]} = "
+            f"{first['input']!r} ({first['msg']})"
+        ) from error

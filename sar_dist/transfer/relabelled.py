@@ -17,11 +17,13 @@ class RelabelledSamples:
         samples: the set.
         relabel: (key, members) to label; picklable, for data-loader processes. May raise UserError.
         meaning: what the new labels depend on, for the fingerprint.
+        classes: class names by new label, where they are known.
     """
 
-    classes: tuple[str, ...] | None = None
-
-    def __init__(self, samples: SampleSet, relabel: Relabel, meaning: str) -> None:
+    def __init__(
+        self, samples: SampleSet, relabel: Relabel, meaning: str, classes: tuple[str, ...] | None = None
+    ) -> None:
+        self.classes = classes
         self._samples = samples
         self._relabel = relabel
         self.fingerprint = hashlib.sha256(f"{samples.fingerprint} {meaning}".encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from sar_dist.data.shards import LABEL_EXTENSION
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write
 from sar_dist.validation import one_line
@@ -68,9 +69,11 @@ class Result(_Record):
 
 def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, str]) -> dict[str, Any]:
     """What an evaluation is of: task, settings (without those that only say how it is run), weights, data."""
+    # Results from before there was a choice have no ``label``.
+    left_out = [("workers", settings.get("workers")), ("label", LABEL_EXTENSION)]
     return {
         "task": task,
-        "settings": {name: value for name, value in settings.items() if name != "workers"},
+        "settings": {name: value for name, value in settings.items() if (name, value) not in left_out},
         "model": model,
         "data": data,
     }

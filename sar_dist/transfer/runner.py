@@ -136,7 +136,12 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
     make_folder(folder)
     file = folder / JOB_FILE
     if file.exists():
-        found = json.loads(file.read_text())
+        try:
+            found = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file} is damaged ({error}); remove {folder}, or give another --out") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{file} says of no evaluation what it is; remove {folder}, or give another --out")
         if found != wanted:
             changed = ", ".join(sorted({key.partition(".")[0] for key in differences(found, wanted)}))
             raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")

@@ -14,12 +14,16 @@ from torch.utils.data import Dataset
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
-from sar_dist.data.layout import Split, image_member, split_folders
+from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
 from sar_dist.data.making.sources import Source, imagefolder_sources
 from sar_dist.data.shards import (
+    LABEL_EXTENSION,
+    LABEL_MAX_BYTES,
     MANIFEST_NAME,
+    NO_LABEL,
     TIMM_INFO_NAME,
     ShardReader,
+    open_index,
     open_shards,
     parse_label,
 )
@@ -56,7 +60,10 @@ class SourceSamples:
 
 
 class ShardSamples:
-    """The samples of checked shards, by global id."""
+    """The samples of checked shards, by global id.
+
+    Wherever the manifest finds the label, as a number or a word, the sample's ``cls`` member is its number, as in training.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -71,7 +78,27 @@ class ShardSamples:
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         if self._reader is None:
             self._reader = ShardReader(self._shards)
-        return self._reader.members(*self._manifest.locate(number))
+        key, members = self._reader.members(*self._manifest.locate(number))
+        return key, self._with_label(members)
+
+    def _with_label(self, members: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        source = self._manifest.labels
+        if not source.tag:  # cls holds the number already
+            return members
+        found = members.get(source.member, b"")
+        label = source.label(found, parse_label, NO_LABEL) if len(found) <= LABEL_MAX_BYTES else NO_LABEL
+        others = {extension: data for extension, data in members.items() if extension != LABEL_EXTENSION}
+        return others if label == NO_LABEL else {**others, LABEL_EXTENSION: str(label).encode()}
+
+    def check_labels(self) -> None:
+        """Raise UserError if not one of the samples has a label: all would count as wrong, or nothing be trained."""
+        if len(self) and (open_index(self._manifest).records["label"] == NO_LABEL).all():
+            source = self._manifest.labels
+            raise UserError(
+                f"none of the {len(self)} samples in {self._manifest.root} has a label in "
+                f"{'.'.join([source.member, *source.fields])}; say where labels are, such as label=json.label, and what "
+                f"words mean in a {CLASSES_NAME} beside the shards"
+            )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_reader": None}  # open files stay with their process
@@ -101,26 +128,38 @@ def limited(samples: SampleSet, limit: int | None) -> SampleSet:
     return SelectedSamples(samples, np.linspace(0, len(samples) - 1, limit).round().astype(np.int64).tolist())
 
 
-def open_shard_samples(root: Path, split: Split) -> ShardSamples | None:
-    """Checked shards of a split at ``root``, or None where there are none. Raises UserError for damaged ones."""
+def open_shard_samples(root: Path, split: Split, label: str = LABEL_EXTENSION) -> ShardSamples | None:
+    """Checked shards of a split at ``root``, or None where there are none. Raises UserError for damaged ones.
+
+    ``label`` is where their labels are, as ``data.label`` of a training run.
+    """
     if not _has_shards(root, split):
         return None
-    manifest = load_manifest(root, split)
+    manifest = load_manifest(root, split, label)
     check_shards(manifest)
     return ShardSamples(manifest)
 
 
-def open_labelled_samples(root: Path, split: Split, data_help: str) -> SampleSet:
+def open_labelled_samples(root: Path, split: Split, data_help: str, label: str = LABEL_EXTENSION) -> SampleSet:
     """A split of a classification set: shards, ``train/CLASS/*.jpg`` folders, or a set as torchvision stores it.
 
     Raises:
-        UserError: none of these is at ``root``; the message ends with ``data_help``.
+        UserError: none of these is at ``root``, where the message ends with ``data_help``; or ``label`` says where shards
+            have their labels and the set is none of shards, or no sample has a label there.
     """
     from sar_dist.transfer.torchvision_sets import open_torchvision_samples
 
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; expected {data_help}")
-    found: SampleSet | None = open_shard_samples(root, split) or open_torchvision_samples(root, split)
+    shards = open_shard_samples(root, split, label)
+    if shards is not None:
+        shards.check_labels()
+        return shards
+    if label != LABEL_EXTENSION:
+        raise UserError(
+            f"label={label} says where shards have their labels, but there are none at {root}; leave it out"
+        )
+    found = open_torchvision_samples(root, split)
     if found is not None:
         return found
     if split not in split_folders(root):

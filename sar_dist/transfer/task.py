@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from sar_dist.config import Settings
+from sar_dist.data.shards import LABEL_EXTENSION, Split
 from sar_dist.transfer.backbone import Backbone, Transform
 from sar_dist.transfer.features import Compute, Features, extract
-from sar_dist.transfer.samples import SampleSet
+from sar_dist.transfer.samples import SampleSet, open_labelled_samples
 
 
 class TransferSettings(Settings):
@@ -25,6 +26,9 @@ class TransferSettings(Settings):
     batch: int = Field(128, ge=1, description="images per process and forward pass of the frozen backbone")
     workers: int = Field(4, ge=0, description="data-loader processes per rank; 0 decodes in the evaluating process")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen backbone")
+    label: str = Field(
+        LABEL_EXTENSION, min_length=1, description="where shards have the label, as data.label of a training run"
+    )
     limit: int | None = Field(
         None, ge=1, description="use only so many samples of each split, evenly spread; the result is marked partial"
     )
@@ -55,6 +59,10 @@ class TransferJob(Generic[S]):
     def device(self) -> torch.device:
         """Where to compute: where the backbone is."""
         return self.backbone.device
+
+    def open_labelled(self, split: Split, data_help: str) -> SampleSet:
+        """A split of a classification set, with labels from where the settings say; see ``open_labelled_samples``."""
+        return open_labelled_samples(self.data, split, data_help, self.settings.label)
 
     def extract(
         self,

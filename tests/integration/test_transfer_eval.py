@@ -15,6 +15,7 @@ import pytest
 from support import ROOT, jpeg, program_environment, read_metrics, run_processes, tool
 
 from sar_dist.model_specs import SPEC_HELP
+from sar_dist.transfer import load_model
 
 MODEL_KEYS = ("engine.zero_stage=3", "run.max_steps=4", "optim.ema=0.5", "checkpoint.every=4")
 
@@ -158,6 +159,8 @@ def test_fine_tuning_killed_in_the_middle_ends_as_if_nothing_had_been(trained, p
     unbroken = evaluate(*command, "--out", str(tmp_path / "unbroken"))
     assert "newly initialised head.weight, head.bias" in unbroken
     assert "resampled pos_embed" in unbroken
+    tuned = load_model(str(tmp_path / "unbroken" / "finetune_entropy_pictures" / "run"))
+    assert tuned.classes == ("c0", "c1", "c2", "c3"), "checkpoints record the names of the classes"
 
     folder = tmp_path / "killed" / "finetune_entropy_pictures"
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,16 @@ def random_model(model: ModelSettings, seed: int = 0) -> TappedVisionTransformer
 
 
 def write_run(
-    root: Path, model: ModelSettings, checkpoints: dict[int, nn.Module], average: nn.Module | None = None
+    root: Path,
+    model: ModelSettings,
+    checkpoints: dict[int, nn.Module],
+    average: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Path:
-    """A run directory with a checkpoint of each given step's weights, all with the same moving average."""
+    """A run directory with a checkpoint of each given step's weights, all with the same moving average.
+
+    Without ``classes`` it is as one from before checkpoints recorded the class names.
+    """
     run = root / "small"
     run.mkdir(parents=True)
     config = RunConfig(run=RunSettings(name="small", dir=str(root)), model=model)
@@ -53,7 +61,9 @@ def write_run(
         if average is not None:
             tensors["0/ema"] = torch.cat([parameter.detach().flatten() for parameter in average.parameters()])
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        shared = weights_alone(shapes, None if average is None else step)
+        shared = weights_alone(shapes, None if average is None else step).model_copy(
+            update={"classes": None if classes is None else tuple(classes)}
+        )
         store.save(step, tensors, index_of_one_shard(shapes, step), shared)
         store.wait()
         assert store.take_problem() is None

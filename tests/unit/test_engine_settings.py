@@ -136,3 +136,62 @@ def test_learning_rate_warms_up_and_follows_the_cosine() -> None:
     assert factor[3000] * optim.peak_lr == pytest.approx(1e-5)
     assert learning_rate_factor(9999, optim, steps_per_epoch=10) == factor[3000]
     assert total_steps(optim, 10) == 3000
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"fp16": False}, r"^engine\.deepspeed\.fp16=False: should be a mapping$"),
+        ({"zero_optimization": True}, r"zero_optimization=True: should be a mapping"),
+        ({"zero_optimization": {"overlap_com": True}}, r"zero_optimization: DeepSpeed has no key 'overlap_com' there"),
+        ({"zero_optimization": {"overlap_comm": "maybe"}}, r"zero_optimization: overlap_comm=maybe: .* valid boolean"),
+        ({"zero_optimization": {"reduce_bucket_size": "much"}}, r"zero_optimization: reduce_bucket_size=much: "),
+        ({"zero_optimization": {"reduce_bucket_size": -1}}, r"zero_optimization: reduce_bucket_size=-1: "),
+        ({"zero_optimization": {"mics_shard_size": 2}}, r"zero_optimization: DeepSpeed does not take .*removed"),
+        ({"fp16": {"loss_scale": "x"}}, r"fp16: loss_scale=x: "),
+        ({"bf16": {"x": 1}}, r"bf16: DeepSpeed has no key 'x' there"),
+        ({"activation_checkpointing": {"profil": True}}, r"activation_checkpointing\.profil: .* mean 'profile'\?"),
+        ({"activation_checkpointing": {"profile": 1}}, r"activation_checkpointing\.profile=1: should be true or false"),
+        ({"flops_profiler": {"profile_step": "x"}}, r"flops_profiler\.profile_step=x: should be a whole number"),
+        ({"comms_logger": {"enabled": 3.5}}, r"comms_logger: enabled=3\.5: "),
+        ({"tensorboard": [1]}, r"tensorboard=\[1\]: should be a mapping"),
+        ({"aio": {"block_size": None}}, r"aio\.block_size=None: should be a whole number"),
+        ({"checkpoint": {"tag_validation": "Boo"}}, r"checkpoint: DeepSpeed does not take .*BOO"),
+        (
+            {"data_types": {"grad_accum_dtype": "fp8"}},
+            r"data_types\.grad_accum_dtype=fp8: should be fp32, fp16 or bf16",
+        ),
+        ({"communication_data_type": 3}, r"communication_data_type=3: should be fp32, fp16 or bf16"),
+        ({"gradient_allreduce_op": "x"}, r"gradient_allreduce_op: DeepSpeed does not take x"),
+        ({"timers": {"throughput": {"enabled": "x"}}}, r"timers: enabled=x: "),
+        ({"compile": {"foo": 1}}, r"compile: DeepSpeed has no key 'foo' there"),
+        ({"wall_clock_breakdown": "x" * 9999}, r"wall_clock_breakdown=x{80}: should be true or false"),
+        ({"torch_autocast": {"lower_precision_safe_modules": 3}}, r"modules=3: should be a list of text"),
+        ({"steps_per_prin": 1}, r"steps_per_prin: DeepSpeed has no such key; did you mean 'steps_per_print'\?"),
+    ],
+)
+def test_what_deepspeed_would_stumble_over_is_one_line(raw: dict[str, Any], message: str) -> None:
+    for world in (1, 8):
+        with pytest.raises(UserError, match=message) as found:
+            deepspeed_config(config(engine__deepspeed=raw), world)
+        assert "\n" not in str(found.value)
+
+
+def test_sections_that_deepspeed_takes() -> None:
+    raw = {
+        "zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 5e7, "zero_hpz_partition_size": 8},
+        "activation_checkpointing": {"partition_activations": True, "number_checkpoints": 2},
+        "flops_profiler": {"enabled": False, "module_depth": -1, "recompute_fwd_factor": 0},
+        "comms_logger": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32", "keep_in_fp32_modules": ["norm"]},
+        "timers": {"throughput": {"enabled": False}},
+        "checkpoint": {"tag_validation": "Warn"},
+        "gradient_predivide_factor": 2,
+        "communication_data_type": "bf16",
+        "dump_state": False,
+        "log_level": "info",
+    }
+    for precision in ("bf16", "bf16_parameters", "fp16", "fp32"):
+        for stage in (1, 2, 3):
+            changed = config(engine__deepspeed=raw, engine__precision=precision, engine__zero_stage=stage)
+            assert deepspeed_config(changed, 8)["comms_logger"] == {"enabled": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
@@ -10,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from run_factory import random_model, settings, write_run
 from safetensors.torch import load_file
 from support import ROOT
 
 from sar_dist.checkpoint import complete_checkpoints
+from sar_dist.data.images import build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.models import TapBlock
 from sar_dist.models.export import export_run
@@ -113,6 +117,38 @@ def test_config_says_how_images_are_prepared(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"was not written by tools/export\.py"):
         load_model(str(tmp_path / "out"))
+
+
+def test_class_names_are_exported_where_timm_looks_for_them(tmp_path: Path) -> None:
+    model = settings()
+    run = write_run(tmp_path, model, {1: random_model(model).vit}, classes=["cat", "dog", "eel"])
+    assert load_model(str(run)).classes == ("cat", "dog", "eel")
+    export_run(run, tmp_path / "out")
+    names = ["cat", "dog", "eel", "class 3"]  # the model has a class more than the data name
+    vit = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert vit.pretrained_cfg["label_names"] == names
+    assert load_model(str(tmp_path / "out")).classes == tuple(names)
+
+
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_crop_mode_is_exported_and_evaluated_as_timm_would(mode: str, tmp_path: Path) -> None:
+    model = settings()
+    run = write_run(tmp_path, model, {1: random_model(model).vit})
+    config = json.loads((run / "config.json").read_text())
+    config["augment"]["crop_mode"] = mode
+    (run / "config.json").write_text(json.dumps(config))
+    export_run(run, tmp_path / "out")
+    vit = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    data = timm.data.resolve_model_data_config(vit)
+    assert data["crop_mode"] == mode
+    loaded = load_model(str(tmp_path / "out"))
+    assert loaded.augment.crop_mode == mode
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    ours = build_eval_transform(loaded.augment, loaded.image_size, 10**6)(file.getvalue())
+    theirs = timm.data.create_transform(**data, normalize=False)(picture)
+    assert (ours.int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 from torch import Tensor
 
@@ -60,15 +60,15 @@ def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels:
 
 
 def build_eval_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
-    """Validation transform: short side to ``floor(image_size / crop_fraction)``, then the centre crop, as in timm.
+    """Validation transform of timm: a resize to ``floor(image_size / crop_fraction)``, then the centre crop.
+
+    The short side is resized to that with ``crop_mode=center``, both sides with ``squash``, and with ``border`` the long
+    one, after which the short one is padded with the mean colour.
 
     Arguments and result as for ``build_train_transform``.
     """
     if augment.backend == "pil":
-        pipeline = transforms_imagenet_eval(
-            image_size, crop_pct=augment.crop_fraction, interpolation=augment.interpolation, normalize=False
-        )
-        return PilTransform(pipeline, max_pixels)
+        return PilTransform(_timm_eval_transform(augment, image_size), max_pixels, augment.crop_mode == "center")
     return FastEvalTransform(augment, image_size, max_pixels)
 
 
@@ -133,27 +133,38 @@ class FastEvalTransform:
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, self.max_pixels)  # 3 H W
-        top, left, height, width = _middle_box(image.shape[1], image.shape[2])
-        image = image[:, top : top + height, left : left + width]
-        short = math.floor(self.image_size / self.augment.crop_fraction)
-        long = int(short * max(height, width) / min(height, width))
-        resized = (short, long) if height <= width else (long, short)
-        pixels = _resized(image, resized, self.augment.interpolation)
-        top, left = (round((side - self.image_size) / 2) for side in resized)
+        if self.augment.crop_mode == "center":
+            top, left, height, width = _middle_box(image.shape[1], image.shape[2])
+            image = image[:, top : top + height, left : left + width]
+        pixels = _resized(image, self._resized_size(*image.shape[1:]), self.augment.interpolation)
+        if self.augment.crop_mode == "border":
+            pixels = _padded(pixels, self.image_size, self.augment.mean)
+        top, left = (round((side - self.image_size) / 2) for side in pixels.shape[:2])
         return torch.from_numpy(planes_of(pixels[top : top + self.image_size, left : left + self.image_size]))
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing an image of ``height`` x ``width`` pixels, rounded as in timm."""
+        side = math.floor(self.image_size / self.augment.crop_fraction)
+        if self.augment.crop_mode == "squash":
+            return side, side
+        if self.augment.crop_mode == "border":
+            return _within(height, width, (side, side))
+        long = int(side * max(height, width) / min(height, width))
+        return (side, long) if height <= width else (long, side)
 
 
 @dataclass(frozen=True)
 class PilTransform:
-    """``backend=pil``: a timm pipeline behind Pillow's decoder."""
+    """``backend=pil``: a timm pipeline behind Pillow's decoder; ``middle``: of an absurdly long image its middle only."""
 
     pipeline: Callable[[Image.Image], Tensor]
     max_pixels: int
+    middle: bool = True
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_pil(data, self.max_pixels)
         top, left, height, width = _middle_box(image.height, image.width)
-        if (height, width) != (image.height, image.width):
+        if self.middle and (height, width) != (image.height, image.width):
             image = image.crop((left, top, left + width, top + height))
         return self.pipeline(image).contiguous()
 
@@ -166,6 +177,35 @@ class _RandomResizedCrop(RandomResizedCropAndInterpolation):
         image: Image.Image, scale: tuple[float, float], ratio: tuple[float, float]
     ) -> tuple[int, int, int, int]:
         return random_crop_box(image.height, image.width, scale, ratio)
+
+
+class _ResizeKeepRatio(ResizeKeepRatio):
+    """timm's, with sides of at least one pixel; without random scales."""
+
+    @staticmethod
+    def get_params(image: Image.Image, target_size: tuple[int, int], *_random: object) -> tuple[int, int]:
+        return _within(image.height, image.width, target_size)
+
+
+def _within(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
+    """Size of the largest image of the same shape inside ``target`` (height, width), rounded as in timm."""
+    ratio = max(height / target[0], width / target[1])
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _timm_eval_transform(augment: AugmentSettings, image_size: int) -> Callable[[Image.Image], Tensor]:
+    pipeline = transforms_imagenet_eval(
+        image_size,
+        crop_pct=augment.crop_fraction,
+        crop_mode=augment.crop_mode,
+        interpolation=augment.interpolation,
+        mean=augment.mean,
+        normalize=False,
+    )
+    if augment.crop_mode == "border":
+        side = math.floor(image_size / augment.crop_fraction)
+        pipeline.transforms[0] = _ResizeKeepRatio((side, side), longest=1.0, interpolation=augment.interpolation)
+    return pipeline
 
 
 def _timm_train_transform(augment: AugmentSettings, image_size: int) -> Callable[[Image.Image], Tensor]:
@@ -204,6 +244,18 @@ def _middle_box(height: int, width: int) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the whole image, or of its middle where it is absurdly long."""
     box_height, box_width = min(height, MAX_ASPECT_RATIO * width), min(width, MAX_ASPECT_RATIO * height)
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _padded(pixels: NDArray[np.uint8], size: int, mean: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3), padded evenly with the colour ``mean`` (of 0..1) to at least ``size`` x ``size``, as in timm."""
+    missing = [max(0, size - side) for side in pixels.shape[:2]]
+    if not any(missing):
+        return pixels
+    padded = np.empty((pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], 3), np.uint8)
+    padded[:] = np.clip(np.round(255 * np.array(mean)), 0, 255)
+    top, left = missing[0] // 2, missing[1] // 2
+    padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return padded
 
 
 def _resized(image: Tensor, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:

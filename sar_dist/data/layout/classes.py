@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_image_name, is_left_over
 from sar_dist.errors import UserError
@@ -124,6 +124,15 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
 
 
+def named_classes(names: Sequence[str]) -> dict[int, str]:
+    """Label and name of the classes in ``names``, without the places of a larger set that a subset does not name."""
+    return {label: name for label, name in enumerate(names) if name != _placeholder(label)}
+
+
+def _placeholder(label: int) -> str:
+    return f"class {label}"
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """Label of each class by the word that stands for it (its folder's name, say), and the class names by label."""
@@ -133,23 +142,35 @@ class ClassTable:
 
 
 def read_label_words(classes_file: Path) -> ClassTable:
-    """Labels of all classes that a ``classes.json`` beside shards names.
+    """Labels of all classes that a ``classes.json`` beside shards names; see ``parse_label_words``. Raises UserError."""
+    try:
+        data = classes_file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {classes_file}: {error.strerror}") from None
+    return parse_label_words(data, str(classes_file))
 
-    It is a list of the words in the order of their labels, ``{word: label}``, or as ``read_class_table`` reads it. Raises
-    UserError.
+
+def parse_label_words(data: bytes, where: str) -> ClassTable:
+    """Labels of all classes that the content of a ``classes.json`` names.
+
+    It is a list of the words in the order of their labels, ``{word: label}``, or as ``read_class_table`` reads it.
+    ``where`` is what messages call it. Raises UserError.
     """
     try:
-        content = json.loads(classes_file.read_bytes())
+        content = json.loads(data)
         words = [str(word) for word in content]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{classes_file} does not name classes ({error!r}); correct or remove it") from None
+        named = bool(words) and not any(isinstance(word, list | dict | None) for word in content)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{where} does not name classes ({error!r}); correct or remove it") from None
+    if not named:
+        raise UserError(f"{where} does not name classes; correct or remove it")
     labels = {word: label for label, word in enumerate(words)}
     if isinstance(content, dict):
-        if not all(isinstance(label, int) for label in content.values()):
-            return read_class_table(words, classes_file)
+        if not all(_is_whole(label) for label in content.values()):
+            return _class_table(words, content, where, whole=False)
         labels = content
     if sorted(labels.values()) != list(range(len(words))):
-        raise UserError(f"{classes_file} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
+        raise UserError(f"{where} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
     return ClassTable(labels, tuple(sorted(labels, key=labels.__getitem__)))
 
 
@@ -157,27 +178,68 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     """Labels 0, 1, ... of the classes in the order of ``sort_classes``.
 
     ``classes_file``, where it exists, is JSON with a name for each word, or ``{"name": ..., "index": LABEL}`` for
-    classes that have labels in a larger set. With ``whole``, all its words are numbered, also those that are not among
-    ``words``: the same numbers for every part of a set. Raises UserError.
+    classes that have labels in a larger set, or what ``read_label_words`` reads. With ``whole``, all its words are
+    numbered, also those that are not among ``words``: the same numbers for every part of a set. Raises UserError.
     """
-    words = sort_classes(words)
-    default = ClassTable({word: label for label, word in enumerate(words)}, tuple(words))
+    if not os.path.lexists(classes_file):
+        return _numbered(words)
     if not classes_file.is_file():
-        return default
+        raise UserError(f"{classes_file} is no file; restore or remove it")
     try:
-        table = json.loads(classes_file.read_bytes())
-        if whole and set(words) <= set(table):
-            words = sort_classes([*table])
-            default = ClassTable({word: label for label, word in enumerate(words)}, tuple(words))
-        entries = {word: table[word] for word in words}
+        content = json.loads(classes_file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {classes_file}: {error}; correct or remove it") from None
+    return _class_table(words, content, str(classes_file), whole=whole)
+
+
+def _numbered(words: Iterable[str]) -> ClassTable:
+    names = sort_classes([*words])
+    return ClassTable({word: label for label, word in enumerate(names)}, tuple(names))
+
+
+def _class_table(words: Sequence[str], content: Any, where: str, *, whole: bool) -> ClassTable:
+    try:
+        table = _as_table(content)
+        default = _numbered(table if whole and set(words) <= set(table) else words)
+        entries = {word: table[word] for word in default.names}
         if all(isinstance(entry, str) for entry in entries.values()):
             return ClassTable(default.labels, tuple(entries.values()))
-        labels = {word: int(entry["index"]) for word, entry in entries.items()}
-        names = {int(entry["index"]): str(entry["name"]) for entry in table.values()}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{classes_file} does not name every class folder ({error!r}); complete or remove it") from None
-    if max(names) > _MOST_CLASSES:
-        raise UserError(f"{classes_file} has the index {max(names)}, above {_MOST_CLASSES}; correct it")
-    if len(set(labels.values())) != len(labels) or min(labels.values()) < 0:
-        raise UserError(f"{classes_file} gives two class folders the same index, or a negative one")
-    return ClassTable(labels, tuple(names.get(label, f"class {label}") for label in range(max(names) + 1)))
+        indices = {word: entry["index"] for word, entry in table.items()}
+        titles = {word: str(entry["name"]) for word, entry in table.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{where} does not name every class ({error!r}); complete or remove it") from None
+    _check_indices(indices, where)
+    names = {index: titles[word] for word, index in indices.items()}
+    labels = {word: indices[word] for word in entries}
+    return ClassTable(labels, tuple(names.get(label, _placeholder(label)) for label in range(max(names) + 1)))
+
+
+def _as_table(content: Any) -> Any:
+    """A list of words, and labels by word, in the form that has ``index`` and ``name``; anything else as it is."""
+    if isinstance(content, list) and len(set(content)) == len(content):
+        content = {word: label for label, word in enumerate(content) if isinstance(word, str)}
+    if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
+        return {word: {"index": label, "name": word} for word, label in content.items()}
+    return content
+
+
+def class_table_content(table: ClassTable) -> dict[str, dict[str, Any]]:
+    """The content of a ``classes.json`` that says what ``table`` says."""
+    return {word: {"index": label, "name": table.names[label]} for word, label in table.labels.items()}
+
+
+def _check_indices(indices: Mapping[str, object], where: str) -> None:
+    """Raise UserError unless every class has a label of its own, from 0 to what a model may have."""
+    taken: dict[object, str] = {}
+    for word, index in indices.items():
+        if not isinstance(index, int) or not _is_whole(index) or not 0 <= index <= _MOST_CLASSES:
+            raise UserError(
+                f"{where} gives {word} the index {index!r}; expected a whole number from 0 to {_MOST_CLASSES}"
+            )
+        if index in taken:
+            raise UserError(f"{where} gives {taken[index]} and {word} the same index {index}; correct it")
+        taken[index] = word
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from sar_dist.data.layout import CLASSES_NAME, class_table_content
 from sar_dist.output import say
 from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, make_folder, write_durably
 from sar_dist.processes import available_cores
@@ -94,13 +95,21 @@ def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     if (folder / MANIFEST_NAME).exists():
         raise UserError(f"{folder} holds finished shards already; {remedy}")
     if (state / "plan.json").exists():
-        if json.loads((state / "plan.json").read_text()) != json.loads(json.dumps(plan)):
+        if _stored_plan(state) != json.loads(json.dumps(plan)):
             raise UserError(f"{folder} holds unfinished shards of another source or other options; {remedy}")
         return
     if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
         raise UserError(f"{folder} is not empty; {remedy}")
     make_folder(state)
     write_durably(state / "plan.json", json.dumps(plan))
+
+
+def _stored_plan(state: Path) -> Any:
+    """What the shards in a folder were begun with; None where that is damaged, hence another plan."""
+    try:
+        return json.loads((state / "plan.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:
@@ -246,4 +255,6 @@ def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions)
         "source": source.description(),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
+    if source.words is not None:
+        write_durably(Path(manifest.root, CLASSES_NAME), json.dumps(class_table_content(source.words), indent=1))
     write_durably(Path(manifest.root, MANIFEST_NAME), json.dumps(content, indent=1))

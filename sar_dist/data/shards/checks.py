@@ -26,7 +26,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url
+from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url, read_remote_classes
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
@@ -47,7 +47,10 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
     """
     if is_url(path):
         remote = find_remote_manifest(os.fspath(path), split)
-        return check_entries(replace(remote, labels=parse_label_source(label, {})))
+        words = read_remote_classes(remote) if remote.classes is None else None
+        if words is not None:
+            remote = replace(remote, classes=words.names)
+        return check_entries(replace(remote, labels=parse_label_source(label, {} if words is None else words.labels)))
     manifest = _with_labels(find_manifest(Path(path), split), label)
     if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
         index = build_index(manifest)
@@ -87,6 +90,9 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     """Names of the tars of ``split`` in a folder without a manifest: all of them if no name names a split."""
     files = sorted(path.name for path in root.iterdir() if not is_left_over(path.name) and path.is_file())
     found = [name for name in files if name.lower().endswith(".tar")]
+    broken = sorted(path.name for path in root.glob("*.tar") if path.is_symlink() and not path.exists())
+    if broken:
+        raise UserError(f"{root / broken[0]} is a link to nothing ({len(broken)} such links); restore or remove it")
     compressed = [name for name in files if is_compressed_tar(name)]
     if compressed and not found:
         raise UserError(
@@ -107,7 +113,8 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
 def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
     """The manifests of all splits at ``root``, as ``find_manifest`` gives them, with ``label``. Raises UserError if there is none."""
     if (root / MANIFEST_NAME).is_file():
-        split: Split = "val" if _read_json(root / MANIFEST_NAME).get("split") == "val" else "train"
+        content = _read_json(root / MANIFEST_NAME)
+        split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
         return [_with_labels(find_manifest(root, split), label)]
     found: list[Manifest] = []
     problem: NoShards | None = None

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from sar_dist.output import warn
-from sar_dist.data.layout import SPLIT_NAMES, Split
+from sar_dist.data.layout import CLASSES_NAME, SPLIT_NAMES, ClassTable, Split, parse_label_words
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
@@ -80,6 +80,20 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         """The whole content of a small file."""
         return self._repeated(name, lambda filesystem, path: filesystem.cat_file(path))
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """The whole content of a small file, or None where the store says that it is not there.
+
+        A store that may not list its files says "permission denied" instead.
+        """
+
+        def content(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
+            try:
+                return filesystem.cat_file(path)
+            except (FileNotFoundError, PermissionError):
+                return None
+
+        return self._repeated(name, content)
 
     def chunks(self, name: str, size: int) -> Iterator[bytes]:
         """The content of a file of ``size`` bytes in order, in pieces of CHUNK_BYTES; a failed piece is read again."""
@@ -177,6 +191,13 @@ def find_remote_manifest(url: str, split: Split) -> Manifest:
     raise UserError(
         f"no {split} shards at {url}: neither {MANIFEST_NAME} nor {TIMM_INFO_NAME} can be read there; {HOW_TO_MAKE}"
     )
+
+
+def read_remote_classes(manifest: Manifest) -> ClassTable | None:
+    """What a ``classes.json`` beside remote shards says about their labels; None where there is none. Raises UserError."""
+    folder = RemoteFolder(manifest.root)
+    data = folder.read_if_there(CLASSES_NAME)
+    return None if data is None else parse_label_words(data, folder.url(CLASSES_NAME))
 
 
 def _parse_json(folder: RemoteFolder, name: str) -> Any:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sar_dist.config import AugmentSettings
+from sar_dist.data.layout import named_classes
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     TOP,
+    Backbone,
     ClassificationScores,
+    MatchedSamples,
     Outcome,
     PreparedSplit,
     SampleSet,
@@ -17,13 +22,20 @@ from sar_dist.transfer import (
     TransferTask,
     limited,
     logits_of,
-    open_labelled_samples,
+    match_classes,
 )
 
 CLASSIFICATION_LAYOUT = "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set that torchvision stored"
 
 
-class ImageNetValidation(TransferTask[TransferSettings, PreparedSplit]):
+@dataclass(frozen=True)
+class ClassifierSplit(PreparedSplit):
+    """Samples with labels in the model's numbering; ``labels`` says how they were compared."""
+
+    labels: str
+
+
+class ImageNetValidation(TransferTask[TransferSettings, ClassifierSplit]):
     """Top-1 and top-5 of the model's own classifier on a validation split."""
 
     name = "imagenet_val"
@@ -31,15 +43,17 @@ class ImageNetValidation(TransferTask[TransferSettings, PreparedSplit]):
     data_help = f"the validation split as {CLASSIFICATION_LAYOUT}"
     data_folder = "imagenet-1k-wds"
 
-    def prepare(self) -> PreparedSplit:
-        samples = limited(open_labelled_samples(self.job.data, "val", self.data_help), self.job.settings.limit)
-        check_classifier(self.job.backbone.num_classes, self.job.backbone.spec, samples)
-        return PreparedSplit("val", samples)
+    def prepare(self) -> ClassifierSplit:
+        samples = limited(self.job.open_labelled("val", self.data_help), self.job.settings.limit)
+        matched = match_classifier(self.job.backbone, samples)
+        self.job.say(f"labels {matched.remark}")
+        return ClassifierSplit("val", matched.samples, matched.remark)
 
-    def run(self, prepared: PreparedSplit) -> Outcome:
+    def run(self, prepared: ClassifierSplit) -> Outcome:
         job = self.job
         found = job.extract(prepared.samples, logits_of, name="val logits")
         classes = job.backbone.num_classes
+        check_known(found.labels, classes, job.backbone.spec)
         order = top_classes(found.values["logits"], min(TOP, classes))
         scores = ClassificationScores.of(order, found, classes)
         return Outcome(
@@ -47,7 +61,10 @@ class ImageNetValidation(TransferTask[TransferSettings, PreparedSplit]):
             primary="top1",
             samples=scores.samples,
             skipped=scores.skipped,
-            protocol={"transform": describe_eval_transform(job.backbone.image_size, job.backbone.augment)},
+            protocol={
+                "transform": describe_eval_transform(job.backbone.image_size, job.backbone.augment),
+                "labels": prepared.labels,
+            },
             baselines={"chance": scores.chance},
         )
 
@@ -57,18 +74,36 @@ def top_classes(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
-def check_classifier(num_classes: int, spec: str, samples: SampleSet) -> None:
-    """Raise UserError unless the model has a classifier for as many classes as the set has."""
-    if not num_classes:
+def match_classifier(backbone: Backbone, samples: SampleSet) -> MatchedSamples:
+    """``samples`` with labels in the numbering of the model's classifier. Raises UserError: they are of other classes."""
+    classes, spec = backbone.num_classes, backbone.spec
+    if not classes:
         raise UserError(f"{spec} has no classifier; use a task that trains one, such as linear or knn")
-    if samples.classes is not None and len(samples.classes) != num_classes:
+    matched = match_classes(samples, backbone.classes, spec)
+    if samples.classes is None or matched.compared:
+        return matched
+    # A subset that says its place in a larger set by ``index`` leaves places without names.
+    subset = len(named_classes(samples.classes)) < len(samples.classes) <= classes
+    if len(samples.classes) != classes and not subset:
         raise UserError(
-            f"{spec} tells {num_classes} classes apart and the data set has {len(samples.classes)}; use a task that "
-            "trains a classifier on it, such as linear or knn, or give the set that the model was trained on"
+            f"{spec} tells {classes} classes apart and the data set has {len(samples.classes)}; use a task that "
+            "trains a classifier on it, such as linear or knn, or give the set that the model was trained on; a "
+            "classes.json with index and name of each class says which of the model's classes a subset has"
+        )
+    return matched
+
+
+def check_known(labels: NDArray[np.int64], classes: int, spec: str) -> None:
+    """Raise UserError if a label is no class of the model: it would count as wrong without a word."""
+    if labels.size and labels.max() >= classes:
+        raise UserError(
+            f"a sample has the label {labels.max()}, but {spec} tells {classes} classes apart (0..{classes - 1})"
         )
 
 
 def describe_eval_transform(image_size: int, augment: AugmentSettings) -> str:
     """The validation transform in words, for the protocol."""
-    fraction, interpolation = augment.crop_fraction, augment.interpolation
-    return f"resize short side to {int(image_size / fraction)} {interpolation}, centre crop {image_size}"
+    sides = {"center": "short side", "squash": "both sides", "border": "long side"}[augment.crop_mode]
+    padding = "pad with the mean, " if augment.crop_mode == "border" else ""
+    side = int(image_size / augment.crop_fraction)
+    return f"resize {sides} to {side} {augment.interpolation}, {padding}centre crop {image_size}"

@@ -20,7 +20,7 @@ from sar_dist import distributed
 from sar_dist.config import RunConfig
 from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
-from sar_dist.data.shards import MANIFEST_NAME, Split
+from sar_dist.data.shards import MANIFEST_NAME, Split, parse_label
 from sar_dist.errors import UserError
 from sar_dist.setting_trees import merged
 from sar_dist.training import build_trainer
@@ -34,7 +34,7 @@ from sar_dist.transfer import (
     TransferTask,
     limited,
     logits_of,
-    open_labelled_samples,
+    match_classes,
 )
 from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
 from sar_dist.validation import one_line
@@ -101,9 +101,9 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
         job = self.job
         splits: tuple[Split, Split] = ("train", "val")
         samples: dict[Split, SampleSet] = {
-            split: limited(open_labelled_samples(job.data, split, self.data_help), job.settings.limit)
-            for split in splits
+            split: limited(job.open_labelled(split, self.data_help), job.settings.limit) for split in splits
         }
+        samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
         names = samples["train"].classes
         if names is None:
             names = tuple(map(str, range(1 + max(_labels(samples["train"])))))
@@ -211,6 +211,7 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
             "mean": loaded.augment.mean,
             "std": loaded.augment.std,
             "crop_fraction": loaded.augment.crop_fraction,
+            "crop_mode": loaded.augment.crop_mode,
         },
         "optim": {
             name: getattr(settings, name)
@@ -225,5 +226,6 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
 
 
 def _labels(samples: SampleSet) -> list[int]:
-    """The labels of a set that does not name its classes."""
-    return [int(samples.sample(number)[1]["cls"]) for number in range(len(samples))]
+    """The labels of a set that does not name its classes; -1 where a sample has none."""
+    members = (samples.sample(number)[1] for number in range(len(samples)))
+    return [parse_label(found.get("cls", b"")) for found in members]

@@ -207,6 +207,26 @@ def test_setting_that_an_older_version_did_not_have_is_unset_there() -> None:
     ]
 
 
+def test_order_does_not_depend_on_how_validation_crops(shards: Manifest) -> None:
+    """Runs from before ``augment.crop_mode`` go on: nothing of it is in what a checkpoint says of the order."""
+    from sar_dist.config import RunConfig
+    from sar_dist.training.setup import build_train_loader
+
+    values = {
+        "run": {"name": "x"},
+        "data": {"workers": 0},
+        "optim": {"global_batch": 8, "lr": 0.1},
+        "engine": {"micro_batch": 8},
+    }
+    states = []
+    for mode in ("center", "squash"):
+        config = RunConfig.model_validate({**values, "augment": {"crop_mode": mode}})
+        states.append(build_train_loader(config, shards, 0, 1).state_dict(0))
+    assert states[0] == states[1]
+    assert "crop_fraction" in json.dumps(states[0])
+    assert "crop_mode" not in json.dumps(states[0])
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [

@@ -12,7 +12,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from shard_factory import CLASSES, corner, make_scenes, make_shards, random_transform, train_loader
+from shard_factory import (
+    CLASSES,
+    corner,
+    image_of,
+    make_scenes,
+    make_shards,
+    random_transform,
+    tar_bytes,
+    train_loader,
+)
 from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
@@ -68,6 +77,30 @@ def test_training_from_the_web_is_training_from_disk(web: tuple[str, Path, Fault
     transfers = [path for path in faults.requests if path.endswith(".tar")]
     pieces = sum(-(-(shard.bytes or 0) // 3000) for shard in manifest.shards)
     assert len(transfers) == 2 * pieces, "two workers fetched a shard twice"
+
+
+def test_labels_in_words_behind_a_url(
+    web: tuple[str, Path, Faults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """timm's layout with words for labels, and a classes.json that is fetched, repeated, checked or not there."""
+    url, folder, _ = web
+    members = [(f"{n}.{e}", d) for n, w in enumerate(["dog", "cat"]) for e, d in (("jpg", image_of(n)), ("cls", w.encode()))]
+    (folder / "a.tar").write_bytes(tar_bytes(members))
+    split = {"filenames": ["a.tar"], "shard_lengths": [2], "num_samples": 2}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    assert load_manifest(url, "train").classes is None
+    assert "classes.json" not in capsys.readouterr().err, "not there is an answer, and no failure"
+    (folder / "classes.json").write_text(json.dumps({"dog": 0, "cat": 1}))
+    manifest = load_manifest(url, "train")
+    local = load_manifest(folder, "train")
+    assert manifest.classes == local.classes == ("dog", "cat")
+    assert manifest.fingerprint == local.fingerprint
+    loader = train_loader(manifest, global_batch=2, micro_batch=2, transform=corner, stage=str(tmp_path / "stage"))
+    (batch,) = loader.iterate(0, 1)
+    assert dict(zip(batch["sample"].tolist(), batch["label"].tolist(), strict=True)) == {0: 0, 1: 1}
+    (folder / "classes.json").write_text('["dog", "dog"]')
+    with pytest.raises(UserError, match=r"http.*classes\.json does not give its 2 classes the labels 0\.\.1"):
+        load_manifest(url, "train")
 
 
 def test_validation_from_the_web(web: tuple[str, Path, Faults]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import webdataset as wds
-from shard_factory import REAL_DATA, image_of
+from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
+from sar_dist.data.layout import SplitChoice
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.making.sources import (
     CsvColumns,
@@ -19,6 +21,7 @@ from sar_dist.data.making.sources import (
     csv_sources,
     imagefolder_sources,
     parquet_sources,
+    tar_sources,
     voc_sources,
 )
 from sar_dist.data.making.sources.base import unique_keys
@@ -159,10 +162,63 @@ def test_ade20k(tmp_path: Path) -> None:
         assert sample["seg.png"] == (root / f"annotations/training/{key}.png").read_bytes()
         assert "cls" not in sample
     (root / "annotations/validation/ADE_validation_00000001.png").unlink()
-    with pytest.raises(UserError, match=r"1 of .* lack the other, such as ADE_validation_00000001"):
+    with pytest.raises(UserError, match=r"1 images in .* have no map of the same name, such as ADE_validation_00000001"):
         ade20k_sources(root)
     with pytest.raises(UserError, match="expected the layout of ADEChallengeData2016"):
         ade20k_sources(tmp_path)
+
+
+def ade_folder(root: Path, names: list[str], maps: list[str]) -> Path:
+    """A set in ADE20K's layout with these files in both splits."""
+    for split in ("training", "validation"):
+        make_tree(root, [f"images/{split}/{name}" for name in names])
+        make_tree(root, [f"annotations/{split}/{name}" for name in maps])
+    return root
+
+
+def test_ade20k_takes_every_image_format_and_capitals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a.png", "b.JPG", "c.jpeg", "scan.v1.2.jpg", "._b.JPG", "notes.txt"]
+    root = ade_folder(tmp_path / "set", names, ["a.png", "b.PNG", "c.png", "scan.v1.2.png", "._a.png", "x.mat"])
+    (root / "images/training").rename(root / "images/Train")
+    samples = samples_of(written(ade20k_sources(root), tmp_path / "out")["train"])
+    assert sum("jpg" in members for members in samples.values()) == 3
+    assert {"png", "seg.png"} < samples["a"].keys()
+    assert samples["b"]["seg.png"] == (root / "annotations/training/b.PNG").read_bytes()
+    assert sum(key.startswith("scan_v1_2-") for key in samples) == 1
+    warnings = capsys.readouterr().err
+    assert "left out 1 files that are of no use here by name, such as notes.txt" in warnings
+    assert "such as x.mat" in warnings
+
+
+@pytest.mark.parametrize(
+    ("names", "maps", "message"),
+    [
+        (["a.jpg", "b.jpg"], ["a.png"], r"^1 images in .*training have no map of the same name, such as b\.jpg"),
+        (["a.jpg"], ["a.png", "b.png", "c.png"], r"^2 maps in .* have no image of the same name, such as b\.png"),
+        (["a.jpg", "b.jpg"], ["a.png", "c.png"], r"1 images .*b\.jpg; 1 maps .*c\.png"),
+        (["a.jpg"], ["a.jpg"], r"1 images .* have no map .*maps are KEY\.png"),
+        (["a.jpg", "a.png"], ["a.png"], r"has a\.jpg and a\.png, which would be one sample"),
+        (["a.jpg"], ["a.png", "a.PNG"], r"has a\.PNG and a\.png, which would be one sample"),
+        (["a.txt"], [".png"], r"no images in .*training"),
+    ],
+)
+def test_ade20k_images_and_maps_go_together(tmp_path: Path, names: list[str], maps: list[str], message: str) -> None:
+    root = ade_folder(tmp_path, names, maps)
+    with pytest.raises(UserError, match=message):
+        ade20k_sources(root)
+
+
+def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
+    root = ade_folder(tmp_path, ["a.jpg"], ["a.png"])
+    (root / "objectInfo150.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cannot read .*objectInfo150\.txt"):
+        ade20k_sources(root)
+    (root / "objectInfo150.txt").unlink()
+    shutil.rmtree(root / "annotations" / "validation")
+    with pytest.raises(UserError, match=r"annotations has no folder validation"):
+        ade20k_sources(root)
 
 
 def test_voc(tmp_path: Path) -> None:
@@ -176,8 +232,12 @@ def test_voc(tmp_path: Path) -> None:
     assert (manifests["train"].total, manifests["val"].total, manifests["val"].num_classes) == (4, 2, 21)
     assert set(samples_of(manifests["val"])) == set(keys[4:])
     (base / "SegmentationClass" / f"{keys[5]}.png").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*2007_000005\.png"):
+    with pytest.raises(UserError, match=r"1 of the 2 keys in .*val\.txt have no image .* or no map .*2007_000005"):
         voc_sources(tmp_path)
+    for content, message in ((b"\xff\xfe", "is no list of keys"), (b"", "is empty"), (b"a\na\n", "names 1 keys twice")):
+        (base / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            voc_sources(tmp_path)
     with pytest.raises(UserError, match="has no ImageSets/Segmentation"):
         voc_sources(tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages")
 
@@ -216,6 +276,9 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["path", "label"], [["a.jpg", "1"], ["a.jpg", ""]], "line 3: one of path, label is empty"),
         (["path", "label"], [["a.jpg", "1"], ["b.jpg", "cat"]], "mixes numbers and names"),
         (["path", "label"], [["a.jpg", "-1"]], "negative"),
+        (["path", "label"], [["a.jpg", "1.0"]], "fractional"),
+        (["path", "label"], [["a.jpg", "1" * 5000]], r"too large .* such as 1{20}\.\.\."),
+        (["path", "label"], [["a.jpg", "12345678"]], "too large"),
         (["path", "label"], [["a.jpg", "1"], ["a.jpg", "1"]], "names a.jpg twice"),
         (["path", "label"], [["gone.jpg", "1"]], r"cannot read .*gone\.jpg"),
     ],
@@ -232,8 +295,10 @@ def write_parquet(path: Path, images: list, labels: list, names: list[str] | Non
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    kinds = {str: arrow.string(), bool: arrow.bool_(), float: arrow.float64()}
+    kind = kinds.get(type(labels[0]), arrow.int64())
     structure = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    schema = arrow.schema([("image", structure), ("label", arrow.int64()), ("more", arrow.string())])
+    schema = arrow.schema([("image", structure), ("label", kind), ("more", arrow.string())])
     if names is not None:
         features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
         schema = schema.with_metadata({"huggingface": json.dumps(features)})
@@ -267,9 +332,134 @@ def test_parquet(tmp_path: Path) -> None:
     assert (alone.split, len(alone)) == ("train", 10)
 
 
+def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
+    """A second table that has other words is numbered by the classes.json that the first one's shards came with."""
+    make_tree(tmp_path / "a", ["1.png", "2.png", "3.png"])
+    table = write_csv(tmp_path / "a" / "t.csv", ["path", "label"], [["1.png", "dog"], ["2.png", "cat"], ["3.png", "eel"]])
+    manifest = written(csv_sources(table, None, CsvColumns(), "train"), tmp_path / "first")["train"]
+    assert manifest.classes == ("cat", "dog", "eel")
+    make_tree(tmp_path / "b", ["4.png", "5.png"])
+    second = write_csv(tmp_path / "b" / "t.csv", ["path", "label"], [["4.png", "eel"], ["5.png", "dog"]])
+    shutil.copy(Path(manifest.root) / "classes.json", tmp_path / "b")
+    other = written(csv_sources(second, None, CsvColumns(), "val"), tmp_path / "second")["val"]
+    assert other.classes == manifest.classes
+    assert {key: int(sample["cls"]) for key, sample in samples_of(other).items()} == {"4": 2, "5": 1}
+    for content in (["cat", "dog", "eel"], {"dog": 1, "cat": 0, "eel": 2}):
+        (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
+        (source,) = csv_sources(second, None, CsvColumns(), "val")
+        assert (source.classes, source.sample(0)[1]["cls"]) == (("cat", "dog", "eel"), b"2")
+    for content in (["cat", "cat", "dog"], ["cat", 3, "eel"], {"dog": 1, "eel": True}, {"dog": 1, "eel": 1}, 3, [["a"]]):
+        (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"classes\.json"):
+            csv_sources(second, None, CsvColumns(), "val")
+
+
+def test_parquet_with_words(tmp_path: Path) -> None:
+    labels = ["dog", "cat", "eel", "cat", "dog"]
+    write_parquet(tmp_path / "set" / "train-0.parquet", _parquet_images(0, 5), labels)
+    write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 2), ["eel", "dog"])
+    manifests = written(list(parquet_sources(tmp_path / "set", "image", "label", None)), tmp_path / "out")
+    for split, words in (("train", labels), ("val", ["eel", "dog"])):
+        assert manifests[split].classes == ("cat", "dog", "eel")
+        samples = samples_of(manifests[split])
+        assert [("cat", "dog", "eel")[int(samples[key]["cls"])] for key in sorted(samples)] == words
+        assert list(json.loads((Path(manifests[split].root) / "classes.json").read_text())) == ["cat", "dog", "eel"]
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    assert only.sample(0)[1]["cls"] == b"2", "numbered by the training files"
+    write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 1), ["fox"])
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    with pytest.raises(UserError, match=r"row 0 of the val split has the label 'fox', which is not among the 3 classes"):
+        only.sample(0)
+    (tmp_path / "set" / "classes.json").write_text(json.dumps(["fox", "eel", "dog", "cat"]))
+    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
+    assert (only.sample(0)[1]["cls"], only.classes) == (b"0", ("fox", "eel", "dog", "cat"))
+
+
+def test_parquet_with_numbers_in_words(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", _parquet_images(0, 2), ["10", "2"])
+    (source,) = parquet_sources(path, "image", "label", None)
+    assert (source.classes, [source.sample(number)[1]["cls"] for number in (0, 1)]) == (None, [b"10", b"2"])
+    write_parquet(path, _parquet_images(0, 2), ["10", "cat"])
+    with pytest.raises(UserError, match="mixes numbers and names as labels, such as 10 and cat"):
+        parquet_sources(path, "image", "label", None)
+
+
+def write_tars(folder: Path, labels: list[object], split: str = "", first: int = 0) -> Path:
+    """Tars of img2dataset, three samples each, that use the same keys; labels are in json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(0, len(labels), 3):
+        members = []
+        for place, label in enumerate(labels[shard : shard + 3]):
+            key = f"a/{place:04d}"
+            members += [
+                (f"{key}.JPG", image_of(first + shard + place)),
+                (f"{key}.json", json.dumps({"label": label}).encode()),
+                (f"{key}.txt", b"a caption"),
+            ]
+        (folder / f"{split}{shard // 3:05d}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+def test_tars_are_written_anew_with_labels_as_numbers(tmp_path: Path) -> None:
+    labels = ["dog", "cat", "dog", "eel", "cat", "eel", "dog"]
+    write_tars(tmp_path / "src", labels, "train-")
+    write_tars(tmp_path / "src", ["eel"], "val-", first=100)
+    (tmp_path / "src" / "classes.json").write_text(json.dumps(["cat", "dog", "eel"]))
+    manifests = written(list(tar_sources(tmp_path / "src", "json.label", None)), tmp_path / "out")
+    assert (manifests["train"].total, manifests["val"].total) == (7, 1)
+    assert manifests["train"].classes == manifests["val"].classes == ("cat", "dog", "eel")
+    samples = samples_of(manifests["train"])
+    assert list(samples) != sorted(samples), "shuffled"
+    for key, sample in samples.items():
+        number = int(key.partition("-")[0])
+        assert sample["jpg"] == image_of(number)
+        assert ("cat", "dog", "eel")[int(sample["cls"])] == labels[number]
+        assert (json.loads(sample["json"])["label"], sample["txt"]) == (labels[number], b"a caption")
+    (again,) = tar_sources(Path(manifests["train"].root), "cls", None)
+    assert (again.split, again.classes, len(again)) == ("train", ("cat", "dog", "eel"), 7)
+    with pytest.raises(UserError, match="has no val split, only train"):
+        tar_sources(Path(manifests["train"].root), "cls", "val")
+
+
+def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tars(tmp_path / "src", [0, "dog", 1, None, 2])
+    message = r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar; .*--leave-out-bad"
+    with pytest.raises(UserError, match=message):
+        tar_sources(folder, "json.label", None)
+    with pytest.raises(UserError, match="5 of the 5 train samples"):
+        tar_sources(folder, "json.class", None)
+    capsys.readouterr()
+    manifest = written(tar_sources(folder, "json.label", None, leave_out_bad=True), tmp_path / "out")["train"]
+    assert "2 of the 5 train samples" in capsys.readouterr().err
+    assert sorted(int(sample["cls"]) for sample in samples_of(manifest).values()) == [0, 1, 2]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.tar").write_bytes((folder / "00000.tar").read_bytes()[:-9000])
+    with pytest.raises(UserError, match=r"a\.tar"):
+        tar_sources(tmp_path / "broken", "json.label", None)
+
+
+def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tars(tmp_path / "src", [0, 1, 2, 3])
+    (source,) = tar_sources(folder, "cls", "val")
+    assert (source.split, sorted(source.sample(0)[1])) == ("val", ["jpg", "json", "txt"])
+    assert "the samples have no labels" in capsys.readouterr().err
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "x.tar").write_bytes(tar_bytes([("1.jpg", image_of(1)), ("1.cls", b"cat")]))
+    with pytest.raises(UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"):
+        tar_sources(tmp_path / "words", "cls", None)
+    split = write_tars(tmp_path / "split", [0, 1], "test-")
+    write_tars(split, [2], "train-")
+    (made,) = tar_sources(split, "json.label", SplitChoice("test", "val"))
+    assert (made.split, len(made)) == ("val", 2)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
+        (_parquet_images(0, 1), [True], "label True"),
+        (_parquet_images(0, 1), [1.5], r"label 1\.5"),
+        (_parquet_images(0, 1), [10**12], "label 1000000000000"),
+        (_parquet_images(0, 2), ["cat", None], "label None"),
         ([None], [0], "row 0 .*holds no image"),
         (_parquet_images(0, 1), [-1], "label -1"),
         (_parquet_images(0, 1), [None], "label None"),

@@ -6,6 +6,7 @@ Colours and phase are random, and differ more between two images than the direct
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def write_striped_set(root: Path, train: int, val: int) -> Path:
     return root
 
 
-def write_trained_run(root: Path, steps: int = 250) -> Path:
-    """A run directory of a small model trained on stripes for a few seconds."""
+def write_trained_run(root: Path, steps: int = 250, classes: Sequence[str] | None = None) -> Path:
+    """A run directory of a small model trained on stripes for a few seconds, which may name its ``classes``."""
     torch.manual_seed(0)
     model_settings = settings()
     config: Any = RunConfig(run=RunSettings(name="x")).regularizer
@@ -65,4 +66,4 @@ def write_trained_run(root: Path, steps: int = 250) -> Path:
         loss.backward()
         optimizer.step()
         schedule.step()
-    return write_run(root, model_settings, {steps: model.vit})
+    return write_run(root, model_settings, {steps: model.vit}, classes=classes)

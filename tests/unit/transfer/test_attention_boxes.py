@@ -42,10 +42,10 @@ class BrightnessBackbone(Backbone):
         return 20 * torch.cat([bright, torch.zeros_like(bright)], dim=1)
 
 
-def backbone(kind: type[Backbone] = BrightnessBackbone, crop_fraction: float = 1.0) -> Backbone:
+def backbone(kind: type[Backbone] = BrightnessBackbone, crop_fraction: float = 1.0, **fields: Any) -> Backbone:
     build = functools.partial(build_model, MODEL, RegularizerSettings())
     torch.manual_seed(0)
-    augment = AugmentSettings(crop_fraction=crop_fraction)
+    augment = AugmentSettings(crop_fraction=crop_fraction, **fields)
     loaded = LoadedModel(build(), SIZE, augment, "small", build, MODEL, None)
     return kind("small", loaded, torch.device("cpu"), "fp32")
 
@@ -97,6 +97,13 @@ def test_boxes_follow_the_images_through_resizing_and_cropping(tmp_path: Path) -
     assert outcome.metrics["box_iou.best_head"] == pytest.approx(100, abs=1)
     assert outcome.baselines["uniform"]["mass"] == pytest.approx(100 * 8 * 16 / 32**2, abs=0.5)
     assert outcome.protocol["left out"] == "1 images whose object lies outside the crop, 0 unreadable ones"
+
+
+def test_borders_are_no_object(tmp_path: Path) -> None:
+    # 128 x 64 pixels: the model sees all of it at a quarter of the size, between two borders that are as bright as 128.
+    data = boxed_folder(tmp_path / "set", [(0, 0, 63, 63)], size=(128, 64))
+    outcome = run_task(data, tmp_path / "out", backbone(crop_mode="border", mean=(0.5, 0.5, 0.5)))
+    assert outcome.baselines["uniform"]["mass"] == pytest.approx(100 / 4, abs=1)
 
 
 def test_unreadable_images_and_limit(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import ModelSettings, RunConfig, RunSettings
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
-from sar_dist.transfer.model_spec import load_model
+from sar_dist.transfer.model_spec import _augment_of, load_model
 
 MODEL = ModelSettings(
     name="vit_tiny_patch16_224",
@@ -105,6 +105,16 @@ def test_random_weights_are_the_same_at_every_call():
     assert first.augment.crop_fraction == 0.9
     states = first.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_timm_model_is_fed_as_its_configuration_says():
+    assert load_model("random:vit_medium_patch16_gap_384.sw_in12k_ft_in1k").augment.crop_mode == "squash"
+    with pytest.raises(UserError, match=r"interpolation = 'lanczos'"):
+        _augment_of({"mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1, "interpolation": "lanczos"})
+    with pytest.raises(UserError, match=r"crop_mode = 'corner'"):
+        _augment_of(
+            {"mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1, "interpolation": "bicubic", "crop_mode": "corner"}
+        )
 
 
 def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):

@@ -26,7 +26,14 @@ from sar_dist.transfer.tasks.robustness import corruptions as robustness_corrupt
 from sar_dist.transfer.tasks.robustness.corruptions import CentreCrop, ImageNetC
 from sar_dist.transfer.tasks.robustness.samples import class_index, class_indices, imagenet_synsets, real_labels
 from sar_dist.transfer.tasks.robustness.scores import ALEXNET_ERRORS, CORRUPTIONS
-from sar_dist.transfer.tasks.robustness.tasks import ImageNetA, ImageNetR, ImageNetReal, ImageNetSketch, ImageNetV2
+from sar_dist.transfer.tasks.robustness.tasks import (
+    ImageNetA,
+    ImageNetR,
+    ImageNetReal,
+    ImageNetSketch,
+    ImageNetV2,
+    check_imagenet_classifier,
+)
 
 SYNSETS = list(imagenet_synsets())
 LEVELS = 10
@@ -45,6 +52,7 @@ class FakeBackbone:
 
     spec, fingerprint, precision, num_classes, image_size = "fake", "fake", "fp32", 1000, 8
     augment = AugmentSettings()
+    classes: tuple[str, ...] | None = None
     device = torch.device("cpu")
 
     def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
@@ -90,6 +98,21 @@ def write(folder: Path, labels: list[int], name: Callable[[int], str] = SYNSETS.
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_classifier_with_imagenets_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    backbone = FakeBackbone(oracle)
+    check_imagenet_classifier(backbone)
+    for names, message in (
+        ([*SYNSETS[:-2], SYNSETS[-1], SYNSETS[-2]], "label 998 is n15075141, which is class 999 there"),
+        (["n99999999", *SYNSETS[1:]], "label 0 is n99999999, which is no class there"),
+    ):
+        backbone.classes = tuple(names)
+        with pytest.raises(UserError, match=message):
+            check_imagenet_classifier(backbone)
+    for names in (SYNSETS, [f"word {label}" for label in range(1000)], list(map(str, range(1000)))):
+        backbone.classes = tuple(names)
+        check_imagenet_classifier(backbone)
 
 
 def test_the_synsets_are_imagenets_in_alphabetical_order() -> None:

@@ -7,5 +7,6 @@ from sar_dist.data.making.sources.image_folder import Subset, imagefolder_source
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
 from sar_dist.data.making.sources.tables import CsvColumns, ParquetSource, csv_sources, parquet_sources
+from sar_dist.data.making.sources.tars import TarSource, tar_sources
 
-__all__ = ["COMMANDS", "CsvColumns", "DemoScenes", "FileSample", "FileSource", "ParquetSource", "SEGMENTATION_EXTENSION", "Source", "SourceCommand", "Subset", "VOC_CLASSES", "ade20k_sources", "csv_sources", "imagefolder_sources", "parquet_sources", "positive", "read_bytes", "voc_sources"]
+__all__ = ["COMMANDS", "CsvColumns", "DemoScenes", "FileSample", "FileSource", "ParquetSource", "SEGMENTATION_EXTENSION", "Source", "SourceCommand", "Subset", "TarSource", "VOC_CLASSES", "ade20k_sources", "csv_sources", "imagefolder_sources", "parquet_sources", "positive", "read_bytes", "tar_sources", "voc_sources"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from sar_dist.output import warn
-from sar_dist.data.layout import Split, SplitChoice
+from sar_dist.data.layout import ClassTable, Split, SplitChoice
 from sar_dist.randomness import keyed_permutation
 from sar_dist.errors import UserError
 
@@ -25,10 +25,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Source(ABC):
-    """Samples to be written, numbered 0..len-1; ``classes`` are the class names by label, None where there are none."""
+    """Samples to be written, numbered 0..len-1; ``classes`` are the class names by label, None where there are none.
+
+    ``words`` is the numbering of a source whose labels are words; it is kept beside the shards as ``classes.json``, so
+    that another table can be numbered by it.
+    """
 
     split: Split
     classes: tuple[str, ...] | None
+    words: ClassTable | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -78,7 +78,7 @@ def _categories(root: Path, lists: Mapping[Split, Mapping[str, Any]]) -> dict[in
             raise UserError(f"cannot read {file}: {error}") from None
     try:
         found = [{int(entry["id"]): dict(entry) for entry in table} for table in tables]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the categories in {root} are not a list of objects with an id ({error!r})") from None
     if not found:
         raise UserError(f"{root} names no categories; put {CATEGORIES_NAME} there")
@@ -110,7 +110,7 @@ def _list_source(
     try:
         paths = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
         labels = [(int(entry["image_id"]), int(entry["category_id"])) for entry in content["annotations"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the {split} list in {root} has no images with annotations ({error!r})") from None
     category = dict(labels)
     if len(category) != len(labels) or category.keys() != paths.keys() or len(set(paths.values())) != len(paths):

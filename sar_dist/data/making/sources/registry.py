@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sar_dist.data.making.sources import demo_scenes, image_folder, inaturalist, segmentation, tables
+from sar_dist.data.making.sources import demo_scenes, image_folder, inaturalist, segmentation, tables, tars
 from sar_dist.data.making.sources.command import SourceCommand
 
 COMMANDS: tuple[SourceCommand, ...] = (
     image_folder.COMMAND,
     tables.CSV_COMMAND,
     tables.PARQUET_COMMAND,
+    tars.COMMAND,
     inaturalist.COMMAND,
     segmentation.ADE20K_COMMAND,
     segmentation.VOC_COMMAND,

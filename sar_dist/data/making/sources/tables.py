@@ -8,7 +8,9 @@ import csv
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 from sar_dist.data.layout import (
     CLASSES_NAME,
     IMAGE_EXTENSIONS,
+    ClassTable,
     Split,
     SplitChoice,
     is_image_name,
@@ -30,7 +33,7 @@ from sar_dist.data.layout import (
 from sar_dist.randomness import keyed_permutation
 from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),
@@ -40,6 +43,9 @@ _SIGNATURES = (
     (b"II*", "tif"),
     (b"MM", "tif"),
 )
+
+
+_MOST_DIGITS = 7  # of a class number
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ def csv_sources(
     splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. The separator is a tab in .tsv files, else a comma. Raises UserError naming the line.
     """
     rows = _read_table(table, columns)
-    labels, classes = _labels([row[columns.label] for row in rows], table)
+    labels, words = _labels([row[columns.label] for row in rows], table)
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     by_split: dict[str, list[tuple[str, int]]] = {}
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
         path = row[columns.image]
-        if not is_image_name(path):
-            raise UserError(f"{table}, line {line}: {path!r} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
+        if not is_image_name(path) or "\0" in path:
+            raise UserError(f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
         name = "" if columns.split is None else _split_named(row[columns.split], choice, f"{table}, line {line}")
         by_split.setdefault(name, []).append((path, label))
     if columns.split is None:
@@ -75,11 +81,11 @@ def csv_sources(
     else:
         made = choose_splits(by_split, choice, table)
     root = images or table.parent
-    return [_table_source(root, name, found, classes) for name, found in made.items()]
+    return [_table_source(root, name, found, words) for name, found in made.items()]
 
 
 def _table_source(
-    root: Path, split: Split, rows: Sequence[tuple[str, int]], classes: tuple[str, ...] | None
+    root: Path, split: Split, rows: Sequence[tuple[str, int]], words: ClassTable | None
 ) -> FileSource:
     paths = [path for path, _ in rows]
     if len(set(paths)) != len(paths):
@@ -89,18 +95,20 @@ def _table_source(
         FileSample(key, {member_extension(path): path}, label)
         for key, (path, label) in zip(unique_keys(paths), rows, strict=True)
     ]
-    return FileSource("csv", root, split, samples, classes)
+    source = FileSource("csv", root, split, samples, None if words is None else words.names)
+    source.words = words
+    return source
 
 
 def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
+            header = list(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {table}: {error}") from None
     wanted = [name for name in (columns.image, columns.label, columns.split) if name is not None]
-    header = reader.fieldnames or []
     for name in wanted:
         if name not in header:
             raise UserError(
@@ -113,14 +121,31 @@ def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
     return rows
 
 
-def _labels(values: Sequence[str], table: Path) -> tuple[list[int], tuple[str, ...] | None]:
-    if all(value.strip().isdecimal() for value in values):
+def _labels(values: Sequence[str], table: Path) -> tuple[list[int], ClassTable | None]:
+    words = _numbered_words(values, table, table.parent / CLASSES_NAME)
+    if words is None:
         return [int(value) for value in values], None
-    if any(value.strip().lstrip("+-").replace(".", "", 1).isdecimal() for value in values):
-        raise UserError(f"{table} mixes numbers and names as labels, or has negative or fractional ones")
-    classes_file = table.parent / CLASSES_NAME
-    numbered = read_class_table(sorted(set(values)), classes_file, whole=True)
-    return [numbered.labels[value] for value in values], numbered.names
+    return [words.labels[value] for value in values], words
+
+
+def _numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> ClassTable | None:
+    """The numbering of labels that are words, alphabetical or as ``classes_file`` says; None: all are numbers.
+
+    Raises:
+        UserError: some are numbers and some are not, or they are no class numbers.
+    """
+    different = sorted(set(values))
+    numbers = [value for value in different if re.fullmatch(r"\s*[+-]?[0-9]+([.][0-9]*)?\s*", value)]
+    if not numbers:
+        return read_class_table(different, classes_file, whole=True)
+    if len(numbers) < len(different):
+        word = next(value for value in different if value not in numbers)
+        raise UserError(f"{where} mixes numbers and names as labels, such as {numbers[0]} and {word}; make them one of these")
+    wrong = [value for value in numbers if not value.strip().isdecimal() or len(value.strip()) > _MOST_DIGITS]
+    if wrong:
+        shown = wrong[0] if len(wrong[0]) <= 40 else f"{wrong[0][:20]}..."
+        raise UserError(f"{where} has labels that are negative, fractional or too large to be class numbers, such as {shown}")
+    return None
 
 
 def _split_named(value: str, choice: SplitChoice | None, where: str) -> str:
@@ -139,7 +164,8 @@ def parquet_sources(
 
     Files belong to the split that their name says (train-00000-of-00005.parquet); where no name does, to ``split`` or
     train. Of several splits, ``split`` chooses one. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
-    the files' metadata. Raises UserError.
+    the files' metadata, or words, which are numbered in alphabetical order over the training files (of whatever split is made,
+    where there are none), or by a ``classes.json`` in the folder. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
@@ -149,10 +175,28 @@ def parquet_sources(
     paths = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
     found = splits_by_name(list(paths), str(root))
     chosen = choose_splits(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
+    numbering = found.get("train") or [name for names in chosen.values() for name in names]
+    folder = root.parent if root.is_file() else root
+    words = _parquet_words([paths[name] for name in numbering], label_column, folder)
     return [
-        ParquetSource([paths[name] for name in names], found_split, image_column, label_column)
+        ParquetSource([paths[name] for name in names], found_split, image_column, label_column, words)
         for found_split, names in chosen.items()
     ]
+
+
+def _parquet_words(files: Sequence[Path], label_column: str, folder: Path) -> ClassTable | None:
+    """The numbering of a label column of words; None where labels are anything else."""
+    values: set[object] = set()
+    for path in files:
+        parquet = _open_parquet(path)
+        if label_column not in parquet.schema_arrow.names:
+            return None  # the source says it, with the columns that there are
+        kind = str(parquet.schema_arrow.field(label_column).type)
+        if "string" not in kind or kind.startswith(("list", "struct", "map", "large_list")):
+            return None
+        with _readable(path):
+            values |= set(parquet.read(columns=[label_column], use_threads=False).column(0).unique().to_pylist())
+    return _numbered_words([value for value in values if isinstance(value, str)], folder, folder / CLASSES_NAME)
 
 
 class ParquetSource(Source):
@@ -161,8 +205,16 @@ class ParquetSource(Source):
     Raises UserError if pyarrow is not installed, or the files do not have the columns.
     """
 
-    def __init__(self, files: Sequence[Path], split: Split, image_column: str, label_column: str) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        split: Split,
+        image_column: str,
+        label_column: str,
+        words: ClassTable | None = None,
+    ) -> None:
         self.split = split
+        self.words = words
         self._files = files
         self._columns = [image_column, label_column]
         self._groups: list[tuple[int, int]] = []
@@ -179,7 +231,8 @@ class ParquetSource(Source):
                 self._groups.append((number, group))
                 starts.append(starts[-1] + parquet.metadata.row_group(group).num_rows)
         self._starts = starts
-        self.classes = _class_names(_open_parquet(files[0]).schema_arrow.metadata, label_column)
+        named = _class_names(_open_parquet(files[0]).schema_arrow.metadata, label_column)
+        self.classes = named if words is None else words.names
         self._cached: tuple[int, Any] | None = None
 
     def __len__(self) -> int:
@@ -196,18 +249,32 @@ class ParquetSource(Source):
         data = image["bytes"] if isinstance(image, dict) else image
         if not isinstance(data, bytes):
             raise UserError(f"{where} holds no image, or one outside of the Parquet files")
-        if not isinstance(label, int) or label < 0:
-            raise UserError(f"{where} has the label {label!r}, not a class number; is it a split without labels?")
+        label = self._number(label, where)
         extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             extension = "webp"
         return f"{self.split}-{number:08d}", {extension: data, "cls": str(label).encode()}
 
+    def _number(self, label: object, where: str) -> int:
+        if self.words is not None:
+            if label not in self.words.labels:
+                raise UserError(
+                    f"{where} has the label {label!r}, which is not among the {len(self.words.labels)} classes of the training "
+                    f"files; take such rows out, or number all classes in a {CLASSES_NAME} beside the files"
+                )
+            return self.words.labels[str(label)]
+        number = int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < _MOST_DIGITS else label
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_MOST_DIGITS:
+            raise UserError(f"{where} has the label {label!r}, not a class number; is it a split without labels?")
+        return number
+
     def _row(self, group: int, row: int) -> list[Any]:
         if self._cached is None or self._cached[0] != group:
             number, group_in_file = self._groups[group]
             parquet = _open_parquet(self._files[number])
-            self._cached = (group, parquet.read_row_group(group_in_file, columns=self._columns, use_threads=False))
+            with _readable(self._files[number]):
+                table = parquet.read_row_group(group_in_file, columns=self._columns, use_threads=False)
+            self._cached = (group, table)
         return [self._cached[1].column(name)[row].as_py() for name in self._columns]
 
     def description(self) -> dict[str, Any]:
@@ -215,7 +282,8 @@ class ParquetSource(Source):
 
     def digest(self) -> str:
         sizes = [(path.name, path.stat().st_size) for path in self._files]
-        return hashlib.sha256(repr((sizes, self._columns)).encode()).hexdigest()
+        words = () if self.words is None else (sorted(self.words.labels.items()),)
+        return hashlib.sha256(repr((sizes, self._columns, *words)).encode()).hexdigest()
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in self._files)
@@ -230,6 +298,17 @@ def _open_parquet(path: Path) -> Any:
         return parquet.ParquetFile(path)
     except (OSError, ArrowException) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Damage inside a Parquet file as a UserError."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (OSError, ArrowException) as error:
+        raise UserError(f"cannot read {path}: {error}; restore it") from None
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:

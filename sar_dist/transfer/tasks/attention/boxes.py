@@ -18,8 +18,10 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from sar_dist.data.images import build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
+    MAX_PIXELS,
     Backbone,
     Outcome,
     PreparedSplit,
@@ -203,7 +205,9 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
 
 def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) -> Tensor:
     """bool (n, S, S): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
-    transform, size = backbone.eval_transform(), backbone.image_size
+    size = backbone.image_size
+    # Borders are of the mean colour in images; in masks they are outside the object.
+    transform = build_eval_transform(backbone.augment.model_copy(update={"mean": (0.0, 0.0, 0.0)}), size, MAX_PIXELS)
     regions = torch.zeros(len(samples), size, size, dtype=torch.bool)
     for number in np.flatnonzero(~bad).tolist():
         key, members = samples.sample(number)

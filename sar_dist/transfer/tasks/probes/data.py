@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.data.shards import parse_label
+from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import (
@@ -19,6 +19,7 @@ from sar_dist.transfer import (
     TransferJob,
     last_block_tokens,
     limited,
+    match_classes,
     open_labelled_samples,
 )
 
@@ -60,21 +61,19 @@ class ProbeData:
         return classes
 
 
-def open_probe_data(data: Path, limit: int | None, data_help: str) -> ProbeData:
-    """Both splits of the set at ``data``, ``limit`` samples of each.
+def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = LABEL_EXTENSION) -> ProbeData:
+    """Both splits of the set at ``data``, ``limit`` samples of each; ``label`` says where shards have their labels.
 
     Raises:
-        UserError: a split is missing or empty, or the two have other classes.
+        UserError: a split is missing or empty, or the validation split has other classes. It may lack some, and number
+            them in another order.
     """
-    train = open_labelled_samples(data, "train", data_help)
-    val = open_labelled_samples(data, "val", data_help)
+    train = open_labelled_samples(data, "train", data_help, label)
+    val = open_labelled_samples(data, "val", data_help, label)
     for name, samples in (("train", train), ("val", val)):
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")
-    if train.classes is not None and val.classes is not None and train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        shown = f"{', '.join(differing[:3])} only in one of them" if differing else "in another order"
-        raise UserError(f"the splits of {data} have different classes: {shown}; make both with the same class list")
+    val = match_classes(val, train.classes, "the training split").samples
     return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
 
 

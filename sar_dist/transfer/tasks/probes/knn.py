@@ -72,7 +72,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     settings_type = NearestNeighbourSettings
 
     def prepare(self) -> ProbeData:
-        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help, self.job.settings.label)
 
     def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings

@@ -90,7 +90,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
         return settings.metric if settings.metric != "auto" else usual_metric(self.job.data)
 
     def prepare(self) -> ProbeData:
-        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help)
+        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help, self.job.settings.label)
 
     def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sar_dist.data.layout import class_folders, is_image_name, is_left_over, member_extension, split_folders
 from sar_dist.data.making.sources import read_bytes
-from sar_dist.data.shards import parse_label
+from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
@@ -115,7 +115,7 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
     return sorted(found, key=lambda file: (file.label, file.path))
 
 
-def open_class_folders(root: Path, names: Sequence[str], data_help: str) -> FoundSamples:
+def open_class_folders(root: Path, names: Sequence[str], data_help: str, label: str = LABEL_EXTENSION) -> FoundSamples:
     """The set at ``root`` or in one of the folders ``names`` below it; class folders, or shards made of them.
 
     Raises:
@@ -125,8 +125,11 @@ def open_class_folders(root: Path, names: Sequence[str], data_help: str) -> Foun
         if folder.is_dir() and any(class_index(name) is not None for name in os.listdir(folder)):
             files = list_class_folders(folder)
             return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
-    shards = open_shard_samples(root, "val")  # last: the archive of a set may lie beside its folders, and is no shard
+    shards = open_shard_samples(
+        root, "val", label
+    )  # last: the archive of a set may lie beside its folders, and is no shard
     if shards is not None:
+        shards.check_labels()
         return _with_imagenet_labels(shards, root)
     raise UserError(f"no class folders in {root}; expected {data_help}")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
+    WORDNET_ID,
     Backbone,
     Compute,
     Features,
@@ -32,6 +33,7 @@ from sar_dist.transfer import (
 from sar_dist.transfer.tasks import describe_eval_transform
 from sar_dist.transfer.tasks.robustness.samples import (
     IMAGENET_CLASSES,
+    class_index,
     class_indices,
     open_class_folders,
     open_validation_images,
@@ -97,7 +99,7 @@ class ClassFolderTask(RobustnessTask[RobustnessImages]):
 
     def prepare(self) -> RobustnessImages:
         check_imagenet_classifier(self.job.backbone)
-        found = open_class_folders(self.job.data, self.folder_names, self.data_help)
+        found = open_class_folders(self.job.data, self.folder_names, self.data_help, self.job.settings.label)
         every = (
             set(range(IMAGENET_CLASSES)) if self.class_list is None else set(class_indices(self.class_list).tolist())
         )
@@ -238,6 +240,13 @@ def check_imagenet_classifier(backbone: Backbone) -> None:
     if backbone.num_classes != IMAGENET_CLASSES:
         has = f"tells {backbone.num_classes} classes apart" if backbone.num_classes else "has no classifier"
         raise UserError(f"{backbone.spec} {has}; this task needs a classifier of the 1000 classes of ImageNet-1k")
+    for label, name in enumerate(backbone.classes or ()):
+        index = class_index(name)
+        if index != label and (index is not None or WORDNET_ID.fullmatch(name)):
+            raise UserError(
+                f"{backbone.spec} has other classes than ImageNet-1k, or another order: its label {label} is {name}, which "
+                f"is {'no class' if index is None else f'class {index}'} there; measure it on its own set with imagenet_val"
+            )
 
 
 def predict(

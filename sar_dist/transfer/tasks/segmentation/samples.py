@@ -209,8 +209,11 @@ class _Looks(Dataset[dict[str, Any]]):
 def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
     if not file.is_file():
         return None
-    content = json.loads(file.read_text())
-    return LabelCensus(**content["census"]) if content["fingerprint"] == data.fingerprint else None
+    try:
+        content = json.loads(file.read_bytes())
+        return LabelCensus(**content["census"]) if content["fingerprint"] == data.fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # damaged: the look is taken again
 
 
 def _write_census(file: Path, data: SegmentationSamples, census: LabelCensus) -> None:

@@ -1,0 +1,162 @@
+"""Existing WebDataset tars, img2dataset's too, as a source: written anew with a manifest, shuffled, labels as numbers."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from sar_dist.config import DataSettings
+from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice
+from sar_dist.data.making.sources.base import Source, choose_splits
+from sar_dist.data.making.sources.command import SourceCommand
+from sar_dist.data.shards import (
+    LABEL_EXTENSION,
+    MANIFEST_NAME,
+    NO_IMAGE,
+    NO_LABEL,
+    Manifest,
+    ShardReader,
+    check_shards,
+    load_manifest,
+    manifests_at,
+    open_index,
+    open_shards,
+)
+from sar_dist.errors import UserError
+from sar_dist.output import warn
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_KEY = 60
+
+
+def tar_sources(
+    root: Path, label: str, split: Split | SplitChoice | None, *, leave_out_bad: bool = False
+) -> list[TarSource]:
+    """The splits of existing shards: bare tars, timm's layout, or our own.
+
+    Args:
+        root: folder of the tars, or of train/ and val/ with tars.
+        label: where labels are, as ``data.label`` of a training run; a ``classes.json`` beside the tars gives words a number.
+        split: the one to make, or what bare tars whose names say nothing are.
+        leave_out_bad: leave out samples without image or label, counted and said, instead of refusing them.
+
+    Raises:
+        UserError: no such shards, damaged ones, or samples without image or label.
+    """
+    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    if choice is None or (root / MANIFEST_NAME).is_file():
+        found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label)}
+        made = choose_splits(found, choice, root)
+        # Samples of bare tars are counted when the manifest is loaded.
+        made = {name: load_manifest(manifest.root, manifest.split, label) for name, manifest in made.items()}
+    else:  # also a split such as test, or tars that do not say what they are
+        made = {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
+    return [TarSource(manifest, name, label, leave_out_bad=leave_out_bad) for name, manifest in made.items()]
+
+
+class TarSource(Source):
+    """The samples of checked shards with all their members; ``cls`` is the label as a number.
+
+    Keys begin with the sample's number, since two tars may use the same ones.
+    """
+
+    def __init__(self, manifest: Manifest, split: Split, label: str, *, leave_out_bad: bool = False) -> None:
+        check_shards(manifest)
+        records = open_index(manifest).records
+        self.split = split
+        self.classes = manifest.classes
+        self._manifest = manifest
+        self._label = label
+        self._labels = np.array(records["label"])
+        self._shards = open_shards(manifest, DataSettings())
+        self._reader: ShardReader | None = None
+        self._labelled = label != LABEL_EXTENSION or bool((self._labels != NO_LABEL).any()) or self._first_has_label()
+        bad = records["image"] == NO_IMAGE
+        if self._labelled:
+            bad = bad | (self._labels == NO_LABEL)
+        else:
+            warn(f"{manifest.root}: the samples have no labels")
+        self._numbers = np.flatnonzero(~bad)
+        self._refuse_bad(np.flatnonzero(bad), leave_out_bad)
+
+    def _first_has_label(self) -> bool:
+        """Whether there are labels that could not be read, rather than none, as in sets of images with maps."""
+        reader = ShardReader(self._shards)
+        try:
+            return LABEL_EXTENSION in reader.members(0, 0)[1]
+        finally:
+            reader.close()
+
+    def _refuse_bad(self, bad: np.ndarray, leave_out: bool) -> None:
+        if not len(bad):
+            return
+        shard, place = self._manifest.locate(int(bad[0]))
+        wanted = f"an image or a label in {self._label}" if self._labelled else "an image"
+        found = (
+            f"{len(bad)} of the {self._manifest.total} {self.split} samples in {self._manifest.root} are without {wanted}, the "
+            f"first is sample {place} of {self._manifest.shards[shard].name}"
+        )
+        if not leave_out:
+            raise UserError(
+                f"{found}; say where labels are with --label, and what words mean in a {CLASSES_NAME} beside the tars, or "
+                "leave such samples out with --leave-out-bad"
+            )
+        warn(f"{found}: left out")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
+        if self._reader is None:
+            self._reader = ShardReader(self._shards)
+        place = int(self._numbers[number])
+        key, members = self._reader.members(*self._manifest.locate(place))
+        if self._labelled:
+            members[LABEL_EXTENSION] = str(self._labels[place]).encode()
+        name = _UNSAFE.sub("_", key.rpartition("/")[2])[-_MAX_KEY:]
+        return f"{place:08d}-{name}", members
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "tars", "folder": Path(self._manifest.root).resolve().name, "label": self._label}
+
+    def digest(self) -> str:
+        shards = [[shard.name, shard.samples, shard.bytes] for shard in self._manifest.shards]
+        content = [self._manifest.fingerprint, shards, self._numbers.tolist(), self._labels.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in (Path(self._manifest.root, s.name) for s in self._manifest.shards))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_reader": None}  # open files stay with their process
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label",
+        default=LABEL_EXTENSION,
+        help="where labels are: cls, or a JSON field such as json.label (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--leave-out-bad", action="store_true", help="leave out samples without image or label instead of refusing them"
+    )
+
+
+def _sources(given: argparse.Namespace) -> list[TarSource]:
+    return tar_sources(given.source, given.label, given.split, leave_out_bad=given.leave_out_bad)
+
+
+COMMAND: SourceCommand = SourceCommand(
+    name="tars",
+    usage="tars SRC OUT",
+    summary="existing WebDataset tars, img2dataset's too, shuffled anew; --label json.FIELD",
+    add_arguments=_add_arguments,
+    sources=_sources,
+)

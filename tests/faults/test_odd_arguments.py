@@ -1,0 +1,292 @@
+"""Files, folders and numbers that make no sense, given to every tool: one line that says what is wrong, status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_factory import random_model, settings, write_run
+from support import ROOT, jpeg, tool, write_tar
+
+from sar_dist.models import export_run
+
+NOISE = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
+LONG = "x" * 5000
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sound run, export, tree of images and tars, and with things that are none of these."""
+    root = tmp_path_factory.mktemp("odd")
+    for name in ("empty", "empty.py", "empty.json", "empty.csv", "empty.png", "empty.parquet", "empty.tar"):
+        (root / name).write_bytes(b"")
+    for name in ("noise", "noise.py", "noise.json", "noise.csv", "noise.png", "noise.parquet", "noise.pth"):
+        (root / name).write_bytes(NOISE)
+    for name in ("folder", "folder.py", "folder.json", "folder.csv", "folder.png"):
+        (root / name).mkdir()
+    for name, content in JSON_FILES.items():
+        (root / name).write_text(content)
+    (root / "loop").symlink_to(root / "loop")
+    model = settings()
+    write_run(root, model, {1: random_model(model).vit})
+    export_run(root / "small", root / "export")
+    for split in ("train", "val"):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                (folder / f"{number}.jpg").write_bytes(jpeg(4 * number + label))
+    write_tar(root / "tars" / "train-0.tar", {"a.jpg": jpeg(1), "a.cls": b"1", "b.jpg": jpeg(2), "b.cls": b"0"})
+    write_tar(root / "plain" / "0.tar", {"a.jpg": jpeg(1), "a.cls": b"1"})
+    write_damaged_sets(root)
+    return root
+
+
+JSON_FILES = {
+    "list.json": "[1, 2]",
+    "null.json": "null",
+    "cut.json": '{"run": {"name": "x", "di',
+    "deep.json": "[" * 100_000,
+    "nan.json": '{"run": {"name": "x"}, "optim": {"lr": NaN}}',
+    "digits.json": '{"run": {"name": "x", "seed": ' + "1" * 5000 + "}}",
+    "nul.csv": "path,label\na\0.jpg,1\n",
+    "no_column.csv": "path,path\na.jpg,1\n",
+    "half.csv": "path,label\na.jpg\n",
+    "bad_spec.py": "import sys\nsys.exit(3)\n",
+}
+
+
+def write_damaged_sets(root: Path) -> None:
+    """Copies of the sound things with one file each that is something else."""
+    changes = {
+        "export_list": ("export", "config.json", b"[1]"),
+        "export_deep": ("export", "config.json", b"[" * 100_000),
+        "export_noise": ("export", "config.json", NOISE),
+        "export_empty": ("export", "model.safetensors", b""),
+        "run_cut": ("small", "config.json", b'{"run": {"na'),
+        "run_list": ("small", "config.json", b"[]"),
+        "run_manifest": ("small", "checkpoints/step_00000001/manifest.json", b"[]"),
+        "tars_list": ("tars", "manifest.json", b"[]"),
+        "tars_infinite": ("tars", "manifest.json", INFINITE.encode()),
+        "tars_info": ("tars", "_info.json", b'{"splits": {"train": {"filenames": 3}}}'),
+        "tars_empty": ("tars", "train-1.tar", b""),
+        "tars_noise": ("tars", "train-1.tar", NOISE),
+        "tars_classes": ("tars", "classes.json", b"[[1], [2]]"),
+        "plain_classes": ("plain", "classes.json", b"{}"),
+        "tars_no_classes": ("tars", "classes.json", b"[]"),
+        "images_classes": ("images", "classes.json", NOISE),
+        "images_index": ("images", "classes.json", b'{"cat": {"index": Infinity, "name": "cat"}, "dog": {"index": 1}}'),
+        "lists": ("folder", "train2018.json", b'{"images": [], "annotations": [], "categories": [{"id": Infinity}]}'),
+    }
+    for name, (base, file, content) in changes.items():
+        shutil.copytree(root / base, root / name)
+        (root / name / file).write_bytes(content)
+    shutil.copytree(root / "tars", root / "tars_link")
+    (root / "tars_link" / "train-1.tar").symlink_to(root / "nowhere.tar")
+    shutil.copytree(root / "images", root / "images_loop")
+    (root / "images_loop" / "train" / "cat" / "x.jpg").symlink_to(root / "images_loop" / "train" / "cat" / "x.jpg")
+    shutil.copytree(root / "images", root / "images_folder")
+    (root / "images_folder" / "classes.json").mkdir()
+
+
+INFINITE = json.dumps(
+    {
+        "format": "sar_dist-shards-1",
+        "split": "train",
+        "classes": None,
+        "total": 1,
+        "shards": [{"name": "train-0.tar", "samples": float("inf"), "bytes": 1, "sha256": "x"}],
+    }
+)
+
+# Arguments, with @ for the folder of inputs, and what the line says.
+EXPORT = [
+    (f"export {LONG} @/out", "File name too long"),
+    ("export @/small @/empty/x", "cannot export to"),
+    ("export @/empty @/out", "is no run directory"),
+    ("export @/loop @/out", "is no run directory|symbolic links"),
+    ("export @/run_cut @/out", "config.json is damaged or cut short"),
+    ("export @/run_list @/out", "config.json is not a mapping of settings"),
+    ("export @/run_manifest @/out", "no checkpoint of .* is intact"),
+    ("export @/small @/out --step=-1", "has no checkpoint of step -1"),
+]
+MAKE_SHARDS = [
+    ("make_shards csv @/empty.csv @/out", "has no column 'path', only no header line"),
+    ("make_shards csv @/noise.csv @/out", "cannot read .*noise.csv"),
+    ("make_shards csv @/folder.csv @/out", "cannot read .*folder.csv"),
+    ("make_shards csv @/nul.csv @/out", "nul.csv, line 2: 'a.x00.jpg' is no image by name"),
+    ("make_shards csv @/no_column.csv @/out", "has no column 'label'"),
+    ("make_shards csv @/half.csv @/out", "line 2: one of path, label is empty"),
+    ("make_shards parquet @/empty.parquet @/out", "cannot read .*empty.parquet"),
+    ("make_shards parquet @/noise.parquet @/out", "cannot read .*noise.parquet"),
+    ("make_shards inaturalist @/lists @/out", "are not a list of objects with an id"),
+    ("make_shards inaturalist @/empty @/out", "cannot read .*empty"),
+    ("make_shards imagefolder @/loop @/out", "symbolic links"),
+    ("make_shards imagefolder @/images_loop @/out", "symbolic links"),
+    ("make_shards imagefolder @/images_folder @/out", "classes.json is no file"),
+    ("make_shards imagefolder @/images_classes @/out", "cannot read .*classes.json"),
+    ("make_shards imagefolder @/images_index @/out", "classes.json"),
+    (f"make_shards imagefolder @/images {LONG}", "File name too long"),
+    ("make_shards imagefolder @/images @/empty/out", "empty"),
+    ("make_shards imagefolder @/images @/out --split =", "--split =: give train, val"),
+    ("make_shards imagefolder @/images @/out --per-class 99", "a class has only 2 images"),
+    ("make_shards tars @/tars @/out --label json.", "is no source of labels"),
+    ("make_shards tars @/folder @/out", "no train shards|no val shards"),
+    ("make_shards tars @/tars_list @/out", "manifest.json is not a valid manifest"),
+    ("make_shards tars @/tars_infinite @/out", "manifest.json is not a valid manifest"),
+    ("make_shards tars @/tars_info @/out", "_info.json is not a timm WebDataset description"),
+    ("make_shards tars @/tars_empty @/out", "train-1.tar: the file is empty"),
+    ("make_shards tars @/tars_noise @/out", "train-1.tar: damaged|train-1.tar"),
+    ("make_shards tars @/tars_link @/out", "train-1.tar is a link to nothing"),
+    ("make_shards tars @/tars_classes @/out", "classes.json does not name classes"),
+    ("make_shards tars @/tars_no_classes @/out", "classes.json does not name classes"),
+    ("make_shards verify @/tars_list", "manifest.json is not a valid manifest"),
+    ("make_shards verify @/tars_infinite", "manifest.json is not a valid manifest"),
+    ("make_shards verify @/empty", "is not a folder"),
+    ("make_shards ade20k @/empty @/out", "has no folders images and annotations"),
+    ("make_shards voc @/empty @/out", "has no ImageSets/Segmentation"),
+]
+CONFIGS = [
+    (f"{program} --config @/{name} --nodes 1 --gpus-per-node 1" if program == "plan" else f"{program} --config @/{name}", message)
+    for program in ("plan", "profile_flops")
+    for name, message in (
+        ("gone.py", "no configuration file"),
+        ("folder.py", "no configuration file"),
+        ("empty.py", "cannot be loaded"),
+        ("noise.py", "cannot be loaded"),
+        ("noise", "is not a Python file"),
+        ("empty.json", "empty.json is damaged or cut short"),
+        ("noise.json", "noise.json is damaged or cut short"),
+        ("cut.json", "cut.json is damaged or cut short"),
+        ("deep.json", "deep.json is damaged or cut short"),
+        ("digits.json", "digits.json is damaged or cut short"),
+        ("list.json", "list.json is not a mapping of settings"),
+        ("null.json", "null.json is not a mapping of settings"),
+        ("nan.json", "must be a finite number|should be a finite number"),
+    )
+]  # fmt: skip
+TRANSFER = [
+    (f"transfer_eval --task imagenet_val --model @/export --data @/{data} --out @/out workers=0 {rest}", message)
+    for data, rest, message in (
+        ("gone", "", "does not exist"),
+        ("empty", "", "there is no folder"),
+        ("folder", "", "has no val split"),
+        ("images", "label=json.", "label=json. says where shards have their labels"),
+        ("plain", "label=json.", "is no source of labels"),
+        ("tars", "label=", "label"),
+        ("tars", "batch=nan", "batch"),
+        ("tars", "batch=1e400", "batch"),
+        ("plain", "seed=" + "9" * 5000, "a number of 5000 digits is too large"),
+        ("tars", "limit=-1", "limit"),
+        ("tars_list", "", "manifest.json is not a valid manifest"),
+        ("tars_infinite", "", "manifest.json is not a valid manifest"),
+        ("tars_info", "", "no val split|no val shards|is not a timm WebDataset description"),
+        ("tars_link", "", "is a link to nothing"),
+        ("plain_classes", "", "classes.json does not name classes"),
+        ("images_classes", "", "cannot read .*classes.json"),
+        ("images_folder", "", "classes.json is no file"),
+    )
+]
+EXPERIMENT = [
+    ("experiment @/bad_spec.py --out @/out", "cannot be loaded: SystemExit: 3"),
+    ("experiment @/noise.py --out @/out", "cannot be loaded"),
+    ("experiment @/folder --out @/out", "no experiment file"),
+    (
+        "experiment configs/experiments/small_cifar.py --out @/out --stage train --launcher '",
+        "cannot be read as a command",
+    ),
+]
+MODELS = [
+    (f"{program} --model {model} {rest}", message)
+    for program, rest in (
+        ("visualize_attention", "--images @/images/val/cat/0.jpg --out @/out"),
+        ("transfer_eval", "--task imagenet_val --data @/images --out @/out workers=0"),
+    )
+    for model, message in (
+        (LONG, "File name too long"),
+        (f"random:{LONG}", "File name too long|no model"),
+        ("@/nowhere", "there is no such folder"),
+        ("@/loop", "there is no such folder|symbolic links"),
+        ("@/noise", "is no run directory"),
+        ("@/run_cut", "config.json is damaged or cut short"),
+        ("@/run_manifest", "no checkpoint of .* is intact"),
+        ("@/export_list", "is not the configuration of an export"),
+        ("@/export_noise", "config.json cannot be read"),
+        ("@/export_deep", "config.json cannot be read"),
+        ("@/export_empty", "is not an intact .safetensors file|has changed since it was exported"),
+        ("timm:vit_tiny_patch16_224:@/noise.pth", "is damaged, or a pickle"),
+        ("timm:vit_tiny_patch16_224:@/empty", "has no known kind of weights"),
+    )
+]
+
+
+def line_of(command: str, odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a tool in this process, which has paid for the slow imports; its one line, after a check of its status."""
+    name, *arguments = command.replace("@", str(odd)).split()
+    shutil.rmtree(odd / "out", ignore_errors=True)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2, said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said
+    assert "Traceback" not in said
+    assert len(lines[0]) < 1500
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [*EXPORT, *MAKE_SHARDS, *CONFIGS, *EXPERIMENT, *MODELS, *TRANSFER],
+    ids=lambda text: text[:60],
+)
+def test_one_line_and_status_two(
+    command: str, message: str, odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = line_of(command, odd, monkeypatch, capsys)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("engine.deepspeed={fp16: false}", "engine.deepspeed.fp16=False: should be a mapping"),
+        ("augment.rand_augment=rand-zz", "rand_augment"),
+        ("augment.crop_mode=stretch", "augment.crop_mode='stretch': .*center.*squash.*border"),
+    ],
+)
+def test_training_says_it_before_anything_starts(override: str, message: str, odd: Path) -> None:
+    done = tool("tools/train.py", "--config", "configs/demo.py", f"run.dir={odd / 'runs'}", override)
+    assert (done.status, done.stdout) == (2, "")
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.exists(odd / "runs")
+
+
+def test_what_an_evaluation_left_behind_may_be_damaged(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = odd / "left" / "imagenet_val_plain"
+    folder.mkdir(parents=True)
+    for content, message in (("{", "job.json is damaged"), ("[]", "job.json says of no evaluation what it is")):
+        (folder / "job.json").write_text(content)
+        command = "transfer_eval --task imagenet_val --model @/export --data @/plain --out @/left workers=0"
+        assert message in line_of(command, odd, monkeypatch, capsys)
+
+
+def test_what_making_shards_left_behind_may_be_damaged(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (odd / "begun" / "train" / ".making").mkdir(parents=True)
+    (odd / "begun" / "train" / ".making" / "plan.json").write_bytes(NOISE)
+    line = line_of("make_shards imagefolder @/images @/begun", odd, monkeypatch, capsys)
+    assert "holds unfinished shards of another source or other options" in line
