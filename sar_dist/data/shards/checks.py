@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from sar_dist.output import warn
-from sar_dist.data.layout import CLASSES_NAME, Split, is_compressed_tar, is_left_over, read_label_words, split_folders, splits_by_name
+from sar_dist.data.layout import (
+    CLASSES_NAME,
+    Split,
+    is_compressed_tar,
+    is_left_over,
+    read_label_words,
+    split_folders,
+    splits_by_name,
+)
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
@@ -33,8 +41,6 @@ from sar_dist.errors import UserError
 
 # A million shards need a quarter of it.
 _MAX_MANIFEST_BYTES = 1 << 30
-
-
 
 
 def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
@@ -152,6 +158,7 @@ def check_shards(
         check_remote_sizes(manifest)
         return
     index = build_index(manifest, processes)
+    _say_what_is_odd(manifest, index)
     labels = index.records["label"]
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
     no_image = index.records["image"] == NO_IMAGE
@@ -164,6 +171,29 @@ def check_shards(
         raise UserError(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are without an image or without "
             f"{wanted}, the first is sample {position} of shard {manifest.shards[shard].name} with label {labels[bad[0]]}"
+        )
+
+
+def _say_what_is_odd(manifest: Manifest, index: ShardIndex) -> None:
+    """One line for each kind of thing that is no damage, but may not be what the author of the shards had in mind."""
+    passed_over = [(shard.passed_over, shard.name) for shard in index.shards if shard.passed_over[0]]
+    if passed_over:
+        count, name = sum(number for (number, _), _ in passed_over), passed_over[0][0][1]
+        warn(
+            f"{manifest.root}: left out {count} members that belong to no sample, such as {name!r} in {passed_over[0][1]}"
+        )
+    joined = [(shard.joined, shard.name) for shard in index.shards if shard.joined[0]]
+    if joined:
+        count, name = sum(number for (number, _), _ in joined), joined[0][0][1]
+        warn(
+            f"{manifest.root}: {count} images such as {name!r} in {joined[0][1]} belong to a sample that has another image "
+            "already, and are not used: a key ends at the first dot of a name"
+        )
+    scattered = [shard.name for shard in index.shards if shard.scattered]
+    if scattered:
+        warn(
+            f"{manifest.root}: in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "
+            "other; they were put together by key"
         )
 
 

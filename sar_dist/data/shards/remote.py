@@ -29,7 +29,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.tar_index import DamagedShard
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
 
 T = TypeVar("T")
@@ -41,7 +41,6 @@ _ATTEMPTS_IF_REFUSED = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
-
 
 
 class RemoteUnreadable(UserError):

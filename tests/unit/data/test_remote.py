@@ -12,12 +12,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from shard_factory import CLASSES, corner, make_scenes, make_shards, random_transform, train_loader
+from shard_factory import CLASSES, corner, flip, image_of, make_scenes, make_shards, random_transform, train_loader
 from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest
-from sar_dist.data.shards import remote
+from sar_dist.data.shards import BLOCK, ShardReader, remote
 from sar_dist.data.shards import staging
 from sar_dist.data.making.sources import DemoScenes
 from sar_dist.data.shards.staging import StagedShards
@@ -257,3 +257,33 @@ def test_prefetching(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
     assert not shards.local_path(1).exists()
     # What could not be prefetched is fetched when it is needed.
     assert shards.fetch(2).read_bytes() == (folder / manifest.shards[2].name).read_bytes()
+
+
+def test_altered_copy_is_fetched_again(
+    web: tuple[str, Path, Faults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bit flipped in the stage: another copy is fetched once, for all processes; what is read is right."""
+    url, folder, faults = web
+    make_shards(folder, [5], "imagenet1k-train")
+    info = {"num_samples": 5, "filenames": ["imagenet1k-train-0000.tar"], "shard_lengths": [5]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    manifest = load_manifest(url, "train")
+    shards = staged(manifest, tmp_path / "stage")
+    readers = [ShardReader(shards), ShardReader(shards)]
+    path = shards.fetch(0)
+    for reader in readers:
+        assert reader.read(0, 1).image == image_of(1)
+    flip(path, 5 * BLOCK)
+    faults.requests.clear()
+    for reader in readers:
+        assert reader.read(0, 1) == ("s000001", image_of(1), 1, None)
+        assert reader.members(0, 1)[1]["jpg"] == image_of(1)
+    assert len(faults.requests) == -(-path.stat().st_size // 3000)
+    assert "was altered since it was fetched; fetching it again" in capsys.readouterr().err
+    # Another shard under the same name is another data set.
+    flip(folder / "imagenet1k-train-0000.tar", 9 * BLOCK)
+    flip(path, 5 * BLOCK)
+    with pytest.raises(UserError, match="was replaced by another one while it was in use"):
+        readers[0].read(0, 1)
+    for reader in readers:
+        reader.close()
