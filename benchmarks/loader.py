@@ -310,7 +310,7 @@ def main() -> None:
                 sides = sides_of(folder, rand_augment)
                 results["recipes"][recipe] = measure(sides, arguments.rounds, arguments.workers)
             results["recipes"][FLOORS] = measure(floors(folder), arguments.rounds, [1])
-    print_results(Console(), results, arguments.workers)
+    print_results(Console(), results, [1] if arguments.checksums else arguments.workers)
     if arguments.checksums:
         share = 1 - results["recipes"][CHECKSUMS]["advantage"]["without"]
         Console().print(f"comparing checksums takes {share:.1%} of the loader's CPU time (median of pairs of runs)")

@@ -34,13 +34,10 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url
+from sar_dist.data.shards.remote import MAX_MANIFEST_BYTES, check_remote_sizes, find_remote_manifest, is_url
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
-
-# A million shards need a quarter of it.
-_MAX_MANIFEST_BYTES = 1 << 30
 
 
 def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
@@ -131,8 +128,8 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
 def _read_json(path: Path) -> Any:
     try:
         size = path.stat().st_size
-        if size > _MAX_MANIFEST_BYTES:
-            raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {_MAX_MANIFEST_BYTES})")
+        if size > MAX_MANIFEST_BYTES:
+            raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {MAX_MANIFEST_BYTES})")
         return json.loads(path.read_text())
     except RecursionError:
         raise UserError(f"cannot read {path}: nested too deeply for a manifest; {HOW_TO_MAKE}") from None

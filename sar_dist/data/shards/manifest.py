@@ -94,7 +94,7 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
         shards = tuple(map(_parse_entry, content["shards"]))
         total = int(content["total"])
         classes = content["classes"] and tuple(map(str, content["classes"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not a valid manifest ({error!r}); {HOW_TO_MAKE}") from None
     manifest = Manifest(root, split, classes or None, shards)
     if manifest.total != total:
@@ -127,7 +127,7 @@ def parse_timm_info(content: Any, root: str, split: Split) -> Manifest:
         info = splits[name]
         names, lengths = list(info["filenames"]), [int(length) for length in info["shard_lengths"]]
         total = int(info["num_samples"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not a timm WebDataset description ({error!r})") from None
     if len(names) != len(lengths) or sum(lengths) != total:
         raise UserError(

@@ -6,6 +6,7 @@ behind the page cache or in a fresh copy of a staged shard, and are never given 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -32,6 +33,10 @@ T = TypeVar("T")
 READ_ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_OPEN_SHARDS = 2048
+_MIN_OPEN_SHARDS = 4
+# Descriptors that are left to the rest of the process, batches on their way among them.
+_OTHER_FILES = 64
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _ALTERED = "altered since it was indexed (its checksum is another one); restore the shard"
 
 
@@ -127,8 +132,8 @@ class ShardReader:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        # Some descriptors are left to the rest of the process.
-        self._max_open = max(8, min(_MAX_OPEN_SHARDS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_open = max(_MIN_OPEN_SHARDS, min(_MAX_OPEN_SHARDS, (limit - _OTHER_FILES) // 2))
 
     def read(self, shard: int, index: int) -> RawSample:
         """The sample, compared with its checksum. Raises DamagedShard for a changed file and after repeated I/O errors."""
@@ -203,6 +208,8 @@ class ShardReader:
             try:
                 return action()
             except OSError as error:
+                if error.errno in _TOO_MANY_FILES and self._make_room(shard):
+                    return self._retrying(shard, action)
                 last = error
                 warn(f"reading shard {self.url(shard)} failed ({error}), attempt {attempt + 1}")
                 if shard in self._open:
@@ -210,6 +217,14 @@ class ShardReader:
                 if attempt + 1 < READ_ATTEMPTS:
                     time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
         raise _LostShard(f"cannot read shard {self.url(shard)}: {last} ({READ_ATTEMPTS} attempts)")
+
+    def _make_room(self, keep: int) -> bool:
+        """Where no more files may be open: keep half as many, and close the others. False if there is none to close."""
+        others = [shard for shard in self._open if shard != keep]
+        self._max_open = max(1, len(others) // 2)
+        for shard in others[: len(others) - len(others) // 2]:
+            os.close(self._open.pop(shard).fd)
+        return bool(others)
 
     def _unaltered(self, shard: int, index: int) -> bytes | None:
         """Header block and data of a sample's image, empty if it has none; None if they, or the record, are not as indexed."""

@@ -16,6 +16,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,8 @@ _TRAILER = struct.Struct("<QI8s")
 _MAGIC_OF_ANY_VERSION = b"SARINDX"
 _MAGIC = _MAGIC_OF_ANY_VERSION + b"3"
 _STAT_THREADS = 16
+# Pipes of a pool to one of its processes, generously.
+_FILES_PER_PROCESS = 8
 _NUMBERS = LabelSource()
 
 IndexedRecords = tuple[IndexedShard, np.ndarray]
@@ -246,7 +249,8 @@ def _indexed_parts(
         if entry.name not in known or not _unchanged(known[entry.name][0], entry, state):
             known.pop(entry.name, None)
             stale.append(entry)
-    workers = min(processes or available_cores(), len(stale))
+    most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PER_PROCESS)
+    workers = min(processes or available_cores(), len(stale), most)
     with contextlib.ExitStack() as stack:
         mapper: Callable[..., Iterable[IndexedRecords]] = map
         if workers > 1:

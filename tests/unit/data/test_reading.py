@@ -178,6 +178,6 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         for shard in range(30):
             assert reader.read(shard, 0).image == image_of(shard)
-    assert len(os.listdir("/proc/self/fd")) - before == 10
+    assert len(os.listdir("/proc/self/fd")) - before == 4
     reader.close()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -287,3 +287,24 @@ def test_altered_copy_is_fetched_again(
         readers[0].read(0, 1)
     for reader in readers:
         reader.close()
+
+
+def test_remote_manifest_of_absurd_size_or_depth(
+    web: tuple[str, Path, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder, _ = web
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"manifest\.json is nested too deeply for a manifest"):
+        load_manifest(url, "train")
+    monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"manifest\.json: 100000 bytes are no manifest"):
+        load_manifest(url, "train")
+
+
+def test_missing_remote_manifest_is_asked_for_once(
+    web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, _, _ = web
+    with pytest.raises(UserError, match=r"neither manifest\.json nor _info\.json can be read there"):
+        load_manifest(url, "val")
+    assert capsys.readouterr().err == ""
