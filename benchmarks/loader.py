@@ -3,6 +3,7 @@
     python benchmarks/loader.py                              generated images of 500 x 375 pixels
     python benchmarks/loader.py --images DIR                 the JPEGs under DIR
     python benchmarks/loader.py --workers 1 2 4 --out F.json
+    python benchmarks/loader.py --checksums --rounds 25     what comparing each sample's checksum costs
 
 All sides read the same shards (timm's layout, written to a temporary folder, in the page cache) and give batches of
 224 x 224 crops. CPU time is per image, of the process and its worker together; images per second are of wall-clock time;
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -44,11 +46,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import TrainLoader, load_manifest
 from sar_dist.data.images import build_train_transform, decode_image, decode_pil, make_posterize_safe
+from sar_dist.data.shards import reading
 
 SIZE, BATCH, CLASSES, SHARDS = 224, 50, 1000, 8
 MAX_PIXELS = 10**8
 RECIPES: dict[str, str | None] = {"crop + flip": None, "RandAugment": "rand-m9-mstd0.5-inc1"}
 FLOORS = "parts alone"
+CHECKSUMS = "the price of checksums, crop + flip"
 Side = Callable[[int], Iterable[Any]]  # number of workers to batches
 
 
@@ -179,6 +183,26 @@ def floors(folder: Path) -> dict[str, Side]:
     }
 
 
+def with_and_without_checksums(folder: Path) -> dict[str, Side]:
+    """The training loader, and the same with the comparison of each sample's checksum left out; and reading alone."""
+    whole = loader_side(folder, build_train_transform(AugmentSettings(), SIZE, MAX_PIXELS))
+    reading_alone = loader_side(folder, Blank())
+
+    def without(side: Side) -> Side:
+        def batches(workers: int) -> Iterator[Any]:
+            with patch.object(reading, "is_unaltered", lambda _record, _data: True):  # workers are forked meanwhile
+                yield from side(workers)
+
+        return batches
+
+    return {
+        "with checksums": whole,
+        "without": without(whole),
+        "read and batch, with": reading_alone,
+        "read and batch, without": without(reading_alone),
+    }
+
+
 class Blank:
     """Instead of a transform: the same image always."""
 
@@ -258,6 +282,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers; CPU time is that of the first"
     )
+    parser.add_argument("--checksums", action="store_true", help="measure only what comparing checksums costs")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -278,11 +303,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(jpegs, arguments.samples, folder)
-        for recipe, rand_augment in RECIPES.items():
-            sides = sides_of(folder, rand_augment)
-            results["recipes"][recipe] = measure(sides, arguments.rounds, arguments.workers)
-        results["recipes"][FLOORS] = measure(floors(folder), arguments.rounds, [1])
-    print_results(Console(), results, arguments.workers)
+        if arguments.checksums:
+            results["recipes"][CHECKSUMS] = measure(with_and_without_checksums(folder), arguments.rounds, [1])
+        else:
+            for recipe, rand_augment in RECIPES.items():
+                sides = sides_of(folder, rand_augment)
+                results["recipes"][recipe] = measure(sides, arguments.rounds, arguments.workers)
+            results["recipes"][FLOORS] = measure(floors(folder), arguments.rounds, [1])
+    print_results(Console(), results, [1] if arguments.checksums else arguments.workers)
+    if arguments.checksums:
+        share = 1 - results["recipes"][CHECKSUMS]["advantage"]["without"]
+        Console().print(f"comparing checksums takes {share:.1%} of the loader's CPU time (median of pairs of runs)")
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(results, indent=1))

@@ -64,6 +64,13 @@ def run_tool(main: Callable[[], int | None]) -> None:
         if _speaks():
             warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
         status = EXIT_BAD_INPUT
+    except MemoryError:
+        # Not in the way of a UserError: whichever process has no memory left says so itself.
+        warn(
+            "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
+            "data.workers or a smaller batch"
+        )
+        status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         warn("interrupted")
         status = EXIT_INTERRUPTED

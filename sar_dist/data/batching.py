@@ -19,6 +19,7 @@ Batch = dict[str, Any]
 
 MAX_SUBSTITUTES = 100
 ERROR = "error"
+MORE_MEMORY = "allow the processes more (ulimit -v, the container's limit), or lower data.workers or data.prefetch"
 
 
 class TrainDecoding:
@@ -110,6 +111,8 @@ def errors_as_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield from batches
     except UserError as error:
         yield {ERROR: str(error)}
+    except MemoryError:
+        yield {ERROR: f"a data worker could not allocate memory; {MORE_MEMORY}"}
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

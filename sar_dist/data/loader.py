@@ -30,7 +30,6 @@ from sar_dist.setting_trees import ABSENT, differences
 ORDER_VERSION = 1
 
 
-
 class TrainLoader:
     """Training batches as a function of (manifest, seed, global batch number), the same for any ranks and workers.
 
@@ -116,6 +115,7 @@ class TrainLoader:
         return {
             "order_version": ORDER_VERSION,
             "manifest": self._manifest.fingerprint,
+            "content": self._shards.content,
             "samples": self._manifest.total,
             "seed": self._settings.seed,
             "global_batch": self._settings.global_batch * self._repeats,
@@ -137,7 +137,11 @@ class TrainLoader:
         """
         # A checkpoint from before there was repeated augmentation does not name it.
         saved = {"repeated_augmentation": 1} | state["fingerprint"]
-        changes = _changes(saved, self.fingerprint())
+        current = self.fingerprint()
+        # Neither does one from before the content of shards without a manifest was known; nor is that of remote ones.
+        if saved.get("content") is None or current["content"] is None:
+            saved["content"] = current["content"]
+        changes = _changes(saved, current)
         self.next_batch, self._shift = int(state["next_batch"]), int(state["shift"])
         if not changes:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from sar_dist.data.batching import ERROR, Batch
+from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
 from sar_dist.errors import UserError
 
@@ -25,6 +26,11 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _OPEN_FILES = 8192
 _PARENT_CHECK_SECONDS = 1.0
 _SHARED_MEMORY = "/dev/shm"
+_LEAST_SHARED_MEMORY = 1 << 20
+# Files that a batch on its way holds open in worker and training process (one a tensor), and that a worker's queues do.
+_FILES_PER_BATCH = 6
+_FILES_PER_WORKER = 4
+_FILES_LEFT_OVER = 24
 
 
 def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterator[Batch]:
@@ -33,6 +39,11 @@ def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) ->
     The processes start at once, not at the first batch: what this process allocates later is not shared with them.
     Raises UserError for what a stage reported, and with advice where a worker was killed because memory ran out.
     """
+    if workers:
+        # The loader's own queues need some; torch cannot clean up after a loader that is only half there.
+        if shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY:
+            raise UserError(_out_of_shared_memory())
+        _allow_open_files(workers, prefetch)
     loader: DataLoader = DataLoader(
         pipeline,
         batch_size=None,
@@ -69,18 +80,51 @@ def _checked(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
+def _allow_open_files(workers: int, prefetch: int) -> None:
+    """Raise the limit of open files as far as it may be. Raises UserError if that is too few for the workers."""
+    limit = _raise_open_files()
+    needed = (
+        len(os.listdir("/proc/self/fd"))
+        + _FILES_LEFT_OVER
+        + workers * (_FILES_PER_WORKER + prefetch * _FILES_PER_BATCH)
+    )
+    if needed > limit:
+        raise UserError(
+            f"only {limit} files may be open, and data.workers={workers} with data.prefetch={prefetch} need about {needed}; "
+            f"allow more (ulimit -n {needed}, in a shell with a higher hard limit), or lower them"
+        )
+
+
+def _raise_open_files() -> int:
+    """Set the limit of open files to what the hard limit allows, at most _OPEN_FILES, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def _out_of_shared_memory() -> str:
+    free = shutil.disk_usage(_SHARED_MEMORY).free >> 20
+    return (
+        f"the data workers ran out of shared memory ({_SHARED_MEMORY} has {free} MiB free); remove what others left there, "
+        "give the container more (--shm-size, or an emptyDir of medium Memory), or lower data.workers, data.prefetch or "
+        "engine.micro_batch"
+    )
+
+
 @contextlib.contextmanager
 def _explained_failures() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except MemoryError as error:
+        raise UserError(f"no memory for the data workers; {MORE_MEMORY}") from error
+    except (RuntimeError, OSError) as error:
         text = str(error)
-        if "shared memory" in text or "bus error" in text.lower():
-            free = shutil.disk_usage(_SHARED_MEMORY).free >> 20
-            raise UserError(
-                f"the data workers ran out of shared memory ({_SHARED_MEMORY} has {free} MiB free); give the container more "
-                "(--shm-size, or an emptyDir of medium Memory), or lower data.workers, data.prefetch or engine.micro_batch"
-            ) from error
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if full or any(each in text.lower() for each in ("shared memory", "bus error", "no space left on device")):
+            raise UserError(_out_of_shared_memory()) from error
+        if "allocate memory" in text:  # of a fork, or of torch's allocator
+            raise UserError(f"no memory for the data workers; {MORE_MEMORY}") from error
         if "killed by signal" in text or "exited unexpectedly" in text:
             raise UserError(
                 "a data worker was killed, most likely because the system ran out of memory; "
@@ -96,9 +140,7 @@ def prepare_worker(_worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    _raise_open_files()
 
 
 def _obey_only(parent: int) -> None:

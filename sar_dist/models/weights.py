@@ -39,6 +39,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PROVENANCE_KEY = "sar_dist"
 LABEL_NAMES_KEY = "label_names"  # in an export's config.json, where timm looks for them
+_MAX_CONFIG_BYTES = 1 << 24  # with a million class names
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
 
@@ -130,8 +131,13 @@ def read_export_config(folder: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
+        size = (folder / CONFIG_FILE).stat().st_size
+        if size > _MAX_CONFIG_BYTES:
+            raise UserError(f"{folder / CONFIG_FILE}: {size} bytes are no configuration (at most {_MAX_CONFIG_BYTES})")
         config = json.loads((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{folder / CONFIG_FILE} is nested too deeply for the configuration of an export") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of an export")

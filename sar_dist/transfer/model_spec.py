@@ -129,10 +129,20 @@ def _load_export(path: Path) -> LoadedModel:
         description = f"{path} ({settings.name}), run {provenance['run']} after step {provenance['step']}"
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} was not written by tools/export.py: {error}") from error
+    weights = open_weights(str(path))
+    _refuse_missing_blocks(settings, weights, path)
     model = build()
-    _load_strictly(model.vit, open_weights(str(path)), f"its {path / 'config.json'}")
+    _load_strictly(model.vit, weights, f"its {path / 'config.json'}")
     names = class_names(config.get(LABEL_NAMES_KEY))
     return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
+
+
+def _refuse_missing_blocks(settings: ModelSettings, weights: NamedWeights, path: Path) -> None:
+    """Before a model is built: a depth that the weights do not have would cost memory and time without end."""
+    depth = settings.options.get("depth")
+    blocks = {name.split(".")[1] for name in weights.shapes if name.startswith("blocks.")}
+    if isinstance(depth, int) and depth > len(blocks):
+        raise UserError(f"{path / 'config.json'}: depth {depth}, but {path} has the weights of {len(blocks)} blocks")
 
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:

@@ -49,8 +49,10 @@ def independent(root: Path, split: str) -> Labelled:
             continue
         with tarfile.open(path) as archive:
             for member in archive:
-                data = archive.extractfile(member).read()  # type: ignore[union-attr]
                 key, _, extension = member.name.rpartition("/")[2].partition(".")
+                if not key or not extension:
+                    continue  # hidden, or README
+                data = archive.extractfile(member).read()  # type: ignore[union-attr]
                 sample = found.setdefault(f"{path.name} {key}", [-1, -1])
                 if extension == "cls":
                     sample[0] = int(data) if data.strip().isdigit() else -1

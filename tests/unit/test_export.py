@@ -250,3 +250,21 @@ def test_command_line(
     status, _, errors = export(run, out, "--live")
     assert (status, errors.count("\n")) == (2, 1)
     assert "holds another export" in errors
+
+
+def test_configuration_of_absurd_size_or_depth_is_refused(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_run(run, out)
+    file = out / "config.json"
+    config = json.loads(file.read_text())
+    config["sar_dist"]["model"]["options"]["depth"] = 100_000
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json: depth 100000, but .* has the weights of \d+ blocks"):
+        load_model(str(out))
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config\.json is nested too deeply"):
+        load_model(str(out))
+    with file.open("r+b") as stream:
+        stream.truncate(10**12)  # sparse: takes no space
+    with pytest.raises(UserError, match=r"config\.json: 1000000000000 bytes are no configuration"):
+        load_model(str(out))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sar_dist.errors import run_tool
 from sar_dist.output import say, warn
 
 
@@ -33,3 +34,13 @@ def test_closed_stderr_does_not_end_what_is_warned_of(monkeypatch: pytest.Monkey
             print("x", file=sys.stderr, flush=True)
         warn("nobody hears this")
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # so that closing the file can flush what it holds
+
+
+def test_a_tool_without_memory_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        bytearray(1 << 60)
+
+    with pytest.raises(SystemExit) as end:
+        run_tool(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (end.value.code, line.startswith("error: no memory left in this process; allow it more")) == (2, True)

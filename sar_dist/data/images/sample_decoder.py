@@ -41,6 +41,8 @@ class SampleDecoder:
         """The image of ``sample``, uint8 (3, S, S). Raises BadSample."""
         name = f"{sample['__url__']}/{sample['__key__']}"
         label = sample["cls"]
+        if sample["damage"] is not None:
+            raise BadSample(f"{name}: {sample['damage']}")
         if sample["jpg"] is None:
             raise BadSample(f"{name}: no image")
         if not 0 <= label < self._num_classes:

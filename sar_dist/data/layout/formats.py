@@ -26,6 +26,9 @@ IMAGE_EXTENSIONS = tuple(extension for extensions in _FORMATS.values() for exten
 
 # Folders that operating systems and storage boxes leave behind; files in them may be called like images.
 _LEFT_OVER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+# Files of the same kind, and what people put beside data to describe them.
+_LEFT_OVER_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+_DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "citation"})
 
 _COMPRESSIONS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "gzip", "gunzip"),
@@ -56,19 +59,20 @@ def member_extension(path: str) -> str:
 
 def is_left_over(name: str) -> bool:
     """Whether a file or folder (one part of a path) is hidden or left behind by another program, hence no data."""
-    return name.startswith(".") or name.lower() in _LEFT_OVER_FOLDERS
+    return name.startswith(".") or name.lower() in _LEFT_OVER_FOLDERS | _LEFT_OVER_FILES
 
 
 def is_sample_member(name: str) -> bool:
     """Whether a member of a tar belongs to a sample: called KEY.EXTENSION, and neither hidden nor a leftover.
 
-    README and macOS's ``._image.jpg`` do not; they are passed over and counted.
+    README, README.md and macOS's ``._image.jpg`` do not; they are passed over and counted.
     """
     *folders, base = name.removeprefix("./").split("/")
     if any(is_left_over(part) for part in [*folders, base] if part not in (".", "..")):
         return False
     key, dot, extension = base.partition(".")
-    return bool(key and dot and extension)
+    document = key.lower() in _DOCUMENTS and not is_image_name(base) and extension.lower() != "cls"
+    return bool(key and dot and extension) and not document
 
 
 def compression(start: bytes) -> str | None:

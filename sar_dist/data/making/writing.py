@@ -14,7 +14,7 @@ import signal
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,9 +28,9 @@ from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, m
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
 from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
-from sar_dist.data.shards import index_paths, write_index
+from sar_dist.data.shards import index_new_shards
 from sar_dist.data.making.sources import Source
-from sar_dist.data.shards import BLOCK, index_shard, split_key
+from sar_dist.data.shards import BLOCK, split_key
 from sar_dist.errors import UserError
 
 SAMPLES_PER_SHARD = 1250
@@ -126,9 +126,13 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
     check_space(folder, needed, "the shards take about", "free some space or choose another folder")
     for _ in track(_run(source, todo, options.processes), len(todo), f"writing {source.split} shards"):
         pass
-    parts = [(_require_finished(job), index_shard(folder / job.name)) for job in jobs]
-    manifest = Manifest(str(folder), source.split, source.classes, tuple(entry for entry, _ in parts))
-    write_index(index_paths(manifest)[0], (part for _, part in parts))
+    manifest = Manifest(str(folder), source.split, source.classes, tuple(map(_require_finished, jobs)))
+    # Reads back what was written, and compares it with what was meant.
+    index = index_new_shards(manifest, options.processes)
+    entries = [
+        replace(entry, checksums=shard.checksums) for entry, shard in zip(manifest.shards, index.shards, strict=True)
+    ]
+    manifest = replace(manifest, shards=tuple(entries))
     _write_manifest(manifest, source, options)
     return manifest
 

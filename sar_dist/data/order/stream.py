@@ -2,7 +2,8 @@
 
 It yields the dictionaries that WebDataset's own first stages would (``__key__``, ``__url__``, ``jpg``, ``cls``) together
 with where the sample belongs, so that WebDataset's filters can be put behind it. ``jpg`` is the encoded image whatever
-its format (None: the sample has none), ``cls`` the label (-1: the sample has none that is a number).
+its format (None: the sample has none), ``cls`` the label (-1: the sample has none that is a number), ``damage`` what is
+wrong with the bytes in the shard (None: nothing).
 """
 
 from __future__ import annotations
@@ -165,7 +166,14 @@ def _share_of_worker(numbers: range) -> range:
 def _raw_sample(reader: ShardReader, offsets: np.ndarray, shard: int, index: int) -> Sample:
     raw = reader.read(shard, index)
     sample = int(offsets[shard]) + index
-    return {"__key__": raw.key, "__url__": reader.url(shard), "jpg": raw.image, "cls": raw.label, "sample": sample}
+    return {
+        "__key__": raw.key,
+        "__url__": reader.url(shard),
+        "jpg": raw.image,
+        "cls": raw.label,
+        "sample": sample,
+        "damage": raw.damage,
+    }
 
 
 def _raw_samples(

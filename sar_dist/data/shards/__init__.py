@@ -1,11 +1,52 @@
 """What shards are: tars with a manifest and an index; finding, checking, staging and reading them."""
 
 from sar_dist.data.shards.checks import check_shards, load_manifest, manifests_at, open_index
+from sar_dist.data.shards.checksums import RECORD
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
-from sar_dist.data.shards.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, ShardEntry, Split, TIMM_INFO_NAME, WRITING_STATE_NAME
+from sar_dist.data.shards.manifest import (
+    MANIFEST_FORMAT,
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    Split,
+    TIMM_INFO_NAME,
+    WRITING_STATE_NAME,
+)
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
-from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_paths, write_index
+from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.staging import open_shards
-from sar_dist.data.shards.tar_index import BLOCK, DamagedShard, NO_IMAGE, NO_LABEL, RECORD, index_shard, parse_label, split_key
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, index_shard, parse_label
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, split_key
 
-__all__ = ["BLOCK", "DamagedShard", "IndexedRecords", "LABEL_EXTENSION", "LABEL_MAX_BYTES", "LabelSource", "LocalShards", "MANIFEST_FORMAT", "MANIFEST_NAME", "Manifest", "NO_IMAGE", "NO_LABEL", "RECORD", "ShardEntry", "ShardIndex", "ShardReader", "Shards", "Split", "TIMM_INFO_NAME", "WRITING_STATE_NAME", "check_shards", "index_and_check", "index_paths", "index_shard", "load_manifest", "manifests_at", "open_index", "open_shards", "parse_label", "split_key", "write_index"]
+__all__ = [
+    "BLOCK",
+    "DamagedShard",
+    "IndexedRecords",
+    "LABEL_EXTENSION",
+    "LABEL_MAX_BYTES",
+    "LabelSource",
+    "LocalShards",
+    "MANIFEST_FORMAT",
+    "MANIFEST_NAME",
+    "Manifest",
+    "NO_IMAGE",
+    "NO_LABEL",
+    "RECORD",
+    "ShardEntry",
+    "ShardIndex",
+    "ShardReader",
+    "Shards",
+    "Split",
+    "TIMM_INFO_NAME",
+    "WRITING_STATE_NAME",
+    "check_shards",
+    "index_and_check",
+    "index_new_shards",
+    "index_shard",
+    "load_manifest",
+    "manifests_at",
+    "open_index",
+    "open_shards",
+    "parse_label",
+    "split_key",
+]

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from sar_dist.output import warn
-from sar_dist.data.layout import CLASSES_NAME, Split, is_compressed_tar, is_left_over, read_label_words, split_folders, splits_by_name
+from sar_dist.data.layout import (
+    CLASSES_NAME,
+    Split,
+    is_compressed_tar,
+    is_left_over,
+    read_label_words,
+    split_folders,
+    splits_by_name,
+)
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
@@ -26,15 +34,16 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.remote import check_remote_sizes, find_remote_manifest, is_url, read_remote_classes
+from sar_dist.data.shards.remote import (
+    MAX_MANIFEST_BYTES,
+    check_remote_sizes,
+    find_remote_manifest,
+    is_url,
+    read_remote_classes,
+)
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
-
-# A million shards need a quarter of it.
-_MAX_MANIFEST_BYTES = 1 << 30
-
-
 
 
 def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
@@ -132,8 +141,8 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
 def _read_json(path: Path) -> Any:
     try:
         size = path.stat().st_size
-        if size > _MAX_MANIFEST_BYTES:
-            raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {_MAX_MANIFEST_BYTES})")
+        if size > MAX_MANIFEST_BYTES:
+            raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {MAX_MANIFEST_BYTES})")
         return json.loads(path.read_text())
     except RecursionError:
         raise UserError(f"cannot read {path}: nested too deeply for a manifest; {HOW_TO_MAKE}") from None
@@ -159,6 +168,7 @@ def check_shards(
         check_remote_sizes(manifest)
         return
     index = build_index(manifest, processes)
+    _say_what_is_odd(manifest, index)
     labels = index.records["label"]
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
     no_image = index.records["image"] == NO_IMAGE
@@ -171,6 +181,29 @@ def check_shards(
         raise UserError(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are without an image or without "
             f"{wanted}, the first is sample {position} of shard {manifest.shards[shard].name} with label {labels[bad[0]]}"
+        )
+
+
+def _say_what_is_odd(manifest: Manifest, index: ShardIndex) -> None:
+    """One line for each kind of thing that is no damage, but may not be what the author of the shards had in mind."""
+    passed_over = [(shard.passed_over, shard.name) for shard in index.shards if shard.passed_over[0]]
+    if passed_over:
+        count, name = sum(number for (number, _), _ in passed_over), passed_over[0][0][1]
+        warn(
+            f"{manifest.root}: left out {count} members that belong to no sample, such as {name!r} in {passed_over[0][1]}"
+        )
+    joined = [(shard.joined, shard.name) for shard in index.shards if shard.joined[0]]
+    if joined:
+        count, name = sum(number for (number, _), _ in joined), joined[0][0][1]
+        warn(
+            f"{manifest.root}: {count} images such as {name!r} in {joined[0][1]} belong to a sample that has another image "
+            "already, and are not used: a key ends at the first dot of a name"
+        )
+    scattered = [shard.name for shard in index.shards if shard.scattered]
+    if scattered:
+        warn(
+            f"{manifest.root}: in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "
+            "other; they were put together by key"
         )
 
 

@@ -31,12 +31,14 @@ class NoShards(UserError):
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: file name below the root, number of samples, size in bytes and sha256 where they are known."""
+    """One shard: file name below the root, number of samples; where they are known, size in bytes, sha256, and the digest of
+    the samples' checksums (``checksums.digest_of``)."""
 
     name: str
     samples: int
     bytes: int | None = None
     sha256: str | None = None
+    checksums: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the names, counts and checksums of the shards: what makes the order of samples what it is."""
+        """sha256 over names, counts and sha256 of the shards: what makes the order of samples what it is.
+
+        Of shards without sha256 the index knows the content, see ``Shards.content``.
+        """
         content: list[Any] = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
         if self.labels.tag:
             content.append(self.labels.tag)
@@ -86,17 +91,26 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
     try:
         if content["format"] != MANIFEST_FORMAT:
             raise UserError(f"{where} has format {content['format']!r}, expected {MANIFEST_FORMAT!r}; {HOW_TO_MAKE}")
-        shards = tuple(
-            ShardEntry(str(s["name"]), int(s["samples"]), int(s["bytes"]), str(s["sha256"])) for s in content["shards"]
-        )
+        shards = tuple(map(_parse_entry, content["shards"]))
         total = int(content["total"])
         classes = content["classes"] and tuple(map(str, content["classes"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not a valid manifest ({error!r}); {HOW_TO_MAKE}") from None
     manifest = Manifest(root, split, classes or None, shards)
     if manifest.total != total:
         raise UserError(f"{where} is inconsistent: total {total}, but its shards hold {manifest.total} samples")
     return manifest
+
+
+def _parse_entry(content: Any) -> ShardEntry:
+    checksums = content.get("checksums")  # not in manifests of earlier versions
+    return ShardEntry(
+        str(content["name"]),
+        int(content["samples"]),
+        int(content["bytes"]),
+        str(content["sha256"]),
+        None if checksums is None else str(checksums),
+    )
 
 
 def parse_timm_info(content: Any, root: str, split: Split) -> Manifest:

@@ -1,13 +1,20 @@
-"""Reading single samples out of shards by position: one ``pread`` each, no streaming through the tar."""
+"""Reading single samples out of shards by position: one ``pread`` each, no streaming through the tar.
+
+What is read is compared with the checksum that the index has of it. Bytes that differ are looked for once more, on the disk
+behind the page cache or in a fresh copy of a staged shard, and are never given out.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import resource
 import tarfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -15,8 +22,10 @@ import numpy as np
 
 from sar_dist.output import warn
 from sar_dist.data.shards.manifest import Manifest
+from sar_dist.data.shards.checksums import is_unaltered
 from sar_dist.data.shards.shard_index import ShardIndex
-from sar_dist.data.shards.tar_index import BLOCK, NO_IMAGE, DamagedShard, IndexedShard, read_members, split_key
+from sar_dist.data.shards.tar_index import NO_IMAGE, IndexedShard, key_at, read_members
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, ReadAt, split_key
 
 T = TypeVar("T")
 
@@ -24,6 +33,15 @@ T = TypeVar("T")
 READ_ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_OPEN_SHARDS = 2048
+_MIN_OPEN_SHARDS = 4
+# Descriptors that are left to the rest of the process, batches on their way among them.
+_OTHER_FILES = 64
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_ALTERED = "altered since it was indexed (its checksum is another one); restore the shard"
+
+
+class _LostShard(DamagedShard):
+    """A shard file was replaced, cut off or became unreadable while it was in use: none of its samples can be had."""
 
 
 class OpenShard(NamedTuple):
@@ -41,6 +59,8 @@ class Shards(Protocol):
     """
 
     remote: bool
+    # Digest of all samples' checksums where the manifest has no sha256 of the shards; None: it has, or they are not known.
+    content: str | None
 
     def open(self, shard: int) -> OpenShard:
         """Open a shard that is as it was when it was indexed. Raises DamagedShard, OSError."""
@@ -50,6 +70,9 @@ class Shards(Protocol):
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Get ready to open these shards, without waiting for it; does nothing where they are at hand."""
+
+    def discard(self, shard: int, fd: int) -> bool:
+        """Give up the copy of a shard that is open as ``fd``, so that opening it gets another; False: it is no copy."""
 
 
 class LocalShards:
@@ -61,12 +84,18 @@ class LocalShards:
         self._root = Path(manifest.root)
         self._folder = str(self._root)
         self._index = index
+        hashed = all(entry.sha256 for entry in manifest.shards)
+        digests = "".join(shard.checksums for shard in index.shards)
+        self.content = None if hashed else hashlib.sha256(digests.encode()).hexdigest()
 
     def url(self, shard: int) -> str:
         return os.path.join(self._folder, self._index.shards[shard].name)
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Nothing to do: single samples are read ahead, see ``ShardReader.will_need``."""
+
+    def discard(self, shard: int, fd: int) -> bool:
+        return False
 
     def open(self, shard: int) -> OpenShard:
         entry = self._index.shards[shard]
@@ -82,15 +111,19 @@ class LocalShards:
 def _refuse_changed(state: os.stat_result, entry: IndexedShard, url: str) -> None:
     """Raises DamagedShard if a file's size or time of modification is not what it was when the shard was indexed."""
     if (state.st_size, state.st_mtime_ns) != (entry.bytes, entry.mtime_ns):
-        raise DamagedShard(f"shard {url} was changed while it was in use; start the run again to check it")
+        raise _LostShard(f"shard {url} was changed while it was in use; start the run again to check it")
 
 
 class RawSample(NamedTuple):
-    """One sample as stored: its key, its undecoded image (None: it has none) and its label (-1: none that is a number)."""
+    """One sample as stored: its key, its undecoded image (None: it has none) and its label (-1: none that is a number).
+
+    ``damage`` says what is wrong with the sample's bytes, if anything is; then there is no image.
+    """
 
     key: str
     image: bytes | None
     label: int
+    damage: str | None = None
 
 
 class ShardReader:
@@ -99,36 +132,47 @@ class ShardReader:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        # Some descriptors are left to the rest of the process.
-        self._max_open = max(8, min(_MAX_OPEN_SHARDS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_open = max(_MIN_OPEN_SHARDS, min(_MAX_OPEN_SHARDS, (limit - _OTHER_FILES) // 2))
 
     def read(self, shard: int, index: int) -> RawSample:
-        """The sample, its tar header checked again. Raises DamagedShard, also after repeated I/O errors."""
+        """The sample, compared with its checksum. Raises DamagedShard for a changed file and after repeated I/O errors."""
+        data = self._unaltered(shard, index)
+        if data is None:
+            self._look_again(shard)
+            data = self._unaltered(shard, index)
         source = self._get(shard)
-        start, image, size, label = source.records[index].item()
-        if image == NO_IMAGE:
-            return RawSample(self._key_from_start(shard, start), None, label)
-        data = self._pread(shard, image - BLOCK, BLOCK + size)
-        header = data[:BLOCK]
-        name = _plain_name(header, size)
-        parts = split_key(_name_in_header(header, size, self.url(shard)) if name is None else name)
+        start, _, _, label, _, _ = source.records[index].item()
+        if data is None:
+            return RawSample(self._key(shard, index, start), None, label, _ALTERED)
+        if not data:
+            return RawSample(self._key(shard, index, start), None, label)
         # A header holds 100 bytes of a name; longer ones are in an extended header before it.
-        key = self._key_from_start(shard, start) if source.entry.long_names or parts is None else parts[0]
-        return RawSample(key, data[BLOCK:], label)
+        parts = None if source.entry.long_names else split_key(_name_in(data[:BLOCK]))
+        return RawSample(self._key(shard, index, start) if parts is None else parts[0], data[BLOCK:], label)
 
     def url(self, shard: int) -> str:
         """How messages call the shard."""
         return self._shards.url(shard)
 
     def members(self, shard: int, index: int) -> tuple[str, dict[str, bytes]]:
-        """Key and all members ``{extension: data}`` of a sample, such as ``mask.png``. Raises DamagedShard."""
-        return self._members_from(shard, int(self._get(shard).records["start"][index]))
+        """Key and all members ``{extension: data}`` of a sample, such as ``mask.png``. Raises DamagedShard, also if altered."""
+        for last in (False, True):
+            source = self._get(shard)
+            start, *_, checksum = source.records[index].item()
+            parse = partial(read_members, start=start, scattered=source.entry.scattered)
+            found = self._parsed(shard, parse)
+            if found is not None and found.checksum == checksum:
+                return found.key, found.data
+            if not last:
+                self._look_again(shard)
+        raise DamagedShard(f"shard {self.url(shard)}: sample {index} was {_ALTERED}")
 
     def will_need(self, shard: int, index: int) -> None:
         """Ask the kernel to read a sample ahead, without waiting for it."""
         entry = self._get(shard)
-        _, image, size, _ = entry.records[index].item()
-        if image != NO_IMAGE:
+        _, image, size, *_ = entry.records[index].item()
+        if 0 < image < entry.entry.bytes:
             os.posix_fadvise(entry.fd, image - BLOCK, BLOCK + size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
@@ -154,7 +198,7 @@ class ShardReader:
 
         data, state = self._retrying(shard, read)
         if len(data) < count:
-            raise DamagedShard(f"shard {self.url(shard)} was truncated while it was in use; restore it")
+            raise _LostShard(f"shard {self.url(shard)} was truncated while it was in use; restore it")
         _refuse_changed(state, self._get(shard).entry, self.url(shard))
         return data
 
@@ -164,45 +208,71 @@ class ShardReader:
             try:
                 return action()
             except OSError as error:
+                if error.errno in _TOO_MANY_FILES and self._make_room(shard):
+                    return self._retrying(shard, action)
                 last = error
                 warn(f"reading shard {self.url(shard)} failed ({error}), attempt {attempt + 1}")
                 if shard in self._open:
                     os.close(self._open.pop(shard).fd)
                 if attempt + 1 < READ_ATTEMPTS:
                     time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
-        raise DamagedShard(f"cannot read shard {self.url(shard)}: {last} ({READ_ATTEMPTS} attempts)")
+        raise _LostShard(f"cannot read shard {self.url(shard)}: {last} ({READ_ATTEMPTS} attempts)")
 
-    def _key_from_start(self, shard: int, start: int) -> str:
-        return self._members_from(shard, start)[0]
+    def _make_room(self, keep: int) -> bool:
+        """Where no more files may be open: keep half as many, and close the others. False if there is none to close."""
+        others = [shard for shard in self._open if shard != keep]
+        self._max_open = max(1, len(others) // 2)
+        for shard in others[: len(others) - len(others) // 2]:
+            os.close(self._open.pop(shard).fd)
+        return bool(others)
 
-    def _members_from(self, shard: int, start: int) -> tuple[str, dict[str, bytes]]:
+    def _unaltered(self, shard: int, index: int) -> bytes | None:
+        """Header block and data of a sample's image, empty if it has none; None if they, or the record, are not as indexed."""
+        record = self._get(shard).records[index]
+        _, image, size, *_ = record.item()
+        if image == NO_IMAGE:
+            return b"" if is_unaltered(record, b"") else None
+        if not BLOCK <= image <= self._get(shard).entry.bytes - size:  # it is the index that was altered
+            return None
+        data = self._pread(shard, image - BLOCK, BLOCK + size)
+        return data if is_unaltered(record, data) else None
+
+    def _look_again(self, shard: int) -> None:
+        """Before a second look at bytes that were altered: past the page cache, or at a fresh copy of a staged shard."""
+        source = self._get(shard)
+        if not self._shards.discard(shard, source.fd):
+            os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return
+        warn(f"the staged copy of {self.url(shard)} was altered since it was fetched; fetching it again")
+        os.close(self._open.pop(shard).fd)
+        if not np.array_equal(self._get(shard).records["members"], source.records["members"]):
+            raise _LostShard(
+                f"shard {self.url(shard)} was replaced by another one while it was in use; start the run again"
+            )
+
+    def _key(self, shard: int, index: int, start: int) -> str:
+        """The key in the first header of a sample; its number where that header was altered."""
+        return self._parsed(shard, partial(key_at, start=start)) or f"sample {index}"
+
+    def _parsed(self, shard: int, parse: Callable[[ReadAt, int, str], T]) -> T | None:
+        """What ``parse`` makes of the tar; None where the bytes that it comes across were altered."""
         entry = self._get(shard).entry
-        return read_members(lambda offset, count: self._pread(shard, offset, count), entry.bytes, entry.name, start)
+
+        def read_at(offset: int, count: int) -> bytes:
+            if not 0 <= offset <= entry.bytes - count:
+                raise DamagedShard(f"shard {entry.name}: nothing at byte {offset}")
+            return self._pread(shard, offset, count)
+
+        try:
+            return parse(read_at, entry.bytes, entry.name)
+        except _LostShard:
+            raise
+        except DamagedShard:
+            return None
 
 
-def _plain_name(block: bytes, size: int) -> str | None:
-    """The name in a sound header of ``size`` bytes of data; None where only ``_name_in_header`` can tell, or say what is wrong.
-
-    A tenth of the time of ``tarfile``'s parser, which interprets every field.
-    """
-    try:
-        checksum, found = int(block[148:156].strip(b"\0 "), 8), int(block[124:136].strip(b"\0 "), 8)
-    except ValueError:  # damage, or a size in base 256
-        return None
-    # The checksum is of all bytes, with its own field as spaces; a name that has a prefix is put together elsewhere.
-    if sum(block) - sum(block[148:156]) + 8 * ord(" ") != checksum or found != size or block[345]:
-        return None
-    return block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _name_in_header(block: bytes, size: int, shard: str) -> str:
-    """The member's name in the tar header right before its data, if it is still the header of ``size`` bytes."""
-    try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise DamagedShard(f"shard {shard} was damaged while it was in use ({error}); restore it") from None
-    if info.size != size:
-        raise DamagedShard(
-            f"shard {shard} was changed while it was in use ({info.name!r} has another size); restore it"
-        )
-    return info.name
+def _name_in(header: bytes) -> str:
+    """The member's name in a header block that is as it was indexed."""
+    if header[345]:  # the beginning of a ustar name, or times of GNU's format: tarfile tells them apart
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+    return header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")

@@ -29,7 +29,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.tar_index import DamagedShard
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
 
 T = TypeVar("T")
@@ -41,7 +41,8 @@ _ATTEMPTS_IF_REFUSED = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
-
+# A million shards need a quarter of it.
+MAX_MANIFEST_BYTES = 1 << 30
 
 
 class RemoteUnreadable(UserError):
@@ -68,9 +69,9 @@ class RemoteFolder:
         """The URL of a file."""
         return f"{self.root}/{name}"
 
-    def size(self, name: str) -> int:
+    def size(self, name: str, attempts_if_refused: int = _ATTEMPTS_IF_REFUSED) -> int:
         """Size of a file in bytes."""
-        size = self._repeated(name, lambda filesystem, path: filesystem.info(path)["size"])
+        size = self._repeated(name, lambda filesystem, path: filesystem.info(path)["size"], attempts_if_refused)
         if size is None:
             raise DamagedShard(
                 f"{self.url(name)}: the server does not tell its size; use another server or a local copy"
@@ -112,14 +113,19 @@ class RemoteFolder:
             yield self._repeated(name, piece)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file; an error that does not go away counts as no."""
+        """Whether there is such a file, asked once; an error that does not go away counts as no."""
         try:
-            self.size(name)
+            self.size(name, attempts_if_refused=1)
         except RemoteUnreadable:
             return False
         return True
 
-    def _repeated(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
+    def _repeated(
+        self,
+        name: str,
+        call: Callable[[fsspec.AbstractFileSystem, str], T],
+        attempts_if_refused: int = _ATTEMPTS_IF_REFUSED,
+    ) -> T:
         """``call(filesystem, path)`` until it succeeds, with growing pauses and a new connection after each failure."""
         pause = _FIRST_PAUSE_SECONDS
         for attempt in itertools.count(1):
@@ -133,7 +139,7 @@ class RemoteFolder:
             if problem is None:
                 break
             refused = isinstance(problem, (FileNotFoundError, PermissionError))
-            if attempt == (_ATTEMPTS_IF_REFUSED if refused else _ATTEMPTS):
+            if attempt == (attempts_if_refused if refused else _ATTEMPTS):
                 raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
             warn(f"reading {self.url(name)} failed ({type(problem).__name__}: {problem}), trying again")
             self._connection = None
@@ -201,8 +207,13 @@ def read_remote_classes(manifest: Manifest) -> ClassTable | None:
 
 
 def _parse_json(folder: RemoteFolder, name: str) -> Any:
+    size = folder.size(name)
+    if size > MAX_MANIFEST_BYTES:
+        raise UserError(f"{folder.url(name)}: {size} bytes are no manifest (at most {MAX_MANIFEST_BYTES})")
     try:
         return json.loads(folder.read(name))
+    except RecursionError:
+        raise UserError(f"{folder.url(name)} is nested too deeply for a manifest; {HOW_TO_MAKE}") from None
     except ValueError as error:
         raise UserError(f"{folder.url(name)} is not JSON: {error}") from None
 

@@ -1,10 +1,11 @@
-"""The index of a whole split: one file of 24-byte records that all workers of a node share through the page cache.
+"""The index of a whole split: one file of 32-byte records that all workers of a node share through the page cache.
 
 The file is kept beside the shards as ``.train.index`` or ``.val.index``, or under ``$SAR_DIST_CACHE`` (default
-``~/.cache/sar_dist``) where that folder is read-only. It remembers size and modification time of each shard, and only
-shards that changed are indexed again; as such a shard is suspect, its sha256 is compared with the manifest's.
+``~/.cache/sar_dist``) where that folder is read-only. It remembers size, modification time, device and inode of each shard
+and the sha256 that it was found to have. Only shards that are not the same file, or of which the manifest now states another
+sha256, are indexed again; as such a shard is suspect, its sha256 is compared with the manifest's.
 
-Layout: the records (``tar_index.RECORD``) of all shards in order, a JSON footer, then the footer's length
+Layout: the records (``checksums.RECORD``) of all shards in order, a JSON footer, then the footer's length
 and crc32 and a magic. An index with any bit altered, or of an older layout, is built again.
 """
 
@@ -15,6 +16,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,20 +24,28 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
+from sar_dist.data.shards.checksums import RECORD
+from sar_dist.data.shards.file_identity import file_identity
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
-from sar_dist.data.shards.tar_index import RECORD, DamagedShard, IndexedShard, index_shard
+from sar_dist.data.shards.tar_index import IndexedShard, index_shard
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.files import atomic_write, cache_folder, make_folder, sha256_of
+from sar_dist.output import warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
 
 _TRAILER = struct.Struct("<QI8s")
-_MAGIC = b"SARINDX2"
+_MAGIC_OF_ANY_VERSION = b"SARINDX"
+_MAGIC = _MAGIC_OF_ANY_VERSION + b"3"
 _STAT_THREADS = 16
+# Pipes of a pool to one of its processes, generously.
+_FILES_PER_PROCESS = 8
 _NUMBERS = LabelSource()
 
 IndexedRecords = tuple[IndexedShard, np.ndarray]
@@ -45,7 +55,7 @@ IndexedRecords = tuple[IndexedShard, np.ndarray]
 class ShardIndex:
     """Where every sample of a split lies.
 
-    ``records`` is (total,) of dtype RECORD, memory-mapped: 24 bytes a sample, resident once a node and only where it is
+    ``records`` is (total,) of dtype RECORD, memory-mapped: 32 bytes a sample, resident once a node and only where it is
     read. ``offsets`` is (shards + 1,) int64, the first record of each shard, then the total.
     """
 
@@ -72,8 +82,8 @@ def write_index(path: Path, parts: Iterable[IndexedRecords]) -> None:
         file.write(footer + _TRAILER.pack(len(footer), zlib.crc32(footer), _MAGIC))
 
 
-def read_index(path: Path, *, verify: bool = False) -> ShardIndex | None:
-    """The index at ``path``, or None where there is none or it is not whole. ``verify`` also compares its checksum."""
+def read_index(path: Path) -> ShardIndex | None:
+    """The index at ``path``; None where there is none, it is of another version, or a bit of it changed."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -86,16 +96,20 @@ def read_index(path: Path, *, verify: bool = False) -> ShardIndex | None:
             if zlib.crc32(content) != footer_checksum:
                 return None
             footer = json.loads(content)
-            shards = tuple(IndexedShard(*fields) for fields in footer["shards"])
+            shards = tuple(map(_parse_shard, footer["shards"]))
             offsets = np.concatenate([[0], np.cumsum([shard.samples for shard in shards], dtype=np.int64)])
             if offsets[-1] == 0 or offsets[-1] * RECORD.itemsize != size - _TRAILER.size - length:
                 return None
             records = np.memmap(file, dtype=RECORD, mode="r", shape=(int(offsets[-1]),))
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
-    if verify and zlib.crc32(records.data) != footer["crc32"]:
-        return None
-    return ShardIndex(shards, records, offsets)
+    return ShardIndex(shards, records, offsets) if zlib.crc32(records.data) == footer["crc32"] else None
+
+
+def _parse_shard(fields: list[Any]) -> IndexedShard:
+    shard = IndexedShard(*fields)  # JSON has no tuples
+    passed_over, joined = shard.passed_over, shard.joined
+    return shard._replace(passed_over=(passed_over[0], passed_over[1]), joined=(joined[0], joined[1]))
 
 
 def index_paths(manifest: Manifest) -> tuple[Path, Path]:
@@ -108,10 +122,10 @@ def index_paths(manifest: Manifest) -> tuple[Path, Path]:
     return root / f".{kind}.index", cache_folder() / "index" / f"{root.name}-{folder}.{kind}.index"
 
 
-def find_index(manifest: Manifest, *, verify: bool = False) -> ShardIndex | None:
+def find_index(manifest: Manifest) -> ShardIndex | None:
     """The stored index if it has exactly the manifest's shards with their numbers of samples (where those are known)."""
     for path in index_paths(manifest):
-        index = read_index(path, verify=verify)
+        index = read_index(path)
         if index is not None and len(index.shards) == len(manifest.shards):
             pairs = zip(manifest.shards, index.shards, strict=True)
             if all(entry.name == shard.name and entry.samples in (UNCOUNTED, shard.samples) for entry, shard in pairs):
@@ -136,8 +150,19 @@ def build_index(manifest: Manifest, processes: int | None = None) -> ShardIndex:
         # Another process may have built it while this one waited.
         index = _stored(manifest, states)
         if index is None:
-            write_index(path, _indexed_parts(manifest, states, _known_parts((beside, cached)), processes))
-            index = read_index(path, verify=True)
+            _say_if_outdated((beside, cached))
+            index = _made(path, _indexed_parts(manifest, states, _known_parts((beside, cached)), processes))
+    return index
+
+
+def index_new_shards(manifest: Manifest, processes: int | None = None) -> ShardIndex:
+    """As ``build_index`` for shards that were just written and that no other process uses yet. Raises DamagedShard."""
+    return _made(index_paths(manifest)[0], _indexed_parts(manifest, _states(manifest), {}, processes))
+
+
+def _made(path: Path, parts: Iterable[IndexedRecords]) -> ShardIndex:
+    write_index(path, parts)
+    index = read_index(path)
     if index is None:
         raise DamagedShard(f"cannot read back the index {path}; is the disk sound?")
     return index
@@ -146,10 +171,21 @@ def build_index(manifest: Manifest, processes: int | None = None) -> ShardIndex:
 def _stored(manifest: Manifest, states: list[os.stat_result]) -> ShardIndex | None:
     """The stored index if it covers the manifest's shards as they are now."""
     for path in index_paths(manifest):
-        index = read_index(path, verify=True)
+        index = read_index(path)
         if index is not None and _covers(index, manifest, states):
             return index
     return None
+
+
+def _say_if_outdated(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            magic = file.read()
+            if magic.startswith(_MAGIC_OF_ANY_VERSION) and magic != _MAGIC:
+                warn(
+                    f"{path} is of another version: made anew, with a checksum of every sample; all shards are read once for it"
+                )
 
 
 def _states(manifest: Manifest) -> list[os.stat_result]:
@@ -184,8 +220,11 @@ def _some(names: list[str]) -> str:
 
 
 def _unchanged(shard: IndexedShard, entry: ShardEntry, state: os.stat_result) -> bool:
-    same_file = shard.bytes == state.st_size and shard.mtime_ns == state.st_mtime_ns
-    return same_file and entry.samples in (UNCOUNTED, shard.samples)
+    """Whether a shard is the file that was indexed, and was found then to be what the manifest says now."""
+    found = (state.st_size, state.st_mtime_ns, *file_identity(state))
+    same_file = found == (shard.bytes, shard.mtime_ns, shard.device, shard.inode)
+    same_content = entry.sha256 in (None, shard.sha256) and entry.checksums in (None, shard.checksums)
+    return same_file and same_content and entry.samples in (UNCOUNTED, shard.samples)
 
 
 def _covers(index: ShardIndex, manifest: Manifest, states: list[os.stat_result]) -> bool:
@@ -197,7 +236,7 @@ def _covers(index: ShardIndex, manifest: Manifest, states: list[os.stat_result])
 def _known_parts(paths: Iterable[Path]) -> dict[str, IndexedRecords]:
     known: dict[str, IndexedRecords] = {}
     for path in paths:
-        index = read_index(path, verify=True)
+        index = read_index(path)
         if index is not None:
             known |= {shard.name: (shard, index.of_shard(i)) for i, shard in enumerate(index.shards)}
     return known
@@ -212,7 +251,8 @@ def _indexed_parts(
         if entry.name not in known or not _unchanged(known[entry.name][0], entry, state):
             known.pop(entry.name, None)
             stale.append(entry)
-    workers = min(processes or available_cores(), len(stale))
+    most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PER_PROCESS)
+    workers = min(processes or available_cores(), len(stale), most)
     with contextlib.ExitStack() as stack:
         mapper: Callable[..., Iterable[IndexedRecords]] = map
         if workers > 1:
@@ -225,7 +265,7 @@ def _indexed_parts(
 
 
 def index_and_check(path: Path, entry: ShardEntry, root: str, labels: LabelSource = _NUMBERS) -> IndexedRecords:
-    """Index the file of one shard and hold it against the manifest: number of samples, and sha256 where it states one.
+    """Index the file of one shard and hold it against the manifest: number of samples, sha256 and checksums where it states them.
 
     ``root`` is where the shard comes from, for messages. Raises DamagedShard.
     """
@@ -240,7 +280,11 @@ def index_and_check(path: Path, entry: ShardEntry, root: str, labels: LabelSourc
         )
     if digest != entry.sha256:
         raise DamagedShard(f"shard {entry.name} in {root} has changed: its sha256 is not its manifest's; restore it")
-    return shard, records
+    if entry.checksums not in (None, shard.checksums):
+        raise DamagedShard(
+            f"shard {entry.name} in {root}: the checksums of its samples are not its manifest's; restore both"
+        )
+    return shard._replace(sha256=digest), records
 
 
 def _index_local(root: str, labels: LabelSource, entry: ShardEntry) -> IndexedRecords:

@@ -21,7 +21,7 @@ from sar_dist.data.shards.reading import LocalShards, OpenShard, Shards
 from sar_dist.data.shards.remote import RemoteFolder, is_url
 from sar_dist.data.shards.shard_index import index_and_check, read_index, write_index
 from sar_dist.data.shards.checks import open_index
-from sar_dist.data.shards.tar_index import DamagedShard
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
 
 
@@ -46,6 +46,7 @@ class StagedShards:
     """
 
     remote = True
+    content: str | None = None
 
     def __init__(self, manifest: Manifest, stage: Path, limit: int, stall_seconds: float) -> None:
         self._manifest = manifest
@@ -87,6 +88,14 @@ class StagedShards:
         if self._prefetcher is None or self._prefetcher[0] != os.getpid():
             self._prefetcher = (os.getpid(), _Prefetcher(self))
         self._prefetcher[1].request(shards)
+
+    def discard(self, shard: int, fd: int) -> bool:
+        path = self.local_path(shard)
+        with FileLock(f"{path}.lock"), contextlib.suppress(FileNotFoundError):
+            # Another process may have fetched it anew already.
+            if os.path.samestat(path.stat(), os.fstat(fd)):
+                path.unlink()
+        return True
 
     def fetch(self, shard: int) -> Path:
         """The local path of a shard, fetched first if need be.

@@ -1,9 +1,9 @@
-"""Strict index of one WebDataset tar shard: where every sample lies, found without trusting the file.
+"""Strict index of one WebDataset tar shard: where every sample lies and what its bytes are, found without trusting the file.
 
-A shard is a plain tar whose members are called KEY.EXTENSION (the key ends at the first dot of the base name), the
-members of one sample following each other. ``tarfile`` in stream mode, and with it WebDataset, ends silently at damage;
-``index_shard`` instead walks every header and refuses a shard with a bad checksum, a member that reaches past the end,
-no end marker, data behind it, a key that occurs twice or in two places, or members that are neither files nor folders.
+A shard is a plain tar whose members are called KEY.EXTENSION (the key ends at the first dot of the base name). Members of
+one key are one sample, also where all labels lie behind all images; samples are in the order of their first members. Members that belong to no sample
+(hidden files, leftovers, README) are passed over and counted. Besides the damage that ``tar_members`` finds, a shard is
+refused where a key has a member twice, or where dots inside names make one sample of several.
 
 A sample without an image or without a readable label is not damage of the shard: it is indexed as such and the
 bad-sample policy of ``sar_dist.data.order.stream`` deals with it.
@@ -12,151 +12,76 @@ bad-sample policy of ``sar_dist.data.order.stream`` deals with it.
 from __future__ import annotations
 
 import os
-import re
-import tarfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from sar_dist.data.layout import compression, how_to_unpack, image_member
-from sar_dist.data.shards.label_source import LABEL_MAX_BYTES, LabelSource
-from sar_dist.errors import UserError
+from sar_dist.data.layout import IMAGE_EXTENSIONS, compression, how_to_unpack, image_member, is_image_name
+from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
+from sar_dist.data.shards.file_identity import file_identity
+from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, ReadAt, is_meta, key_of_member, walk_members
 
-BLOCK = 512
 NO_IMAGE = -1
 NO_LABEL = -1
-
-# 24 bytes a sample: byte offset of the sample's first header, offset and size of the image's data, class label.
-RECORD = np.dtype([("start", "<i8"), ("image", "<i8"), ("image_size", "<u4"), ("label", "<i4")])
 
 _MAX_IMAGE_BYTES = np.iinfo(RECORD["image_size"]).max
 _MAX_DIGITS = 20
 _MAX_LABEL = np.iinfo(RECORD["label"]).max
-_KEY_AND_EXTENSION = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-_META_MEMBER = re.compile(r"__[^/]*__($|/)")
+_NAMES_SHOWN = 2
 
 _NUMBERS = LabelSource()
 
-ReadAt = Callable[[int, int], bytes]
-
-
-class DamagedShard(UserError):
-    """A shard cannot be trusted. The message says which one, at which byte, and what is wrong."""
-
-
-class Member(NamedTuple):
-    """One file in a tar. ``header`` is the offset of its first header block (extended headers included), in bytes."""
-
-    name: str
-    header: int
-    data: int
-    size: int
-    long_name: bool
-
-
-def split_key(name: str) -> tuple[str, str] | None:
-    """``("dir/key", "extension")`` of a member name as WebDataset splits it, extension in lower case; None: neither."""
-    match = _KEY_AND_EXTENSION.match(name)
-    return (match.group(1), match.group(2).lower()) if match else None
-
-
-def walk_members(read_at: ReadAt, size: int, shard: str, start: int = 0) -> Iterator[Member]:
-    """The regular files of a tar of ``size`` bytes in order, from the header at byte ``start`` to the end marker.
-
-    ``read_at(offset, count)`` returns up to ``count`` bytes. Raises DamagedShard at the first thing that a sound
-    archive does not have.
-    """
-    offset = header = start
-    overrides: dict[str, str] = {}
-    while True:
-        info = _header_at(read_at, offset, size, shard)
-        if info is None:
-            if overrides:
-                raise DamagedShard(f"shard {shard}: an extended header at byte {header} has no member after it")
-            return
-        data = offset + BLOCK
-        following = data + -(-info.size // BLOCK) * BLOCK
-        if info.size < 0 or following > size:
-            raise DamagedShard(
-                f"shard {shard}: truncated: member {info.name!r} reaches to byte {following} of a file of {size} bytes"
-            )
-        if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            overrides |= _pax_records(read_at(data, info.size), shard, offset)
-        elif info.type == tarfile.GNUTYPE_LONGNAME:
-            overrides["path"] = read_at(data, info.size).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif info.type == tarfile.XGLTYPE:
-            _refuse_global_overrides(_pax_records(read_at(data, info.size), shard, offset), shard, offset)
-        else:
-            name = overrides.get("path", info.name)
-            if info.type in tarfile.REGULAR_TYPES and info.type != tarfile.GNUTYPE_SPARSE:
-                yield Member(name, header, data, info.size, "path" in overrides)
-            elif info.type != tarfile.DIRTYPE:
-                raise DamagedShard(f"shard {shard}: member {name!r} at byte {offset} is a link or a device, not a file")
-            overrides = {}
-            header = following
-        offset = following
-
-
-def _header_at(read_at: ReadAt, offset: int, size: int, shard: str) -> tarfile.TarInfo | None:
-    """The header at ``offset``, or None at a sound end of the archive (two or more zero blocks up to the file's end)."""
-    block = read_at(offset, BLOCK)
-    if len(block) < BLOCK:
-        raise DamagedShard(f"shard {shard}: truncated: it ends at byte {size} without the end-of-archive marker")
-    if block.strip(b"\0"):
-        try:
-            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise DamagedShard(f"shard {shard}: damaged tar header at byte {offset} ({error})") from None
-    rest = read_at(offset, size - offset)
-    if len(rest) < 2 * BLOCK:
-        raise DamagedShard(f"shard {shard}: truncated inside the end-of-archive marker at byte {size}")
-    if rest.strip(b"\0"):
-        raise DamagedShard(f"shard {shard}: there is data after the end-of-archive marker at byte {offset}")
-    return None
-
-
-def _pax_records(data: bytes, shard: str, offset: int) -> dict[str, str]:
-    """The records ``LENGTH KEY=VALUE\\n`` of a pax extended header that change how the archive is read."""
-    records = {}
-    position = 0
-    while position < len(data):
-        match = re.compile(rb"(\d{1,9}) ([^=]+)=").match(data, position)
-        length = int(match.group(1)) if match else 0
-        end = position + length
-        if not match or length < match.end() - position + 1 or end > len(data) or data[end - 1 : end] != b"\n":
-            raise DamagedShard(f"shard {shard}: damaged extended header at byte {offset}")
-        key = match.group(2).decode("utf-8", "surrogateescape")
-        if key == "path":
-            records[key] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
-        elif key == "size" or key.startswith("GNU.sparse"):
-            raise DamagedShard(
-                f"shard {shard}: unsupported extended header {key!r} at byte {offset} (huge or sparse file)"
-            )
-        position = end
-    return records
-
-
-def _refuse_global_overrides(records: dict[str, str], shard: str, offset: int) -> None:
-    if records:
-        raise DamagedShard(f"shard {shard}: unsupported global header at byte {offset} that renames members")
-
 
 class IndexedShard(NamedTuple):
-    """What the index knows of one shard file: its state when it was indexed, and how many samples it holds."""
+    """What the index knows of one shard file.
+
+    ``bytes``, ``mtime_ns``, ``device`` and ``inode`` (see ``file_identity``) are its state when it was indexed,
+    ``checksums`` the digest of its samples' checksums, ``sha256`` that of the whole file if it was compared then.
+    ``passed_over`` counts members of no sample, ``joined`` samples with a member that looks like another sample's, each with
+    the name of the first; ``scattered`` says that the members of some sample do not follow each other.
+    """
 
     name: str
     bytes: int
     mtime_ns: int
     samples: int
     long_names: bool
+    device: int
+    inode: int
+    checksums: str
+    scattered: bool = False
+    passed_over: tuple[int, str] = (0, "")
+    joined: tuple[int, str] = (0, "")
+    sha256: str | None = None
+
+
+class _Image(NamedTuple):
+    """Where an image's data are, and the crc32 of its header block and data."""
+
+    data: int
+    size: int
+    checksum: int
+
+
+@dataclass(slots=True)
+class _Sample:
+    start: int
+    checksum: int = 0
+    label: int = NO_LABEL
+    extensions: list[str] = field(default_factory=list)
+    images: dict[str, _Image] = field(default_factory=dict)
 
 
 def index_shard(
     path: str | os.PathLike, name: str | None = None, labels: LabelSource = _NUMBERS
 ) -> tuple[IndexedShard, np.ndarray]:
-    """Index the tar at ``path``. Returns its entry and its records (dtype RECORD, one a sample, in file order).
+    """Index the tar at ``path``: every byte of its samples is read. Returns its entry and its records (dtype RECORD, one a sample).
 
     ``name`` is how messages and the entry call the shard (default: the file name); ``labels`` says where labels are. Raises DamagedShard.
     """
@@ -173,56 +98,136 @@ def index_shard(
         def read_at(offset: int, count: int) -> bytes:
             return os.pread(fd, count, offset)
 
-        rows, long_names = _index_rows(walk_members(read_at, state.st_size, name), read_at, name, labels)
+        collector = _Collector(name, read_at, labels)
+        for member in walk_members(read_at, state.st_size, name):
+            collector.add(member)
     finally:
         os.close(fd)
-    if not rows:
-        raise DamagedShard(f"shard {name}: holds no sample")
-    entry = IndexedShard(name, state.st_size, state.st_mtime_ns, len(rows), long_names)
-    return entry, np.array(rows, dtype=RECORD)
+    records = _records(collector.samples.values())
+    return _entry(name, state, collector, records), records
 
 
-def _index_rows(
-    members: Iterator[Member], read_at: ReadAt, shard: str, labels: LabelSource
-) -> tuple[list[tuple[int, ...]], bool]:
-    rows: list[tuple[int, ...]] = []
-    seen: set[str] = set()
-    long_names = False
-    key: str | None = None
-    start = 0
-    sample: dict[str, Member] = {}
-    for member in members:
-        if _META_MEMBER.match(member.name):
-            continue
-        parts = split_key(member.name)
+def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndarray) -> IndexedShard:
+    if not found.samples:
+        passed_over, first = found.passed_over
+        others = f", only {passed_over} other files such as {first!r}" if passed_over else ""
+        raise DamagedShard(f"shard {name}: holds no sample{others}")
+    _refuse_strays(found, name)
+    _refuse_dots(found.samples, name)
+    return IndexedShard(
+        name,
+        state.st_size,
+        state.st_mtime_ns,
+        len(found.samples),
+        found.long_names,
+        *file_identity(state),
+        digest_of(records),
+        bool(found.apart),
+        found.passed_over,
+        _joined(found.samples),
+    )
+
+
+class _Collector:
+    """The samples of a shard by key, from its members in the order of the file."""
+
+    def __init__(self, shard: str, read_at: ReadAt, labels: LabelSource) -> None:
+        self.samples: dict[str, _Sample] = {}
+        self.passed_over = (0, "")
+        self.long_names = False
+        # Byte of the first member that does not follow its sample's others, by key.
+        self.apart: dict[str, int] = {}
+        self._shard = shard
+        self._read_at = read_at
+        self._labels = labels
+        self._last: str | None = None
+
+    def add(self, member: Member) -> None:
+        if is_meta(member.name):
+            return
+        parts = key_of_member(member.name)
         if parts is None:
-            raise DamagedShard(f"shard {shard}: member {member.name!r} is not called KEY.EXTENSION")
-        long_names |= member.long_name
-        if parts[0] != key:
-            if key is not None:
-                rows.append(_row(start, sample, read_at, labels))
-            key, start, sample = parts[0], member.header, {}
-            if key in seen:
-                raise DamagedShard(f"shard {shard}: key {key!r} occurs twice (again at byte {member.header})")
-            seen.add(key)
-        if parts[1] in sample:
-            raise DamagedShard(f"shard {shard}: key {key!r} has two members .{parts[1]} (duplicate key?)")
-        sample[parts[1]] = member
-    if key is not None:
-        rows.append(_row(start, sample, read_at, labels))
-    return rows, long_names
+            count, first = self.passed_over
+            self.passed_over = (count + 1, first or member.name)
+            return
+        self.long_names |= member.long_name
+        key, extension = parts
+        sample = self.samples.setdefault(key, _Sample(member.header))
+        if sample.extensions and key != self._last:
+            self.apart.setdefault(key, member.header)
+        self._last = key
+        if extension in sample.extensions:
+            raise DamagedShard(
+                f"shard {self._shard}: key {key!r} has two members .{extension}, the second at byte {member.header}: the key "
+                "is there twice"
+            )
+        sample.extensions.append(extension)
+        sample.checksum = checksum_of_range(self._read_at, member.header, member.end, sample.checksum)
+        if extension in IMAGE_EXTENSIONS:
+            checksum = checksum_of_range(self._read_at, member.data - BLOCK, member.data + member.size)
+            sample.images[extension] = _Image(member.data, member.size, checksum)
+        if extension == self._labels.member and member.size <= LABEL_MAX_BYTES:
+            sample.label = self._labels.label(self._read_at(member.data, member.size), parse_label, NO_LABEL)
 
 
-def _row(start: int, sample: dict[str, Member], read_at: ReadAt, labels: LabelSource) -> tuple[int, int, int, int]:
-    extension = image_member(sample)
-    image = None if extension is None else sample[extension]
-    label = NO_LABEL
-    member = sample.get(labels.member)
-    if member is not None and member.size <= LABEL_MAX_BYTES:
-        label = labels.label(read_at(member.data, member.size), parse_label, NO_LABEL)
-    if image is None or image.size == 0 or image.size > _MAX_IMAGE_BYTES:
-        return start, NO_IMAGE, 0, label
-    return start, image.data, image.size, label
+def _records(samples: Iterable[_Sample]) -> np.ndarray:
+    rows = []
+    for sample in samples:
+        extension = image_member(sample.images)
+        image = None if extension is None else sample.images[extension]
+        if image is None or image.size == 0 or image.size > _MAX_IMAGE_BYTES:
+            image = _Image(NO_IMAGE, 0, 0)
+        rows.append((sample.start, image.data, image.size, sample.label, image.checksum, sample.checksum))
+    records = np.array(rows, dtype=RECORD)
+    for record in records:
+        record["checksum"] = image_checksum(record, int(record["checksum"]))
+    return records
+
+
+def _refuse_strays(found: _Collector, shard: str) -> None:
+    """Raises DamagedShard where a few samples lie in two places, as moved blocks and merged shards leave them.
+
+    Where most of them do, as with all labels behind all images, it is how the shard was made.
+    """
+    several = sum(len(sample.extensions) > 1 for sample in found.samples.values())
+    if found.apart and 2 * len(found.apart) <= several:
+        key, place = next(iter(found.apart.items()))
+        raise DamagedShard(
+            f"shard {shard}: key {key!r} occurs twice (again at byte {place}), while the members of most samples follow each other"
+        )
+
+
+def _refuse_dots(samples: dict[str, _Sample], shard: str) -> None:
+    """Raises DamagedShard where several images became one sample because a key ends at the first dot.
+
+    ``a.mask.png`` beside ``a.png`` is a member of its own kind, and so is it where only the image is missing.
+    """
+    companions = {name for sample in samples.values() if sample.images for name in sample.extensions}
+    for key, sample in samples.items():
+        images = [name for name in sample.extensions if "." in name and is_image_name(name)]
+        labelled = {name.rpartition(".")[0] for name in sample.extensions if name.endswith(f".{LABEL_EXTENSION}")}
+        strange = [name for name in images if name.rpartition(".")[0] in labelled]
+        if not sample.images:
+            strange += [name for name in images if name not in companions]
+        if strange:
+            shown = [f"{key}.{name}" for name in dict.fromkeys([*strange, *sample.extensions])][:_NAMES_SHOWN]
+            share = f"members {shown[0]!r} and {shown[1]!r} share" if len(shown) > 1 else f"member {shown[0]!r} has"
+            raise DamagedShard(
+                f"shard {shard}: {share} the key {key!r}, which ends at the first dot: names must have no dot before the "
+                "extension; rename them, or make the shards with tools/make_shards.py"
+            )
+
+
+def _joined(samples: dict[str, _Sample]) -> tuple[int, str]:
+    """How many samples have a second image under a name that no other sample has, such as a.2.jpg beside a.jpg; and the first."""
+    count = Counter(name for sample in samples.values() for name in sample.extensions if "." in name)
+    found = [
+        f"{key}.{name}"
+        for key, sample in samples.items()
+        for name in sample.extensions
+        if count[name] == 1 and is_image_name(name) and len(samples) > 1
+    ]
+    return len(found), found[0] if found else ""
 
 
 def parse_label(data: bytes) -> int:
@@ -234,16 +239,40 @@ def parse_label(data: bytes) -> int:
     return label if label <= _MAX_LABEL else NO_LABEL
 
 
-def read_members(read_at: ReadAt, size: int, shard: str, start: int) -> tuple[str, dict[str, bytes]]:
-    """Key and all members ``{extension: data}`` of the sample whose first header is at byte ``start``."""
+class Members(NamedTuple):
+    """All members of a sample, ``{extension: data}``, its key, and the checksum of all their bytes."""
+
+    key: str
+    data: dict[str, bytes]
+    checksum: int
+
+
+def read_members(read_at: ReadAt, size: int, shard: str, start: int, *, scattered: bool = False) -> Members:
+    """The sample whose first header is at byte ``start``; ``scattered``: look for its members up to the end of the shard."""
     key: str | None = None
     members: dict[str, bytes] = {}
+    checksum = 0
     for member in walk_members(read_at, size, shard, start):
-        parts = split_key(member.name)
-        if parts is None or (key is not None and parts[0] != key):
+        parts = key_of_member(member.name)
+        if parts is None or is_meta(member.name):
+            continue
+        if key is not None and parts[0] != key:
+            if scattered:
+                continue
             break
         key = parts[0]
-        members[parts[1]] = read_at(member.data, member.size)
+        whole = read_at(member.header, member.end - member.header)
+        checksum = zlib.crc32(whole, checksum)
+        members[parts[1]] = whole[member.data - member.header :][: member.size]
     if key is None:
         raise DamagedShard(f"shard {shard}: no sample at byte {start}")
-    return key, members
+    return Members(key, members, checksum)
+
+
+def key_at(read_at: ReadAt, size: int, shard: str, start: int) -> str:
+    """Key of the sample whose first header is at byte ``start``. Raises DamagedShard."""
+    member = next(walk_members(read_at, size, shard, start), None)
+    parts = None if member is None else key_of_member(member.name)
+    if parts is None:
+        raise DamagedShard(f"shard {shard}: no sample at byte {start}")
+    return parts[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -53,6 +54,17 @@ def tar_bytes(members: Members, tar_format: int = tarfile.USTAR_FORMAT) -> bytes
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+def flip(path: Path, offset: int, mask: int = 4) -> None:
+    """Change one bit as bit rot does it: the time of modification stays."""
+    state = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ mask]))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def make_shards(folder: Path, sizes: Sequence[int], prefix: str = "shard") -> Path:

@@ -23,7 +23,8 @@ from shard_factory import (
 )
 
 from sar_dist.config import DataSettings
-from sar_dist.data import Manifest, ValidationLoader, load_manifest
+from sar_dist.data.shards import BLOCK
+from sar_dist.data import Manifest, TrainLoader, ValidationLoader, load_manifest
 from sar_dist.data.loader import _changes
 from sar_dist.errors import UserError
 
@@ -174,6 +175,32 @@ def test_other_shards_are_refused_other_workers_are_not(shards: Manifest, tmp_pa
     other = load_manifest(make_shards(tmp_path / "data", [30, 40]), "train")
     with pytest.raises(UserError, match=r"manifest .* -> "):
         train_loader(other, global_batch=14, micro_batch=7).load_state_dict(state)
+
+
+def test_replaced_shards_without_a_manifest_are_noticed(tmp_path: Path) -> None:
+    """Other images of the same sizes and labels, under the same names; a checkpoint from before this was known goes on."""
+    folder = make_shards(tmp_path / "a", [20])
+
+    def loader(**options: object) -> TrainLoader:
+        return train_loader(folder, global_batch=4, micro_batch=4, **options)
+
+    state = loader().state_dict(2)
+    content = state["fingerprint"].pop("content")
+    assert isinstance(content, str)
+    earlier = json.loads(json.dumps(state))
+    state["fingerprint"]["content"] = content
+    loader().load_state_dict(state)
+    (folder / ".train.index").unlink()
+    loader().load_state_dict(state)
+    data = bytearray((folder / "shard-0000.tar").read_bytes())
+    data[BLOCK + 30] ^= 1
+    (folder / "shard-0000.tar").write_bytes(data)
+    with pytest.raises(UserError, match=rf"\(content {content[:12]}\.\.\. -> .*data\.allow_changed=true"):
+        loader().load_state_dict(state)
+    loader(allow_changed=True).load_state_dict(state)
+    resumed = loader()
+    resumed.load_state_dict(earlier)
+    assert resumed.next_batch == 2
 
 
 def test_changes_that_are_allowed_begin_a_new_epoch(shards: Manifest, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from shard_factory import image_of, make_shards, sample_members, tar_bytes
+from shard_factory import flip, image_of, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import DamagedShard, load_manifest
-from sar_dist.data.shards import reading
+from sar_dist.data.shards import BLOCK, RECORD, ShardIndex, reading
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.reading import LocalShards, ShardReader
 
@@ -39,7 +40,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_samples_and_members(reader: ShardReader) -> None:
-    assert reader.read(1, 2) == ("s000007", image_of(7), 0)
+    assert reader.read(1, 2) == ("s000007", image_of(7), 0, None)
     assert reader.members(1, 2) == ("s000007", {"jpg": image_of(7), "cls": b"0"})
     reader.will_need(0, 0)
 
@@ -51,8 +52,8 @@ def test_keys_that_need_an_extended_header(tmp_path: Path) -> None:
     data = tar_bytes([(f"{key}.jpg", b"x"), (f"{key}.cls", b"3"), ("b.cls", b"1")], tarfile.PAX_FORMAT)
     (tmp_path / "a.tar").write_bytes(data)
     reader = reader_of(tmp_path)
-    assert reader.read(0, 0) == (key, b"x", 3)
-    assert reader.read(0, 1) == ("b", None, 1)
+    assert reader.read(0, 0) == (key, b"x", 3, None)
+    assert reader.read(0, 1) == ("b", None, 1, None)
 
 
 def test_passing_failures_are_overcome(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,26 +85,74 @@ def test_shard_replaced_before_it_is_opened(folder: Path, reader: ShardReader) -
         reader.read(1, 0)
 
 
-@pytest.mark.parametrize(
-    ("offset", "value", "message"),
-    [(None, b"", "was truncated while it was in use"), (0, b"\xff", "was damaged while it was in use")],
-)
-def test_shard_changed_under_an_open_file(
-    folder: Path, reader: ShardReader, offset: int | None, value: bytes, message: str
-) -> None:
+def test_shard_truncated_under_an_open_file(folder: Path, reader: ShardReader) -> None:
     reader.read(0, 0)
     path = folder / "shard-0000.tar"
     state = path.stat()
-    with path.open("r+b") as file:
-        if offset is None:
-            file.truncate(550)
-        else:
-            file.seek(offset)
-            file.write(value)
-    # As bit rot does it: the time of modification stays.
+    os.truncate(path, 550)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    with pytest.raises(DamagedShard, match=message):
+    with pytest.raises(DamagedShard, match="was truncated while it was in use"):
         reader.read(0, 0)
+
+
+# Of the sample 1 of the first shard: in the header and the data of its image, in the header and the data of its label.
+@pytest.mark.parametrize(
+    ("offset", "key"),
+    [(4 * BLOCK, "sample 1"), (4 * BLOCK + 345, "sample 1"), (5 * BLOCK, "s000001"), (5 * BLOCK + 40, "s000001")],
+)
+def test_altered_image_is_not_given_out(folder: Path, reader: ShardReader, offset: int, key: str) -> None:
+    reader.read(0, 1)
+    flip(folder / "shard-0000.tar", offset)
+    found = reader.read(0, 1)
+    assert (found.key, found.image, found.label) == (key, None, 1)
+    assert found.damage is not None and found.damage.startswith("altered since it was indexed")
+    assert reader.read(0, 2) == ("s000002", image_of(2), 2, None)
+
+
+@pytest.mark.parametrize("offset", [4 * BLOCK, 4 * BLOCK + 150, 5 * BLOCK, 6 * BLOCK - 1, 6 * BLOCK, 7 * BLOCK])
+def test_altered_members_are_refused(folder: Path, reader: ShardReader, offset: int) -> None:
+    reader.members(0, 1)
+    flip(folder / "shard-0000.tar", offset)
+    with pytest.raises(DamagedShard, match=r"shard-0000\.tar: sample 1 was altered since it was indexed"):
+        reader.members(0, 1)
+    assert reader.members(0, 2)[0] == "s000002"
+
+
+def test_what_passes_is_read_again(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit that is wrong in memory alone."""
+    original, wrong = os.pread, [1, 1]
+
+    def pread(fd: int, count: int, offset: int) -> bytes:
+        data = original(fd, count, offset)
+        return data[:-1] + bytes([data[-1] ^ wrong.pop()]) if wrong and count > BLOCK else data
+
+    monkeypatch.setattr(reading.os, "pread", pread)
+    wrong.pop()
+    assert reader.read(0, 1) == ("s000001", image_of(1), 1, None)
+    wrong.append(1)
+    assert reader.members(0, 1) == ("s000001", {"jpg": image_of(1), "cls": b"1"})
+    assert wrong == []
+
+
+@pytest.mark.parametrize("field", RECORD.names or ())
+def test_altered_index_gives_no_other_sample(folder: Path, field: str) -> None:
+    """A bit of a record flipped while the index is in use: another label, another image, another size."""
+    manifest = load_manifest(folder, "train")
+    index = open_index(manifest)
+    for bit in range(8 * RECORD[field].itemsize):
+        records = np.array(index.records)
+        words = records[field].view(f"<u{RECORD[field].itemsize}")
+        words[1] ^= np.array(1, words.dtype) << np.array(bit, words.dtype)
+        reader = ShardReader(LocalShards(manifest, ShardIndex(index.shards, records, index.offsets)))
+        reader.will_need(0, 1)
+        found = reader.read(0, 1)
+        if field == "members":  # is of the whole sample
+            assert found == ("s000001", image_of(1), 1, None)
+            with pytest.raises(DamagedShard):
+                reader.members(0, 1)
+        else:
+            assert found.damage
+        reader.close()
 
 
 @pytest.mark.parametrize("read", ["read", "members"])
@@ -113,7 +162,7 @@ def test_shard_overwritten_in_place_while_it_is_open(tmp_path: Path, read: str) 
     path.write_bytes(tar_bytes([("a.jpg", b"first"), ("a.cls", b"1")]))
     os.utime(path, ns=(0, 0))
     reader = reader_of(tmp_path)
-    assert reader.read(0, 0) == ("a", b"first", 1)
+    assert reader.read(0, 0) == ("a", b"first", 1, None)
     with path.open("r+b") as file:
         file.write(tar_bytes([("a.jpg", b"other"), ("a.cls", b"2")]))
     with pytest.raises(DamagedShard, match=r"a\.tar was changed while it was in use"):
@@ -129,6 +178,6 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         for shard in range(30):
             assert reader.read(shard, 0).image == image_of(shard)
-    assert len(os.listdir("/proc/self/fd")) - before == 10
+    assert len(os.listdir("/proc/self/fd")) - before == 4
     reader.close()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -15,6 +15,7 @@ import pytest
 from shard_factory import (
     CLASSES,
     corner,
+    flip,
     image_of,
     make_scenes,
     make_shards,
@@ -26,7 +27,7 @@ from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest
-from sar_dist.data.shards import remote
+from sar_dist.data.shards import BLOCK, ShardReader, remote
 from sar_dist.data.shards import staging
 from sar_dist.data.making.sources import DemoScenes
 from sar_dist.data.shards.staging import StagedShards
@@ -290,3 +291,54 @@ def test_prefetching(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
     assert not shards.local_path(1).exists()
     # What could not be prefetched is fetched when it is needed.
     assert shards.fetch(2).read_bytes() == (folder / manifest.shards[2].name).read_bytes()
+
+
+def test_altered_copy_is_fetched_again(
+    web: tuple[str, Path, Faults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bit flipped in the stage: another copy is fetched once, for all processes; what is read is right."""
+    url, folder, faults = web
+    make_shards(folder, [5], "imagenet1k-train")
+    info = {"num_samples": 5, "filenames": ["imagenet1k-train-0000.tar"], "shard_lengths": [5]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    manifest = load_manifest(url, "train")
+    shards = staged(manifest, tmp_path / "stage")
+    readers = [ShardReader(shards), ShardReader(shards)]
+    path = shards.fetch(0)
+    for reader in readers:
+        assert reader.read(0, 1).image == image_of(1)
+    flip(path, 5 * BLOCK)
+    faults.requests.clear()
+    for reader in readers:
+        assert reader.read(0, 1) == ("s000001", image_of(1), 1, None)
+        assert reader.members(0, 1)[1]["jpg"] == image_of(1)
+    assert len(faults.requests) == -(-path.stat().st_size // 3000)
+    assert "was altered since it was fetched; fetching it again" in capsys.readouterr().err
+    # Another shard under the same name is another data set.
+    flip(folder / "imagenet1k-train-0000.tar", 9 * BLOCK)
+    flip(path, 5 * BLOCK)
+    with pytest.raises(UserError, match="was replaced by another one while it was in use"):
+        readers[0].read(0, 1)
+    for reader in readers:
+        reader.close()
+
+
+def test_remote_manifest_of_absurd_size_or_depth(
+    web: tuple[str, Path, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder, _ = web
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"manifest\.json is nested too deeply for a manifest"):
+        load_manifest(url, "train")
+    monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"manifest\.json: 100000 bytes are no manifest"):
+        load_manifest(url, "train")
+
+
+def test_missing_remote_manifest_is_asked_for_once(
+    web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, _, _ = web
+    with pytest.raises(UserError, match=r"neither manifest\.json nor _info\.json can be read there"):
+        load_manifest(url, "val")
+    assert capsys.readouterr().err == ""

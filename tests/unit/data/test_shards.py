@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from shard_factory import CLASSES, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import check_shards, load_manifest
-from sar_dist.data.making.writing import write_shard
-from sar_dist.data.shards import shard_index
+from sar_dist.data.making.sources import DemoScenes
+from sar_dist.data.making.writing import WritingOptions, write_shard, write_shards
+from sar_dist.data.shards import file_identity, shard_index
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.manifest import MANIFEST_FORMAT, Manifest, ShardEntry, check_entries
 from sar_dist.errors import UserError
@@ -256,12 +258,12 @@ def test_any_flipped_bit_of_an_index_is_noticed(tmp_path: Path) -> None:
     load_manifest(folder, "train")
     path = folder / ".train.index"
     whole = path.read_bytes()
-    assert shard_index.read_index(path, verify=True) is not None
+    assert shard_index.read_index(path) is not None
     for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        assert shard_index.read_index(path, verify=True) is None, position
+        assert shard_index.read_index(path) is None, position
 
 
 def test_manifest_nested_too_deeply_or_of_absurd_size(tmp_path: Path) -> None:
@@ -308,3 +310,108 @@ def test_damaged_shard_in_a_folder_of_bare_tars(tmp_path: Path) -> None:
     (folder / "shard-0001.tar").write_bytes(tar_bytes(sample_members(9))[:1024])
     with pytest.raises(UserError, match=r"shard shard-0001\.tar: truncated"):
         load_manifest(folder, "train")
+
+
+def copied(folder: Path, target: Path) -> Path:
+    """A copy of size, times and index, as ``cp -a`` makes it."""
+    shutil.copytree(folder, target)
+    return target
+
+
+def replaced(path: Path, data: bytes) -> None:
+    """Another file of the same size under the same name, with the same times."""
+    state = path.stat()
+    assert state.st_size == len(data)
+    path.rename(path.with_name(".kept"))  # so that the inode is not used again
+    path.write_bytes(data)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_manifest_that_is_added_or_corrected_later_is_compared(tmp_path: Path) -> None:
+    folder = make_manifest(tmp_path / "a", [3, 4])
+    good = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").unlink()
+    check_shards(load_manifest(folder, "train"))
+    _edit(lambda content: content["shards"][1].update(sha256="0" * 64))(_with(folder, good))
+    with pytest.raises(UserError, match=r"train-1\.tar .*its sha256 is not its manifest's"):
+        check_shards(load_manifest(folder, "train"))
+    _with(folder, good)
+    check_shards(load_manifest(folder, "train"))
+    assert all(shard.sha256 for shard in open_index(load_manifest(folder, "train")).shards)
+    _edit(lambda content: content["shards"][0].update(sha256="0" * 64))(folder)
+    with pytest.raises(UserError, match=r"train-0\.tar .*its sha256 is not its manifest's"):
+        check_shards(load_manifest(folder, "train"))
+
+
+def _with(folder: Path, manifest: bytes) -> Path:
+    (folder / "manifest.json").write_bytes(manifest)
+    return folder
+
+
+def test_a_copy_is_looked_at_again(tmp_path: Path) -> None:
+    folder = make_manifest(tmp_path / "a", [3, 4])
+    check_shards(load_manifest(folder, "train"))
+    copy = copied(folder, tmp_path / "b")
+    data = bytearray((copy / "train-1.tar").read_bytes())
+    data[540] ^= 1
+    replaced(copy / "train-1.tar", bytes(data))
+    with pytest.raises(UserError, match=r"train-1\.tar .*its sha256 is not its manifest's"):
+        check_shards(load_manifest(copy, "train"))
+    assert open_index(load_manifest(folder, "train")).shards[0].inode == (folder / "train-0.tar").stat().st_ino
+
+
+def test_shards_replaced_with_equal_sizes_and_times(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "a", [3])
+    check_shards(load_manifest(folder, "train"))
+    members = [member for number in (2, 1, 0) for member in sample_members(number)]
+    replaced(folder / "shard-0000.tar", tar_bytes(members))
+    manifest = load_manifest(folder, "train")
+    check_shards(manifest)
+    assert open_index(manifest).records["label"].tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("mount", "expected"),
+    [
+        ("36 25 8:1 / /data rw - ext4 /dev/sda1 rw", (os.makedev(8, 1), 77)),
+        ("36 25 0:41 / /data rw - nfs4 server:/data rw", (0, 77)),
+        ("36 25 0:41 / /data rw shared:1 - fuse.s3fs s3fs rw", (0, 0)),
+        ("", (0, 77)),
+    ],
+)
+def test_identity_is_what_all_nodes_agree_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mount: str, expected: tuple[int, int]
+) -> None:
+    (tmp_path / "mounts").write_text(f"1 0 0:7 / / rw - tmpfs tmpfs rw\n{mount}\n")
+    monkeypatch.setattr(file_identity, "_MOUNTS", tmp_path / "mounts")
+    file_identity._in_user_space.cache_clear()
+    device = os.makedev(8, 1) if "8:1" in mount else os.makedev(0, 41)
+    assert file_identity.file_identity(os.stat_result((0, 77, device, *[0] * 7))) == expected
+    file_identity._in_user_space.cache_clear()
+
+
+def test_index_of_an_earlier_version_is_made_anew_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_shards(tmp_path / "a", [3, 4])
+    manifest = load_manifest(folder, "train")
+    path = folder / ".train.index"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"2")
+    capsys.readouterr()
+    for _ in range(2):
+        check_shards(manifest)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path} is of another version: made anew")
+    assert path.read_bytes() == whole
+
+
+def test_manifest_holds_the_digest_of_the_checksums(tmp_path: Path) -> None:
+    manifest = write_shards(DemoScenes("train", 6, 3, 32, 0), tmp_path / "a", WritingOptions(processes=1))
+    assert load_manifest(tmp_path / "a", "train") == manifest
+    index = open_index(manifest)
+    assert [shard.checksums for shard in index.shards] == [entry.checksums for entry in manifest.shards]
+    assert len({*index.records["checksum"].tolist(), *index.records["members"].tolist()}) == 12
+    _edit(lambda content: content["shards"][0].update(checksums="0" * 32))(tmp_path / "a")
+    with pytest.raises(UserError, match="the checksums of its samples are not its manifest's"):
+        check_shards(load_manifest(tmp_path / "a", "train"))
+    _edit(lambda content: content["shards"][0].pop("checksums"))(tmp_path / "a")
+    check_shards(load_manifest(tmp_path / "a", "train"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,7 +14,11 @@ import pytest
 import webdataset as wds
 from shard_factory import CLASSES, REAL_DATA, image_of, sample_members, tar_bytes
 
-from sar_dist.data.shards.tar_index import BLOCK, NO_IMAGE, NO_LABEL, DamagedShard, index_shard, parse_label, read_members
+from sar_dist.data import check_shards, load_manifest
+from sar_dist.data.shards import LocalShards, ShardReader
+from sar_dist.data.shards.checks import open_index
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, index_shard, parse_label, read_members
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -30,9 +36,9 @@ def test_finds_images_and_labels(tmp_path: Path, tar_format: int) -> None:
     path = write(tmp_path, tar_bytes(samples(5), tar_format))
     entry, records = index_shard(path)
     assert (entry.name, entry.bytes, entry.samples, entry.long_names) == ("a.tar", path.stat().st_size, 5, False)
-    assert records.dtype.itemsize == 24
+    assert records.dtype.itemsize == 32
     data = path.read_bytes()
-    for number, (_, offset, size, label) in enumerate(records.tolist()):
+    for number, (_, offset, size, label, _, _) in enumerate(records.tolist()):
         assert data[offset : offset + size] == image_of(number)
         assert label == number % CLASSES
 
@@ -46,9 +52,8 @@ def test_long_and_foreign_names(tmp_path: Path, tar_format: int) -> None:
     assert entry.long_names
     assert records["label"].tolist() == [3, 0]
     data = path.read_bytes()
-    found, members = read_members(lambda offset, count: data[offset : offset + count], len(data), "a", 0)
-    assert found == key
-    assert members == {"jpg": b"x", "cls": b"3"}
+    found = read_members(lambda offset, count: data[offset : offset + count], len(data), "a", 0)
+    assert found == (key, {"jpg": b"x", "cls": b"3"}, records["members"][0])
 
 
 def test_agrees_with_webdataset(tmp_path: Path) -> None:
@@ -107,6 +112,68 @@ def test_sample_without_image_or_label_is_indexed_as_such(tmp_path: Path) -> Non
     assert records["label"].tolist() == [1, NO_LABEL, 2, NO_LABEL]
 
 
+def test_all_labels_behind_all_images(tmp_path: Path) -> None:
+    """As ``tar cf`` of a sorted list by extension gives it; read() and members() find everything."""
+    images, labels = zip(*(sample_members(number) for number in range(9)), strict=True)
+    (tmp_path / "a.tar").write_bytes(tar_bytes([*images, *reversed(labels)]))
+    (tmp_path / "b.tar").write_bytes(tar_bytes([*labels, *images]))
+    manifest = load_manifest(tmp_path, "train")
+    reader = ShardReader(LocalShards(manifest, open_index(manifest)))
+    for shard, number in itertools.product((0, 1), range(9)):
+        key, image, label, _ = reader.read(shard, number)
+        assert (key, image, label) == (f"s{number:06d}", image_of(number), number % CLASSES)
+        assert reader.members(shard, number) == (key, {"jpg": image, "cls": b"%d" % label})
+    reader.close()
+
+
+def test_members_that_belong_to_no_sample_are_passed_over_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["README", "README.md", "LICENSE.txt", ".DS_Store", "._s000001.jpg", "__MACOSX/s000001.cls", "d/Thumbs.db"]
+    (first, label), (second, other) = sample_members(0), sample_members(1)
+    members = [first, *((name, b"x") for name in others), label, second, ("@eaDir/s000001.jpg/t.jpg", b"x"), other]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    manifest = load_manifest(tmp_path, "train")
+    assert manifest.total == 2
+    check_shards(manifest, num_classes=CLASSES, max_bad_fraction=0)
+    assert (
+        capsys.readouterr().err
+        == f"{tmp_path}: left out 8 members that belong to no sample, such as 'README' in a.tar\n"
+    )
+    reader = ShardReader(LocalShards(manifest, open_index(manifest)))
+    assert reader.members(0, 0) == ("s000000", {"jpg": image_of(0), "cls": b"0"})
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            [f"scan-v1.2-{i}.jpg" for i in range(6)],
+            "members 'scan-v1.2-0.jpg' and 'scan-v1.2-1.jpg' share the key 'scan-v1'",
+        ),
+        (["a.b.jpg", "a.cls"], "members 'a.b.jpg' and 'a.cls' share the key 'a', which ends at the first dot"),
+        (["a.b.jpg"], "member 'a.b.jpg' has the key 'a'"),
+        (["a.jpg", "a.cls", "a.b.jpg", "a.b.cls"], "members 'a.b.jpg' and 'a.jpg' share the key 'a'"),
+    ],
+)
+def test_dots_in_names_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    data = tar_bytes([*((name, b"1") for name in names), *samples(2)])
+    with pytest.raises(DamagedShard, match=f"{re.escape(message)}.*no dot before the extension"):
+        index_shard(write(tmp_path, data))
+
+
+def test_members_of_two_extensions_are_companions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks belong to their image, and are no image where it is missing; a second image of one sample alone is said."""
+    names = ["a.jpg", "a.mask.png", "a.cls", "a.fine.cls", "b.mask.png", "b.cls", "c.cls", "c.jpg", "c.2.jpg"]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, b"1") for name in names]))
+    manifest = load_manifest(tmp_path, "train")
+    check_shards(manifest)
+    assert (open_index(manifest).records["image"] == NO_IMAGE).tolist() == [False, True, False]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 images such as 'c.2.jpg' in a.tar belong to a sample that has another image" in line
+
+
 def test_members_that_are_no_samples(tmp_path: Path) -> None:
     """Folders and WebDataset's own meta members are part of the format, not samples."""
     out = io.BytesIO()
@@ -150,10 +217,13 @@ WHOLE = tar_bytes(samples(3))
         (WHOLE[: 2 * BLOCK], "end-of-archive"),
         (WHOLE.rstrip(b"\0") + bytes(-len(WHOLE.rstrip(b"\0")) % BLOCK), "end-of-archive"),
         (WHOLE + WHOLE, "after the end-of-archive"),
-        (tar_bytes([*samples(2), *sample_members(0)]), "'s000000' occurs twice"),
-        (tar_bytes([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.cls", b"1")]), "'a' occurs twice"),
-        (tar_bytes([("a.jpg", b"1"), ("a.cls", b"2"), ("a.jpg", b"1"), ("a.cls", b"2")]), "two members .jpg"),
-        (tar_bytes([("a.jpg", b"1"), ("README", b"x")]), "KEY.EXTENSION"),
+        (tar_bytes([*samples(2), *sample_members(0)]), "'s000000' has two members .jpg"),
+        (tar_bytes([("a.jpg", b"1"), ("a.cls", b"2"), ("a.jpg", b"1"), ("a.cls", b"2")]), "the key is there twice"),
+        (
+            tar_bytes([*samples(2), ("s000002.jpg", b"1"), *sample_members(3), ("s000002.cls", b"1")]),
+            "'s000002' occurs twice",
+        ),
+        (tar_bytes([("README", b"x"), ("._a.jpg", b"x")]), "no sample, only 2 other files such as 'README'"),
         (_link(), "link"),
         (b"\x1f\x8b" + bytes(1000), "is compressed with gzip; .*gunzip"),
     ],
@@ -205,7 +275,7 @@ def test_flipped_and_swapped_bytes_never_move_an_image_to_another_label(tmp_path
         except DamagedShard:
             refused += 1
             continue
-        for _, offset, size, label in records.tolist():
+        for _, offset, size, label, _, _ in records.tolist():
             if offset != NO_IMAGE and label != NO_LABEL:
                 number = (offset // BLOCK) // 4
                 assert bytes(data[offset : offset + size]) == image_of(number)[:size]

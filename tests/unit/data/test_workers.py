@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import cv2
@@ -19,6 +22,7 @@ import pytest
 import torch
 from shard_factory import make_shards, train_loader
 
+from sar_dist.data import workers as data_workers
 from sar_dist.errors import UserError
 
 
@@ -150,3 +154,53 @@ def test_workers_of_a_process_that_used_threads_of_opencv(tmp_path: Path) -> Non
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("allocate", [bytearray, lambda size: torch.zeros(size, dtype=torch.uint8)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_memory_is_one_line(tmp_path: Path, allocate: Callable[[int], object], workers: int) -> None:
+    def transform(_data: bytes) -> torch.Tensor:
+        allocate(1 << 60)
+        raise AssertionError("unreachable")
+
+    loader = train_loader(
+        make_shards(tmp_path, [8]), global_batch=4, micro_batch=4, workers=workers, transform=transform
+    )
+    with pytest.raises(UserError, match="memory.*lower data.workers or data.prefetch") as error:
+        next(loader.iterate(0, 1))
+    assert "\n" not in str(error.value)
+
+
+def test_few_open_files(tmp_path: Path) -> None:
+    """64 are enough for one worker, and for any number of shards in the training process; for more workers it is said."""
+    data = make_shards(tmp_path / "data", [1] * 80)
+
+    def read(workers: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        try:
+            loader = train_loader(data, global_batch=4, micro_batch=4, workers=workers)
+            print("read", sum(len(batch["label"]) for batch in loader.iterate(0, 20)), file=output, flush=True)
+        except UserError as error:
+            print(error, file=output, flush=True)
+
+    for workers, expected in (
+        (0, r"read 80"),
+        (8, r"only 64 files may be open, and data\.workers=8 .* need about \d+;"),
+    ):
+        with (tmp_path / "output").open("w+") as output:
+            process = get_context("fork").Process(target=read, args=(workers,))
+            process.start()
+            process.join(60)
+            output.seek(0)
+            assert re.match(expected, output.read())
+
+
+def test_full_shared_memory_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_shards(tmp_path, [8])
+    monkeypatch.setattr(data_workers.shutil, "disk_usage", lambda _path: SimpleNamespace(free=1000))
+    loader = train_loader(data, global_batch=4, micro_batch=4, workers=1)
+    with pytest.raises(
+        UserError, match=r"/dev/shm has 0 MiB free\); remove what others left there, give the container more"
+    ):
+        loader.iterate(0, 1)
+    assert len(list(train_loader(data, global_batch=4, micro_batch=4, workers=0).iterate(0, 2))) == 2
