@@ -19,6 +19,7 @@ from torch import Tensor
 from sar_dist.devices import shared_gpu
 from sar_dist.errors import CannotMeet, UserError
 from sar_dist.launch_environment import read_environment
+from sar_dist.library_defaults import set_library_defaults
 from sar_dist.meeting import join
 
 __all__ = [
@@ -49,6 +50,7 @@ def meet(timeout: timedelta = MEETING_TIME) -> None:
     Raises:
         UserError: rank 0 was not found in time.
     """
+    set_library_defaults()
     join(timeout)
 
 
@@ -70,6 +72,7 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
     """
     if dist.is_initialized():
         return
+    set_library_defaults(cuda=device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     meeting = join(timeout)

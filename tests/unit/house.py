@@ -30,9 +30,10 @@ GROUND: dict[str, set[str]] = {
     "files": {"errors"},
     "validation": {"errors"},
     "launch_environment": {"errors"},
+    "library_defaults": set(),
     "devices": {"errors", "output"},
     "meeting": {"errors", "launch_environment", "output"},
-    "distributed": {"devices", "errors", "launch_environment", "meeting"},
+    "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,
