@@ -4,12 +4,12 @@
 #   bash slurm/multinode.sh --dry-run [configs/X.py] [key=value ...]    print what would be launched; needs no cluster
 #
 # ---- Site settings: edit them, or give them to sbatch, which wins. One task per GPU; every task sees all GPUs of its
-# ---- node and takes its own by local rank (with --gpus-per-task NCCL could not use NVLink between the tasks).
+# ---- node and takes its own by local rank (with --gpus-per-task NCCL could not use NVLink between the tasks). A task's
+# ---- CPUs are its share of the job's; a job that does not take whole nodes (--exclusive) must say --cpus-per-task.
 #SBATCH --job-name=sar_dist
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=12
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
@@ -90,7 +90,7 @@ record_environment() {
         echo "python: $("$SAR_PYTHON" --version 2>&1) ($SAR_PYTHON)"
         echo "arguments: $config ${overrides[*]}"
         scontrol show job "$SLURM_JOB_ID"
-        env | grep -E '^(SAR|SLURM|NCCL|TORCH|GLOO|OMP|CUDA|UCX|FI)_' | sort
+        env | grep -E '^(SAR|SLURM|NCCL|TORCH|TORCHINDUCTOR|TRITON|GLOO|OMP|CUDA|UCX|FI)_' | sort
     } >"$job_folder/environment-life$life.txt"
 }
 
@@ -204,14 +204,14 @@ dry_run() {
     local script=$REPOSITORY/slurm/multinode.sh folder=$SAR_LOG_DIR/JOBID/life0.try0
     nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$script")
     SAR_GPUS_PER_NODE=$(sed -n 's/^#SBATCH --gpus-per-node=//p' "$script")
-    SLURM_CPUS_PER_TASK=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$script")
+    : "${SLURM_CPUS_PER_TASK:=<CPUs of a node / its tasks>}"
     find_run_directory
     echo "run directory:  $run_directory (newest checkpoint: step $(newest_step))"
     echo "logs:           $folder"
     echo "job (sbatch's own options win):"
     sed -n 's/^#SBATCH /    /p' "$script"
     echo "environment of every rank:"
-    env | grep -E '^(NCCL|TORCH|GLOO|OMP)_' | sort | sed 's/^/    /'
+    env | grep -E '^(NCCL|TORCH|TORCHINDUCTOR|TRITON|GLOO|OMP)_' | sort | sed 's/^/    /'
     echo "    MASTER_ADDR=<first node of the allocation> MASTER_PORT=<20000-29999> SAR_REQUEUE_FILE=$folder/requeue"
     preflight_command "$folder"
     ((!SAR_PREFLIGHT)) || echo "health check:   $(printf '%q ' "${command[@]}")"

@@ -66,17 +66,59 @@ def test_script_outside_of_a_job_says_how_to_start_it() -> None:
     assert "sbatch" in done.stderr
 
 
+def common(command: str, *arguments: str, **environment: str) -> Finished:
+    """Run a line of bash that uses slurm/common.sh."""
+    line = f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && {command}'
+    environment = program_environment(**environment)
+    done = subprocess.run(
+        ["bash", "-uc", line, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "tasks", "given", "each"),
+    [
+        ("192(x2)", "8(x2)", "", "24"),
+        ("192(x2),64", "8(x3)", "", "8"),
+        ("192,64", "8,2", "", "24"),
+        ("7", "2", "", "3"),
+        ("1", "2", "", ""),
+        ("192(x2)", "8(x2)", "5", "5"),
+        ("", "", "", ""),
+        ("nonsense", "8", "", ""),
+    ],
+)
+def test_a_task_gets_its_share_of_the_jobs_cpus(cpus: str, tasks: str, given: str, each: str) -> None:
+    done = common(
+        "cpus_per_task",
+        SLURM_JOB_CPUS_PER_NODE=cpus,
+        SLURM_TASKS_PER_NODE=tasks,
+        **({"SLURM_CPUS_PER_TASK": given} if given else {}),
+    )
+    assert (done.status, done.stdout.strip(), done.stderr) == (0, each, "")
+
+
+def test_compiled_kernels_are_on_the_nodes_disk_in_every_script(tmp_path: Path) -> None:
+    shown = script("--dry-run").stdout
+    assert f"TRITON_CACHE_DIR=/tmp/sar_dist-{os.getuid()}/triton" in shown
+    assert f"TORCHINDUCTOR_CACHE_DIR=/tmp/sar_dist-{os.getuid()}/inductor" in shown
+    printed = 'echo "$TRITON_CACHE_DIR $TORCHINDUCTOR_CACHE_DIR $SAR_CACHE_DIR"'
+    assert common(printed, SAR_CACHE_DIR="/nvme").stdout == "/nvme/triton /nvme/inductor /nvme\n"
+    assert common(printed, TRITON_CACHE_DIR="/mine").stdout.startswith("/mine ")
+
+
+def test_ranks_sit_on_cores_and_sockets_of_their_own() -> None:
+    training = script("--dry-run").stdout.partition("training:")[2]
+    assert "--distribution=block:block --cpu-bind=cores --cpus-per-task=" in training
+    assert "--cpus-per-task" not in script("--dry-run").stdout.partition("environment")[0]
+
+
 @pytest.mark.parametrize(("status", "bad_input"), [(2, True), (3, False), (12, False), (143, False)])
 def test_only_status_2_is_bad_input(status: int, bad_input: bool, tmp_path: Path) -> None:
     (tmp_path / "srun.log").write_text(f"srun: error: n2: task 1: Exited with exit code {status}\nsrun: Terminating\n")
-    judge = [
-        "bash",
-        "-uc",
-        f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && was_bad_input "$0"',
-        str(tmp_path),
-    ]
-    done = subprocess.run(judge, env=program_environment(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0 if bad_input else 1, "")
+    done = common('was_bad_input "$0"', str(tmp_path))
+    assert (done.status, done.stderr) == (0 if bad_input else 1, "")
 
 
 def test_summary_names_causes_before_consequences(tmp_path: Path) -> None:
