@@ -63,6 +63,21 @@ rank_command() { # FOLDER [ARGUMENT...]; sets command: $program on every rank, a
         --output="$1/rank%4t.log" "$SAR_PYTHON" -u "${program[@]}" "${@:2}")
 }
 
+# What a node's processes found, in one line; further lines are warnings.
+verdict_of() { # FOLDER NODE TASKS
+    local answers bad
+    answers=$(cat "$1/nodes/$2".* 2>/dev/null)
+    bad=$(sed -n 's/^bad: //p' <<<"$answers" | sort -u | sed ':all;N;$!ball;s/\n/; /g')
+    if [[ -n $bad ]]; then
+        echo "bad: $bad"
+    elif (($(grep -c '^ok: ' <<<"$answers") < $3)); then
+        echo "bad: gave no answer, see $1/preflight-$2.log"
+    else
+        grep -m 1 '^ok: ' <<<"$answers"
+        grep '^warning: ' <<<"$answers" | sort -u
+    fi
+}
+
 # Exit status 2 is bad input and nothing else: docs/clusters.md, "What an exit status means". srun's own status can be another:
 # that of a rank which it killed because of the first. What it says of each task is reliable.
 was_bad_input() { grep -q "Exited with exit code 2$" "$1/srun.log"; } # FOLDER

@@ -43,7 +43,8 @@ export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} # NCCL's last collecti
 export TORCH_FR_DUMP_ON_TIMEOUT=${TORCH_FR_DUMP_ON_TIMEOUT:-1}
 
 preflight_command() { # FOLDER
-    command=(srun "${srun_args[@]}" --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0
+    placement
+    command=(srun "${placed[@]}" "${srun_args[@]}" --kill-on-bad-exit=0
         --output="$1/preflight-%N.log" "$SAR_PYTHON" -u slurm/preflight.py --out "$1/nodes" --run "$run_directory"
         --gpus "$SAR_GPUS_PER_NODE" "${preflight_args[@]}")
 }
@@ -110,14 +111,16 @@ run_step() { # SECONDS ERRORFILE COMMAND...
 
 # Sets bad_nodes. Returns 0 when training can start.
 preflight() { # FOLDER
-    local node verdict bad=()
+    local number node verdict tasks bad=()
     bad_nodes=""
     ((SAR_PREFLIGHT)) || return 0
     mkdir -p "$1/nodes"
     preflight_command "$1"
     run_step "$SAR_PREFLIGHT_SECONDS" "$1/preflight-srun.log" "${command[@]}"
-    for node in "${hosts[@]}"; do
-        verdict=$(cat "$1/nodes/$node" 2>/dev/null || echo "bad: gave no answer, see $1/preflight-$node.log")
+    mapfile -t tasks < <(spelled_out "${SLURM_TASKS_PER_NODE:-}")
+    for number in "${!hosts[@]}"; do
+        node=${hosts[number]}
+        verdict=$(verdict_of "$1" "$node" "${tasks[number]:-1}")
         say "preflight: $node $verdict"
         [[ $verdict != bad* ]] || bad+=("$node")
     done
