@@ -27,6 +27,7 @@ __all__ = [
     "all_reduce_sum",
     "barrier",
     "broadcast_object",
+    "exchange",
     "gather_objects",
     "initialize",
     "is_main",
@@ -64,8 +65,23 @@ def together(action: Callable[[], T]) -> T:
     return action() if meeting is None else meeting.together(action)
 
 
-def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
+def exchange(text: str) -> list[str]:
+    """What every process gives, in rank order, on every process; needs no process group.
+
+    Raises:
+        UserError: another process ended with an error, or rank 0 was not found in time.
+    """
+    meeting = join(MEETING_TIME)
+    return [text] if meeting is None else meeting.exchange(text)
+
+
+def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_minutes: float | None = None) -> None:
     """Create the process group, through DeepSpeed so that its communication layer uses the same one.
+
+    Args:
+        device: what this process computes on; on CUDA the group is NCCL's, otherwise gloo's.
+        timeout: how long the processes wait for each other here.
+        stall_minutes: when the watchdog ends a process that has not moved; None: there is none.
 
     Raises:
         CannotMeet: the processes did not find each other in time, or the port is taken.
@@ -83,17 +99,27 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cpu":
         _do_without_compiled_reduction()
+    patience = MEETING_TIME if stall_minutes is None else collective_timeout(backend, stall_minutes)
     place = "itself" if meeting is None else meeting.place
     try:
         if meeting is None:
             # It has nobody to meet: no port that could be taken, and nothing in the environment of its children.
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=patience)
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine asks for it
-        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
+        deepspeed.init_distributed(dist_backend=backend, timeout=patience, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
     if device.type == "cuda":
         _check_own_gpus(device)
+
+
+def collective_timeout(backend: str, stall_minutes: float) -> timedelta:
+    """How long a collective may take beside a watchdog that ends the process after ``stall_minutes``.
+
+    NCCL's ends first, because its time-out writes the flight recorder. Gloo records nothing and would end the processes
+    that wait, and through the launcher the one that they wait for, before the watchdog has shown where that one hangs.
+    """
+    return timedelta(minutes=stall_minutes * (0.75 if backend == "nccl" else 1.25))
 
 
 def _check_own_gpus(device: torch.device) -> None:

@@ -81,6 +81,16 @@ class Meeting:
             self._wait()
         return result
 
+    def exchange(self, text: str) -> list[str]:
+        """What every process gives, in rank order. Call on every process."""
+        self._rounds += 1
+        key, count = f"given/{self._rounds}", f"count/{self._rounds}"
+        self.store.set(f"{key}/{self.rank}", text)
+        self.store.add(count, 1)
+        while self.store.add(count, 0) < self.world:
+            self._wait()
+        return [given.decode() for given in self.store.multi_get([f"{key}/{rank}" for rank in range(self.world)])]
+
     def _wait(self) -> None:
         """Let a moment pass. Raises UserError where another process has ended with an error, which it has printed."""
         if self.store.add("speakers", 0):

@@ -17,6 +17,7 @@ GROUND: dict[str, set[str]] = {
     "errors": {"output"},
     "extensions": {"errors"},
     "processes": set(),
+    "cores": {"processes"},
     "launchers": {"processes"},
     "signals": {"launchers", "output", "processes"},
     "regions": set(),

@@ -52,7 +52,12 @@ def test_triton_and_inductor_take_them() -> None:
 
 
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"TRITON_CACHE_DIR": "/mine", "GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "lo", "RDMAV_FORK_SAFE": "0"}
+    given = {
+        "TRITON_CACHE_DIR": "/mine",
+        "GLOO_SOCKET_IFNAME": "ib0",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "RDMAV_FORK_SAFE": "0",
+    }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     set_library_defaults(cuda=True)
@@ -86,7 +91,9 @@ def test_gloo_takes_nccls_interfaces_where_they_are_names(nccl: str, gloo: str) 
 def test_a_process_group_finds_them_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "lo")
     seen: dict[str, str | None] = {}
-    monkeypatch.setattr(distributed, "join", lambda timeout: seen.update({name: os.environ.get(name) for name in VARIABLES}))
+    monkeypatch.setattr(
+        distributed, "join", lambda timeout: seen.update({name: os.environ.get(name) for name in VARIABLES})
+    )
     distributed.meet()
     assert seen["GLOO_SOCKET_IFNAME"] == "lo"
     assert str(seen["TRITON_CACHE_DIR"]).endswith("/triton")
