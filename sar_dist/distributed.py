@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sar_dist.devices import shared_gpu
-from sar_dist.errors import CannotMeet, UserError
+from sar_dist.errors import CannotMeet, UserError, leave_at_once, leaves_at_once
 from sar_dist.launch_environment import read_environment
 from sar_dist.library_defaults import set_library_defaults
-from sar_dist.meeting import join
+from sar_dist.meeting import join, part
 
 __all__ = [
     "all_gather",
@@ -97,7 +97,9 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_mi
     import deepspeed  # slow to import: only once everything cheap has been checked
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cpu":
+    if backend == "nccl":
+        leave_at_once()
+    else:
         _do_without_compiled_reduction()
     patience = MEETING_TIME if stall_minutes is None else collective_timeout(backend, stall_minutes)
     place = "itself" if meeting is None else meeting.place
@@ -133,8 +135,16 @@ def _check_own_gpus(device: torch.device) -> None:
 
 
 def shutdown() -> None:
-    """Destroy the process group, if there is one."""
-    if dist.is_initialized():
+    """End what the processes have in common. Call on every process when its work is done.
+
+    The process group is destroyed, unless it is one of NCCL's that ends with the program: then rank 0, whose store the
+    others still need, waits a moment for them.
+    """
+    if not dist.is_initialized():
+        return
+    if leaves_at_once():
+        part()
+    else:
         dist.destroy_process_group()
 
 

@@ -143,6 +143,19 @@ def join(timeout: timedelta) -> Meeting | None:
     return _meeting
 
 
+def part() -> None:
+    """Say that this process needs rank 0's store no more; rank 0 waits a moment for the others to say so."""
+    if _meeting is None:
+        return
+    deadline = time.monotonic() + _LINGER_SECONDS
+    try:
+        _meeting.store.add("parted", 1)
+        while _meeting.rank == 0 and time.monotonic() < deadline and _meeting.store.add("parted", 0) < _meeting.world:
+            time.sleep(_LOOK_SECONDS)
+    except RuntimeError:  # rank 0 has gone
+        return
+
+
 def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
     rank, _, world = read_environment()
     # torchrun's agent holds the store itself.

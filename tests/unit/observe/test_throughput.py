@@ -135,6 +135,19 @@ def test_no_mfu_where_the_peak_or_the_flops_are_unknown(clock, monkeypatch):
         ("NVIDIA H200", 989),
         ("NVIDIA GH200 480GB", 989),
         ("NVIDIA B200", 2250),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA GB300", 2500),
+        ("NVIDIA H20", 148),
+        ("NVIDIA H800", 989),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L4", 121),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 504),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 439),
+        ("AMD Instinct MI300X", 1307),
+        ("AMD Instinct MI325X", 1307),
+        ("AMD Instinct MI350X", 2300),
+        ("AMD Instinct MI355X", 2500),
         ("NVIDIA L40S", 362),
         ("Tesla V100-SXM2-32GB", 125),
         ("Tesla V100-PCIE-16GB", 112),
@@ -164,8 +177,10 @@ def test_the_peak_says_where_it_comes_from():
     assert str(DevicePeak(None, False, "Some GPU")) == "no peak known for Some GPU: no MFU"
 
 
-def test_an_unknown_device_has_no_peak():
-    assert peak_flops("NVIDIA GeForce GTX 1080") is None
+@pytest.mark.parametrize("name", ["NVIDIA GeForce GTX 1080", "NVIDIA A10G", "NVIDIA L40", "NVIDIA H20X"])
+def test_an_unknown_device_has_no_peak(name):
+    """One whose name begins like that of another has not its peak."""
+    assert peak_flops(name) is None
 
 
 def test_host_memory_is_in_gib():
