@@ -51,6 +51,9 @@ class RunSettings(Settings):
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from the run's newest checkpoint; never: refuse an existing run"
     )
+    deterministic: bool = Field(
+        False, description="GPUs: only kernels that give the same bits every time, which may be slower; CPUs do anyway"
+    )
 
 
 class ModelSettings(Settings):

@@ -10,7 +10,7 @@ from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
 from sar_dist.config import DataSettings, RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_train_transform
-from sar_dist.devices import find_device
+from sar_dist.devices import find_device, use_deterministic_kernels
 from sar_dist.engine import ExponentialMovingAverage, build_engine
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
@@ -96,6 +96,8 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
         UserError: something is wrong on this process's node.
     """
     device = find_device(local_rank)
+    if config.run.deterministic:
+        use_deterministic_kernels()
     return device, check_run(config, device, world_size)
 
 
