@@ -23,6 +23,9 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # The oldest Linux driver of each CUDA major version, from the table of the CUDA toolkit's release notes.
 _OLDEST_DRIVER = {"11": 450, "12": 525, "13": 580}
 
+# From cuBLAS' documentation, "Results reproducibility".
+_CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+
 
 def find_device(local_rank: int) -> torch.device:
     """This process's GPU, or the CPU where there is none or DS_ACCELERATOR=cpu asks for it; nothing is started on it.
@@ -73,6 +76,26 @@ def uses_cuda() -> bool:
     if (_NVIDIA_DEVICE.exists() or _NVIDIA_DRIVER.exists()) and not hidden:
         raise UserError(f"{_why_unusable()}; to train on the CPU, set DS_ACCELERATOR=cpu")
     return False
+
+
+def use_deterministic_kernels() -> None:
+    """Use only kernels that give the same bits every time, from now on. Before anything is computed on a GPU.
+
+    PyTorch raises an error where an operation has no such kernel.
+
+    Raises:
+        UserError: CUBLAS_WORKSPACE_CONFIG is set to something with which cuBLAS is not deterministic.
+    """
+    given = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACES[0])
+    if given not in _CUBLAS_WORKSPACES:
+        raise UserError(
+            f"CUBLAS_WORKSPACE_CONFIG={given} does not go with run.deterministic=true; unset it, or use "
+            f"{' or '.join(_CUBLAS_WORKSPACES)}"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and is for finding bugs
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def shared_gpu(places: Sequence[tuple[str, str]]) -> tuple[int, int] | None:

@@ -17,15 +17,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sar_dist.devices import shared_gpu
-from sar_dist.errors import CannotMeet, UserError
+from sar_dist.errors import CannotMeet, UserError, leave_at_once, leaves_at_once
 from sar_dist.launch_environment import read_environment
-from sar_dist.meeting import join
+from sar_dist.library_defaults import set_library_defaults
+from sar_dist.meeting import join, part
 
 __all__ = [
     "all_gather",
     "all_reduce_sum",
     "barrier",
     "broadcast_object",
+    "exchange",
     "gather_objects",
     "initialize",
     "is_main",
@@ -49,6 +51,7 @@ def meet(timeout: timedelta = MEETING_TIME) -> None:
     Raises:
         UserError: rank 0 was not found in time.
     """
+    set_library_defaults()
     join(timeout)
 
 
@@ -62,14 +65,30 @@ def together(action: Callable[[], T]) -> T:
     return action() if meeting is None else meeting.together(action)
 
 
-def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
+def exchange(text: str) -> list[str]:
+    """What every process gives, in rank order, on every process; needs no process group.
+
+    Raises:
+        UserError: another process ended with an error, or rank 0 was not found in time.
+    """
+    meeting = join(MEETING_TIME)
+    return [text] if meeting is None else meeting.exchange(text)
+
+
+def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_minutes: float | None = None) -> None:
     """Create the process group, through DeepSpeed so that its communication layer uses the same one.
+
+    Args:
+        device: what this process computes on; on CUDA the group is NCCL's, otherwise gloo's.
+        timeout: how long the processes wait for each other here.
+        stall_minutes: when the watchdog ends a process that has not moved; None: there is none.
 
     Raises:
         CannotMeet: the processes did not find each other in time, or the port is taken.
     """
     if dist.is_initialized():
         return
+    set_library_defaults(cuda=device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     meeting = join(timeout)
@@ -78,19 +97,31 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME) -> None:
     import deepspeed  # slow to import: only once everything cheap has been checked
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cpu":
+    if backend == "nccl":
+        leave_at_once()
+    else:
         _do_without_compiled_reduction()
+    patience = MEETING_TIME if stall_minutes is None else collective_timeout(backend, stall_minutes)
     place = "itself" if meeting is None else meeting.place
     try:
         if meeting is None:
             # It has nobody to meet: no port that could be taken, and nothing in the environment of its children.
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=patience)
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine asks for it
-        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False)
+        deepspeed.init_distributed(dist_backend=backend, timeout=patience, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
     if device.type == "cuda":
         _check_own_gpus(device)
+
+
+def collective_timeout(backend: str, stall_minutes: float) -> timedelta:
+    """How long a collective may take beside a watchdog that ends the process after ``stall_minutes``.
+
+    NCCL's ends first, because its time-out writes the flight recorder. Gloo records nothing and would end the processes
+    that wait, and through the launcher the one that they wait for, before the watchdog has shown where that one hangs.
+    """
+    return timedelta(minutes=stall_minutes * (0.75 if backend == "nccl" else 1.25))
 
 
 def _check_own_gpus(device: torch.device) -> None:
@@ -104,8 +135,16 @@ def _check_own_gpus(device: torch.device) -> None:
 
 
 def shutdown() -> None:
-    """Destroy the process group, if there is one."""
-    if dist.is_initialized():
+    """End what the processes have in common. Call on every process when its work is done.
+
+    The process group is destroyed, unless it is one of NCCL's that ends with the program: then rank 0, whose store the
+    others still need, waits a moment for them.
+    """
+    if not dist.is_initialized():
+        return
+    if leaves_at_once():
+        part()
+    else:
         dist.destroy_process_group()
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
+from weakref import WeakSet
 
 from sar_dist.output import is_main_process, warn
 
 # What scripts may rely on: docs/clusters.md, "What an exit status means".
+EXIT_CRASH = 1
 EXIT_BAD_INPUT = 2
 EXIT_CANNOT_MEET = 3
 EXIT_INTERRUPTED = 130
@@ -43,6 +50,28 @@ def let_speak(decide: Callable[[], bool]) -> None:
     _speaks = decide
 
 
+_in_tool = False
+_at_once = False
+_last_work: WeakSet[threading.Thread] = WeakSet()
+_LAST_WORK_SECONDS = 20.0
+
+
+def leave_at_once() -> None:
+    """From now on a tool ends without Python's clean-up: that of NCCL can wait for ever for processes that have gone."""
+    global _at_once
+    _at_once = True
+
+
+def leaves_at_once() -> bool:
+    """Whether this is a tool that will end so: what it holds then needs no clean-up."""
+    return _in_tool and _at_once
+
+
+def finish_before_end(thread: threading.Thread) -> None:
+    """Let a tool that leaves at once wait for this daemon thread, for up to 20 s, as it does for others than daemons."""
+    _last_work.add(thread)
+
+
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
@@ -52,6 +81,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
     (``sar_dist.meeting``), whichever knows of the error.
     """
+    global _in_tool
+    _in_tool = True
     try:
         status = main() or 0
     except UserError as error:
@@ -74,4 +105,24 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         warn("interrupted")
         status = EXIT_INTERRUPTED
+    except Exception:
+        if not _at_once:
+            raise
+        traceback.print_exc()
+        status = EXIT_CRASH
+    if _at_once:
+        _end(status)
     sys.exit(status)
+
+
+def _end(status: int) -> NoReturn:
+    deadline = time.monotonic() + _LAST_WORK_SECONDS
+    ordinary = {thread for thread in threading.enumerate() if not thread.daemon}
+    for thread in (ordinary | set(_last_work)) - {threading.current_thread()}:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            continue
+    os._exit(status)

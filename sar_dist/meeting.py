@@ -81,6 +81,16 @@ class Meeting:
             self._wait()
         return result
 
+    def exchange(self, text: str) -> list[str]:
+        """What every process gives, in rank order. Call on every process."""
+        self._rounds += 1
+        key, count = f"given/{self._rounds}", f"count/{self._rounds}"
+        self.store.set(f"{key}/{self.rank}", text)
+        self.store.add(count, 1)
+        while self.store.add(count, 0) < self.world:
+            self._wait()
+        return [given.decode() for given in self.store.multi_get([f"{key}/{rank}" for rank in range(self.world)])]
+
     def _wait(self) -> None:
         """Let a moment pass. Raises UserError where another process has ended with an error, which it has printed."""
         if self.store.add("speakers", 0):
@@ -131,6 +141,19 @@ def join(timeout: timedelta) -> Meeting | None:
         _meeting = Meeting(store, rank, world, f"{host}:{port}")
         let_speak(_meeting.speaks)
     return _meeting
+
+
+def part() -> None:
+    """Say that this process needs rank 0's store no more; rank 0 waits a moment for the others to say so."""
+    if _meeting is None:
+        return
+    deadline = time.monotonic() + _LINGER_SECONDS
+    try:
+        _meeting.store.add("parted", 1)
+        while _meeting.rank == 0 and time.monotonic() < deadline and _meeting.store.add("parted", 0) < _meeting.world:
+            time.sleep(_LOOK_SECONDS)
+    except RuntimeError:  # rank 0 has gone
+        return
 
 
 def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:

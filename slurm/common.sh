@@ -11,7 +11,13 @@
 : "${SAR_LOG_DIR:=$REPOSITORY/runs/slurm}" # one folder per job; must be on a file system that all nodes share
 : "${SAR_REQUEUES:=5}"                     # lives of the job in a row that brought nothing new
 
+: "${SAR_CACHE_DIR:=/tmp/sar_dist-$(id -u)}" # compiled kernels: a folder on each node's own disk
+
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the loader's processes use the cores
+# In a home folder that nodes share, one rank dies of a file that another one renames, and the others hang.
+export SAR_CACHE_DIR
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$SAR_CACHE_DIR/triton}
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$SAR_CACHE_DIR/inductor}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 say() { echo "[$(date +%H:%M:%S)] $*"; }
@@ -19,11 +25,57 @@ say() { echo "[$(date +%H:%M:%S)] $*"; }
 # 20000-29999, and another one for every life and try: a port that a dead process still holds is not met again.
 port_of_try() { echo $((20000 + (${SLURM_JOB_ID:-0} * 97 + life * 13 + $1) % 10000)); }
 
+spelled_out() { # LIST; a number for each node of Slurm's 96(x2),64
+    local part number
+    for part in ${1//,/ }; do
+        [[ $part =~ ^([0-9]+)(\(x([0-9]+)\))?$ ]] || return 1
+        for ((number = 0; number < ${BASH_REMATCH[3]:-1}; number++)); do echo "${BASH_REMATCH[1]}"; done
+    done
+}
+
+# CPUs as Slurm counts them (hardware threads, where it knows of them): what the job has on the node where a task gets
+# least. --cpus-per-task given to sbatch wins. A job's CPUs are not known before it runs, hence not an #SBATCH line.
+cpus_per_task() {
+    local cpus tasks node share least=""
+    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || { echo "$SLURM_CPUS_PER_TASK"; return; }
+    mapfile -t cpus < <(spelled_out "${SLURM_JOB_CPUS_PER_NODE:-}")
+    mapfile -t tasks < <(spelled_out "${SLURM_TASKS_PER_NODE:-}")
+    ((${#cpus[@]} && ${#cpus[@]} == ${#tasks[@]})) || return 0
+    for node in "${!cpus[@]}"; do
+        share=$((cpus[node] / tasks[node]))
+        [[ -n $least ]] && ((least <= share)) || least=$share
+    done
+    ((!least)) || echo "$least"
+}
+
+# Options of every step with a task for each GPU. Neighbouring ranks sit on one node and one socket, as the GPUs of a
+# node do, and each on whole cores of its own. --cpus-per-task because since 22.05 srun does not inherit it.
+placement() { # sets placed
+    local each
+    each=$(cpus_per_task)
+    placed=(--distribution=block:block --cpu-bind=cores ${each:+"--cpus-per-task=$each"})
+}
+
 rank_command() { # FOLDER [ARGUMENT...]; sets command: $program on every rank, a log for each
-    # --cpus-per-task again: since 22.05 srun no longer inherits it. Nothing between srun and python: under cgroups
-    # Slurm signals only the task's own process.
-    command=(srun "${srun_args[@]}" --kill-on-bad-exit=1 --wait=60 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}
+    placement
+    # Nothing between srun and python: under cgroups Slurm signals only the task's own process.
+    command=(srun "${placed[@]}" "${srun_args[@]}" --kill-on-bad-exit=1 --wait=60
         --output="$1/rank%4t.log" "$SAR_PYTHON" -u "${program[@]}" "${@:2}")
+}
+
+# What a node's processes found, in one line; further lines are warnings.
+verdict_of() { # FOLDER NODE TASKS
+    local answers bad
+    answers=$(cat "$1/nodes/$2".* 2>/dev/null)
+    bad=$(sed -n 's/^bad: //p' <<<"$answers" | sort -u | sed ':all;N;$!ball;s/\n/; /g')
+    if [[ -n $bad ]]; then
+        echo "bad: $bad"
+    elif (($(grep -c '^ok: ' <<<"$answers") < $3)); then
+        echo "bad: gave no answer, see $1/preflight-$2.log"
+    else
+        grep -m 1 '^ok: ' <<<"$answers"
+        grep '^warning: ' <<<"$answers" | sort -u
+    fi
 }
 
 # Exit status 2 is bad input and nothing else: docs/clusters.md, "What an exit status means". srun's own status can be another:

@@ -4,12 +4,12 @@
 #   bash slurm/multinode.sh --dry-run [configs/X.py] [key=value ...]    print what would be launched; needs no cluster
 #
 # ---- Site settings: edit them, or give them to sbatch, which wins. One task per GPU; every task sees all GPUs of its
-# ---- node and takes its own by local rank (with --gpus-per-task NCCL could not use NVLink between the tasks).
+# ---- node and takes its own by local rank (with --gpus-per-task NCCL could not use NVLink between the tasks). A task's
+# ---- CPUs are its share of the job's; a job that does not take whole nodes (--exclusive) must say --cpus-per-task.
 #SBATCH --job-name=sar_dist
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=12
 #SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
@@ -43,7 +43,8 @@ export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} # NCCL's last collecti
 export TORCH_FR_DUMP_ON_TIMEOUT=${TORCH_FR_DUMP_ON_TIMEOUT:-1}
 
 preflight_command() { # FOLDER
-    command=(srun "${srun_args[@]}" --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0
+    placement
+    command=(srun "${placed[@]}" "${srun_args[@]}" --kill-on-bad-exit=0
         --output="$1/preflight-%N.log" "$SAR_PYTHON" -u slurm/preflight.py --out "$1/nodes" --run "$run_directory"
         --gpus "$SAR_GPUS_PER_NODE" "${preflight_args[@]}")
 }
@@ -90,7 +91,7 @@ record_environment() {
         echo "python: $("$SAR_PYTHON" --version 2>&1) ($SAR_PYTHON)"
         echo "arguments: $config ${overrides[*]}"
         scontrol show job "$SLURM_JOB_ID"
-        env | grep -E '^(SAR|SLURM|NCCL|TORCH|GLOO|OMP|CUDA|UCX|FI)_' | sort
+        env | grep -E '^(SAR|SLURM|NCCL|TORCH|TORCHINDUCTOR|TRITON|GLOO|OMP|CUDA|UCX|FI)_' | sort
     } >"$job_folder/environment-life$life.txt"
 }
 
@@ -110,14 +111,16 @@ run_step() { # SECONDS ERRORFILE COMMAND...
 
 # Sets bad_nodes. Returns 0 when training can start.
 preflight() { # FOLDER
-    local node verdict bad=()
+    local number node verdict tasks bad=()
     bad_nodes=""
     ((SAR_PREFLIGHT)) || return 0
     mkdir -p "$1/nodes"
     preflight_command "$1"
     run_step "$SAR_PREFLIGHT_SECONDS" "$1/preflight-srun.log" "${command[@]}"
-    for node in "${hosts[@]}"; do
-        verdict=$(cat "$1/nodes/$node" 2>/dev/null || echo "bad: gave no answer, see $1/preflight-$node.log")
+    mapfile -t tasks < <(spelled_out "${SLURM_TASKS_PER_NODE:-}")
+    for number in "${!hosts[@]}"; do
+        node=${hosts[number]}
+        verdict=$(verdict_of "$1" "$node" "${tasks[number]:-1}")
         say "preflight: $node $verdict"
         [[ $verdict != bad* ]] || bad+=("$node")
     done
@@ -204,14 +207,14 @@ dry_run() {
     local script=$REPOSITORY/slurm/multinode.sh folder=$SAR_LOG_DIR/JOBID/life0.try0
     nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$script")
     SAR_GPUS_PER_NODE=$(sed -n 's/^#SBATCH --gpus-per-node=//p' "$script")
-    SLURM_CPUS_PER_TASK=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$script")
+    : "${SLURM_CPUS_PER_TASK:=<CPUs of a node / its tasks>}"
     find_run_directory
     echo "run directory:  $run_directory (newest checkpoint: step $(newest_step))"
     echo "logs:           $folder"
     echo "job (sbatch's own options win):"
     sed -n 's/^#SBATCH /    /p' "$script"
     echo "environment of every rank:"
-    env | grep -E '^(NCCL|TORCH|GLOO|OMP)_' | sort | sed 's/^/    /'
+    env | grep -E '^(NCCL|TORCH|TORCHINDUCTOR|TRITON|GLOO|OMP)_' | sort | sed 's/^/    /'
     echo "    MASTER_ADDR=<first node of the allocation> MASTER_PORT=<20000-29999> SAR_REQUEUE_FILE=$folder/requeue"
     preflight_command "$folder"
     ((!SAR_PREFLIGHT)) || echo "health check:   $(printf '%q ' "${command[@]}")"

@@ -24,7 +24,7 @@ from sar_dist.checkpoint import layout
 from sar_dist.checkpoint.layout import DamagedCheckpoint
 from sar_dist.checkpoint.manifest import CheckpointManifest, FileRecord, RankIndex, SharedState, manifest_json, verify
 from sar_dist.checkpoint.reading import CheckpointReader
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, finish_before_end
 from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 
@@ -121,6 +121,7 @@ class CheckpointStore:
         arguments = (step, tensors, index, shared, distributed.rank(), distributed.world_size())
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}", daemon=True)
         self._thread.start()
+        finish_before_end(self._thread)
 
     def wait(self) -> None:
         """Wait until this process's part of the running save is on disk; on the main process, until it is committed."""

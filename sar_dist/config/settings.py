@@ -51,6 +51,9 @@ class RunSettings(Settings):
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from the run's newest checkpoint; never: refuse an existing run"
     )
+    deterministic: bool = Field(
+        False, description="GPUs: only kernels that give the same bits every time, which may be slower; CPUs do anyway"
+    )
 
 
 class ModelSettings(Settings):
@@ -108,8 +111,12 @@ class DataSettings(Settings):
     label: str = Field(
         "cls", min_length=1, description="where shards have the label: cls, or a field of a JSON member, as json.label"
     )
-    workers: int = Field(
-        8, ge=0, le=4096, description="data-loader processes per rank; 0 decodes in the training process"
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=4096,
+        description="data-loader processes per rank; none: the process's share of the machine's cores, less one; 0 decodes "
+        "in the training process",
     )
     prefetch: int = Field(4, ge=1, le=4096, description="batches each worker prepares ahead")
     streams: int | None = Field(

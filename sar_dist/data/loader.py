@@ -22,12 +22,13 @@ from sar_dist.data.shards import Manifest
 from sar_dist.data.order import PlanSettings, check_streams, default_streams, steps_per_epoch, window_samples
 from sar_dist.data.shards import open_shards
 from sar_dist.data.order import TrainRange, TrainSource, ValidationSource
-from sar_dist.data.workers import iterate_pipeline
+from sar_dist.data.workers import KeptPipeline, iterate_pipeline
 from sar_dist.errors import UserError
 from sar_dist.setting_trees import ABSENT, differences
 
 # Part of the fingerprint: raise it whenever the same settings would give another order or other random numbers.
 ORDER_VERSION = 1
+_VALIDATION_PREFETCH = 2  # the first batches lie in memory until the first validation
 
 
 class TrainLoader:
@@ -179,6 +180,7 @@ class ValidationLoader:
     """Every validation sample exactly once over all ranks, in the same number of steps on each.
 
     Arguments as for ``TrainLoader``. Attributes: ``total`` (samples over all ranks), ``steps`` (micro-batches of a rank).
+    Its processes start with ``start``, or else with the first ``iterate``, and stay for later ones.
     """
 
     def __init__(
@@ -200,6 +202,19 @@ class ValidationLoader:
         self.total = manifest.total
         self.class_names = manifest.classes
         self.steps = self._source.steps
+        self._kept: KeptPipeline | None = None
+
+    def start(self) -> None:
+        """Start the processes, which prepare the first batches, if they have not been started."""
+        if self._kept is None:
+            pipeline = wds.DataPipeline(
+                self._source,
+                ValidationDecoding(self._decoder),
+                ValidationBatching(self._micro_batch, self._decoder),
+                errors_as_batches,
+            )
+            prefetch = min(self._data.prefetch, _VALIDATION_PREFETCH)
+            self._kept = KeptPipeline(pipeline, self._data.workers, prefetch)
 
     def iterate(self) -> Iterator[Batch]:
         """This rank's ``steps`` micro-batches of b places each, always in the same order.
@@ -208,13 +223,9 @@ class ValidationLoader:
         bool (b,) ``valid`` (False: padding) and ``bad`` (True: the sample could not be used; image and label are zeros, count
         it as wrong), and ``bad_keys`` with the reasons.
         """
-        pipeline = wds.DataPipeline(
-            self._source,
-            ValidationDecoding(self._decoder),
-            ValidationBatching(self._micro_batch, self._decoder),
-            errors_as_batches,
-        )
-        return iterate_pipeline(pipeline, self._data.workers, self._data.prefetch)
+        self.start()
+        assert self._kept is not None
+        return self._kept.iterate()
 
     def samples(self, samples: Sequence[int]) -> Batch:
         """The given samples (global ids) as one batch like those of ``iterate``, read in this process; for pictures."""

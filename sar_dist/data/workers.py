@@ -16,6 +16,9 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
+from sar_dist import distributed
+from sar_dist.config import DataSettings
+from sar_dist.cores import CoreUse, own_use, share_of_cores
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
 from sar_dist.errors import UserError
@@ -24,6 +27,8 @@ from sar_dist.errors import UserError
 # SIGTERM is treated apart, because the data loader's own clean-up uses it.
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _OPEN_FILES = 8192
+# Each holds data.prefetch batches in shared memory; a rank that could use more cores than these is rare.
+_MOST_WORKERS = 64
 _PARENT_CHECK_SECONDS = 1.0
 _SHARED_MEMORY = "/dev/shm"
 _LEAST_SHARED_MEMORY = 1 << 20
@@ -33,18 +38,62 @@ _FILES_PER_WORKER = 4
 _FILES_LEFT_OVER = 24
 
 
-def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterator[Batch]:
+def with_workers(settings: DataSettings) -> DataSettings:
+    """The settings with a number of workers: the given one, or what this process's cores allow. Call on every process."""
+    if settings.workers is not None:
+        return settings
+    everyone = [CoreUse.from_json(text) for text in distributed.exchange(own_use().to_json())]
+    return settings.model_copy(update={"workers": default_workers(share_of_cores(own_use(), everyone))})
+
+
+def default_workers(cores: int) -> int:
+    """One of the cores is for the training process itself."""
+    return min(cores - 1, _MOST_WORKERS)
+
+
+def iterate_pipeline(pipeline: wds.DataPipeline, workers: int | None, prefetch: int) -> Iterator[Batch]:
     """The pipeline's batches in order, made by ``workers`` processes that prepare ``prefetch`` batches each ahead.
 
     The processes start at once, not at the first batch: what this process allocates later is not shared with them.
+    Without a number of workers this process is taken to be the only one on its cores.
     Raises UserError for what a stage reported, and with advice where a worker was killed because memory ran out.
     """
+    loader = _make_loader(pipeline, workers, prefetch, kept=False)
+    with _explained_failures(), _single_threaded_opencv():
+        return _checked(iter(loader))
+
+
+class KeptPipeline:
+    """A pipeline that is run again and again, by processes that start once, now, and wait in between.
+
+    Started before the model takes memory, they share none of it, and none is forked beside a running network.
+    """
+
+    def __init__(self, pipeline: wds.DataPipeline, workers: int | None, prefetch: int) -> None:
+        self._loader = _make_loader(pipeline, workers, prefetch, kept=True)
+        self._started: Iterator[Batch] | None = None
+        if self._loader.num_workers:
+            with _explained_failures(), _single_threaded_opencv():
+                self._started = iter(self._loader)
+
+    def iterate(self) -> Iterator[Batch]:
+        """The batches in order, from the first; an earlier iterator ends. Errors as of ``iterate_pipeline``."""
+        started, self._started = self._started, None
+        if started is None:
+            with _explained_failures():
+                started = iter(self._loader)
+        return _checked(started)
+
+
+def _make_loader(pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, kept: bool) -> DataLoader:
+    if workers is None:
+        workers = default_workers(share_of_cores(own_use(), [own_use()]))
     if workers:
         # The loader's own queues need some; torch cannot clean up after a loader that is only half there.
         if shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY:
             raise UserError(_out_of_shared_memory())
         _allow_open_files(workers, prefetch)
-    loader: DataLoader = DataLoader(
+    return DataLoader(
         pipeline,
         batch_size=None,
         num_workers=workers,
@@ -55,9 +104,8 @@ def iterate_pipeline(pipeline: wds.DataPipeline, workers: int, prefetch: int) ->
         pin_memory=uses_cuda(),
         # The loader draws a seed for its workers, from the training process's generator unless it has its own.
         generator=torch.Generator(),
+        persistent_workers=kept and workers > 0,
     )
-    with _explained_failures(), _single_threaded_opencv():
-        return _checked(iter(loader))
 
 
 @contextlib.contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
 import torch
 
-# Dense (no structured sparsity) bfloat16 tensor-core peak in TFLOP/s, by a part of torch.cuda.get_device_name(); the
-# first match counts, so that special variants come before their family. From the vendors' data sheets, halved where
-# they give the figure with sparsity. V100 has no bfloat16: its float16 peak.
+# Dense (no structured sparsity) bfloat16 tensor-core peak in TFLOP/s, by words of torch.cuda.get_device_name(); the first
+# match counts, so that special variants come before their family. From the vendors' data sheets, halved where they give
+# the figure with sparsity. V100 has no bfloat16: its float16 peak.
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
+    ("GB300", 2500.0),  # GB300 NVL72 data sheet: 360 PFLOP/s with sparsity over 72 GPUs
+    ("GB200", 2500.0),  # GB200 NVL72 data sheet: the same
+    ("B300", 2250.0),  # DGX B300 data sheet: 36 PFLOP/s with sparsity over 8 GPUs
     ("B200", 2250.0),
     ("H200 NVL", 835.0),
     ("H200", 989.0),
@@ -18,12 +22,21 @@ PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
     ("H100 NVL", 835.0),
     ("H100 PCIe", 756.0),
     ("H100", 989.0),
+    ("H800", 989.0),  # an H100 SXM with slower NVLink
+    ("H20", 148.0),  # H20 data sheet
     ("A100", 312.0),
+    ("A10", 125.0),  # A10 data sheet
     ("L40S", 362.0),
+    ("L4", 121.0),  # L4 data sheet: 242 with sparsity
     ("V100-PCIE", 112.0),
     ("V100", 125.0),
+    ("RTX PRO 6000 Blackwell Max-Q", 439.0),  # data sheet: 3511 TOPS of FP4 with sparsity, an eighth of it
+    ("RTX PRO 6000", 504.0),  # RTX Blackwell PRO architecture paper, float32 accumulation
     ("RTX 4090", 165.0),
     ("MI300X", 1307.0),
+    ("MI325X", 1307.0),  # MI325X data sheet
+    ("MI350X", 2300.0),  # MI350X data sheet: 4.6 PFLOP/s with sparsity
+    ("MI355X", 2500.0),  # MI355X data sheet: 5.0 PFLOP/s with sparsity
 )
 
 MATRIX_SIDE = 768
@@ -83,6 +96,6 @@ def peak_flops(device_name: str) -> float | None:
         device_name: as ``torch.cuda.get_device_name`` gives it, such as "NVIDIA H100 80GB HBM3".
     """
     for part, teraflops in PEAK_TFLOPS:
-        if part in device_name:
+        if re.search(rf"\b{re.escape(part)}\b", device_name):
             return teraflops * 1e12
     return None

@@ -56,6 +56,7 @@ class Throughput:
         self._world_size = world_size
         self._clock = clock
         self._peak = peak
+        self._warm = False
         self._begin()
 
     def _begin(self) -> None:
@@ -84,12 +85,18 @@ class Throughput:
             self._paused += self._clock() - start
 
     def step_done(self, images: int | None = None) -> None:
-        """Count one optimizer step on ``images`` images over all processes (None: the global batch)."""
+        """Count one optimizer step on ``images`` images over all processes (None: the global batch).
+
+        The first step only starts the clock: it compiles kernels, fills the allocator and waits for the first data.
+        """
         self._images += self._global_batch if images is None else images
         self._steps += 1
+        if not self._warm:
+            self._warm = True
+            self._begin()
 
     def summary(self) -> dict[str, float]:
-        """Figures since the last summary (the first time: since construction); a new interval begins.
+        """Figures since the last summary (the first time: since the end of the first step); a new interval begins.
 
         Returns:
             ``images_per_second`` over all processes; ``images_per_second_per_process``; ``step_seconds``, the mean;

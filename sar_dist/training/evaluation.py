@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ def evaluate(
     task: ClassificationTask,
     loader: ValidationLoader,
     details: ValidationDetails | None = None,
+    moved: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Score ``model`` on the whole validation set. Call on every process.
 
@@ -29,6 +30,7 @@ def evaluate(
         model: in any mode, which it has again afterwards.
         task, loader: how batches are made and scored.
         details: takes in what the metrics do not say.
+        moved: called after every batch, for a watchdog.
 
     Returns:
         ``top1`` and ``top5`` in percent of all images (one that cannot be decoded counts as wrong), ``loss_cls``,
@@ -56,6 +58,7 @@ def evaluate(
                 sums.add(name, values, scored)
             if details is not None:
                 details.add(label, best[:, 0], scored, measures)
+            moved()
     finally:
         model.train(was_training)
     reduced = sums.reduce()

@@ -13,7 +13,7 @@ import torch
 
 from sar_dist import distributed, signals
 from sar_dist.config import RunConfig
-from sar_dist.data import TrainLoader
+from sar_dist.data import TrainLoader, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
@@ -52,8 +52,11 @@ def benchmark_loader(config: RunConfig) -> str:
     """
     rank, local_rank, world_size = distributed.read_environment()
     device = select_device(local_rank)
-    loader = build_train_loader(config, check_data("data.train", config.data.train, config), rank, world_size)
-    speed = measure(loader, config.data.workers)
+    data = with_workers(config.data)
+    config = config.model_copy(update={"data": data})
+    manifest = check_data("data.train", config.data.train, config)
+    loader = build_train_loader(config, data, manifest, rank, world_size)
+    speed = measure(loader, data.workers or 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return report(config, speed, count_flops_of(config), device_name=name, world_size=world_size)
 

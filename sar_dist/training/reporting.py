@@ -9,6 +9,26 @@ from sar_dist.training.profiling import time_shares
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 
+_WAITING_SHARE = 0.05
+
+
+class DataAdvice:
+    """Says once in a run that training waits for data, and what helps."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def after_interval(self, metrics: Mapping[str, float]) -> str | None:
+        """The line for the log, or None. ``metrics`` are a logging interval's."""
+        share = metrics.get("data_wait_share", 0.0)
+        if self._said or share <= _WAITING_SHARE:
+            return None
+        self._said = True
+        return (
+            f"warning: training waited {share:.0%} of the time for data: give each process more cores, which raises "
+            "data.workers by itself, or lighten the augmentation; tools/benchmark_loader.py says how many cores are needed"
+        )
+
 
 def progress_values(
     metrics: Mapping[str, float], step_seconds: Mapping[str, float], quantities: Iterable[Quantity]

@@ -7,10 +7,10 @@ from pydantic import TypeAdapter
 
 from sar_dist import distributed
 from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
-from sar_dist.config import RunConfig
-from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device
+from sar_dist.config import DataSettings, RunConfig
+from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_train_transform
-from sar_dist.devices import find_device
+from sar_dist.devices import find_device, use_deterministic_kernels
 from sar_dist.engine import ExponentialMovingAverage, build_engine
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
@@ -36,17 +36,19 @@ def build_trainer(config: RunConfig) -> Trainer:
     """
     rank, local_rank, world_size = distributed.read_environment()
     device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
-    distributed.initialize(device)
+    distributed.initialize(device, stall_minutes=config.guard.stall_minutes)
     check_kernels(config.regularizer.backend, device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
-    train_loader, val_loader = build_loaders(config, checked, rank, world_size)
+    data = with_workers(config.data)
+    train_loader, val_loader = build_loaders(config, data, checked, rank, world_size)
     length = RunLength(config, train_loader.steps_per_epoch)
     store = open_store(config, checked.directory, length)
     saved = store.newest()
     state = TrainState() if saved is None else resumed_state(saved, train_loader, store)
-    # Its workers are forked here, before the model takes memory of which each write would leave them an old copy.
+    # Workers are forked here, before the model takes memory of which each write would leave them an old copy.
     batches = prefetch_to_device(train_loader.iterate(state.step, length.last_step), device)
+    val_loader.start()
 
     model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
@@ -57,7 +59,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = ClassificationTask(config, grid, engine.device)
     logger = open_logger(config, checked.directory, length, task, rank)
     logger.truncate_after(-1 if saved is None else state.step)
-    logger.message(f"{config.run.name}: {flops.summary()}; {world_size} process{'es' if world_size > 1 else ''}")
+    logger.message(f"{config.run.name}: {flops.summary()}; {describe_processes(data.workers or 0)}")
     if report is not None:
         logger.message(str(report))
     peak = find_peak(device) if rank == 0 else None
@@ -94,6 +96,8 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
         UserError: something is wrong on this process's node.
     """
     device = find_device(local_rank)
+    if config.run.deterministic:
+        use_deterministic_kernels()
     return device, check_run(config, device, world_size)
 
 
@@ -114,6 +118,15 @@ def check_kernels(backend: str, device: torch.device) -> None:
         )
     if distributed.is_main():
         warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
+
+
+def describe_processes(workers: int) -> str:
+    """How many processes train, and with how many data workers each. Call on every process."""
+    counts = sorted(set(distributed.gather_objects(workers)))
+    world_size = distributed.world_size()
+    numbers = "-".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
+    plural, each = ("es", " each") if world_size > 1 else ("", "")
+    return f"{world_size} process{plural}, {numbers} data worker{'' if counts == [1] else 's'}{each}"
 
 
 def open_logger(
@@ -191,28 +204,30 @@ def log_hardware(logger: RunLogger, step: int, flops: FlopReport, peak: DevicePe
 
 
 def build_loaders(
-    config: RunConfig, checked: CheckedRun, rank: int, world_size: int
+    config: RunConfig, data: DataSettings, checked: CheckedRun, rank: int, world_size: int
 ) -> tuple[TrainLoader, ValidationLoader]:
-    """The training stream and the validation set of this process."""
+    """The training stream and the validation set of this process; ``data`` holds the number of workers here."""
     size, max_pixels = config.model.image_size, config.data.max_pixels
     val_loader = ValidationLoader(
         checked.val,
-        data=config.data,
+        data=data,
         transform=build_eval_transform(config.augment, size, max_pixels),
         micro_batch=config.validation.micro_batch or config.engine.micro_batch,
         rank=rank,
         world_size=world_size,
         num_classes=config.model.num_classes,
     )
-    return build_train_loader(config, checked.train, rank, world_size), val_loader
+    return build_train_loader(config, data, checked.train, rank, world_size), val_loader
 
 
-def build_train_loader(config: RunConfig, manifest: Manifest, rank: int, world_size: int) -> TrainLoader:
+def build_train_loader(
+    config: RunConfig, data: DataSettings, manifest: Manifest, rank: int, world_size: int
+) -> TrainLoader:
     """The training stream of this process."""
     size = config.model.image_size
     return TrainLoader(
         manifest,
-        data=config.data,
+        data=data,
         transform=build_train_transform(config.augment, size, config.data.max_pixels),
         global_batch=config.optim.global_batch,
         micro_batch=config.engine.micro_batch,

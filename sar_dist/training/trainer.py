@@ -25,7 +25,7 @@ from sar_dist.training.length import RunLength
 from sar_dist.training.pictures import Pictures
 from sar_dist.training.preemption import AgreedStop, request_requeue
 from sar_dist.training.profiling import StepProfiler
-from sar_dist.training.reporting import closing_lines, progress_values, validation_line
+from sar_dist.training.reporting import DataAdvice, closing_lines, progress_values, validation_line
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
@@ -79,6 +79,7 @@ class Trainer:
         )
         self.guard = StepGuard(config.guard, tolerate_overflow=config.engine.precision == "fp16")
         self.watchdog = Watchdog(60 * config.guard.stall_minutes)
+        self.advice = DataAdvice()
 
     def train(self) -> TrainState:
         """Train to the last step or an agreed stop."""
@@ -168,18 +169,20 @@ class Trainer:
         self.logger.metrics(self.state.step, parts, prefix="step_seconds")
         self._obey(*self.guard.after_interval(self.state.step, values["loss"]))
         self.logger.progress(self.state.step, progress_values(values, parts, self.task.quantities))
+        if line := self.advice.after_interval(values):
+            self.logger.message(line)
 
     def validate(self) -> None:
         """Score the live weights, and their moving average, on the whole validation set."""
         with self.throughput.paused():
             details = self.pictures.new_details()
-            self.validation = evaluate(self.engine.module, self.task, self.val_loader, details)
+            self.validation = evaluate(self.engine.module, self.task, self.val_loader, details, self.watchdog.moved)
             self.logger.metrics(self.state.step, self.validation, prefix="val")
             self.pictures.draw_validation(details, self.state.step)
             average = None
             if self.ema is not None:
                 with self.ema.as_weights():
-                    average = evaluate(self.engine.module, self.task, self.val_loader)
+                    average = evaluate(self.engine.module, self.task, self.val_loader, moved=self.watchdog.moved)
                 self.logger.metrics(self.state.step, average, prefix="val_ema")
         headline = average or self.validation
         if self.state.best_top1 is None or headline["top1"] > self.state.best_top1:

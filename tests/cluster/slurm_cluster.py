@@ -84,6 +84,10 @@ class Cluster:
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def pids(self, pattern: str) -> set[int]:
+        """Processes on any node whose command line matches."""
+        return set(map(int, self.run("pgrep", "-f", "--", pattern, check=False).split()))
+
     def cable(self, action: str, node: str) -> None:
         """``cut`` or ``mend`` the node's network."""
         subprocess.run([str(SCRIPT), action, str(self.folder), node], check=True, timeout=30)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import ROOT, Finished, free_port, program_environment, tool
+from support import ROOT, Finished, program_environment, tool
 
 WAITING = """Timeout (0:00:12)!
 Thread 0x00007f (most recent call first):
@@ -66,17 +66,86 @@ def test_script_outside_of_a_job_says_how_to_start_it() -> None:
     assert "sbatch" in done.stderr
 
 
+def common(command: str, *arguments: str, **environment: str) -> Finished:
+    """Run a line of bash that uses slurm/common.sh."""
+    line = f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && {command}'
+    environment = program_environment(**environment)
+    done = subprocess.run(
+        ["bash", "-uc", line, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "tasks", "given", "each"),
+    [
+        ("192(x2)", "8(x2)", "", "24"),
+        ("192(x2),64", "8(x3)", "", "8"),
+        ("192,64", "8,2", "", "24"),
+        ("7", "2", "", "3"),
+        ("1", "2", "", ""),
+        ("192(x2)", "8(x2)", "5", "5"),
+        ("", "", "", ""),
+        ("nonsense", "8", "", ""),
+    ],
+)
+def test_a_task_gets_its_share_of_the_jobs_cpus(cpus: str, tasks: str, given: str, each: str) -> None:
+    done = common(
+        "cpus_per_task",
+        SLURM_JOB_CPUS_PER_NODE=cpus,
+        SLURM_TASKS_PER_NODE=tasks,
+        **({"SLURM_CPUS_PER_TASK": given} if given else {}),
+    )
+    assert (done.status, done.stdout.strip(), done.stderr) == (0, each, "")
+
+
+def test_compiled_kernels_are_on_the_nodes_disk_in_every_script(tmp_path: Path) -> None:
+    shown = script("--dry-run").stdout
+    assert f"TRITON_CACHE_DIR=/tmp/sar_dist-{os.getuid()}/triton" in shown
+    assert f"TORCHINDUCTOR_CACHE_DIR=/tmp/sar_dist-{os.getuid()}/inductor" in shown
+    printed = 'echo "$TRITON_CACHE_DIR $TORCHINDUCTOR_CACHE_DIR $SAR_CACHE_DIR"'
+    assert common(printed, SAR_CACHE_DIR="/nvme").stdout == "/nvme/triton /nvme/inductor /nvme\n"
+    assert common(printed, TRITON_CACHE_DIR="/mine").stdout.startswith("/mine ")
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        (("ok: fast", "ok: fine"), "ok: fast"),
+        (("ok: fast", "ok: fine\nwarning: slow"), "ok: fast\nwarning: slow"),
+        (("ok: fast", "bad: x; y"), "bad: x; y"),
+        (("bad: x", "bad: x"), "bad: x"),
+        (("bad: x", "bad: y\nwarning: slow"), "bad: x; y"),
+        (("ok: waited in vain for rank 1 of 2",), "bad: gave no answer, see {folder}/preflight-n1.log"),
+        ((), "bad: gave no answer, see {folder}/preflight-n1.log"),
+    ],
+)
+def test_a_node_is_as_good_as_its_worst_process(answers: tuple[str, ...], verdict: str, tmp_path: Path) -> None:
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "n11.0").write_text("bad: another node\n")
+    for number, answer in enumerate(answers):
+        (tmp_path / "nodes" / f"n1.{number}").write_text(f"{answer}\n")
+    done = common('verdict_of "$0" n1 2', str(tmp_path))
+    assert (done.stdout, done.stderr) == (f"{verdict.format(folder=tmp_path)}\n", "")
+
+
+def test_health_check_has_a_process_for_each_gpu_placed_as_training_is() -> None:
+    check = script("--dry-run").stdout.partition("health check:")[2].splitlines()[0]
+    assert "srun --distribution=block:block --cpu-bind=cores --cpus-per-task=" in check
+    assert "--ntasks" not in check
+
+
+def test_ranks_sit_on_cores_and_sockets_of_their_own() -> None:
+    training = script("--dry-run").stdout.partition("training:")[2]
+    assert "--distribution=block:block --cpu-bind=cores --cpus-per-task=" in training
+    assert "--cpus-per-task" not in script("--dry-run").stdout.partition("environment")[0]
+
+
 @pytest.mark.parametrize(("status", "bad_input"), [(2, True), (3, False), (12, False), (143, False)])
 def test_only_status_2_is_bad_input(status: int, bad_input: bool, tmp_path: Path) -> None:
     (tmp_path / "srun.log").write_text(f"srun: error: n2: task 1: Exited with exit code {status}\nsrun: Terminating\n")
-    judge = [
-        "bash",
-        "-uc",
-        f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && was_bad_input "$0"',
-        str(tmp_path),
-    ]
-    done = subprocess.run(judge, env=program_environment(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0 if bad_input else 1, "")
+    done = common('was_bad_input "$0"', str(tmp_path))
+    assert (done.status, done.stderr) == (0 if bad_input else 1, "")
 
 
 def test_summary_names_causes_before_consequences(tmp_path: Path) -> None:
@@ -107,35 +176,6 @@ def test_summary_of_many_ranks_fits_on_a_screen(tmp_path: Path) -> None:
         (tmp_path / f"rank{rank:04d}.log").write_text("Error\n" * (rank % 50) + f"{'x' * (rank % 40)}Error: {rank}\n")
     done = tool("slurm/summarize_logs.py", str(tmp_path))
     assert len(done.stdout.splitlines()) < 40
-
-
-def test_preflight_of_one_node(tmp_path: Path) -> None:
-    common = ["slurm/preflight.py", f"--out={tmp_path}", f"--run={tmp_path}/not/yet", "--shm-gib=0", "--tmp-gib=0"]
-    healthy = tool(*common, "--memory-gib=0.01", "--run-gib=0", SLURMD_NODENAME="good", MASTER_PORT=str(29000))
-    assert healthy.status == 0, healthy.stdout + healthy.stderr
-    assert (tmp_path / "good").read_text().startswith("ok: all-reduce over 1 nodes")
-    greedy = tool(*common, "--memory-gib=1e6", "--gpus=99", SLURMD_NODENAME="poor", MASTER_PORT=str(29000))
-    assert greedy.status == 1
-    verdict = (tmp_path / "poor").read_text()
-    assert verdict.startswith("bad: ")
-    assert "GiB of memory free, 1e+06 wanted" in verdict
-    assert "of 99 GPUs are usable" in verdict
-
-
-@pytest.mark.long
-def test_preflight_blames_the_node_that_is_cut_off(tmp_path: Path) -> None:
-    """Two of three nodes meet; the third looks for them where nobody listens."""
-    port = free_port()
-    limits = ("--memory-gib=0", "--shm-gib=0", "--tmp-gib=0", "--run-gib=0", "--patience=8")
-    command = [sys.executable, "slurm/preflight.py", f"--out={tmp_path}", f"--run={tmp_path}", *limits]
-    nodes = []
-    for number, address in enumerate(("127.0.0.1", "127.0.0.1", "127.0.0.2")):
-        rank = {"SLURM_PROCID": str(number), "SLURM_STEP_NUM_TASKS": "3", "SLURMD_NODENAME": f"n{number}"}
-        meeting = {"MASTER_ADDR": address, "MASTER_PORT": str(port if number < 2 else free_port())}
-        nodes.append(subprocess.Popen(command, cwd=ROOT, env=program_environment(**rank, **meeting)))
-    assert [node.wait(timeout=60) for node in nodes] == [0, 0, 1]
-    assert (tmp_path / "n0").read_text() == (tmp_path / "n1").read_text() == "ok: waited in vain for node 2 of 3\n"
-    assert (tmp_path / "n2").read_text().startswith("bad: cannot reach 127.0.0.2:")
 
 
 def test_kubernetes_manifest_parses_and_its_command_is_valid() -> None:

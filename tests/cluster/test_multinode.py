@@ -100,6 +100,28 @@ def test_lost_rank_is_named_and_training_tried_again(
 
 
 @pytest.mark.long
+def test_lost_step_daemon_is_noticed_by_its_ranks(
+    cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
+) -> None:
+    """With slurmstepd killed on one node nobody waits for that rank: all save together, and the job goes on exactly."""
+    arguments = (*LONG_RUN, "run.max_steps=80")
+    job = cluster.submit(tmp_path, str(small_config), *arguments)
+    submitted.append(job)
+    job.wait_for_step(tmp_path / "runs" / "small", 3)
+    daemons = sorted(cluster.pids(rf"^slurmstepd: \[{job.number}\.1\]"))
+    assert len(daemons) == 2
+    cluster.run("kill", "-KILL", str(daemons[1]))
+    ranks = rf"python\S* -u tools/train.py --config {small_config}"
+    srun = rf"srun .*{ranks}"  # waits for the lost node a while longer
+    job.wait(lambda: cluster.pids(ranks) == cluster.pids(srun), timeout=30)
+    assert "the launcher has gone" in job.logs("life0.try0")
+    job.wait()
+    assert job.field("JobState") == "COMPLETED", job.output
+    assert "resumed after step" in job.output
+    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
+
+
+@pytest.mark.long
 def test_always_failing_job_gives_up(
     cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
 ) -> None:

@@ -71,7 +71,7 @@ def test_dry_run_prints_one_command_a_task(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("srun --container-image=x ")
+    assert lines[0].startswith("srun --distribution=block:block --cpu-bind=cores --container-image=x ")
     assert f"tools/transfer_eval.py --model {tmp_path} --task knn" in lines[0]
     assert lines[1].rstrip().endswith("--task ade20k head=upernet --data /data/ade20k")
 

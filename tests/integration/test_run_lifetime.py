@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from support import ROOT, program_environment, tool
+from support import ROOT, program_environment, read_metrics, tool
+
+from sar_dist.cores import own_use, share_of_cores
+from sar_dist.data.workers import default_workers
 
 
 def train(config_file: Path, *overrides: str) -> tuple[int, str, str]:
@@ -36,6 +40,20 @@ def test_a_run_outlives_its_damaged_configuration_and_ends_once(small_config: Pa
     refused = train(small_config, "run.max_steps=6", "optim.lr=0.5")
     assert refused[0] == 2
     assert "was started with optim.lr=0.001" in refused[2]
+
+
+def test_deterministic_kernels_and_workers_change_nothing_on_a_cpu(small_config: Path, tmp_path: Path) -> None:
+    """The number of workers that the cores allow is recorded in the first line, and the setting in config.json."""
+    curves = []
+    for name, options in (("plain", ()), ("other", ("run.deterministic=true", "data.workers=none"))):
+        done = tool("tools/train.py", f"--config={small_config}", "run.max_steps=3", f"run.name={name}", *options)
+        assert done.status == 0, done.stderr
+        run = tmp_path / "runs" / name
+        curves.append({step: values["loss"] for step, values in read_metrics(run).items()})
+    cores = share_of_cores(own_use(), [own_use()])
+    assert re.search(rf"1 process, {default_workers(cores)} data workers?\n", done.stdout), done.stdout
+    assert json.loads((run / "config.json").read_text())["run"]["deterministic"] is True
+    assert curves[0] == curves[1]
 
 
 def test_of_two_starts_one_trains(small_config: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ GROUND: dict[str, set[str]] = {
     "errors": {"output"},
     "extensions": {"errors"},
     "processes": set(),
+    "cores": {"processes"},
     "launchers": {"processes"},
     "signals": {"launchers", "output", "processes"},
     "regions": set(),
@@ -30,9 +31,10 @@ GROUND: dict[str, set[str]] = {
     "files": {"errors"},
     "validation": {"errors"},
     "launch_environment": {"errors"},
+    "library_defaults": set(),
     "devices": {"errors", "output"},
     "meeting": {"errors", "launch_environment", "output"},
-    "distributed": {"devices", "errors", "launch_environment", "meeting"},
+    "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from sar_dist import devices
-from sar_dist.devices import find_device, process_count, shared_gpu, uses_cuda
+from sar_dist.devices import find_device, process_count, shared_gpu, use_deterministic_kernels, uses_cuda
 from sar_dist.errors import UserError
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\n"
@@ -28,6 +29,31 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "nvidiactl").touch()
     (tmp_path / "version").write_text(DRIVER)
     return tmp_path
+
+
+@pytest.fixture
+def free_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PyTorch's choice of kernels is as before after the test."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+def test_deterministic_kernels(free_choice: None) -> None:
+    use_deterministic_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic
+
+
+def test_a_workspace_that_is_not_deterministic_is_refused(free_choice: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UserError, match=r"CUBLAS_WORKSPACE_CONFIG=:0:0 .*; unset it, or use :4096:8 or :16:8"):
+        use_deterministic_kernels()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def give_gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -9,8 +9,8 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Callable
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children, get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +20,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from shard_factory import make_shards, train_loader
 
 from sar_dist.data import workers as data_workers
+from sar_dist.data.workers import KeptPipeline, default_workers
 from sar_dist.errors import UserError
 
 
@@ -122,6 +124,43 @@ def test_failure_in_training_ends_the_program(tmp_path: Path) -> None:
         assert len(output.readlines()) == 1
     wait_until_gone(process)
     assert process.exitcode == 1
+
+
+def test_the_number_of_workers_changes_no_sample(tmp_path: Path) -> None:
+    data = make_shards(tmp_path / "data", [20, 21])
+
+    def seen(**options: int | None) -> list[tuple[list[int], int]]:
+        loader = train_loader(data, global_batch=8, micro_batch=4, **options)
+        return [(batch["sample"].tolist(), int(batch["image"].long().sum())) for batch in loader.iterate(0, 4)]
+
+    assert seen(workers=0) == seen(workers=2) == seen(workers=None)
+
+
+def test_one_core_is_left_to_the_training_process() -> None:
+    assert [default_workers(cores) for cores in (1, 2, 12, 1000)] == [0, 1, 11, 64]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_workers_give_the_same_batches_again_also_after_an_early_end(workers: int) -> None:
+    """And they are the same processes every time, which began before the first batch was asked for."""
+    before = children()
+    kept = KeptPipeline(wds.DataPipeline(worker_and_number), workers, prefetch=2)
+    started = children() - before
+    assert len(started) == workers
+    first = list(kept.iterate())
+    assert sorted(number for number, _ in first) == sorted(list(range(6)) * max(1, workers))
+    assert len(list(itertools.islice(kept.iterate(), 3))) == 3
+    assert list(kept.iterate()) == first
+    assert children() - before == started
+    assert {process for _, process in first} == (started or {os.getpid()})
+
+
+def worker_and_number() -> Iterator[tuple[int, int]]:
+    return ((number, os.getpid()) for number in range(6))
+
+
+def children() -> set[int]:
+    return {child.pid or 0 for child in active_children()}
 
 
 def _kill_worker(_data: bytes) -> torch.Tensor:

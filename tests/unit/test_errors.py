@@ -1,0 +1,128 @@
+"""How a tool ends, also where NCCL's clean-up would wait for ever: with its status, and with everything written."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from support import Finished, run_processes, tool
+
+from sar_dist import distributed, errors, meeting
+
+PROGRAM = """
+import atexit, sys, threading, time
+from sar_dist.errors import UserError, finish_before_end, leave_at_once, run_tool
+
+class HangingCommunicator:  # as NCCL's, whose destructor waits for processes that have gone
+    def __del__(self):
+        time.sleep(1000)
+
+held = HangingCommunicator()
+atexit.register(time.sleep, 1000)
+
+def slowly(path):
+    time.sleep(0.5)
+    open(path, "w").write("whole")
+
+def main():
+    leave_at_once()
+    saving = threading.Thread(target=slowly, args=(sys.argv[1] + "/checkpoint",), daemon=True)
+    saving.start()
+    finish_before_end(saving)
+    threading.Thread(target=slowly, args=(sys.argv[1] + "/metrics",)).start()
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    sys.stdout.write("a line without an end")
+    {last}
+
+run_tool(main)
+"""
+
+
+def end_with(last: str, folder: Path, timeout: float = 60) -> Finished:
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM).format(last=last))
+    return tool(str(program), str(folder), timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "said"),
+    [
+        ("return 0", 0, ""),
+        ("return 7", 7, ""),
+        ("raise UserError('bad\\ninput')", 2, "error: bad input\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise ValueError('a bug')", 1, "ValueError: a bug\n"),
+    ],
+)
+def test_a_tool_with_nccl_ends_at_once_with_everything_written(
+    last: str, status: int, said: str, tmp_path: Path
+) -> None:
+    done = end_with(last, tmp_path)
+    assert (done.status, done.stdout) == (status, "a line without an end")
+    assert done.stderr.endswith(said)
+    assert (tmp_path / "checkpoint").read_text() == (tmp_path / "metrics").read_text() == "whole"
+
+
+def test_a_save_that_waits_for_a_process_that_has_gone_delays_the_end_only_so_long(tmp_path: Path) -> None:
+    last = "stuck = threading.Thread(target=time.sleep, args=(1000,), daemon=True); stuck.start(); finish_before_end(stuck)"
+    patience = "import sar_dist.errors as errors; errors._LAST_WORK_SECONDS = 1.0; "
+    began = time.monotonic()
+    assert end_with(patience + last, tmp_path).status == 0
+    assert time.monotonic() - began < 30
+
+
+def test_a_nccl_group_is_left_to_the_end_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(errors, "_at_once", False)
+    monkeypatch.setattr(errors, "_in_tool", False)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
+    monkeypatch.setattr(distributed, "part", lambda: done.append("parted"))
+    distributed.shutdown()
+    errors.leave_at_once()
+    distributed.shutdown()  # not in a tool: what started it will end in its own way
+    monkeypatch.setattr(errors, "_in_tool", True)
+    distributed.shutdown()
+    assert done == ["destroyed", "destroyed", "parted"]
+
+
+def test_making_a_nccl_group_decides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is made: one that failed hangs at the end too."""
+    import deepspeed
+
+    def fail(**options: object) -> None:
+        assert options["dist_backend"] == "nccl"
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(errors, "_at_once", False)
+    monkeypatch.setattr(errors, "_in_tool", True)
+    monkeypatch.setattr(meeting, "_meeting", None)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # so that what is set is undone
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **options: None)
+    monkeypatch.setattr(deepspeed, "init_distributed", fail)
+    with pytest.raises(errors.CannotMeet, match="no network"):
+        distributed.initialize(torch.device("cuda", 0))
+    assert errors.leaves_at_once()
+
+
+def test_rank_0_stays_until_the_others_need_its_store_no_more(tmp_path: Path) -> None:
+    program = tmp_path / "leave.py"
+    program.write_text(
+        "import os, time\n"
+        "from sar_dist import distributed\n"
+        "from sar_dist.meeting import part\n"
+        "distributed.meet()\n"
+        "distributed.exchange('')\n"
+        "time.sleep(1.5 * int(os.environ['RANK']))\n"
+        "began = time.monotonic()\n"
+        "part()\n"
+        "print(f'waited {time.monotonic() - began > 1}', flush=True)\n"
+        "os._exit(0)\n"
+    )
+    output = run_processes(2, str(program))
+    assert output.split("\n---\n")[0].split() == ["waited", "True", "waited", "False"]
