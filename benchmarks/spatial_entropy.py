@@ -32,7 +32,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.regularizer import TRITON_IS_INSTALLED, spatial_entropy, spatial_entropy_from_query_key
+from sar_dist.regularizer import find_backend_problem, spatial_entropy, spatial_entropy_from_query_key
 
 GRIDS, HEADS, BATCHES, KINDS = (8, 14, 16, 24, 32), (3, 6, 12, 16), (32, 64, 128, 256, 512), ("noise", "smooth")
 REFERENCE = (14, 6, 64, "noise")  # grid, heads, batch, kind: the case that the project's target names
@@ -97,7 +97,10 @@ def sides_of(case: tuple[int, int, int, str], device: str) -> dict[str, Callable
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, batch, heads, 1 + grid * grid, HEAD_DIM, generator=generator).to(device, dtype)
     query, key = (tensor.contiguous().requires_grad_() for tensor in tokens)
-    backends = ["torch", *(["triton"] if TRITON_IS_INSTALLED else [])] if device == "cuda" else ["cpu", "torch"]
+    backends = ["cpu", "torch"]
+    if device == "cuda":
+        runs = find_backend_problem("triton", torch.device("cuda", torch.cuda.current_device())) is None
+        backends = ["torch", "triton"] if runs else ["torch"]
     sides: dict[str, Callable[[], Tensor]] = {"loop": lambda: map_by_map_loop(maps)}
     for backend in backends:
         sides[backend] = lambda backend=backend: spatial_entropy(maps, backend).mean()  # type: ignore[misc]
@@ -270,6 +273,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every combination")
     parser.add_argument("--reference", action="store_true", help="the reference case alone, on noise and smooth maps")
     parser.add_argument("--steps", action="store_true", help="also the share of a training step of ViT-S/B/L")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm models of those steps")
     parser.add_argument("--step-batch", type=int, help="batch of those steps (default 256 on a GPU, 2 on a CPU)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -289,7 +293,9 @@ def main() -> None:
     print_cases(console, report["cases"], arguments.device)
     if arguments.steps:
         batch = arguments.step_batch or (256 if arguments.device == "cuda" else 2)
-        report["steps"] = [measure_step(name, batch, arguments.device, min(arguments.repeats, 5)) for name in MODELS]
+        report["steps"] = [
+            measure_step(name, batch, arguments.device, min(arguments.repeats, 5)) for name in arguments.models
+        ]
         print_steps(console, report["steps"])
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -46,7 +46,7 @@ def test_a_run_leaves_the_documented_directory(small_config: Path, tmp_path: Pat
     assert list((run / "tensorboard").glob("events.*"))
     assert list((run / "figures").glob("attention_step_00000007.png"))
     assert (run / "checkpoints" / "latest").read_text() == "step_00000007\n"
-    assert [verify(folder)["step"] for folder in complete_checkpoints(run / "checkpoints")] == [7, 6]
+    assert [verify(folder).step for folder in complete_checkpoints(run / "checkpoints")] == [7, 6]
     assert json.loads((run / "summary.json").read_text())["step"] == 7
     for said in (
         "GMACs forward",
