@@ -11,6 +11,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # some tests fork, which the threads of OpenCV's pool do not survive
 
 
 @dataclass

@@ -190,7 +190,6 @@ def test_sections_that_deepspeed_takes() -> None:
         "timers": {"throughput": {"enabled": False}},
         "checkpoint": {"tag_validation": "Warn"},
         "gradient_predivide_factor": 2,
-        "communication_data_type": "bf16",
         "dump_state": False,
         "log_level": "info",
     }

@@ -120,7 +120,7 @@ def test_eval_equals_timm(backend: str, mode: str, size: int, crop_fraction: flo
         assert result.shape == (3, size, size)
         assert result.is_contiguous()
         difference = (result.int() - expected.int()).abs()
-        assert difference.max() <= (0 if backend == "pil" else 2)
+        assert difference.max() <= (0 if backend == "pil" else 2 if mode == "center" else 4)
         assert difference.float().mean() < (0.25 if data in odd or mode != "center" else 0.1)
 
 

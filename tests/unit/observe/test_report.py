@@ -142,7 +142,7 @@ def test_a_single_run_has_the_references_beside_its_metrics(pair: list[Path]) ->
 
 def test_a_damaged_result_is_refused(pair: list[Path]) -> None:
     (pair[0] / "transfer" / "knn" / "result.json").write_text('{"metrics": {"top1": 1}}')
-    with pytest.raises(UserError, match=r"knn/result.json is not a result of tools/transfer_eval.py: it has no 'task'"):
+    with pytest.raises(UserError, match=r"knn/result.json is not a result of tools/transfer_eval.py: task is missing"):
         load_runs(pair)
 
 

@@ -102,7 +102,7 @@ def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
     how = r"objectInfo150.txt.*ADEChallengeData2016.zip.*make_shards.py ade20k SRC OUT"
     with pytest.raises(UserError, match=rf"no folder .*nowhere; expected .*{how}"):
         small_task(tmp_path / "nowhere", tmp_path).prepare()
-    with pytest.raises(UserError, match=rf"no images in .*{how}"):
+    with pytest.raises(UserError, match=rf"has no folders images and annotations.*{how}"):
         small_task(tmp_path, tmp_path).prepare()
     root = write_ade_layout(tmp_path / "scenes")
     (root / "objectInfo4.txt").rename(tmp_path / "kept.txt")
