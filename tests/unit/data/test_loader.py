@@ -248,7 +248,7 @@ def test_order_does_not_depend_on_how_validation_crops(shards: Manifest) -> None
     states = []
     for mode in ("center", "squash"):
         config = RunConfig.model_validate({**values, "augment": {"crop_mode": mode}})
-        states.append(build_train_loader(config, shards, 0, 1).state_dict(0))
+        states.append(build_train_loader(config, config.data, shards, 0, 1).state_dict(0))
     assert states[0] == states[1]
     assert "crop_fraction" in json.dumps(states[0])
     assert "crop_mode" not in json.dumps(states[0])

@@ -110,7 +110,7 @@ def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
         small_task(root, tmp_path).prepare()
     (tmp_path / "kept.txt").rename(root / "objectInfo4.txt")
     next((root / "annotations" / "validation").iterdir()).unlink()
-    with pytest.raises(UserError, match=rf"lack the other.*{how}"):
+    with pytest.raises(UserError, match=rf"have no map of the same name.*{how}"):
         small_task(root, tmp_path).prepare()
 
 
