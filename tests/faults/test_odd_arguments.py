@@ -219,7 +219,7 @@ MODELS = [
         ("@/run_manifest", "no checkpoint of .* is intact"),
         ("@/export_list", "is not the configuration of an export"),
         ("@/export_noise", "config.json cannot be read"),
-        ("@/export_deep", "config.json cannot be read"),
+        ("@/export_deep", "config.json is nested too deeply"),
         ("@/export_empty", "is not an intact .safetensors file|has changed since it was exported"),
         ("timm:vit_tiny_patch16_224:@/noise.pth", "is damaged, or a pickle"),
         ("timm:vit_tiny_patch16_224:@/empty", "has no known kind of weights"),
