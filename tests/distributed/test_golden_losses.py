@@ -2,7 +2,8 @@
 
 On the machine that made the file the values are the same to the last bit. On another processor the matrix products round
 differently, in the seventh digit of a loss at first; training amplifies that by a constant factor a step. The tolerances
-allow for it: a thousandth in the first 10 steps, two hundredths later. A wrong weight, batch or learning rate is far outside.
+allow for it: a thousandth of the loss in the first 10 steps, a tenth later (on a second processor 0.0001 and 0.06 were
+seen). A wrong weight, batch or learning rate is far outside.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from support import ROOT, read_metrics, run_processes, tool
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "demo_first_50_steps.json").read_text())
 STEPS = 50
-EARLY_STEPS, EARLY, LATE = 10, 1e-3, 2e-2
-# Entropy and gradient norm follow single maps and directions, which move before the loss does.
-LOOSER = {"loss": 1, "loss_cls": 1, "loss_entropy": 10, "gradient_norm": 10}
+EARLY_STEPS, LATE = 10, 0.1
+# Relative, early and late. Entropy and gradient norm follow single maps and directions, which move before the loss does.
+TOLERANCES = {
+    "loss": (1e-3, LATE),
+    "loss_cls": (1e-3, LATE),
+    "loss_entropy": (5e-2, 0.4),
+    "gradient_norm": (1e-2, 0.5),
+}
 
 
 def test_demo_repeats_its_golden_losses(tmp_path: Path) -> None:
@@ -30,6 +36,7 @@ def test_demo_repeats_its_golden_losses(tmp_path: Path) -> None:
         f"data.train={tmp_path}/demo/train",
         f"data.val={tmp_path}/demo/val",
         f"run.dir={tmp_path}/runs",
+        "engine.reduce_dtype=bf16",  # as every run did when the file was made
         "log.every=1",
         "log.figure_images=0",
         f"run.max_steps={STEPS}",
@@ -38,9 +45,10 @@ def test_demo_repeats_its_golden_losses(tmp_path: Path) -> None:
     metrics = read_metrics(run)
     assert len(GOLDEN["train"]) == STEPS
     for expected in GOLDEN["train"]:
-        found, tolerance = metrics[expected["step"]], EARLY if expected["step"] <= EARLY_STEPS else LATE
-        for name, factor in LOOSER.items():
-            assert found[name] == pytest.approx(expected[name], rel=factor * tolerance), (expected["step"], name)
+        found = metrics[expected["step"]]
+        for name, (early, late) in TOLERANCES.items():
+            tolerance = early if expected["step"] <= EARLY_STEPS else late
+            assert found[name] == pytest.approx(expected[name], rel=tolerance), (expected["step"], name)
     validation = read_metrics(run, "val")[STEPS]
     assert validation["loss_cls"] == pytest.approx(GOLDEN["validation"]["loss_cls"], rel=LATE)
     assert validation["top1"] == pytest.approx(GOLDEN["validation"]["top1"], abs=5)
