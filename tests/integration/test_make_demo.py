@@ -48,7 +48,8 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
 def test_makefile_demo_uses_what_the_test_uses() -> None:
     recipe = (ROOT / "Makefile").read_text()
     assert "tools/make_shards.py demo data/demo" in recipe
-    assert "deepspeed --num_accelerators 2 tools/train.py --config configs/demo.py" in recipe
+    assert "deepspeed --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py" in recipe
+    assert "tools/train.py --config configs/demo.py" in recipe
 
 
 def test_makefile_demo_evaluates_what_it_trained() -> None:
