@@ -80,7 +80,7 @@ def test_best_and_regular_checkpoints_are_kept(small_config: Path, tmp_path: Pat
     assert done.status == 0, done.stderr
     run = tmp_path / "runs" / "small"
     best = json.loads((run / "summary.json").read_text())["best_step"]
-    kept = {verify(folder)["step"] for folder in complete_checkpoints(run / "checkpoints")}
+    kept = {verify(folder).step for folder in complete_checkpoints(run / "checkpoints")}
     assert kept == {5, 10, 12, 13, best}
 
 
