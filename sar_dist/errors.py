@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -50,6 +51,7 @@ def let_speak(decide: Callable[[], bool]) -> None:
     _speaks = decide
 
 
+_WRONG_PATH = {getattr(errno, name) for name in "ENOENT ENOTDIR EISDIR ELOOP ENAMETOOLONG EACCES EPERM ENXIO".split()}
 _in_tool = False
 _at_once = False
 _last_work: WeakSet[threading.Thread] = WeakSet()
@@ -75,8 +77,8 @@ def finish_before_end(thread: threading.Thread) -> None:
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
-    So does an error of the operating system that names a file: a path that is too long, a loop of links, a folder in the
-    place of a file, a permission that is missing.
+    So does an error of the operating system that is about a path: too long, a loop of links, a folder in the place of a
+    file, a permission that is missing. Others, such as a disk that fails, are crashes, after which trying again may help.
 
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
     (``sar_dist.meeting``), whichever knows of the error.
@@ -89,12 +91,6 @@ def run_tool(main: Callable[[], int | None]) -> None:
         if _speaks():
             warn(f"error: {' '.join(str(error).split())}")
         status = error.exit_status
-    except OSError as error:
-        if error.filename is None:  # a failure of ours, or of a socket
-            raise
-        if _speaks():
-            warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
-        status = EXIT_BAD_INPUT
     except MemoryError:
         # Not in the way of a UserError: whichever process has no memory left says so itself.
         warn(
@@ -105,11 +101,16 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         warn("interrupted")
         status = EXIT_INTERRUPTED
-    except Exception:
-        if not _at_once:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
+            if _speaks():
+                warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
+            status = EXIT_BAD_INPUT
+        elif _at_once:
+            traceback.print_exc()
+            status = EXIT_CRASH
+        else:
             raise
-        traceback.print_exc()
-        status = EXIT_CRASH
     if _at_once:
         _end(status)
     sys.exit(status)

@@ -22,7 +22,7 @@ _FORK_SAFE = ("RDMAV_FORK_SAFE", "IBV_FORK_SAFE", "FI_EFA_FORK_SAFE")
 
 def set_library_defaults(*, cuda: bool = False) -> None:
     """Set the folders of compiled kernels and gloo's interface; with ``cuda`` also what makes a fork safe beside RDMA."""
-    folder = cache_folder()
+    folder = compiled_kernels_folder()
     for variable, name in _CACHES.items():
         if folder is not None:
             os.environ.setdefault(variable, str(folder / name))
@@ -34,7 +34,7 @@ def set_library_defaults(*, cuda: bool = False) -> None:
         os.environ.setdefault(variable, "1")
 
 
-def cache_folder() -> Path | None:
+def compiled_kernels_folder() -> Path | None:
     """$SAR_CACHE_DIR, else a folder of this user's on this node's own disk; None if another user made that one."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:

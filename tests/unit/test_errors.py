@@ -56,6 +56,9 @@ def end_with(last: str, folder: Path, timeout: float = 60) -> Finished:
         ("raise UserError('bad\\ninput')", 2, "error: bad input\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("raise ValueError('a bug')", 1, "ValueError: a bug\n"),
+        ("raise OSError(40, 'a loop', '/data')", 2, "error: /data: a loop\n"),
+        ("raise OSError(5, 'Input/output error', '/data')", 1, "Input/output error: '/data'\n"),
+        ("raise ConnectionResetError(104, 'reset')", 1, "ConnectionResetError: [Errno 104] reset\n"),
     ],
 )
 def test_a_tool_with_nccl_ends_at_once_with_everything_written(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sar_dist import distributed
-from sar_dist.library_defaults import cache_folder, gloo_interfaces, set_library_defaults
+from sar_dist.library_defaults import compiled_kernels_folder, gloo_interfaces, set_library_defaults
 
 VARIABLES = (
     "TRITON_CACHE_DIR",
@@ -76,7 +76,7 @@ def test_a_folder_of_somebody_else_is_not_used(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / f"sar_dist-{os.getuid() + 1}").mkdir()
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
-    assert cache_folder() is None
+    assert compiled_kernels_folder() is None
     set_library_defaults()
     assert "TRITON_CACHE_DIR" not in os.environ
 
