@@ -8,4 +8,14 @@ from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
 from sar_dist.data.workers import with_workers
 
-__all__ = ["DamagedShard", "Manifest", "ShardEntry", "TrainLoader", "ValidationLoader", "check_shards", "load_manifest", "prefetch_to_device", "with_workers"]
+__all__ = [
+    "DamagedShard",
+    "Manifest",
+    "ShardEntry",
+    "TrainLoader",
+    "ValidationLoader",
+    "check_shards",
+    "load_manifest",
+    "prefetch_to_device",
+    "with_workers",
+]

@@ -7,9 +7,7 @@ from typing import Any
 
 import webdataset as wds
 
-from sar_dist.output import warn
 from sar_dist.config import DataSettings
-from sar_dist.data.images import BadSamples, SampleDecoder, Transform
 from sar_dist.data.batching import (
     Batch,
     TrainBatching,
@@ -18,12 +16,21 @@ from sar_dist.data.batching import (
     ValidationDecoding,
     errors_as_batches,
 )
-from sar_dist.data.shards import Manifest
-from sar_dist.data.order import PlanSettings, check_streams, default_streams, steps_per_epoch, window_samples
-from sar_dist.data.shards import open_shards
-from sar_dist.data.order import TrainRange, TrainSource, ValidationSource
+from sar_dist.data.images import BadSamples, SampleDecoder, Transform
+from sar_dist.data.order import (
+    PlanSettings,
+    TrainRange,
+    TrainSource,
+    ValidationSource,
+    check_streams,
+    default_streams,
+    steps_per_epoch,
+    window_samples,
+)
+from sar_dist.data.shards import Manifest, open_shards
 from sar_dist.data.workers import KeptPipeline, iterate_pipeline
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences
 
 # Part of the fingerprint: raise it whenever the same settings would give another order or other random numbers.
@@ -165,8 +172,7 @@ def _steps_per_pass(fingerprint: dict[str, Any]) -> int:
 def _changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, as "key old -> new". One that an older version did not know is unset there."""
     pairs = {
-        key: [None if value is ABSENT else value for value in pair]
-        for key, pair in differences(saved, current).items()
+        key: [None if value is ABSENT else value for value in pair] for key, pair in differences(saved, current).items()
     }
     return [f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in sorted(pairs.items()) if old != new]
 

@@ -7,4 +7,17 @@ from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.data.images.image_operations import ImageArray
 from sar_dist.data.images.sample_decoder import BadSample, SampleDecoder, Transform
 
-__all__ = ["BadSample", "SampleDecoder", "Transform", "BadSamples", "DeviceTransform", "ImageArray", "UndecodableImage", "build_eval_transform", "build_train_transform", "decode_image", "decode_pil", "make_posterize_safe"]
+__all__ = [
+    "BadSample",
+    "BadSamples",
+    "DeviceTransform",
+    "ImageArray",
+    "SampleDecoder",
+    "Transform",
+    "UndecodableImage",
+    "build_eval_transform",
+    "build_train_transform",
+    "decode_image",
+    "decode_pil",
+    "make_posterize_safe",
+]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from sar_dist.output import warn
 from sar_dist.errors import UserError
-
+from sar_dist.output import warn
 
 # A share is judged as if at least this many samples had been seen: one bad image in the first batch is no verdict.
 MINIMUM_SEEN = 10_000

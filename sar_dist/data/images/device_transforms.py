@@ -23,8 +23,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from sar_dist.config import AugmentSettings
-from sar_dist.randomness import counter_uniform, seed_of
 from sar_dist.errors import UserError
+from sar_dist.randomness import counter_uniform, seed_of
 
 # Random erasing as in timm: share of the area, aspect ratio height / width, tries to place it.
 ERASE_AREA = (0.02, 1 / 3)

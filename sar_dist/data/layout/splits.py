@@ -21,9 +21,9 @@ from sar_dist.errors import UserError
 Split = Literal["train", "val"]
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 _TEST_WORDS = ("test", "testing")
-_SPLIT_OF_WORD: dict[str, str] = {word: split for split, words in SPLIT_NAMES.items() for word in words} | dict.fromkeys(
-    _TEST_WORDS, "test"
-)
+_SPLIT_OF_WORD: dict[str, str] = {
+    word: split for split, words in SPLIT_NAMES.items() for word in words
+} | dict.fromkeys(_TEST_WORDS, "test")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SHOWN = 3
 
@@ -39,7 +39,9 @@ def parse_split_choice(text: str) -> SplitChoice:
     """``train``, ``val``, or ``NAME=val``: the source's split NAME is made as val. Raises UserError."""
     source, _, wanted = text.rpartition("=")
     if wanted not in SPLIT_NAMES:
-        raise UserError(f"--split {text}: give train, val, or NAME=train or NAME=val for a split of another name, such as test=val")
+        raise UserError(
+            f"--split {text}: give train, val, or NAME=train or NAME=val for a split of another name, such as test=val"
+        )
     return SplitChoice(split_of_word(source) or source.strip().lower() or wanted, wanted)  # type: ignore[arg-type]
 
 

@@ -4,4 +4,12 @@ from sar_dist.data.making.demo import demo_class_names, demo_samples
 from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.making.writing import SAMPLES_PER_SHARD, WritingOptions, write_shards, write_splits
 
-__all__ = ["SAMPLES_PER_SHARD", "WritingOptions", "demo_class_names", "demo_samples", "verify_folder", "write_shards", "write_splits"]
+__all__ = [
+    "SAMPLES_PER_SHARD",
+    "WritingOptions",
+    "demo_class_names",
+    "demo_samples",
+    "verify_folder",
+    "write_shards",
+    "write_splits",
+]

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sar_dist.randomness import seed_of
 from sar_dist.errors import UserError
+from sar_dist.randomness import seed_of
 
 FloatArray = NDArray[np.float32]
 

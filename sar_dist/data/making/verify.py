@@ -13,19 +13,28 @@ from pathlib import Path
 
 import numpy as np
 
-from sar_dist.output import say
 from sar_dist.config import DataSettings
 from sar_dist.data.images import UndecodableImage, decode_image
+from sar_dist.data.layout import CLASSES_NAME
+from sar_dist.data.shards import (
+    LABEL_EXTENSION,
+    NO_IMAGE,
+    NO_LABEL,
+    DamagedShard,
+    IndexedRecords,
+    LabelSource,
+    LocalShards,
+    Manifest,
+    ShardEntry,
+    ShardIndex,
+    ShardReader,
+    index_and_check,
+    manifests_at,
+)
+from sar_dist.errors import UserError
+from sar_dist.output import say
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
-from sar_dist.data.shards import Manifest, ShardEntry
-from sar_dist.data.shards import LocalShards, ShardReader
-from sar_dist.data.shards import IndexedRecords, ShardIndex, index_and_check
-from sar_dist.data.shards import manifests_at
-from sar_dist.data.layout import CLASSES_NAME
-from sar_dist.data.shards import LABEL_EXTENSION, LabelSource, NO_IMAGE, NO_LABEL, DamagedShard
-from sar_dist.errors import UserError
-
 
 _SHOWN_BYTES = 20
 
@@ -87,7 +96,9 @@ def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords,
             sample = reader.read(0, index)
             if sample.image is None:
                 yield f"{sample.key}: no image"
-            if unlabelled[index] and (problem := _label_problem(reader, index, sample.label, manifest.labels, required=required)):
+            if unlabelled[index] and (
+                problem := _label_problem(reader, index, sample.label, manifest.labels, required=required)
+            ):
                 yield f"{sample.key}: {problem}"
             if deep and sample.image is not None and (problem := _decoding_problem(sample.image)):
                 yield f"{sample.key}: {problem}"

@@ -23,15 +23,22 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sar_dist.data.layout import CLASSES_NAME, class_table_content
-from sar_dist.output import say
+from sar_dist.data.making.sources import Source
+from sar_dist.data.shards import (
+    BLOCK,
+    MANIFEST_FORMAT,
+    MANIFEST_NAME,
+    WRITING_STATE_NAME,
+    Manifest,
+    ShardEntry,
+    index_new_shards,
+    split_key,
+)
+from sar_dist.errors import UserError
 from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, make_folder, write_durably
+from sar_dist.output import say
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
-from sar_dist.data.shards import MANIFEST_FORMAT, MANIFEST_NAME, WRITING_STATE_NAME, Manifest, ShardEntry
-from sar_dist.data.shards import index_new_shards
-from sar_dist.data.making.sources import Source
-from sar_dist.data.shards import BLOCK, split_key
-from sar_dist.errors import UserError
 
 SAMPLES_PER_SHARD = 1250
 MAX_MEMBER_NAME = 100

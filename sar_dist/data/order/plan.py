@@ -22,7 +22,6 @@ the caller's streams are in, that is 2 * window * (streams of this rank): nothin
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sar_dist.data.shards import Manifest
 from sar_dist.data.order.plan import BatchPlan, EpochPlan, PlanSettings
-from sar_dist.data.shards import ShardReader, Shards
+from sar_dist.data.shards import Manifest, ShardReader, Shards
 
 Sample = dict[str, Any]
 

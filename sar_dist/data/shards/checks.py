@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sar_dist.output import warn
 from sar_dist.data.layout import (
     CLASSES_NAME,
     Split,
@@ -44,6 +43,7 @@ from sar_dist.data.shards.remote import (
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 
 def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTENSION) -> Manifest:

@@ -64,5 +64,7 @@ def parse_label_source(text: str, words: Mapping[str, int]) -> LabelSource:
     """``cls``, or ``json.label``. Raises UserError."""
     member, *fields = text.split(".")
     if not member or not all(fields):
-        raise UserError(f"data.label={text} is no source of labels; give cls, or a field of a JSON member such as json.label")
+        raise UserError(
+            f"data.label={text} is no source of labels; give cls, or a field of a JSON member such as json.label"
+        )
     return LabelSource(member.lower(), tuple(fields), dict(words))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -53,7 +53,7 @@ class Manifest:
     split: Split
     classes: tuple[str, ...] | None
     shards: tuple[ShardEntry, ...]
-    labels: LabelSource = LabelSource()
+    labels: LabelSource = field(default_factory=LabelSource)
 
     @property
     def num_classes(self) -> int | None:

@@ -20,12 +20,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from sar_dist.output import warn
-from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.checksums import is_unaltered
+from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.shard_index import ShardIndex
 from sar_dist.data.shards.tar_index import NO_IMAGE, IndexedShard, key_at, read_members
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, ReadAt, split_key
+from sar_dist.output import warn
 
 T = TypeVar("T")
 

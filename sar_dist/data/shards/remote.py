@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from sar_dist.output import warn
 from sar_dist.data.layout import CLASSES_NAME, SPLIT_NAMES, ClassTable, Split, parse_label_words
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
@@ -31,6 +30,7 @@ from sar_dist.data.shards.manifest import (
 )
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 T = TypeVar("T")
 

@@ -13,17 +13,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sar_dist.output import warn
 from sar_dist.config import DataSettings
-from sar_dist.files import NO_SPACE_ERRORS, cache_folder, make_folder
+from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.reading import LocalShards, OpenShard, Shards
 from sar_dist.data.shards.remote import RemoteFolder, is_url
 from sar_dist.data.shards.shard_index import index_and_check, read_index, write_index
-from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
-
+from sar_dist.files import NO_SPACE_ERRORS, cache_folder, make_folder
+from sar_dist.output import warn
 
 _PREFETCH_THREADS = 4
 # A transfer may damage a shard; twice in a row it is the stored shard that is damaged.

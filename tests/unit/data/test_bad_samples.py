@@ -20,8 +20,8 @@ from shard_factory import (
 
 from sar_dist.config import DataSettings
 from sar_dist.data import ValidationLoader, load_manifest
-from sar_dist.data.images.bad_samples import MINIMUM_SEEN, BadSamples
 from sar_dist.data.batching import MAX_SUBSTITUTES
+from sar_dist.data.images.bad_samples import MINIMUM_SEEN, BadSamples
 from sar_dist.errors import UserError
 
 BAD = {

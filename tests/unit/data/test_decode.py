@@ -148,7 +148,10 @@ def test_every_deep_grey_mode_is_the_same_ramp(data: bytes) -> None:
 def test_values_outside_the_range_are_clipped() -> None:
     pixels = np.array([[-5.0, np.nan, np.inf, 0.5, 1.0]], np.float32)
     assert decode_image(encoded(Image.fromarray(pixels), "TIFF"), LIMIT)[0, 0].tolist() == [0, 0, 0, 128, 255]
-    assert decode_image(encoded(Image.fromarray(np.array([[-7, 65535]], np.int32)), "TIFF"), LIMIT)[0, 0].tolist() == [0, 255]
+    assert decode_image(encoded(Image.fromarray(np.array([[-7, 65535]], np.int32)), "TIFF"), LIMIT)[0, 0].tolist() == [
+        0,
+        255,
+    ]
 
 
 def webp_of_claimed_size(width: int, height: int) -> bytes:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize
 
 from sar_dist.config.settings import AugmentSettings
-from sar_dist.randomness import counter_uniform, seed_of
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.errors import UserError
+from sar_dist.randomness import counter_uniform, seed_of
 
 CLASSES = 7
 FULL = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "random_erasing": 0.25}

@@ -179,7 +179,9 @@ def test_image_formats_are_what_pillow_reads_in_the_decoder() -> None:
     assert known <= set(IMAGE_EXTENSIONS)
     assert all(is_image_name(f"a/b.{end.upper()}") for end in IMAGE_EXTENSIONS)
     assert not any(map(is_image_name, ("jpg", "a.jpg/b", "a.heic", "a.txt", ".")))
-    assert [member_extension(f"x.{end}") for end in ("JPEG", "jfif", "jpe", "jp2", "PNG")] == "jpg jpg jpg jp2 png".split()
+    assert [
+        member_extension(f"x.{end}") for end in ("JPEG", "jfif", "jpe", "jp2", "PNG")
+    ] == "jpg jpg jpg jp2 png".split()
 
 
 @pytest.mark.parametrize("name", ["README", "._a.jpg", "__MACOSX/a.jpg", "x/.DS_Store", "x/@eaDir/a.jpg"])
@@ -209,7 +211,7 @@ def test_compressed_tars_say_how_to_unpack_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed; .*gunzip"):
         load_manifest(tmp_path, "train")
     (tmp_path / "train-0.tar").write_bytes(packed)
-    with pytest.raises(UserError, match="compressed with gzip; .*gunzip < FILE"):
+    with pytest.raises(UserError, match=r"compressed with gzip; .*gunzip < FILE"):
         check_shards(load_manifest(tmp_path, "train"))
 
 

@@ -23,9 +23,9 @@ from shard_factory import (
 )
 
 from sar_dist.config import DataSettings
-from sar_dist.data.shards import BLOCK
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, load_manifest
 from sar_dist.data.loader import _changes
+from sar_dist.data.shards import BLOCK
 from sar_dist.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -17,7 +17,13 @@ from sar_dist.config.settings import AugmentSettings
 from sar_dist.data.images import image_operations as operations
 from sar_dist.data.images.augment import PilTransform, build_train_transform, make_posterize_safe
 from sar_dist.data.images.image_operations import ImageArray
-from sar_dist.data.images.rand_augment import Canvas, RandAugment, RandAugmentPolicy, build_image_augment, parse_rand_augment
+from sar_dist.data.images.rand_augment import (
+    Canvas,
+    RandAugment,
+    RandAugmentPolicy,
+    build_image_augment,
+    parse_rand_augment,
+)
 from sar_dist.errors import UserError
 
 FILL = (124, 116, 104)

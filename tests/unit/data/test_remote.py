@@ -27,11 +27,10 @@ from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest
-from sar_dist.data.shards import BLOCK, ShardReader, remote
-from sar_dist.data.shards import staging
 from sar_dist.data.making.sources import DemoScenes
-from sar_dist.data.shards.staging import StagedShards
 from sar_dist.data.making.writing import WritingOptions, write_shards
+from sar_dist.data.shards import BLOCK, ShardReader, remote, staging
+from sar_dist.data.shards.staging import StagedShards
 from sar_dist.errors import UserError
 
 pytest.importorskip("aiohttp", reason="HTTP shards need aiohttp (pip install 'sar_dist[remote]')")
@@ -85,7 +84,9 @@ def test_labels_in_words_behind_a_url(
 ) -> None:
     """timm's layout with words for labels, and a classes.json that is fetched, repeated, checked or not there."""
     url, folder, _ = web
-    members = [(f"{n}.{e}", d) for n, w in enumerate(["dog", "cat"]) for e, d in (("jpg", image_of(n)), ("cls", w.encode()))]
+    members = [
+        (f"{n}.{e}", d) for n, w in enumerate(["dog", "cat"]) for e, d in (("jpg", image_of(n)), ("cls", w.encode()))
+    ]
     (folder / "a.tar").write_bytes(tar_bytes(members))
     split = {"filenames": ["a.tar"], "shard_lengths": [2], "num_samples": 2}
     (folder / "_info.json").write_text(json.dumps({"splits": {"train": split}}))

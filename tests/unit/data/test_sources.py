@@ -13,7 +13,6 @@ from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
 from sar_dist.data.layout import SplitChoice
-from sar_dist.data.shards.checks import open_index
 from sar_dist.data.making.sources import (
     CsvColumns,
     Subset,
@@ -27,6 +26,7 @@ from sar_dist.data.making.sources import (
 from sar_dist.data.making.sources.base import unique_keys
 from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.making.writing import WritingOptions, write_splits
+from sar_dist.data.shards.checks import open_index
 from sar_dist.errors import UserError
 
 
@@ -162,7 +162,9 @@ def test_ade20k(tmp_path: Path) -> None:
         assert sample["seg.png"] == (root / f"annotations/training/{key}.png").read_bytes()
         assert "cls" not in sample
     (root / "annotations/validation/ADE_validation_00000001.png").unlink()
-    with pytest.raises(UserError, match=r"1 images in .* have no map of the same name, such as ADE_validation_00000001"):
+    with pytest.raises(
+        UserError, match=r"1 images in .* have no map of the same name, such as ADE_validation_00000001"
+    ):
         ade20k_sources(root)
     with pytest.raises(UserError, match="expected the layout of ADEChallengeData2016"):
         ade20k_sources(tmp_path)
@@ -176,9 +178,7 @@ def ade_folder(root: Path, names: list[str], maps: list[str]) -> Path:
     return root
 
 
-def test_ade20k_takes_every_image_format_and_capitals(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ade20k_takes_every_image_format_and_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["a.png", "b.JPG", "c.jpeg", "scan.v1.2.jpg", "._b.JPG", "notes.txt"]
     root = ade_folder(tmp_path / "set", names, ["a.png", "b.PNG", "c.png", "scan.v1.2.png", "._a.png", "x.mat"])
     (root / "images/training").rename(root / "images/Train")
@@ -335,7 +335,9 @@ def test_parquet(tmp_path: Path) -> None:
 def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
     """A second table that has other words is numbered by the classes.json that the first one's shards came with."""
     make_tree(tmp_path / "a", ["1.png", "2.png", "3.png"])
-    table = write_csv(tmp_path / "a" / "t.csv", ["path", "label"], [["1.png", "dog"], ["2.png", "cat"], ["3.png", "eel"]])
+    table = write_csv(
+        tmp_path / "a" / "t.csv", ["path", "label"], [["1.png", "dog"], ["2.png", "cat"], ["3.png", "eel"]]
+    )
     manifest = written(csv_sources(table, None, CsvColumns(), "train"), tmp_path / "first")["train"]
     assert manifest.classes == ("cat", "dog", "eel")
     make_tree(tmp_path / "b", ["4.png", "5.png"])
@@ -348,7 +350,14 @@ def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
         (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
         (source,) = csv_sources(second, None, CsvColumns(), "val")
         assert (source.classes, source.sample(0)[1]["cls"]) == (("cat", "dog", "eel"), b"2")
-    for content in (["cat", "cat", "dog"], ["cat", 3, "eel"], {"dog": 1, "eel": True}, {"dog": 1, "eel": 1}, 3, [["a"]]):
+    for content in (
+        ["cat", "cat", "dog"],
+        ["cat", 3, "eel"],
+        {"dog": 1, "eel": True},
+        {"dog": 1, "eel": 1},
+        3,
+        [["a"]],
+    ):
         (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"classes\.json"):
             csv_sources(second, None, CsvColumns(), "val")
@@ -368,7 +377,9 @@ def test_parquet_with_words(tmp_path: Path) -> None:
     assert only.sample(0)[1]["cls"] == b"2", "numbered by the training files"
     write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 1), ["fox"])
     (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
-    with pytest.raises(UserError, match=r"row 0 of the val split has the label 'fox', which is not among the 3 classes"):
+    with pytest.raises(
+        UserError, match=r"row 0 of the val split has the label 'fox', which is not among the 3 classes"
+    ):
         only.sample(0)
     (tmp_path / "set" / "classes.json").write_text(json.dumps(["fox", "eel", "dog", "cat"]))
     (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
@@ -423,7 +434,9 @@ def test_tars_are_written_anew_with_labels_as_numbers(tmp_path: Path) -> None:
 
 def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tars(tmp_path / "src", [0, "dog", 1, None, 2])
-    message = r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar; .*--leave-out-bad"
+    message = (
+        r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar; .*--leave-out-bad"
+    )
     with pytest.raises(UserError, match=message):
         tar_sources(folder, "json.label", None)
     with pytest.raises(UserError, match="5 of the 5 train samples"):
@@ -445,7 +458,9 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
     assert "the samples have no labels" in capsys.readouterr().err
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "x.tar").write_bytes(tar_bytes([("1.jpg", image_of(1)), ("1.cls", b"cat")]))
-    with pytest.raises(UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"):
+    with pytest.raises(
+        UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"
+    ):
         tar_sources(tmp_path / "words", "cls", None)
     split = write_tars(tmp_path / "split", [0, 1], "test-")
     write_tars(split, [2], "train-")

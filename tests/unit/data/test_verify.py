@@ -28,7 +28,10 @@ def write(folder: Path, count: int) -> None:
 def test_verify_reports_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path / "a", 40)
     verify_folder(tmp_path / "a", deep=True)
-    assert "train: 4 shards, 0 damaged; 40 samples, 0 bad; 3 classes of 13 to 14 samples (fewest: label 1, b, most: label 0, a)" in capsys.readouterr().out
+    assert (
+        "train: 4 shards, 0 damaged; 40 samples, 0 bad; 3 classes of 13 to 14 samples (fewest: label 1, b, most: label 0, a)"
+        in capsys.readouterr().out
+    )
     (tmp_path / "a" / "train-000001.tar").unlink()
     os.truncate(tmp_path / "a" / "train-000002.tar", 700)
     with pytest.raises(UserError, match="2 problems"):

@@ -205,7 +205,7 @@ def test_no_memory_is_one_line(tmp_path: Path, allocate: Callable[[int], object]
     loader = train_loader(
         make_shards(tmp_path, [8]), global_batch=4, micro_batch=4, workers=workers, transform=transform
     )
-    with pytest.raises(UserError, match="memory.*lower data.workers or data.prefetch") as error:
+    with pytest.raises(UserError, match=r"memory.*lower data.workers or data.prefetch") as error:
         next(loader.iterate(0, 1))
     assert "\n" not in str(error.value)
 

@@ -15,12 +15,12 @@ import pytest
 import webdataset as wds
 from shard_factory import image_of, sample_members, tar_bytes
 
-from sar_dist.data import check_shards, load_manifest
 from sar_dist import files
-from sar_dist.data.shards import shard_index
-from sar_dist.data.shards.manifest import Split
+from sar_dist.data import check_shards, load_manifest
 from sar_dist.data.making.sources import DemoScenes, Source
 from sar_dist.data.making.writing import WritingOptions, write_shard, write_shards, write_splits
+from sar_dist.data.shards import shard_index
+from sar_dist.data.shards.manifest import Split
 from sar_dist.errors import UserError
 
 

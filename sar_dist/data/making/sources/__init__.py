@@ -9,4 +9,25 @@ from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VO
 from sar_dist.data.making.sources.tables import CsvColumns, ParquetSource, csv_sources, parquet_sources
 from sar_dist.data.making.sources.tars import TarSource, tar_sources
 
-__all__ = ["COMMANDS", "CsvColumns", "DemoScenes", "FileSample", "FileSource", "ParquetSource", "SEGMENTATION_EXTENSION", "Source", "SourceCommand", "Subset", "TarSource", "VOC_CLASSES", "ade20k_sources", "csv_sources", "imagefolder_sources", "parquet_sources", "positive", "read_bytes", "tar_sources", "voc_sources"]
+__all__ = [
+    "COMMANDS",
+    "SEGMENTATION_EXTENSION",
+    "VOC_CLASSES",
+    "CsvColumns",
+    "DemoScenes",
+    "FileSample",
+    "FileSource",
+    "ParquetSource",
+    "Source",
+    "SourceCommand",
+    "Subset",
+    "TarSource",
+    "ade20k_sources",
+    "csv_sources",
+    "imagefolder_sources",
+    "parquet_sources",
+    "positive",
+    "read_bytes",
+    "tar_sources",
+    "voc_sources",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.output import warn
 from sar_dist.data.layout import ClassTable, Split, SplitChoice
-from sar_dist.randomness import keyed_permutation
 from sar_dist.errors import UserError
+from sar_dist.output import warn
+from sar_dist.randomness import keyed_permutation
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from sar_dist.data.making import demo_class_names, demo_samples
 from sar_dist.data.layout import Split
+from sar_dist.data.making import demo_class_names, demo_samples
 from sar_dist.data.making.sources.base import Source
 from sar_dist.data.making.sources.command import SourceCommand, positive
 

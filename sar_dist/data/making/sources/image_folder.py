@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sar_dist.output import warn
 from sar_dist.data.layout import (
     CLASSES_NAME,
     ClassFolder,
@@ -29,6 +27,7 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 from sar_dist.randomness import keyed_permutation
 
 
@@ -111,7 +110,10 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
 def _split_source(root: Path, split: Split, table: ClassTable, numbering: Path, subset: Subset | None) -> FileSource:
     folders, no_classes = class_folders(root)
     if no_classes:
-        _say(root, f"left out {len(no_classes)} folders that are no classes (hidden or no images), such as {no_classes[0]}")
+        _say(
+            root,
+            f"left out {len(no_classes)} folders that are no classes (hidden or no images), such as {no_classes[0]}",
+        )
     found = _labelled(root, folders, table, numbering)
     ignored = [path for folder in folders for path in folder.ignored]
     if ignored:

@@ -85,7 +85,9 @@ def _categories(root: Path, lists: Mapping[Split, Mapping[str, Any]]) -> dict[in
     # Where the lists name ids only, categories.json has the names: what the first table says goes before the others.
     if any(table.keys() != found[0].keys() for table in found):
         raise UserError(f"the lists in {root} have different categories; take lists and {CATEGORIES_NAME} of one year")
-    return {number: {k: v for table in reversed(found) for k, v in table[number].items()} for number in sorted(found[0])}
+    return {
+        number: {k: v for table in reversed(found) for k, v in table[number].items()} for number in sorted(found[0])
+    }
 
 
 def _classes(
@@ -131,7 +133,10 @@ def _list_source(
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--level", choices=LEVELS, default=SPECIES, help="level of the categories that is the class (default: %(default)s)"
+        "--level",
+        choices=LEVELS,
+        default=SPECIES,
+        help="level of the categories that is the class (default: %(default)s)",
     )
 
 

@@ -30,10 +30,10 @@ from sar_dist.data.layout import (
     split_of_word,
     splits_by_name,
 )
-from sar_dist.randomness import keyed_permutation
 from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError, shortened
+from sar_dist.randomness import keyed_permutation
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),
@@ -73,20 +73,22 @@ def csv_sources(
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
         path = row[columns.image]
         if not is_image_name(path) or "\0" in path:
-            raise UserError(f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})")
+            raise UserError(
+                f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})"
+            )
         name = "" if columns.split is None else _split_named(row[columns.split], choice, f"{table}, line {line}")
         by_split.setdefault(name, []).append((path, label))
     if columns.split is None:
-        made: dict[Split, list[tuple[str, int]]] = {"train" if choice is None else choice.wanted: by_split[""]} if rows else {}
+        made: dict[Split, list[tuple[str, int]]] = (
+            {"train" if choice is None else choice.wanted: by_split[""]} if rows else {}
+        )
     else:
         made = choose_splits(by_split, choice, table)
     root = images or table.parent
     return [_table_source(root, name, found, words) for name, found in made.items()]
 
 
-def _table_source(
-    root: Path, split: Split, rows: Sequence[tuple[str, int]], words: ClassTable | None
-) -> FileSource:
+def _table_source(root: Path, split: Split, rows: Sequence[tuple[str, int]], words: ClassTable | None) -> FileSource:
     paths = [path for path, _ in rows]
     if len(set(paths)) != len(paths):
         twice = next(path for path, group in itertools.groupby(sorted(paths)) if len(list(group)) > 1)
@@ -140,11 +142,15 @@ def _numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> C
         return read_class_table(different, classes_file, whole=True)
     if len(numbers) < len(different):
         word = next(value for value in different if value not in numbers)
-        raise UserError(f"{where} mixes numbers and names as labels, such as {numbers[0]} and {word}; make them one of these")
+        raise UserError(
+            f"{where} mixes numbers and names as labels, such as {numbers[0]} and {word}; make them one of these"
+        )
     wrong = [value for value in numbers if not value.strip().isdecimal() or len(value.strip()) > _MOST_DIGITS]
     if wrong:
         shown = wrong[0] if len(wrong[0]) <= 40 else f"{wrong[0][:20]}..."
-        raise UserError(f"{where} has labels that are negative, fractional or too large to be class numbers, such as {shown}")
+        raise UserError(
+            f"{where} has labels that are negative, fractional or too large to be class numbers, such as {shown}"
+        )
     return None
 
 
@@ -263,7 +269,9 @@ class ParquetSource(Source):
                     f"files; take such rows out, or number all classes in a {CLASSES_NAME} beside the files"
                 )
             return self.words.labels[str(label)]
-        number = int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < _MOST_DIGITS else label
+        number = (
+            int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < _MOST_DIGITS else label
+        )
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_MOST_DIGITS:
             raise UserError(f"{where} has the label {label!r}, not a class number; is it a split without labels?")
         return number
