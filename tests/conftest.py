@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from support import SMALL_CONFIG, jpeg, write_tar
 
 
@@ -22,6 +24,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu") is not None:  # keywords have the folders too, such as tests/gpu
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device; make test-gpu"))
+
+
+@pytest.fixture(autouse=True)
+def as_found() -> Iterator[None]:
+    """What a test or a library sets in this process's environment is gone for the next; Inductor writes its cache there."""
+    environment = dict(os.environ)
+    yield
+    for variable in set(os.environ) - set(environment):
+        del os.environ[variable]
+    os.environ.update(environment)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        pytest.fail("the test left a process group behind")
 
 
 @pytest.fixture(scope="session")
