@@ -48,7 +48,8 @@ def tool(*arguments: str, timeout: float = 300, **environment: str) -> Finished:
 
 def program_environment(**extra: str) -> dict[str, str]:
     """The environment of a started program: the tests' virtual environment first on PATH, one thread."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SAR_"))}
+    not_ours = ("SLURM_", "SAR_", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")  # Inductor sets the last by itself
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(not_ours)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     return {**environment, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **extra}
 

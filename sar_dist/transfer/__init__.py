@@ -1,7 +1,7 @@
 """Using trained models: a model SPEC becomes a backbone, a task measures it, a result file says what was measured.
 
 Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runner`` (one task on one model), ``backbone``,
-``samples`` and ``features`` (what tasks are made of). See docs/evaluation.md.
+``samples``, ``features`` and ``resumable_training`` (what tasks are made of). See docs/evaluation.md.
 """
 
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
@@ -12,6 +12,7 @@ from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label
 from sar_dist.transfer.result import RESULT_FILE, Result, read_result
+from sar_dist.transfer.resumable_training import ResumableTraining, train_resumably
 from sar_dist.transfer.runner import Request, evaluate, print_result
 from sar_dist.transfer.samples import (
     LabelledImages,
@@ -43,6 +44,7 @@ __all__ = [
     "RelabelledSamples",
     "Request",
     "Result",
+    "ResumableTraining",
     "SampleSet",
     "SelectedSamples",
     "SourceSamples",
@@ -65,4 +67,5 @@ __all__ = [
     "read_result",
     "similarity_of",
     "task_names",
+    "train_resumably",
 ]

@@ -16,16 +16,12 @@ import torch.nn.functional as F
 from sar_dist import distributed
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
-from sar_dist.transfer.features import Features
+from sar_dist.transfer import Features, train_resumably
 from sar_dist.transfer.tasks.probes.linear.batches import AugmentedBatches, CachedBatches, SampleOrder
 from sar_dist.transfer.tasks.probes.linear.heads import FeatureKind, HeadSpec, HeadSweep, Lars
 from sar_dist.transfer.tasks.probes.linear.recipes import RECIPES, LinearProbeSettings, resolve_recipe
-from sar_dist.transfer.tasks.probes.linear.training import (
-    CHECKPOINT_FILE,
-    load_checkpoint,
-    save_checkpoint,
-    train_heads,
-)
+from sar_dist.transfer.tasks.probes.linear.task import CHECKPOINT_FILE
+from sar_dist.transfer.tasks.probes.linear.training import HeadTraining
 
 CPU = torch.device("cpu")
 KINDS = (FeatureKind(1, False), FeatureKind(2, False), FeatureKind(2, True))
@@ -306,7 +302,7 @@ def train(sweep: HeadSweep, folder: Path, iterations: int, every: int = 3, stop:
                     raise KeyboardInterrupt
                 yield batch
 
-    train_heads(sweep, Stopping(), recipe, folder, every, said.append)
+    train_resumably(HeadTraining(sweep, Stopping(), recipe), folder / CHECKPOINT_FILE, every, said.append)
     return said
 
 
@@ -327,13 +323,10 @@ def test_interrupted_training_goes_on_with_the_same_bits(tmp_path, optimizer, ba
 
 
 def test_a_damaged_or_foreign_checkpoint_is_an_error(tmp_path):
+    train(make_sweep(), tmp_path, 2)
+    with pytest.raises(UserError, match=r"of another training \(something else was trained\); remove it"):
+        train(make_sweep(SPECS[:1]), tmp_path, 2)
     file = tmp_path / CHECKPOINT_FILE
-    sweep = make_sweep()
-    sweep.step(*next(CachedBatches(features(), 8, seed=0, device=CPU).batches(0, 1)), 1.0)
-    save_checkpoint(sweep, file, 1)
-    assert load_checkpoint(make_sweep(), file) == 1
-    with pytest.raises(UserError, match="of other heads"):
-        load_checkpoint(make_sweep(SPECS[:1]), file)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(make_sweep(), file)
+        train(make_sweep(), tmp_path, 2)

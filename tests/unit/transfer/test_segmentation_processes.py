@@ -54,7 +54,7 @@ def test_kill_and_start_again_gives_the_same_bits(world, tmp_path):
     assert int(load_file(out / "training.safetensors")["iteration"]) < 60
 
     resumed = run_program(world, root, out, settings)
-    assert any(line.startswith("going on after iteration") for line in resumed["said"])
+    assert any(line.startswith("going on after step") for line in resumed["said"])
     assert resumed["metrics"] == whole["metrics"]
     files = [tmp_path / name / "training.safetensors" for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()

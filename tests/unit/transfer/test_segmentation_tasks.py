@@ -74,7 +74,7 @@ def test_a_task_gives_scores_baselines_pictures_and_tables(head, scenes, tmp_pat
     assert outcome.protocol["head"] == head
     assert "crop 32 instead of 512" in outcome.protocol["deviations"]
     assert ("the head looks at block 2 instead of the last, 3" in outcome.protocol["deviations"]) == (head == "linear")
-    assert any(line.startswith("training: 4 of 4 iterations, ") and ", loss " in line for line in said)
+    assert any(line.startswith("training: 4 of 4 steps, ") and ", loss " in line for line in said)
     assert find_task("ade20k").variant(SegmentationSettings(head=head)) == head
 
 
@@ -106,24 +106,28 @@ def test_training_learns_what_colours_mean(scenes, tmp_path):
     assert outcome.metrics["aAcc"] > outcome.baselines["majority class"]["aAcc"] + 12
 
 
+def stop_after(last):
+    step = training.SegmentationTraining.step
+
+    def stop(self, number, batch):
+        if number == last:
+            raise KeyboardInterrupt
+        step(self, number, batch)
+
+    return stop
+
+
 @pytest.mark.parametrize("head", ["linear", "upernet"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(head, scenes, tmp_path, monkeypatch):
     settings = {"head": head, "iterations": 5, "checkpoint_every": 2, "drop_path": 0.3, "random_baseline": False}
     whole = run(scenes, tmp_path / "whole", **settings)
-    save = training.save
-
-    def stop(folder, done, *state):
-        save(folder, done, *state)
-        if done == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(scenes, tmp_path / "stopped", **settings)
-    monkeypatch.setattr(training, "save", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.SegmentationTraining, "step", stop_after(4))
+        with pytest.raises(KeyboardInterrupt):
+            run(scenes, tmp_path / "stopped", **settings)
     said = []
     resumed = run(scenes, tmp_path / "stopped", said, **settings)
-    assert "going on after iteration 4 of 5" in said
+    assert "going on after step 4 of 5" in said
     assert resumed.metrics == whole.metrics
     files = [tmp_path / name / "training.safetensors" for name in ("whole", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -141,7 +145,7 @@ def test_what_is_done_is_not_done_again(scenes, tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_a_user_error(scenes, tmp_path):
     (tmp_path / "training.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"cannot read .*training\.safetensors.*remove it"):
+    with pytest.raises(UserError, match=r"training\.safetensors is damaged .*remove it"):
         run(scenes, tmp_path)
 
 
@@ -163,7 +167,7 @@ def test_unreadable_images_are_named_counted_and_wrong(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_a_user_error(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "zero_padding", lambda images, *_: images * float("nan"))
-    with pytest.raises(UserError, match="the loss is nan at iteration 4; try a smaller lr"):
+    with pytest.raises(UserError, match="the loss is nan at step 4; try a smaller lr"):
         run(scenes, tmp_path)
 
 

@@ -17,7 +17,7 @@ from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.metrics import count_pixels
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
 from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples
-from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationRecipe
 from sar_dist.transfer.tasks.segmentation.sliding_window import Windows, resized_argmax, sliding_logits
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
 
@@ -35,7 +35,7 @@ class Predictor:
 
     windows: Windows
     normalise: Callable[[Tensor], Tensor]
-    recipe: ResolvedRecipe
+    recipe: SegmentationRecipe
     batch: int
 
     def __call__(self, image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -60,7 +60,7 @@ def model_windows(model: SegmentationModel, backbone: Backbone) -> Windows:
 def count_confusions(
     data: SegmentationSamples,
     predict: Callable[[Tensor, tuple[int, int]], Tensor],
-    recipe: ResolvedRecipe,
+    recipe: SegmentationRecipe,
     *,
     workers: int,
     device: torch.device,
@@ -91,7 +91,7 @@ def count_confusions(
 class ScoredImages(Dataset[dict[str, Any]]):
     """``number``, ``image`` uint8 (3, h, w) resized for the model, ``label`` (H, W) as it is, and whether ``readable``."""
 
-    def __init__(self, data: SegmentationSamples, recipe: ResolvedRecipe) -> None:
+    def __init__(self, data: SegmentationSamples, recipe: SegmentationRecipe) -> None:
         self._data = data
         self._recipe = recipe
 

@@ -13,10 +13,10 @@ from sar_dist.models import DropPaths, parameter_groups
 from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.heads import build_head
 from sar_dist.transfer.tasks.segmentation.layers import DropKeys, with_global_batch_norm
-from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe, SegmentationSettings, resolve_recipe
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationRecipe, SegmentationSettings, resolve_recipe
 
 
-def recipe_for(settings: SegmentationSettings, backbone: Backbone) -> ResolvedRecipe:
+def recipe_for(settings: SegmentationSettings, backbone: Backbone) -> SegmentationRecipe:
     """The recipe for a backbone. Raises UserError.
 
     The method's last block has no skip connection around its attention. What comes out at a patch is then a mixture of
@@ -40,7 +40,7 @@ class SegmentationModel(nn.Module):
         seed: of the head's weights and of what is dropped in training.
     """
 
-    def __init__(self, backbone: Backbone, recipe: ResolvedRecipe, classes: int, seed: int) -> None:
+    def __init__(self, backbone: Backbone, recipe: SegmentationRecipe, classes: int, seed: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.keys = DropKeys(seed)

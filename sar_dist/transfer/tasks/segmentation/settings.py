@@ -22,7 +22,7 @@ PROTOCOL_WARMUP = 1500
 LARGE_DEPTH = 24
 
 
-class Recipe(Settings):
+class PublishedRecipe(Settings):
     """The hyper-parameters of one published evaluation. ``layer_decay`` and ``drop_path`` mean nothing when frozen."""
 
     iterations: int
@@ -35,8 +35,8 @@ class Recipe(Settings):
 
 
 # linear: DINOv2 and DINOv3. mae_base: MAE in mmsegmentation. beit_*: BEiT and BEiT v2.
-RECIPES: Mapping[RecipeName, Recipe] = {
-    "linear": Recipe(
+RECIPES: Mapping[RecipeName, PublishedRecipe] = {
+    "linear": PublishedRecipe(
         iterations=40_000,
         lr=1e-3,
         weight_decay=1e-3,
@@ -45,7 +45,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         schedule="cosine",
         stride=341 / 512,
     ),
-    "mae_base": Recipe(
+    "mae_base": PublishedRecipe(
         iterations=160_000,
         lr=1e-4,
         weight_decay=0.05,
@@ -54,7 +54,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         schedule="poly",
         stride=256 / 512,
     ),
-    "beit_base": Recipe(
+    "beit_base": PublishedRecipe(
         iterations=160_000,
         lr=7e-4,
         weight_decay=0.05,
@@ -63,7 +63,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         schedule="poly",
         stride=341 / 512,
     ),
-    "beit_large": Recipe(
+    "beit_large": PublishedRecipe(
         iterations=160_000,
         lr=2e-5,
         weight_decay=0.05,
@@ -107,7 +107,7 @@ class SegmentationSettings(TransferSettings):
 
 
 @dataclass(frozen=True)
-class ResolvedRecipe:
+class SegmentationRecipe:
     """A recipe with the user's settings, for a backbone: nothing is left open; pixels and iterations."""
 
     head: Head
@@ -170,7 +170,7 @@ class ResolvedRecipe:
 
 def resolve_recipe(
     settings: SegmentationSettings, *, depth: int, width: int, last_skip: int | None = None
-) -> ResolvedRecipe:
+) -> SegmentationRecipe:
     """The settings, completed by a recipe.
 
     Args:
@@ -186,7 +186,7 @@ def resolve_recipe(
     name = _recipe_name(settings, depth)
     recipe = RECIPES[name]
     iterations = recipe.iterations if settings.iterations is None else settings.iterations
-    return ResolvedRecipe(
+    return SegmentationRecipe(
         head=settings.head,
         recipe=name,
         iterations=iterations,

@@ -18,16 +18,26 @@ from sar_dist.data.making.sources import VOC_CLASSES, Source, ade20k_sources, vo
 from sar_dist.data.shards import Split
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write
-from sar_dist.transfer import Backbone, Outcome, SampleSet, SourceSamples, TransferTask, limited, open_shard_samples
+from sar_dist.transfer import (
+    Backbone,
+    Outcome,
+    SampleSet,
+    SourceSamples,
+    TransferTask,
+    limited,
+    open_shard_samples,
+    train_resumably,
+)
 from sar_dist.transfer.tasks.segmentation.evaluation import Predictor, count_confusions, model_windows
 from sar_dist.transfer.tasks.segmentation.figures import Prediction, class_scores_figure, predictions_figure
 from sar_dist.transfer.tasks.segmentation.metrics import class_accuracy, class_iou, majority_counts, scores
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, recipe_for
 from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, take_census
-from sar_dist.transfer.tasks.segmentation.settings import Head, ResolvedRecipe, SegmentationSettings
-from sar_dist.transfer.tasks.segmentation.training import TrainingJob, train
+from sar_dist.transfer.tasks.segmentation.settings import Head, SegmentationRecipe, SegmentationSettings
+from sar_dist.transfer.tasks.segmentation.training import SegmentationTraining, TrainingJob
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
 
+CHECKPOINT_FILE = "training.safetensors"
 CONFUSION_FILE = "confusion.safetensors"
 DEVIATIONS = (
     "loss: mean over labelled pixels of the global batch",
@@ -52,7 +62,7 @@ class SegmentationData:
 
     train: SegmentationSamples
     val: SegmentationSamples
-    recipe: ResolvedRecipe
+    recipe: SegmentationRecipe
     fingerprints: Mapping[str, str]
 
 
@@ -136,17 +146,16 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         model = SegmentationModel(backbone, data.recipe, len(data.train.classes), settings.seed)
         bad = set(census.unreadable)
         usable = [number for number in range(len(data.train)) if number not in bad]
-        training = TrainingJob(
-            folder=folder,
+        how = TrainingJob(
             seed=settings.seed,
             workers=settings.workers,
-            checkpoint_every=settings.checkpoint_every,
             device=backbone.device,
             normalise=backbone.normalise,
             autocast=backbone.autocast,
-            say=job.say,
         )
-        train(model, data.train, usable, training)
+        training = SegmentationTraining(model, data.train, usable, how)
+        train_resumably(training, folder / CHECKPOINT_FILE, settings.checkpoint_every, job.say)
+        model.eval()
         predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.recipe, settings.batch)
         file = folder / CONFUSION_FILE
         counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
@@ -204,7 +213,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             "deviations": self._deviations(data.recipe),
         }
 
-    def _deviations(self, recipe: ResolvedRecipe) -> list[str]:
+    def _deviations(self, recipe: SegmentationRecipe) -> list[str]:
         last = self.job.backbone.depth - 1
         found = [*recipe.departures(), *DEVIATIONS]
         if recipe.head in HEAD_DEVIATIONS:
@@ -273,7 +282,7 @@ class VocSegmentation(SegmentationTask):
         return tuple(VOC_CLASSES)
 
 
-def _check_recipe(recipe: ResolvedRecipe, patch: int) -> None:
+def _check_recipe(recipe: SegmentationRecipe, patch: int) -> None:
     """Raise UserError if crop, stride or batch do not fit patches of ``patch`` pixels, each other or the processes."""
     multiple = 2 * patch if recipe.head == "dpt" else patch
     if recipe.crop % multiple:

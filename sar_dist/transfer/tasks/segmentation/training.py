@@ -8,10 +8,8 @@ many processes share it changes rounding only.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +20,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
-from sar_dist.progress import Progress
 from sar_dist.randomness import keyed_permutation, seed_generators
 from sar_dist.transfer.tasks.segmentation.heads import AUXILIARY_WEIGHT
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
 from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSamples
-from sar_dist.transfer.tasks.segmentation.settings import ResolvedRecipe
-from sar_dist.transfer.tasks.segmentation.training_state import restore, save
+from sar_dist.transfer.tasks.segmentation.settings import SegmentationRecipe
 from sar_dist.transfer.tasks.segmentation.transforms import TrainTransform
 
 Crop = tuple[int, Tensor, Tensor, int, int]
+
+_MODEL = "model/"
+_ADAM = "adam/"
 
 
 @dataclass(frozen=True)
@@ -39,56 +38,88 @@ class TrainingJob:
     """What training needs beside model, data and recipe.
 
     Attributes:
-        folder: of its checkpoint; every process must see it.
         seed: of order and augmentation.
         workers: data-loader processes.
-        checkpoint_every: iterations.
         device: of the model.
         normalise: uint8 (B, 3, S, S) to float32 on the device.
         autocast: makes the context of forward passes.
-        say: prints a line on the main process.
     """
 
-    folder: Path
     seed: int
     workers: int
-    checkpoint_every: int
     device: torch.device
     normalise: Callable[[Tensor], Tensor]
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
-    say: Callable[[str], None]
 
 
-def train(model: SegmentationModel, data: SegmentationSamples, usable: Sequence[int], job: TrainingJob) -> None:
-    """Train ``model`` in place, or go on where the checkpoint in ``job.folder`` is. Call on every process.
+class SegmentationTraining:
+    """Training of ``model`` in place, as ``transfer.train_resumably`` takes it.
 
     Args:
+        model: to train.
+        data: with its crops.
         usable: numbers of the samples to train on.
-
-    Raises:
-        UserError: the loss is not finite, or the checkpoint cannot be read or written.
+        job: how, and where.
     """
-    recipe = model.recipe
-    optimizer = torch.optim.AdamW(model.parameter_groups(), lr=recipe.lr)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    start = restore(job.folder, model, optimizer)
-    if start:
-        job.say(f"going on after iteration {start} of {recipe.iterations}")
-    model.train()
-    module = _parallel(model, job.device)
-    progress = Progress("training", recipe.iterations, "iterations", job.say, done=start, last_line=True)
-    for iteration, batch in enumerate(_batches(data, usable, recipe, job, start), start=start):
-        factor = recipe.learning_rate_factor(iteration)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+
+    def __init__(
+        self, model: SegmentationModel, data: SegmentationSamples, usable: Sequence[int], job: TrainingJob
+    ) -> None:
+        self._model = model
+        self._data = data
+        self._usable = usable
+        self._job = job
+        self._optimizer = torch.optim.AdamW(model.parameter_groups(), lr=model.recipe.lr)
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._module: torch.nn.Module = model
+        self._loss = torch.zeros((), device=job.device)
+
+    @property
+    def steps(self) -> int:
+        return self._model.recipe.iterations
+
+    @property
+    def identity(self) -> str:
+        return f"segmentation with the head {self._model.recipe.head}"
+
+    def batches(self, first: int) -> Iterable[Sequence[Tensor]]:
+        """The crops of this process; the processes share the parameters from here on."""
+        self._model.train()
+        self._module = _parallel(self._model, self._job.device)
+        return _batches(self._data, self._usable, self._model.recipe, self._job, first)
+
+    def step(self, number: int, batch: Sequence[Tensor]) -> None:
+        factor = self._model.recipe.learning_rate_factor(number)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        loss = _step(module, optimizer, batch, job)
-        done = iteration + 1
-        progress.show(done, functools.partial("loss {:.4f}".format, loss))
-        if done % job.checkpoint_every == 0 or done == recipe.iterations:
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {float(loss)} at iteration {done}; try a smaller lr")
-            save(job.folder, done, model, optimizer)
-    model.eval()
+        self._loss = _step(self._module, self._optimizer, batch, self._job)
+
+    def describe(self) -> str:
+        return f"loss {self._loss:.4f}"
+
+    def check(self, number: int) -> None:
+        if not torch.isfinite(self._loss):
+            raise UserError(f"the loss is {float(self._loss)} at step {number}; try a smaller lr")
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        found = {f"{_MODEL}{name}": tensor for name, tensor in self._model.trained_state().items()}
+        for parameter, state in self._optimizer.state.items():
+            found |= {f"{_ADAM}{key}/{names[id(parameter)]}": value for key, value in state.items()}
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self._model.load_trained_state(_below(tensors, _MODEL))
+        parameters = dict(self._model.named_parameters())
+        for path, value in _below(tensors, _ADAM).items():
+            key, _, name = path.partition("/")
+            # AdamW keeps its step counter on the CPU.
+            place = value.device if key == "step" else parameters[name].device
+            self._optimizer.state[parameters[name]][key] = value.to(place)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def global_loss(logits: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +199,7 @@ class TrainingCrops(Dataset[Crop]):
 class _Positions(Sampler[list[int]]):
     """This process's share of each global batch from iteration ``start`` on."""
 
-    def __init__(self, recipe: ResolvedRecipe, start: int) -> None:
+    def __init__(self, recipe: SegmentationRecipe, start: int) -> None:
         self._recipe = recipe
         self._start = start
 
@@ -180,7 +211,7 @@ class _Positions(Sampler[list[int]]):
 
 
 def _batches(
-    data: SegmentationSamples, usable: Sequence[int], recipe: ResolvedRecipe, job: TrainingJob, start: int
+    data: SegmentationSamples, usable: Sequence[int], recipe: SegmentationRecipe, job: TrainingJob, start: int
 ) -> DataLoader[Any]:
     transform = TrainTransform(recipe.crop, recipe.short_side, recipe.long_side)
     return DataLoader(

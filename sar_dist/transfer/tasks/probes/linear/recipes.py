@@ -68,7 +68,7 @@ class LinearProbeSettings(TransferSettings):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PublishedProbe:
     """A published recipe. Learning rates are at 256 images per step."""
 
     source: str
@@ -84,14 +84,14 @@ class Recipe:
 
 
 RECIPES = {
-    "dinov2": Recipe(
+    "dinov2": PublishedProbe(
         source="linear probe of DINOv2 (Oquab et al. 2023, eval/linear.py)",
         learning_rates=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
         global_batch=1024,
         optimizer="sgd",
         iterations=12500,
     ),
-    "dino": Recipe(
+    "dino": PublishedProbe(
         source="linear probe of DINO (Caron et al. 2021, eval_linear.py)",
         learning_rates=(1e-3,),
         global_batch=1024,
@@ -100,7 +100,7 @@ RECIPES = {
         decay="epoch",
         interpolation="bilinear",
     ),
-    "mae": Recipe(
+    "mae": PublishedProbe(
         source="linear probe of MAE (He et al. 2022, main_linprobe.py)",
         learning_rates=(0.1,),
         global_batch=16384,
@@ -113,7 +113,7 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class ResolvedRecipe:
+class ProbeRecipe:
     """A recipe with the user's settings, for a backbone and a number of training samples.
 
     Attributes:
@@ -124,7 +124,7 @@ class ResolvedRecipe:
         warmup: steps of linear warm-up.
     """
 
-    published: Recipe
+    published: PublishedProbe
     learning_rates: tuple[float, ...]
     kinds: tuple[FeatureKind, ...]
     global_batch: int
@@ -163,7 +163,7 @@ class ResolvedRecipe:
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def resolve_recipe(settings: LinearProbeSettings, backbone: Backbone, samples: int) -> ResolvedRecipe:
+def resolve_recipe(settings: LinearProbeSettings, backbone: Backbone, samples: int) -> ProbeRecipe:
     """What to train.
 
     Raises:
@@ -184,7 +184,7 @@ def resolve_recipe(settings: LinearProbeSettings, backbone: Backbone, samples: i
     warmup_share = published.warmup_epochs / (published.epochs or 1)
     if settings.preset == "mae" and backbone.width >= LARGE_WIDTH:
         warmup_share = published.warmup_epochs / 50
-    return ResolvedRecipe(
+    return ProbeRecipe(
         published=published,
         learning_rates=tuple(sorted(set(settings.learning_rates or published.learning_rates))),
         kinds=_kinds(settings, backbone),
@@ -224,7 +224,7 @@ def train_augmentation(settings: LinearProbeSettings, backbone: Backbone) -> Aug
     )
 
 
-def describe_recipe(recipe: ResolvedRecipe, settings: LinearProbeSettings) -> dict[str, Any]:
+def describe_recipe(recipe: ProbeRecipe, settings: LinearProbeSettings) -> dict[str, Any]:
     """The recipe for the result file."""
     published = recipe.published
     crop = f"random resized crop {settings.crop_scale} {published.interpolation}, horizontal flip"

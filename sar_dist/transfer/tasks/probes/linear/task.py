@@ -22,6 +22,7 @@ from sar_dist.transfer import (
     SampleSet,
     SelectedSamples,
     TransferTask,
+    train_resumably,
 )
 from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
 from sar_dist.transfer.tasks.probes import (
@@ -37,13 +38,14 @@ from sar_dist.transfer.tasks.probes.linear.batches import AugmentedBatches, Cach
 from sar_dist.transfer.tasks.probes.linear.heads import HeadSweep
 from sar_dist.transfer.tasks.probes.linear.recipes import (
     LinearProbeSettings,
-    ResolvedRecipe,
+    ProbeRecipe,
     describe_recipe,
     resolve_recipe,
     train_augmentation,
 )
-from sar_dist.transfer.tasks.probes.linear.training import train_heads
+from sar_dist.transfer.tasks.probes.linear.training import HeadTraining
 
+CHECKPOINT_FILE = "heads.safetensors"
 _BLOCK = 1024  # samples per forward pass of the heads
 
 
@@ -62,7 +64,7 @@ class LinearProbeData:
     splits: ProbeData
     fitted: SampleSet
     held: SampleSet | None
-    recipe: ResolvedRecipe
+    recipe: ProbeRecipe
     augment: AugmentSettings
 
     @property
@@ -102,7 +104,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
         recipe = resolve_recipe(settings, backbone, len(fitted))
         return LinearProbeData(splits, fitted, held, recipe, train_augmentation(settings, backbone))
 
-    def _split(self, train: SampleSet, recipe: ResolvedRecipe) -> tuple[SampleSet, SampleSet | None]:
+    def _split(self, train: SampleSet, recipe: ProbeRecipe) -> tuple[SampleSet, SampleSet | None]:
         """Samples to train on, and those to choose the head on; a single head needs none."""
         settings = self.job.settings
         if not settings.held_out or len(recipe.specs) == 1:
@@ -154,10 +156,9 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             seed=job.settings.seed,
             device=job.device,
         )
-        folder = job.out / "checkpoint" / name
-        train_heads(
-            sweep, self._stream(data, classes, backbone), recipe, folder, job.settings.checkpoint_every, job.say
-        )
+        training = HeadTraining(sweep, self._stream(data, classes, backbone), recipe)
+        file = job.out / "checkpoint" / name / CHECKPOINT_FILE
+        train_resumably(training, file, job.settings.checkpoint_every, job.say)
         val = frozen_tokens(job, backbone, data.splits.val, "val", recipe.last_blocks)
         check_labels(val.labels, classes)
         orders = rank_all(sweep, val)
@@ -191,7 +192,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             workers=settings.workers,
         )
 
-    def _protocol(self, recipe: ResolvedRecipe, trained: _Trained) -> dict[str, Any]:
+    def _protocol(self, recipe: ProbeRecipe, trained: _Trained) -> dict[str, Any]:
         backbone, settings = self.job.backbone, self.job.settings
         chosen_on = "there is one head only"
         if trained.held_top1 is not None:
@@ -207,7 +208,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             "head_best_on_val": str(recipe.specs[int(np.argmax(trained.val_top1))]),
         }
 
-    def _sweep_figure(self, recipe: ResolvedRecipe, trained: _Trained) -> Figure:
+    def _sweep_figure(self, recipe: ProbeRecipe, trained: _Trained) -> Figure:
         specs = recipe.specs
         top1, where = trained.val_top1, "val"
         if trained.held_top1 is not None:
@@ -245,7 +246,7 @@ def top1_of_each(orders: NDArray[np.int32], features: Features) -> NDArray[np.fl
     return means
 
 
-def _sweep_table(recipe: ResolvedRecipe, trained: _Trained) -> list[dict[str, Any]]:
+def _sweep_table(recipe: ProbeRecipe, trained: _Trained) -> list[dict[str, Any]]:
     held = trained.held_top1
     return [
         {
