@@ -106,7 +106,9 @@ def _zero(config: RunConfig, world_size: int) -> dict[str, Any]:
         "overlap_comm": world_size > 1,
     }
     if world_size == 1 and config.engine.zero_stage < 3:
-        zero["reduce_scatter"] = False  # which divides every gradient by the number of processes, also by 1
+        # Both are work for nobody: a division of every gradient by the number of processes, also by 1, and a copy of
+        # every gradient into a buffer to send it from, which only offloading needs too.
+        zero |= {"reduce_scatter": False, "contiguous_gradients": config.engine.offload != "none"}
     if config.engine.zero_stage == 3:
         # The defaults of 1e9 keep a whole ViT-L gathered from forward to backward, as if it were not sharded.
         zero |= {"stage3_max_live_parameters": 100_000_000, "stage3_max_reuse_distance": 100_000_000}

@@ -100,7 +100,10 @@ def test_stage_offload_and_traps() -> None:
     assert deepspeed_config(config(), 1)["zero_optimization"]["reduce_bucket_size"] == 5_000_000
     assert "offload_optimizer" not in zero
     assert "reduce_scatter" not in zero
-    assert deepspeed_config(config(), 1)["zero_optimization"]["reduce_scatter"] is False
+    assert "contiguous_gradients" not in zero
+    alone = deepspeed_config(config(), 1)["zero_optimization"]
+    assert alone["reduce_scatter"] is alone["contiguous_gradients"] is False
+    assert deepspeed_config(config(engine__offload="optimizer"), 1)["zero_optimization"]["contiguous_gradients"] is True
     assert "reduce_scatter" not in deepspeed_config(config(engine__zero_stage=3), 1)["zero_optimization"]
     zero = deepspeed_config(config(engine__zero_stage=3, engine__offload="all"), 8)["zero_optimization"]
     assert zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
