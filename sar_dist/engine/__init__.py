@@ -2,6 +2,7 @@
 
 from sar_dist.engine.build import autocast, build_engine, check_engine, input_dtype
 from sar_dist.engine.collectives import collectives_as_regions
+from sar_dist.engine.compile_probe import compile_problem
 from sar_dist.engine.deepspeed_config import BatchArithmetic, batch_arithmetic, deepspeed_config
 from sar_dist.engine.ema import ExponentialMovingAverage
 from sar_dist.engine.engine_state import restore, shared_state, snapshot
@@ -20,6 +21,7 @@ __all__ = [
     "build_engine",
     "check_engine",
     "collectives_as_regions",
+    "compile_problem",
     "deepspeed_config",
     "input_dtype",
     "learning_rate_factor",

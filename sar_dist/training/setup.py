@@ -11,7 +11,7 @@ from sar_dist.config import DataSettings, RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_train_transform
 from sar_dist.devices import find_device, use_deterministic_kernels
-from sar_dist.engine import ExponentialMovingAverage, build_engine
+from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
@@ -38,6 +38,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
     distributed.initialize(device, stall_minutes=config.guard.stall_minutes)
     check_kernels(config.regularizer.backend, device)
+    if config.engine.compile:
+        check_compiler(device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
     data = with_workers(config.data)
@@ -118,6 +120,21 @@ def check_kernels(backend: str, device: torch.device) -> None:
         )
     if distributed.is_main():
         warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile one operation where the model's blocks would be. Call on every process.
+
+    Raises:
+        UserError: it does not work on some process.
+    """
+    for rank, problem in enumerate(distributed.gather_objects(compile_problem(device))):
+        if problem is not None:
+            needs = "Triton, a C compiler and Python's headers" if device.type == "cuda" else "a C++ compiler"
+            raise UserError(
+                f"engine.compile=true does not work on rank {rank}: {problem}; it needs {needs} (Debian: g++, "
+                "python3-dev); or set engine.compile=false"
+            )
 
 
 def describe_processes(workers: int) -> str:

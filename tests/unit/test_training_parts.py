@@ -17,6 +17,7 @@ from support import ROOT
 
 from sar_dist import distributed
 from sar_dist.config import GuardSettings, RunConfig, RunSettings, load_config
+from sar_dist.engine import compile_problem
 from sar_dist.errors import UserError
 from sar_dist.models import model_on_meta
 from sar_dist.training import RunDirectory, setup
@@ -176,3 +177,16 @@ def test_kernels_that_do_not_run_are_said_before_training(monkeypatch, capsys):
     assert "takes the slower torch backend: RuntimeError: Failed to find C compiler (rank 0)" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"backend=triton does not run: .*gcc, python3-dev"):
         setup.check_kernels("triton", torch.device("cuda"))
+
+
+def test_a_compiler_that_does_not_work_is_said_before_training(monkeypatch):
+    """The problem is a real one: Inductor is told of a compiler that does not exist."""
+    import torch._inductor.config as inductor
+
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False}):
+        problem = compile_problem(CPU)
+    assert problem is not None
+    assert "C++ compiler" in problem
+    monkeypatch.setattr(setup, "compile_problem", lambda device: problem)
+    with pytest.raises(UserError, match=r"engine\.compile=true does not work on rank 0: .*set engine\.compile=false"):
+        setup.check_compiler(CPU)
