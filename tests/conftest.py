@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def as_found() -> Iterator[None]:
-    """What a test or a library sets in this process's environment is gone for the next; Inductor writes its cache there."""
+    """What a test leaves in this process is gone for the next: environment, and the group of a program that ended early."""
     environment = dict(os.environ)
     yield
     for variable in set(os.environ) - set(environment):
@@ -36,7 +36,6 @@ def as_found() -> Iterator[None]:
     os.environ.update(environment)
     if dist.is_initialized():
         dist.destroy_process_group()
-        pytest.fail("the test left a process group behind")
 
 
 @pytest.fixture(scope="session")

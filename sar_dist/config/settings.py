@@ -62,6 +62,11 @@ class ModelSettings(Settings):
     patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
     num_classes: int = Field(1000, ge=2, le=10**7, description="classes of the training set")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block (linear from 0)")
+    skip_dropped: bool = Field(
+        False,
+        description="stochastic depth does not compute what it drops: faster, but every block keeps a fixed number of "
+        "each micro-batch's samples",
+    )
     no_skip_last_block: bool = Field(
         False, description="drop the last block's attention skip and second LayerNorm, as the method does"
     )

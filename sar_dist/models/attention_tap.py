@@ -8,6 +8,7 @@ ordinary return values, not through hooks: hooks lose the gradient or fire twice
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -117,6 +118,7 @@ class TappedVisionTransformer(nn.Module):
         no_skip_last_block: see ``TapBlock.skip``.
         activation_checkpointing: recompute each block's activations in the backward pass.
         drop_path: stochastic depth rate of the last block, see ``DropPaths``; replaces timm's.
+        skip_dropped: blocks that are not tapped and have their skip do not compute the samples that they drop.
         seed: of what stochastic depth drops.
     """
 
@@ -129,6 +131,7 @@ class TappedVisionTransformer(nn.Module):
         no_skip_last_block: bool = False,
         activation_checkpointing: bool = False,
         drop_path: float = 0.0,
+        skip_dropped: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -142,7 +145,8 @@ class TappedVisionTransformer(nn.Module):
         self.vit = vit
         self.tapped = sorted({block % depth for block in blocks})
         self.activation_checkpointing = activation_checkpointing
-        for index in {*self.tapped, *([depth - 1] if no_skip_last_block else [])}:
+        whole = {*self.tapped, *([depth - 1] if no_skip_last_block else [])}
+        for index in whole:
             block = vit.blocks[index]
             vit.blocks[index] = family_of(block).tap(
                 block,
@@ -150,7 +154,15 @@ class TappedVisionTransformer(nn.Module):
                 query=query,
                 skip=not (no_skip_last_block and index == depth - 1),
             )
-        self.drop_paths = DropPaths(vit.blocks, drop_path, seed_of("drop path", seed)) if drop_path else None
+        partial = set(range(depth)) - whole if skip_dropped else set()
+        self.drop_paths = DropPaths(vit.blocks, drop_path, seed_of("drop path", seed), partial) if drop_path else None
+
+    def computed_shares(self, batch: int) -> list[float]:
+        """Of each block the share of a micro-batch's ``batch`` samples that it computes in training."""
+        depth = len(self.vit.blocks)
+        return [
+            1.0 if self.drop_paths is None else self.drop_paths.kept(block, batch) / batch for block in range(depth)
+        ]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -179,6 +191,8 @@ class TappedVisionTransformer(nn.Module):
                 x, query, key = self._run(block, x, True)
                 queries.append(query)
                 keys.append(key)
+            elif self.training and self.drop_paths is not None and index in self.drop_paths.partial:
+                x = self.drop_paths.compute(index, functools.partial(self._run, block), x)
             else:
                 x = self._run(block, x)
         return {"logits": vit.forward_head(vit.norm(x)), "queries": queries, "keys": keys}

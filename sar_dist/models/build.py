@@ -36,6 +36,7 @@ def build_model(
         no_skip_last_block=model.no_skip_last_block,
         activation_checkpointing=activation_checkpointing,
         drop_path=model.drop_path,
+        skip_dropped=model.skip_dropped,
         seed=seed,
     )
 

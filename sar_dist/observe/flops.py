@@ -58,6 +58,7 @@ class FlopReport:
         parameters_by_module: likewise.
         macs_by_operator: "linear", "conv", "matmul", "attention", "spatial_entropy_from_query_key", ...
         uncounted_operators: calls of each operator that was not counted.
+        skipped_macs: those of ``macs`` that training leaves out on average (``model.skip_dropped``).
     """
 
     parameters: int
@@ -66,6 +67,7 @@ class FlopReport:
     parameters_by_module: dict[str, int]
     macs_by_operator: dict[str, float]
     uncounted_operators: dict[str, int]
+    skipped_macs: float = 0.0
 
     @property
     def forward_flops(self) -> float:
@@ -75,7 +77,7 @@ class FlopReport:
     @property
     def training_flops(self) -> float:
         """FLOPs of forward and backward on one image, without recomputation: what model FLOPs utilisation counts."""
-        return (1 + BACKWARD_PER_FORWARD) * self.forward_flops
+        return (1 + BACKWARD_PER_FORWARD) * 2 * (self.macs - self.skipped_macs)
 
     def share(self, module: str) -> float:
         """Share of the forward arithmetic that a module takes, 0 to 1."""

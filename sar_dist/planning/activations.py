@@ -49,7 +49,7 @@ def plan_activations(shape: ModelShape, precision: Precision, micro_batch: int, 
     last = _block_bytes(shape, precision, skip=shape.skip_last)
     token = shape.tokens * shape.width
     outside = _outside_bytes(shape, precision)
-    saved, recomputed, cast_matrices = (shape.depth - 1) * block + last, 0.0, shape.matrix_parameters
+    saved, recomputed, cast_matrices = (shape.computed_blocks - 1) * block + last, 0.0, shape.matrix_parameters
     if checkpointing:
         taps = 3 * precision.compute * token * shape.tapped  # the taps are views of the whole query-key-value tensor
         saved, recomputed = shape.depth * precision.residual * token + taps, block

@@ -92,7 +92,7 @@ def plan_cost(
         train_images: size of the training set.
         price_per_gpu_hour: in any currency.
     """
-    flops_per_image = 2 * (1 + BACKWARD_PER_FORWARD) * shape.forward_macs
+    flops_per_image = 2 * (1 + BACKWARD_PER_FORWARD) * shape.training_macs
     images_per_second = world_size * mfu * peak_tflops * 1e12 / flops_per_image
     step_seconds = config.optim.global_batch / images_per_second
     steps_per_epoch = train_images // config.optim.global_batch

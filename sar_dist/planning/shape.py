@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ class ModelShape:
         layer_scale: blocks scale their branches.
         normalized_keys: queries and keys pass a norm.
         forward_macs: multiply-accumulates of the forward pass on one image.
+        training_macs: likewise in training, where stochastic depth may leave some out.
+        computed_blocks: how many of the blocks training computes for an image on average (``model.skip_dropped``).
     """
 
     parameter_sizes: tuple[int, ...]
@@ -45,6 +48,8 @@ class ModelShape:
     layer_scale: bool
     normalized_keys: bool
     forward_macs: int
+    training_macs: float
+    computed_blocks: float
 
     @property
     def parameters(self) -> int:
@@ -72,6 +77,18 @@ class ModelShape:
         blocks: list[Any] = list(vit.blocks)
         sizes, *_ = [family_of(block).sizes(block) for block in blocks]  # of each, so that each is checked
         size, patch = config.model.image_size, vit.patch_embed.patch_size[0]
+        macs = functools.partial(
+            vit_forward_macs,
+            image_size=size,
+            patch_size=patch,
+            embed_dim=vit.embed_dim,
+            num_classes=config.model.num_classes,
+            mlp_ratio=sizes.hidden / vit.embed_dim,
+            prefix_tokens=vit.num_prefix_tokens,
+        )
+        outside = macs(depth=0)
+        block = macs(depth=1) - outside
+        computed = sum(model.computed_shares(config.engine.micro_batch))
         matrices = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         return cls(
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
@@ -86,13 +103,7 @@ class ModelShape:
             skip_last=getattr(blocks[-1], "skip", True),
             layer_scale=sizes.layer_scale,
             normalized_keys=sizes.normalized_keys,
-            forward_macs=vit_forward_macs(
-                image_size=size,
-                patch_size=patch,
-                embed_dim=vit.embed_dim,
-                depth=len(vit.blocks),
-                num_classes=config.model.num_classes,
-                mlp_ratio=sizes.hidden / vit.embed_dim,
-                prefix_tokens=vit.num_prefix_tokens,
-            ),
+            forward_macs=outside + len(blocks) * block,
+            training_macs=outside + computed * block,
+            computed_blocks=computed,
         )

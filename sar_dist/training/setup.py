@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pydantic import TypeAdapter
 
@@ -206,7 +208,12 @@ def count_flops_of(config: RunConfig) -> FlopReport:
     """Count the model's operations on one image, without its weights, which ZeRO may have sharded away."""
     model = model_on_meta(config.model, config.regularizer)
     size = config.model.image_size
-    return count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
+    report = count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
+    shares = model.computed_shares(config.engine.micro_batch)
+    skipped = sum(
+        (1 - share) * report.macs_by_module[f"vit.blocks.{block}"] for block, share in enumerate(shares) if share < 1
+    )
+    return replace(report, skipped_macs=skipped)
 
 
 def log_hardware(logger: RunLogger, step: int, flops: FlopReport, peak: DevicePeak | None) -> None:

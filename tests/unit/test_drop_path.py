@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.models import DropPaths, TappedVisionTransformer, build_model
+from sar_dist.randomness import counter_uniform
 
 RATE = 0.5
 
 
-def build(depth: int = 4, seed: int = 3, rate: float = RATE, **switches: Any) -> TappedVisionTransformer:
+def build(
+    depth: int = 4, seed: int = 3, rate: float = RATE, skip_dropped: bool = False, **switches: Any
+) -> TappedVisionTransformer:
     torch.manual_seed(0)
     options = {"embed_dim": 16, "depth": depth, "num_heads": 2}
-    model = ModelSettings(image_size=32, patch_size=16, num_classes=5, drop_path=rate, options=options)
+    model = ModelSettings(
+        image_size=32, patch_size=16, num_classes=5, drop_path=rate, skip_dropped=skip_dropped, options=options
+    )
     return build_model(model, RegularizerSettings(), seed=seed, **switches).train()
 
 
@@ -107,3 +112,43 @@ def test_all_blocks_share_one_compiled_graph_and_compute_the_same() -> None:
     assert torch.equal(model(*batch(4))["logits"], expected)
     assert len(graphs) <= 2  # the plain block's and the tapped one's
     torch._dynamo.reset()
+
+
+def test_what_is_dropped_is_not_computed() -> None:
+    """Against the plain definition: B / kept times the residual of the samples with the highest draws."""
+    model, (images, keys) = build(skip_dropped=True), batch()
+    assert model.computed_shares(12) == [1.0, 10 / 12, 8 / 12, 1.0]  # the last block is tapped, and masks instead
+    inputs: list[Tensor] = []
+    for block in model.vit.blocks:
+        block.register_forward_hook(lambda _, arguments, output: inputs.append(arguments[0]))
+    logits = model(images, keys)["logits"]
+    assert [len(x) for x in inputs] == [12, 10, 8, 12]
+    paths, vit = model.drop_paths, model.vit
+    assert paths is not None
+    of_each = [*(key.repeat_interleave(8) for key in keys), torch.arange(8).repeat(12)]
+    draws = counter_uniform(paths.seed, of_each, 1).view(12, 4, 2)[..., 0]
+    x = vit._pos_embed(vit.patch_embed(images))
+    for index, (block, kept) in enumerate(zip(vit.blocks[:-1], (12, 10, 8), strict=True)):
+        chosen = (draws[:, index] >= draws[:, index].sort(descending=True).values[kept - 1]).nonzero()[:, 0]
+        x = x.index_add(0, chosen, 12 / kept * (block(x[chosen]) - x[chosen]))
+    torch.testing.assert_close(vit.forward_head(vit.norm(vit.blocks[-1](x))), logits)
+
+
+def test_every_sample_is_dropped_as_often_as_the_others() -> None:
+    blocks = nn.Sequential(*timm.create_model("vit_tiny_patch16_224", depth=2).blocks)
+    paths, count = DropPaths(blocks, 0.25, seed=7, partial=[1]), torch.zeros(8)
+    for epoch in range(2000):
+        paths.draw(torch.full((8,), epoch), torch.arange(8))
+        count += paths.compute(1, lambda x: x + 1, torch.zeros(8, 1))[:, 0] > 0
+    assert (count / 2000).tolist() == pytest.approx([0.75] * 8, abs=0.04)
+
+
+def test_skipped_samples_are_recomputed_alike_and_leave_evaluation_alone() -> None:
+    gradients, (images, keys) = [], batch()
+    for checkpointing in (False, True):
+        model = build(skip_dropped=True, activation_checkpointing=checkpointing)
+        model(images, keys)["logits"].square().sum().backward()
+        gradients.append(model.vit.patch_embed.proj.weight.grad)
+    assert torch.equal(*gradients)
+    assert torch.equal(model.eval()(images)["logits"], build().eval()(images)["logits"])
+    assert model.train()(images[:1], tuple(key[:1] for key in keys))["logits"].isfinite().all()  # one is always kept

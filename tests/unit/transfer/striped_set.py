@@ -47,14 +47,14 @@ def write_striped_set(root: Path, train: int, val: int) -> Path:
     return root
 
 
-def write_trained_run(root: Path, steps: int = 250, classes: Sequence[str] | None = None) -> Path:
+def write_trained_run(root: Path, steps: int = 350, classes: Sequence[str] | None = None) -> Path:
     """A run directory of a small model trained on stripes for a few seconds, which may name its ``classes``."""
     torch.manual_seed(0)
     model_settings = settings()
     config: Any = RunConfig(run=RunSettings(name="x")).regularizer
     model = build_model(model_settings, config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     generator = np.random.default_rng(1)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for _ in range(steps):

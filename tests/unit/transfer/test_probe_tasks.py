@@ -135,7 +135,7 @@ def test_a_killed_linear_probe_goes_on_with_the_same_result(stripes, trained, li
     output = process.communicate()[0]
     assert file.exists(), output
     with safe_open(file, framework="pt") as content:
-        steps = int(content.metadata()["steps"])
+        steps = json.loads(content.metadata()["training"])["steps"]
     assert 0 < steps < 60, "killed too late to show anything"
     said: list[str] = []
     resumed = run_task("linear", trained, stripes, tmp_path / "linear_stripes", LINEAR, said)
