@@ -16,6 +16,9 @@ SETTINGS = {
     "recommended": f"{BASE} engine.zero_stage=1 engine.precision=bf16_parameters",
     "autocast": f"{BASE} engine.zero_stage=1 engine.precision=bf16",
     "sharded": f"{BASE} engine.zero_stage=3 engine.precision=bf16_parameters",
+    # Blocks of 8 to 16 samples.
+    "skipping": f"{BASE} engine.zero_stage=1 engine.precision=bf16_parameters engine.micro_batch=16 model.drop_path=0.5 "
+    "model.skip_dropped=true",
 }
 
 
@@ -40,7 +43,19 @@ def assert_few_graphs(result: dict[str, Any]) -> None:
 
 
 def test_24_blocks_are_two_graphs_in_training_and_two_in_validation(tmp_path: Path, small_shards: Path) -> None:
-    assert_few_graphs(count(["recommended"], tmp_path, small_shards)["recommended"])
+    counted = count(["recommended", "skipping"], tmp_path, small_shards)
+    assert_few_graphs(counted["recommended"])
+    # One more for all blocks that compute fewer samples than there are, however many.
+    assert counted["skipping"] == {
+        "breaks": {},
+        "graphs": {
+            "first training": 3,
+            "first validation": 5,
+            "second training": 5,
+            "second validation": 5,
+            "smaller batch": 7,
+        },
+    }
 
 
 @pytest.mark.long
