@@ -22,7 +22,7 @@ def evaluate(
     task: ClassificationTask,
     loader: ValidationLoader,
     details: ValidationDetails | None = None,
-    moved: Callable[[], None] = lambda: None,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Score ``model`` on the whole validation set. Call on every process.
 
@@ -30,7 +30,7 @@ def evaluate(
         model: in any mode, which it has again afterwards.
         task, loader: how batches are made and scored.
         details: takes in what the metrics do not say.
-        moved: called after every batch, for a watchdog.
+        between_batches: called after every batch; what it raises ends the validation.
 
     Returns:
         ``top1`` and ``top5`` in percent of all images (one that cannot be decoded counts as wrong), ``loss_cls``,
@@ -58,7 +58,7 @@ def evaluate(
                 sums.add(name, values, scored)
             if details is not None:
                 details.add(label, best[:, 0], scored, measures)
-            moved()
+            between_batches()
     finally:
         model.train(was_training)
     reduced = sums.reduce()

@@ -22,8 +22,12 @@ from sar_dist.output import warn
 from sar_dist.signals import MARKER_VARIABLE, launcher_is_gone, received, write_marker
 
 
+class StopAgreed(Exception):
+    """All processes stop here; the message says why."""
+
+
 class AgreedStop:
-    """Decides once per step, on all processes alike, whether to stop.
+    """Decides after every step and validated batch, on all processes alike, whether to stop.
 
     The flag is reduced in the background over the CPU network and read one step later, so that a step waits neither
     for the network nor for the GPU.
@@ -39,8 +43,14 @@ class AgreedStop:
         self._group: Any = dist.new_group(backend="gloo") if distributed.world_size() > 1 else None
         self._pending: tuple[Any, torch.Tensor] | None = None
 
+    def check(self) -> None:
+        """Go on, or raise StopAgreed. Call on every process after the same steps and batches."""
+        reason = self.agree()
+        if reason is not None:
+            raise StopAgreed(reason)
+
     def agree(self) -> str | None:
-        """Why to stop now, or None to go on. Call on every process at the end of every step."""
+        """Why to stop now, or None to go on."""
         late = self._deadline is not None and time.monotonic() > self._deadline
         flags = torch.tensor([received() or 0, late, launcher_is_gone(), self._lost()], dtype=torch.int32)
         if self._group is None:

@@ -23,12 +23,13 @@ from sar_dist.training.evaluation import evaluate
 from sar_dist.training.guards import StepGuard, Verdict, Watchdog
 from sar_dist.training.length import RunLength
 from sar_dist.training.pictures import Pictures
-from sar_dist.training.preemption import AgreedStop, request_requeue
+from sar_dist.training.preemption import AgreedStop, StopAgreed, request_requeue
 from sar_dist.training.profiling import StepProfiler
 from sar_dist.training.reporting import DataAdvice, closing_lines, progress_values, validation_line
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
+from sar_dist.training.validation_details import ValidationDetails
 
 
 @dataclass(eq=False)
@@ -92,24 +93,43 @@ class Trainer:
     def run_loop(self) -> None:
         """Step after step, and what is due between them."""
         self.watchdog.moved()
-        stop, reason = AgreedStop(self.config.run.max_hours, lambda: self.directory.lost), None
+        self.stop = AgreedStop(self.config.run.max_hours, lambda: self.directory.lost)
         begin_training()  # from here on a signal saves
-        while self.state.step < self.length.last_step and reason is None:
-            self.train_step()
-            if self.due(self.config.log.every):
-                self.log_metrics()
-            if self.due(self.config.validation.every):
-                self.validate()
-            if self.due(self.config.log.figures_every):
-                self.draw()
-            if self.due(self.config.checkpoint.every) or self.state.best_step == self.state.step:
-                self.save()
-            reason = stop.agree()
-        stop.finish()
-        if reason is not None and self.state.step < self.length.last_step:
-            self.leave(reason)
-        else:
+        try:
+            self.make_up_for_validation()
+            while self.state.step < self.length.last_step:
+                self.train_step()
+                self.do_what_is_due()
+                self.stop.check()
             self.finish()
+        except StopAgreed as agreed:
+            self.leave(str(agreed))
+        self.stop.finish()
+
+    def do_what_is_due(self) -> None:
+        """Log, validate, draw and save where this step is one after which that happens."""
+        if self.due(self.config.log.every):
+            self.log_metrics()
+        if self.due(self.config.validation.every):
+            self.validate()
+        if self.due(self.config.log.figures_every):
+            self.draw()
+        if self.due(self.config.checkpoint.every) or self.state.best_step == self.state.step:
+            self.save()
+
+    def make_up_for_validation(self) -> None:
+        """Do what an earlier start left out when it stopped in the middle of the validation of this step.
+
+        The checkpoint that it wrote knows nothing of the validation, even if another start has made up for it since.
+        """
+        if self.state.step in (0, self.length.last_step) or not self.due(self.config.validation.every):
+            return
+        prefix = "val" if self.ema is None else "val_ema"
+        recorded = distributed.main_first(lambda: self.logger.recorded(self.state.step, prefix))
+        if recorded is None:
+            self.do_what_is_due()
+        else:
+            self._keep_best(recorded["top1"])
 
     def train_step(self) -> None:
         """One optimizer step: forward and backward of every accumulated micro-batch, then the update."""
@@ -173,23 +193,33 @@ class Trainer:
             self.logger.message(line)
 
     def validate(self) -> None:
-        """Score the live weights, and their moving average, on the whole validation set."""
+        """Score the live weights, and their moving average, on the whole validation set. A stop leaves it out."""
         with self.throughput.paused():
             details = self.pictures.new_details()
-            self.validation = evaluate(self.engine.module, self.task, self.val_loader, details, self.watchdog.moved)
-            self.logger.metrics(self.state.step, self.validation, prefix="val")
-            self.pictures.draw_validation(details, self.state.step)
+            self.validation = self._evaluate(details)
             average = None
             if self.ema is not None:
                 with self.ema.as_weights():
-                    average = evaluate(self.engine.module, self.task, self.val_loader, moved=self.watchdog.moved)
+                    average = self._evaluate()
+            self.logger.metrics(self.state.step, self.validation, prefix="val")
+            self.pictures.draw_validation(details, self.state.step)
+            if average is not None:
                 self.logger.metrics(self.state.step, average, prefix="val_ema")
-        headline = average or self.validation
-        if self.state.best_top1 is None or headline["top1"] > self.state.best_top1:
-            self.state.best_top1, self.state.best_step = headline["top1"], self.state.step
+        self._keep_best((average or self.validation)["top1"])
         names = [term.name for term in self.task.terms]
         self.logger.message(validation_line(self.state.step, self.validation, average, names))
         self.watchdog.moved()
+
+    def _evaluate(self, details: ValidationDetails | None = None) -> dict[str, float]:
+        def between_batches() -> None:
+            self.watchdog.moved()
+            self.stop.check()
+
+        return evaluate(self.engine.module, self.task, self.val_loader, details, between_batches)
+
+    def _keep_best(self, top1: float) -> None:
+        if self.state.best_top1 is None or top1 > self.state.best_top1:
+            self.state.best_top1, self.state.best_step = top1, self.state.step
 
     def draw(self) -> None:
         """Draw the [CLS] attention of a few validation images, components coloured, and some training samples."""

@@ -1,14 +1,15 @@
 """tools/train.py with one fault on one rank: faulty_train.py FAULT RANK STEP [arguments of tools/train.py].
 
 Faults: `nan` makes the loss of that step not finite, `die` kills the process, `hang` stops it, `stuck_data` stops its
-data pipeline, `clock` sets the wall clock back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on.
+data pipeline, `clock` sets the wall clock back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on,
+`slow_validation` makes each batch of the validation after that step wait for half a second, and says when it begins.
 """
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def train_step(self: Trainer) -> None:
         elif fault == "full_disk":
             self.checkpointing.store.wait()  # what was saved before is in the background still
             store.save_file = no_space
+        elif fault == "slow_validation":
+            honest_predict = self.task.predict
+            self.task.predict = lambda *a: slowly(lambda: honest_predict(*a))  # type: ignore[method-assign]
         elif fault == "stuck_data":
             self.batches = stuck(self.batches)
         elif fault == "nan":
@@ -51,6 +55,12 @@ def train_step(self: Trainer) -> None:
 def stuck(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     time.sleep(1000)
     yield from batches
+
+
+def slowly(action: Callable[[], Any]) -> Any:
+    print("validating slowly", flush=True)
+    time.sleep(0.5)
+    return action()
 
 
 def no_space(*arguments: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -76,22 +77,56 @@ def test_killed_run_continues_bit_for_bit(stage: int, precision: str, small_conf
             assert torch.equal(one.parameter(name, kind), other.parameter(name, kind)), (kind, name)
 
 
-def test_signal_stops_all_processes_at_one_step_and_the_run_goes_on(small_config: Path, tmp_path: Path) -> None:
-    runs, marker = tmp_path / "runs", tmp_path / "requeue"
-    common = ["tools/train.py", f"--config={small_config}", "optim.epochs=200"]
-    processes = start_processes(2, *common, SAR_REQUEUE_FILE=str(marker))
-    wait_for_step(runs / "small", 2, processes)
-    processes[1].send_signal(signal.SIGUSR2)  # one process only: the other must learn of it
+def stop_in_validation(step: int, arguments: list[str], **environment: str) -> str:
+    """Start two processes, signal one of them in the validation of ``step``; what rank 0 printed afterwards."""
+    program = str(Path(__file__).parent / "faulty_train.py")
+    processes = start_processes(2, program, "slow_validation", "0", str(step), *arguments, **environment)
+    seen = ""
+    for line in processes[0].stdout or ():
+        seen += line
+        if "validating slowly" in line:
+            break
+    processes[1].send_signal(signal.SIGUSR2)
     outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    stopped = complete_checkpoints(runs / "small" / "checkpoints")[0]
-    step = CheckpointReader(stopped).step
-    assert f"stopped after step {step} (SIGUSR2)" in outputs[0]
-    assert marker.read_text() == f"step {step}: SIGUSR2\n"
+    assert [process.returncode for process in processes] == [0, 0], [seen, *outputs]
+    return outputs[0]
 
-    output = run_processes(2, *common, f"run.max_steps={step + 1}")
-    assert f"resumed after step {step}" in output
-    assert sorted(read_metrics(runs / "small")) == list(range(1, step + 2))
+
+IN_VALIDATION = ["optim.ema=0.9", "validation.every=2", "log.every=1", "data.workers=1"]
+
+
+def test_a_signal_stops_a_validation_which_the_next_start_makes_up_for(small_config: Path, tmp_path: Path) -> None:
+    run, marker = tmp_path / "runs" / "small", tmp_path / "requeue"
+    common = [f"--config={small_config}", *IN_VALIDATION, "run.max_steps=3"]
+    output = stop_in_validation(2, common, SAR_REQUEUE_FILE=str(marker))
+    assert "stopped after step 2 (SIGUSR2)" in output
+    assert output.count("validating slowly") <= 2, "it went on to the end of the validation"
+    assert marker.read_text() == "step 2: SIGUSR2\n"
+    assert read_metrics(run, "val") == {}
+    output = run_processes(2, "tools/train.py", *common)
+    assert "resumed after step 2" in output
+    assert list(read_metrics(run)) == [1, 2, 3]
+    assert list(read_metrics(run, "val_ema")) == [2, 3]
+
+
+@pytest.mark.long
+def test_a_validation_that_was_made_up_for_is_not_forgotten(small_config: Path, tmp_path: Path) -> None:
+    """Killed before the next checkpoint, a third start begins with what was saved before the validation was done."""
+    common = [f"--config={small_config}", *IN_VALIDATION, "run.max_steps=4"]
+    stop_in_validation(2, [*common, "run.name=stopped"])
+    stopped, unbroken = tmp_path / "runs" / "stopped", tmp_path / "runs" / "unbroken"
+    run_processes(2, "tools/train.py", *common, "run.name=stopped")
+    for folder in complete_checkpoints(stopped / "checkpoints"):
+        if CheckpointReader(folder).step > 2:
+            shutil.rmtree(folder)
+    run_processes(2, "tools/train.py", *common, "run.name=stopped")
+    run_processes(2, "tools/train.py", *common, "run.name=unbroken")
+    assert curve(stopped) == curve(unbroken)
+    for prefix in ("val", "val_ema"):
+        one, other = ({s: e | {"time": 0} for s, e in read_metrics(run, prefix).items()} for run in (stopped, unbroken))
+        assert one == other
+    states = [CheckpointReader(complete_checkpoints(run / "checkpoints")[0]) for run in (stopped, unbroken)]
+    assert states[0].manifest.train_state == states[1].manifest.train_state
 
 
 def test_time_limit_saves_and_stops(small_config: Path, tmp_path: Path) -> None:

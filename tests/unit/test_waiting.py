@@ -53,6 +53,6 @@ def test_every_validation_batch_is_progress() -> None:
         per_sample=lambda output: {},
     )
     loader: Any = _Loader()
-    scores = evaluate(_Model(), task, loader, moved=lambda: moved.append(1))
+    scores = evaluate(_Model(), task, loader, between_batches=lambda: moved.append(1))
     assert len(moved) == 3
     assert scores["top1"] == 100
