@@ -106,6 +106,10 @@ def run_tool(main: Callable[[], int | None]) -> None:
             if _speaks():
                 warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
             status = EXIT_BAD_INPUT
+        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # what Path.resolve raises
+            if _speaks():
+                warn(f"error: {shortened(str(error))}")
+            status = EXIT_BAD_INPUT
         elif _at_once:
             traceback.print_exc()
             status = EXIT_CRASH

@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,17 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"cannot create {folder}: {error.strerror}; set ${CACHE_VARIABLE}, or another output, to a writable folder"
         ) from None
+
+
+def read_regular(path: Path) -> bytes:
+    """Content of a file that somebody named.
+
+    Raises:
+        OSError: it cannot be read, or is something else than a file: reading a pipe would wait for ever.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
+    return path.read_bytes()
 
 
 def sync_file(path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from sar_dist.data.shards import LABEL_EXTENSION
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_write
+from sar_dist.files import atomic_write, read_regular
 from sar_dist.validation import one_line
 
 RESULT_FILE = "result.json"
@@ -83,7 +83,7 @@ def read_result(file: Path) -> Result:
     """Read and check a result file. Raises UserError."""
     wrong = f"{file} is not a result of tools/transfer_eval.py"
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
         raise UserError(f"{wrong}: {error.strerror}") from error
     with one_line(wrong, Result):

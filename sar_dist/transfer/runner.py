@@ -18,7 +18,7 @@ from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_write, make_folder
+from sar_dist.files import atomic_write, make_folder, read_regular
 from sar_dist.places import DATA_VARIABLE, data_candidates
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
@@ -137,7 +137,7 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
     file = folder / JOB_FILE
     if file.exists():
         try:
-            found = json.loads(file.read_bytes())
+            found = json.loads(read_regular(file))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is damaged ({error}); remove {folder}, or give another --out") from error
         if not isinstance(found, dict):

@@ -20,6 +20,7 @@ from torchvision import datasets
 
 from sar_dist.data.layout import Split, member_extension
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class TorchvisionSamples:
             return f"{number:06d}", {"png": png.getvalue(), "cls": label}
         file = Path(image)
         try:
-            return file.stem, {member_extension(file.name): file.read_bytes(), "cls": label}
+            return file.stem, {member_extension(file.name): read_regular(file), "cls": label}
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror}") from error
 

@@ -34,6 +34,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in JSON_FILES.items():
         (root / name).write_text(content)
     (root / "loop").symlink_to(root / "loop")
+    for name in ("pipe.csv", "pipe/train2018.json", "pipe/train-0.parquet", "pipe/a.jpg", "pipe/config.json"):
+        (root / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(root / name)
+    (root / "pipe.tsv").write_text("path\tlabel\npipe/a.jpg\t0\n")
     model = settings()
     write_run(root, model, {1: random_model(model).vit})
     export_run(root / "small", root / "export")
@@ -128,6 +132,10 @@ MAKE_SHARDS = [
     ("make_shards parquet @/noise.parquet @/out", "cannot read .*noise.parquet"),
     ("make_shards inaturalist @/lists @/out", "are not a list of objects with an id"),
     ("make_shards inaturalist @/empty @/out", "cannot read .*empty"),
+    ("make_shards csv @/pipe.csv @/out", "cannot read .*pipe.csv: .*it is a pipe"),
+    ("make_shards csv @/pipe.tsv @/out", "cannot read .*pipe/a.jpg: it is a pipe"),
+    ("make_shards parquet @/pipe @/out", "cannot read .*train-0.parquet: it is a pipe"),
+    ("make_shards inaturalist @/pipe @/out", "cannot read .*train2018.json: .*it is a pipe"),
     ("make_shards imagefolder @/loop @/out", "symbolic links"),
     ("make_shards imagefolder @/images_loop @/out", "symbolic links"),
     ("make_shards imagefolder @/images_folder @/out", "classes.json is no file"),
@@ -203,6 +211,10 @@ EXPERIMENT = [
         "cannot be read as a command",
     ),
 ]
+REPORT = [
+    ("report @/loop --out @/out", "Symlink loop|symbolic links|is not a run directory"),
+    ("report @/pipe --out @/out", "is not a run directory"),
+]
 MODELS = [
     (f"{program} --model {model} {rest}", message)
     for program, rest in (
@@ -246,7 +258,7 @@ def line_of(command: str, odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [*EXPORT, *MAKE_SHARDS, *CONFIGS, *EXPERIMENT, *MODELS, *TRANSFER],
+    [*EXPORT, *MAKE_SHARDS, *CONFIGS, *EXPERIMENT, *REPORT, *MODELS, *TRANSFER],
     ids=lambda text: text[:60],
 )
 def test_one_line_and_status_two(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_image_name, is_left_over
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 
 CLASSES_NAME = "classes.json"
 _MOST_CLASSES = 10_000_000
@@ -144,7 +145,7 @@ class ClassTable:
 def read_label_words(classes_file: Path) -> ClassTable:
     """Labels of all classes that a ``classes.json`` beside shards names; see ``parse_label_words``. Raises UserError."""
     try:
-        data = classes_file.read_bytes()
+        data = read_regular(classes_file)
     except OSError as error:
         raise UserError(f"cannot read {classes_file}: {error.strerror}") from None
     return parse_label_words(data, str(classes_file))

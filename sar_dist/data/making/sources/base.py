@@ -14,6 +14,7 @@ import numpy as np
 
 from sar_dist.data.layout import ClassTable, Split, SplitChoice
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 from sar_dist.output import warn
 from sar_dist.randomness import keyed_permutation
 
@@ -130,7 +131,7 @@ def _size(path: Path) -> int:
 def read_bytes(path: Path) -> bytes:
     """Content of a source file. Raises UserError."""
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; repair or remove it and run the same command again"

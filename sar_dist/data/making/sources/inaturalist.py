@@ -16,6 +16,7 @@ from sar_dist.data.layout import Split, is_left_over, member_extension, split_of
 from sar_dist.data.making.sources.base import FileSample, FileSource, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 
 CATEGORIES_NAME = "categories.json"
 SPECIES = "name"
@@ -59,7 +60,7 @@ def _names_split(name: str) -> bool:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict):
@@ -73,7 +74,7 @@ def _categories(root: Path, lists: Mapping[Split, Mapping[str, Any]]) -> dict[in
     file = root / CATEGORIES_NAME
     if file.is_file():
         try:
-            tables.insert(0, json.loads(file.read_bytes()))
+            tables.insert(0, json.loads(read_regular(file)))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"cannot read {file}: {error}") from None
     try:

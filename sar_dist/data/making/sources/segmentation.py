@@ -17,6 +17,7 @@ from sar_dist.data.layout import IMAGE_EXTENSIONS, Split, is_image_name, is_left
 from sar_dist.data.making.sources.base import FileSample, FileSource, read_bytes, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 from sar_dist.output import warn
 
 SEGMENTATION_EXTENSION = "seg.png"
@@ -123,7 +124,7 @@ def _ade20k_classes(root: Path) -> tuple[str, ...] | None:
     if not tables:
         return None
     try:
-        text = tables[0].read_text()
+        text = read_regular(tables[0]).decode()
         rows = list(csv.DictReader(text.splitlines(), delimiter="\t", skipinitialspace=True))
         names = [(row.get("Name") or "").strip() for row in rows]
     except (OSError, ValueError, csv.Error) as error:

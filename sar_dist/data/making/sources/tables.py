@@ -6,6 +6,7 @@ import argparse
 import bisect
 import csv
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -33,6 +34,7 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources.base import FileSample, FileSource, Source, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError, shortened
+from sar_dist.files import read_regular
 from sar_dist.randomness import keyed_permutation
 
 _SIGNATURES = (
@@ -104,10 +106,10 @@ def _table_source(root: Path, split: Split, rows: Sequence[tuple[str, int]], wor
 
 def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
-            header = list(reader.fieldnames or ())
-            rows = list(reader)
+        text = io.StringIO(read_regular(table).decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text, delimiter="\t" if table.suffix == ".tsv" else ",")
+        header = list(reader.fieldnames or ())
+        rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {table}: {error}") from None
     wanted = [name for name in (columns.image, columns.label, columns.split) if name is not None]
@@ -303,6 +305,8 @@ def _open_parquet(path: Path) -> Any:
     except ImportError:
         raise UserError("reading Parquet files needs pyarrow: pip install 'sar_dist[parquet]'") from None
     try:
+        if not path.is_file():
+            raise OSError("it is a pipe, a device or a folder, not a file")
         return parquet.ParquetFile(path)
     except (OSError, ArrowException) as error:
         raise UserError(f"cannot read {path}: {error}") from None

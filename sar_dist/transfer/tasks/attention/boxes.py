@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sar_dist.data.images import build_eval_transform
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 from sar_dist.transfer import (
     MAX_PIXELS,
     Backbone,
@@ -70,7 +71,7 @@ class BoxedImages:
         self._root = root
         table = root / BOXES_FILE
         try:
-            content = table.read_bytes()
+            content = read_regular(table)
             rows = list(csv.DictReader(io.StringIO(content.decode())))
             boxes = [(row["path"], tuple(int(row[name]) for name in _COLUMNS[1:])) for row in rows]
         except (OSError, KeyError, ValueError, TypeError) as error:
@@ -86,7 +87,7 @@ class BoxedImages:
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         path, box = self._boxes[number]
         try:
-            image = (self._root / path).read_bytes()
+            image = read_regular(self._root / path)
         except OSError as error:
             raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
         try:
