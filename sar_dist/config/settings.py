@@ -60,6 +60,10 @@ class ModelSettings(Settings):
     name: str = Field("vit_small_patch16_224", description="timm VisionTransformer name")
     image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
     patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
+    patch_projection: Literal["convolution", "linear"] = Field(
+        "convolution",
+        description="how the patch embedding is computed: as timm does, or as a matrix product with the same weights",
+    )
     num_classes: int = Field(1000, ge=2, le=10**7, description="classes of the training set")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block (linear from 0)")
     skip_dropped: bool = Field(

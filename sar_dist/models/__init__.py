@@ -6,6 +6,7 @@ from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.export import DTYPES, export_run
 from sar_dist.models.families import BlockSizes, ModelFamily, family_of, import_model, register_family
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
+from sar_dist.models.patch_projection import project_linearly
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
     LABEL_NAMES_KEY,
@@ -42,6 +43,7 @@ __all__ = [
     "open_run",
     "open_weights",
     "parameter_groups",
+    "project_linearly",
     "read_export_config",
     "register_family",
     "timm_defaults",

@@ -14,6 +14,7 @@ from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.families import import_model
+from sar_dist.models.patch_projection import project_linearly
 
 
 def build_model(
@@ -29,8 +30,11 @@ def build_model(
     Raises:
         UserError: no such timm model, not a VisionTransformer, or settings that it does not accept.
     """
+    vit = _build_vit(model)
+    if model.patch_projection == "linear":
+        project_linearly(vit.patch_embed)
     return TappedVisionTransformer(
-        _build_vit(model),
+        vit,
         blocks=regularizer.blocks,
         query=regularizer.query,
         no_skip_last_block=model.no_skip_last_block,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
-from sar_dist.models import TappedVisionTransformer, build_model, model_on_meta, parameter_groups
+from sar_dist.models import TappedVisionTransformer, build_model, model_on_meta, parameter_groups, project_linearly
 from sar_dist.regularizer import class_similarity
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -205,3 +206,34 @@ def test_wrong_options_are_one_line_before_anything_starts(options: dict[str, An
 def test_blocks_of_another_class_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="the model's blocks are of class"):
         model_on_meta(ModelSettings(name=name), RegularizerSettings())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_patch_projection_is_the_convolution(bias: bool) -> None:
+    """Value and gradients, in float64, for patches that are not square."""
+    torch.manual_seed(0)
+    plain = timm.layers.PatchEmbed((24, 40), (6, 10), 3, 16, bias=bias).double()
+    linear = copy.deepcopy(plain)
+    project_linearly(linear)
+    pixels = torch.randn(2, 3, 24, 40, dtype=torch.float64)
+    for module in (plain, linear):
+        module(pixels).square().sum().backward()
+    torch.testing.assert_close(linear(pixels), plain(pixels))
+    assert [name for name, _ in linear.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    for one, other in zip(linear.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_the_patch_projection_is_chosen_by_its_key() -> None:
+    plain, linear = (build(settings(patch_projection=kind)).eval() for kind in ("convolution", "linear"))
+    assert plain.vit.state_dict().keys() == linear.vit.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), linear.parameters(), strict=True))
+    assert type(linear.vit.patch_embed.proj).__name__ == "LinearPatchProjection"
+    torch.testing.assert_close(linear(images())["logits"], plain(images())["logits"])
+
+
+def test_an_overlapping_patch_embedding_has_no_linear_form() -> None:
+    embedding = nn.Module()
+    embedding.proj = nn.Conv2d(3, 8, 7, stride=4)
+    with pytest.raises(UserError, match="patch_projection=linear needs a patch embedding of one convolution"):
+        project_linearly(embedding)
