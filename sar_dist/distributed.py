@@ -20,7 +20,7 @@ from sar_dist.devices import shared_gpu
 from sar_dist.errors import CannotMeet, UserError, leave_at_once, leaves_at_once
 from sar_dist.launch_environment import read_environment
 from sar_dist.library_defaults import set_library_defaults
-from sar_dist.meeting import join, part
+from sar_dist.meeting import MEETING_TIME, join, meet, part
 
 __all__ = [
     "all_gather",
@@ -41,18 +41,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-MEETING_TIME = timedelta(minutes=30)
-
-
-def meet(timeout: timedelta = MEETING_TIME) -> None:
-    """Let the processes know each other from here on: an error on any of them is then said, and said once.
-
-    Raises:
-        UserError: rank 0 was not found in time.
-    """
-    set_library_defaults()
-    join(timeout)
 
 
 def together(action: Callable[[], T]) -> T:

@@ -12,16 +12,19 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING, TypeVar
 
 from sar_dist.errors import CannotMeet, UserError, let_speak
 from sar_dist.launch_environment import find_meeting_place, read_environment
+from sar_dist.library_defaults import set_library_defaults
 from sar_dist.output import warn
+
+if TYPE_CHECKING:
+    import torch.distributed as dist  # slow to import, and a single process meets nobody
 
 T = TypeVar("T")
 
+MEETING_TIME = timedelta(minutes=30)
 _SAY_EVERY_SECONDS = 30.0
 _LOOK_SECONDS = 0.05
 _LISTEN_SECONDS = 2.0  # that a process waits for rank 0 to say the line
@@ -125,6 +128,16 @@ class Meeting:
 _meeting: Meeting | None = None
 
 
+def meet(timeout: timedelta = MEETING_TIME) -> None:
+    """Let the processes know each other from here on: an error on any of them is then said, and said once.
+
+    Raises:
+        UserError: rank 0 was not found in time.
+    """
+    set_library_defaults()
+    join(timeout)
+
+
 def join(timeout: timedelta) -> Meeting | None:
     """Connect to rank 0's store, or open it; None for a single process. Later calls give the same meeting.
 
@@ -134,6 +147,8 @@ def join(timeout: timedelta) -> Meeting | None:
     global _meeting
     rank, _, world = read_environment()
     if _meeting is None and world > 1:
+        import torch.distributed as dist
+
         host, port = find_meeting_place(world)
         store = dist.PrefixStore(
             f"sar_dist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _connect(host, port, timeout)
@@ -157,6 +172,8 @@ def part() -> None:
 
 
 def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
+    import torch.distributed as dist
+
     rank, _, world = read_environment()
     # torchrun's agent holds the store itself.
     opens = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

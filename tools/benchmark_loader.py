@@ -12,12 +12,15 @@ from sar_dist.errors import run_tool
 
 
 def main() -> None:
-    from sar_dist import distributed
     from sar_dist.config import load_config, parse_run_arguments
-    from sar_dist.training import benchmark_loader
 
     arguments = parse_run_arguments(__doc__)
-    report = benchmark_loader(load_config(arguments.config, arguments.overrides))
+    config = load_config(arguments.config, arguments.overrides)
+
+    from sar_dist import distributed  # PyTorch takes seconds: only when what was typed makes sense
+    from sar_dist.training import benchmark_loader
+
+    report = benchmark_loader(config)
     if distributed.read_environment()[0] == 0:
         print(report)
 

@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 from sar_dist.errors import run_tool
-from sar_dist.experiment import RunOptions, check_evaluation_data, evaluate, load_experiment, train
 
 STAGES = ("train", "evaluate", "report")
 
@@ -21,6 +20,9 @@ STAGES = ("train", "evaluate", "report")
 def main() -> None:
     """Parse the command line and run the experiment's stages."""
     given = parse_arguments()
+
+    from sar_dist.experiment import RunOptions, check_evaluation_data, evaluate, load_experiment, train  # slow
+
     experiment = load_experiment(given.spec)
     experiment.select(given.arm, given.seed)
     options = RunOptions(given.out, given.jobs, given.launcher)

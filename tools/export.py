@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 from sar_dist.errors import run_tool
-from sar_dist.models import DTYPES, NO_SKIP_ARCHITECTURE, PROVENANCE_KEY, export_run
 
 
 def main() -> None:
@@ -21,8 +20,15 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ema", action="store_true", help="the moving average (the default if the run kept one)")
     which.add_argument("--live", action="store_true", help="the weights themselves (the default otherwise)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored tensors; default: float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the stored tensors; default: float32",
+    )
     arguments = parser.parse_args()
+
+    from sar_dist.models import DTYPES, NO_SKIP_ARCHITECTURE, PROVENANCE_KEY, export_run  # slow
 
     ema = True if arguments.ema else False if arguments.live else None
     export = export_run(arguments.run, arguments.out, step=arguments.step, ema=ema, dtype=DTYPES[arguments.dtype])

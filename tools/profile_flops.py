@@ -9,14 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from sar_dist.config import load_config
 from sar_dist.errors import UserError, run_tool
-from sar_dist.models import model_on_meta
-from sar_dist.observe import count_regularized_flops, flop_table
-from sar_dist.terms import build_terms
 
 
 def main() -> None:
@@ -29,6 +25,13 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     config = load_config(arguments.config, arguments.overrides)
+
+    import torch  # slow, as what follows: only when what was typed makes sense
+
+    from sar_dist.models import model_on_meta
+    from sar_dist.observe import count_regularized_flops, flop_table
+    from sar_dist.terms import build_terms
+
     model = model_on_meta(config.model, config.regularizer)
     size = config.model.image_size
     terms = build_terms(config, model.grid, torch.device("cpu"))

@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from sar_dist.errors import UserError, run_tool
-from sar_dist.reports import figure_png, load_runs, report_figure, report_page
 
 
 def main() -> None:
@@ -20,6 +19,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     arguments = parser.parse_args()
+
+    from sar_dist.reports import figure_png, load_runs, report_figure, report_page  # slow: only when there is work
 
     runs = load_runs(arguments.runs)
     curves = figure_png(report_figure(runs))

@@ -33,7 +33,7 @@ GROUND: dict[str, set[str]] = {
     "launch_environment": {"errors"},
     "library_defaults": set(),
     "devices": {"errors", "output"},
-    "meeting": {"errors", "launch_environment", "output"},
+    "meeting": {"errors", "launch_environment", "library_defaults", "output"},
     "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting"},
 }
 ALLOWED: dict[str, set[str]] = {

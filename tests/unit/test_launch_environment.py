@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from sar_dist import distributed, meeting
+from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.launch_environment import find_meeting_place, first_host, read_environment
 
@@ -129,7 +130,7 @@ def test_no_place_to_meet(monkeypatch: pytest.MonkeyPatch, variables: dict[str, 
 
 
 def test_a_single_process_opens_no_port_and_leaves_its_children_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting.dist, "TCPStore", lambda *_, **__: pytest.fail("a port was opened"))
+    monkeypatch.setattr(dist, "TCPStore", lambda *_, **__: pytest.fail("a port was opened"))
     distributed.initialize(torch.device("cpu"))
     try:
         assert (distributed.rank(), distributed.world_size()) == (0, 1)
