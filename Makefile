@@ -3,18 +3,21 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-long test-gpu lint format clean
+.PHONY: help install demo test test-long test-gpu lint format clean
 
-install: $(VENV)/installed
+help:  ## show this
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+install: $(VENV)/installed  ## everything into .venv
 
 # Stamped by the files that say what to install, so that a changed requirement is picked up.
-$(VENV)/installed: requirements.txt setup.py
+$(VENV)/installed: requirements.txt setup.py pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-demo: install
+demo: install  ## make a data set, train on it, evaluate, and show it all on one page
 	test -f data/demo/val/manifest.json || $(RUN) python tools/make_shards.py demo data/demo
 	$(RUN) deepspeed --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
 	$(RUN) python tools/transfer_eval.py --task knn --model runs/demo --data data/demo workers=2
@@ -22,24 +25,24 @@ demo: install
 	$(RUN) python tools/report.py runs/demo --out runs/demo/report
 	@echo "pictures: runs/demo/figures, runs/demo/transfer/*/*.png; everything on one page: runs/demo/report/report.html"
 
-test: lint
+test: lint  ## what continuous integration runs: under 25 minutes on 2 cores
 	$(RUN) python -m pytest
 
-test-long: install
+test-long: install  ## every test, for hours
 	$(RUN) python -m pytest -m "long or not long"
 
 # Needs an NVIDIA GPU; everything else of the tests computes on the CPU, also where there are GPUs.
-test-gpu: install
+test-gpu: install  ## what needs an NVIDIA GPU
 	$(RUN) python -m pytest -m gpu
 
-lint: install
+lint: install  ## ruff and mypy
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-format: install
+format: install  ## let ruff mend and format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-clean:
+clean:  ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

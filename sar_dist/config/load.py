@@ -30,15 +30,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Load ``path`` and apply ``overrides`` such as ``optim.lr=1e-3``.
 
     Args:
-        path: a Python file that defines ``config() -> RunConfig``, or the ``config.json`` of a run directory.
+        path: a Python file that defines ``config() -> RunConfig``, the ``config.json`` of a run directory, or the name of
+            a configuration that comes with the package, such as "vit_l_in1k".
         overrides: dotted ``key=value`` pairs; values are read as ``read_value`` says, then checked against the key's type.
 
     Raises:
         UserError: the file is missing or defines no configuration, a key is unknown, or a value does not fit.
     """
-    config = apply_overrides(RunConfig, overrides, _read(Path(path)).model_dump(mode="json"))
-    look_in(Path(path).parent)
+    file = find_config(Path(path))
+    config = apply_overrides(RunConfig, overrides, _read(file).model_dump(mode="json"))
+    look_in(file.parent)
     return config
+
+
+def find_config(path: Path) -> Path:
+    """``path``; where there is nothing, and it is a name or below ``configs/``, the configuration that comes with the package."""
+    if path.exists() or path.is_absolute():
+        return path
+    name = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):  # installed, or in a checkout
+        shipped = folder / name.with_suffix(".py")
+        if shipped.is_file() and (folder / "__init__.py").is_file():
+            return shipped
+    return path
 
 
 def apply_overrides(model: type[M], overrides: Sequence[str], values: dict[str, Any] | None = None) -> M:
@@ -69,7 +84,9 @@ def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
 
 def _read(path: Path) -> RunConfig:
     if not path.is_file():
-        raise UserError(f"no configuration file {path}; give one of configs/*.py or the config.json of a run")
+        raise UserError(
+            f"no configuration file {path}; give one of configs/*.py, the name of one, or the config.json of a run"
+        )
     if path.suffix == ".json":
         _check_whole(path)
         with one_line(path, RunConfig):

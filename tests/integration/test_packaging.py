@@ -11,6 +11,7 @@ from pathlib import Path
 from support import ROOT
 
 import sar_dist
+from sar_dist.console import TOOLS
 
 
 def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
@@ -39,6 +40,14 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
         "vit_l_in1k",
         str(installed / "sar_dist" / "__init__.py"),
     ]
+    shown = run(installed, "-c", "from sar_dist.console import plan; plan()", "--help")
+    assert shown.startswith("usage: sar-plan ")
+    program = "from sar_dist import load_config; print(load_config('configs/vit_l_in1k.py').run.name)"
+    assert run(installed, "-c", program).strip() == "vit_l_in1k"  # it comes with the package
+    entry_points = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert [f"sar-{name.replace('_', '-')} = sar_dist.console:{name}" for name in sorted(TOOLS)] == sorted(
+        line for line in entry_points.splitlines() if "=" in line
+    )
     program = (
         "from sar_dist.reports import PictureSection, attention_page; import sar_dist.reports as reports;"
         "print(reports.__file__); print(attention_page('From a wheel', [PictureSection('x', b'png', [0.5], [1])]))"

@@ -33,6 +33,7 @@ GROUND: dict[str, set[str]] = {
     "launch_environment": {"errors"},
     "library_defaults": set(),
     "devices": {"errors", "output"},
+    "console": {"errors"},
     "meeting": {"errors", "launch_environment", "library_defaults", "output"},
     "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting"},
 }
