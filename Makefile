@@ -3,6 +3,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 
+# What starts several processes and waits for them has the machine for itself; the rest runs on two cores at once.
+SIDE_BY_SIDE := tests/unit tests/counting tests/faults
+ONE_BY_ONE := tests/cluster tests/distributed tests/gpu tests/integration
+
 .PHONY: help install demo test test-long test-gpu lint format clean
 
 help:  ## show this
@@ -26,7 +30,8 @@ demo: install  ## make a data set, train on it, evaluate, and show it all on one
 	@echo "pictures: runs/demo/figures, runs/demo/transfer/*/*.png; everything on one page: runs/demo/report/report.html"
 
 test: lint  ## what continuous integration runs: under 25 minutes on 2 cores
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile $(SIDE_BY_SIDE)
+	$(RUN) python -m pytest $(ONE_BY_ONE)
 
 test-long: install  ## every test, for hours
 	$(RUN) python -m pytest -m "long or not long"

@@ -69,3 +69,10 @@ def test_a_wrong_name_is_found() -> None:
 def test_every_page_is_linked_from_the_readme_or_another_page() -> None:
     reached = {(page.parent / target).resolve() for page in PAGES for target in links(page.read_text())}
     assert {page.name for page in PAGES[1:]} - {page.name for page in reached} == set()
+
+
+def test_make_runs_every_folder_of_tests_once() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.findall(r"^(?:SIDE_BY_SIDE|ONE_BY_ONE) := (.*)$", makefile, re.MULTILINE)
+    folders = {f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if any(path.rglob("test_*.py"))}
+    assert sorted(" ".join(named).split()) == sorted(folders)
