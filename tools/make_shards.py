@@ -3,6 +3,7 @@
 {commands}
     python tools/make_shards.py verify DIR [--deep]     every byte of every shard; --deep decodes every image
 
+With --max-short-side N, images that are larger are resized once, to save the time that decoding them takes in training.
 Several splits go to OUT/train and OUT/val, a single one to OUT. Interrupted, the same command goes on where it was.
 Exit status: 0 done, 2 bad input or damaged shards, 130 interrupted.
 """
@@ -10,12 +11,14 @@ Exit status: 0 done, 2 bad input or damaged shards, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from sar_dist.data.layout import parse_split_choice
-from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, verify_folder, write_splits
-from sar_dist.data.making.sources import COMMANDS, SourceCommand, positive
-from sar_dist.errors import run_tool
+from sar_dist.data.making import SAMPLES_PER_SHARD, ResizedSource, WritingOptions, verify_folder, write_splits
+from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
+from sar_dist.data.shards import Resizing
+from sar_dist.errors import UserError, run_tool
 
 
 def main() -> None:
@@ -27,8 +30,25 @@ def main() -> None:
     chosen: SourceCommand = arguments.chosen
     if chosen.chooses_split and arguments.split is not None:
         arguments.split = parse_split_choice(arguments.split)
-    options = WritingOptions(arguments.seed, arguments.samples_per_shard, arguments.processes)
-    write_splits(chosen.sources(arguments), arguments.out, options)
+    resizing = _resizing(arguments)
+    options = WritingOptions(processes=arguments.processes)
+    if chosen.arranges_samples:
+        options = WritingOptions(arguments.seed, arguments.samples_per_shard, arguments.processes)
+    sources: Sequence[Source] = chosen.sources(arguments)
+    if resizing is not None:
+        sources = [ResizedSource(source, resizing) for source in sources]
+    write_splits(sources, arguments.out, options)
+
+
+def _resizing(arguments: argparse.Namespace) -> Resizing | None:
+    side, quality = arguments.max_short_side, arguments.quality
+    if side is None:
+        if quality is not None:
+            raise UserError("--quality is that of resized images; give --max-short-side too")
+        return None
+    if quality is not None and quality > 100:
+        raise UserError(f"--quality {quality} is no JPEG quality; give one from 1 to 100")
+    return Resizing(side) if quality is None else Resizing(side, quality)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,12 +69,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
     parser.set_defaults(chosen=made)
-    parser.add_argument("--seed", type=int, default=0, help="of the order in which samples are spread over the shards")
+    if made.arranges_samples:
+        parser.add_argument(
+            "--seed", type=int, default=0, help="of the order in which samples are spread over the shards"
+        )
+        parser.add_argument(
+            "--samples-per-shard",
+            type=positive,
+            default=made.samples_per_shard or SAMPLES_PER_SHARD,
+            help="at most (default: %(default)s)",
+        )
     parser.add_argument(
-        "--samples-per-shard",
+        "--max-short-side",
         type=positive,
-        default=made.samples_per_shard or SAMPLES_PER_SHARD,
-        help="at most (default: %(default)s)",
+        metavar="N",
+        help="resize images whose short side has more than N pixels, and store them as JPEG (default: all bytes stay)",
+    )
+    parser.add_argument(
+        "--quality", type=positive, help=f"JPEG quality of resized images, 1 to 100 (default: {Resizing(1).quality})"
     )
     if made.chooses_split:
         parser.add_argument(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
+from sar_dist.data.batch_memory import empty_batch
 from sar_dist.data.images import BadSample, SampleDecoder
 from sar_dist.data.order import Sample
 from sar_dist.errors import UserError
@@ -126,11 +125,5 @@ def _int64(group: list[Sample], key: str) -> Tensor:
 
 
 def _stack(images: list[Tensor]) -> Tensor:
-    """(b, 3, S, S); in a worker, directly in the shared memory from which the parent takes it."""
-    if get_worker_info() is None:
-        return torch.stack(images)
-    # As torch's default_collate does: ``share_memory_`` of a new tensor would copy it, and touch twice the memory.
-    shape = (len(images), *images[0].shape)
-    elements = math.prod(shape)
-    storage = images[0]._typed_storage()._new_shared(elements, device=images[0].device)
-    return torch.stack(images, out=images[0].new(storage).resize_(*shape))
+    """uint8 (b, 3, S, S); in a worker, directly in the memory from which the parent takes it."""
+    return torch.stack(images, out=empty_batch((len(images), *images[0].shape)))

@@ -27,7 +27,7 @@ from sar_dist.data.order import (
     steps_per_epoch,
     window_samples,
 )
-from sar_dist.data.shards import Manifest, open_shards
+from sar_dist.data.shards import Manifest, describe, open_shards
 from sar_dist.data.workers import KeptPipeline, iterate_pipeline
 from sar_dist.errors import UserError
 from sar_dist.output import warn
@@ -124,6 +124,7 @@ class TrainLoader:
             "order_version": ORDER_VERSION,
             "manifest": self._manifest.fingerprint,
             "content": self._shards.content,
+            "resized": describe(self._manifest.resized),
             "samples": self._manifest.total,
             "seed": self._settings.seed,
             "global_batch": self._settings.global_batch * self._repeats,

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import cv2
 import torch
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from sar_dist import distributed
 from sar_dist.config import DataSettings
 from sar_dist.cores import CoreUse, own_use, share_of_cores
+from sar_dist.data.batch_memory import BatchMemory, as_message, use_slots
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
 from sar_dist.errors import UserError
@@ -32,9 +34,11 @@ _MOST_WORKERS = 64
 _PARENT_CHECK_SECONDS = 1.0
 _SHARED_MEMORY = "/dev/shm"
 _LEAST_SHARED_MEMORY = 1 << 20
-# Files that a batch on its way holds open in worker and training process (one a tensor), and that a worker's queues do.
-_FILES_PER_BATCH = 6
-_FILES_PER_WORKER = 4
+# Batches that the training process may hold besides those on their way: the one it works on, and the one before it.
+_BATCHES_IN_USE = 2
+# Files that a batch holds open if there is no slot for it, and that a worker's queues and memory do.
+_FILES_PER_BATCH = 1
+_FILES_PER_WORKER = 6
 _FILES_LEFT_OVER = 24
 
 
@@ -58,9 +62,9 @@ def iterate_pipeline(pipeline: wds.DataPipeline, workers: int | None, prefetch: 
     Without a number of workers this process is taken to be the only one on its cores.
     Raises UserError for what a stage reported, and with advice where a worker was killed because memory ran out.
     """
-    loader = _make_loader(pipeline, workers, prefetch, kept=False)
+    loader = _Loader(pipeline, workers, prefetch, kept=False)
     with _explained_failures(), _single_threaded_opencv():
-        return _checked(iter(loader))
+        return _checked(loader.batches())
 
 
 class KeptPipeline:
@@ -70,42 +74,56 @@ class KeptPipeline:
     """
 
     def __init__(self, pipeline: wds.DataPipeline, workers: int | None, prefetch: int) -> None:
-        self._loader = _make_loader(pipeline, workers, prefetch, kept=True)
+        self._loader = _Loader(pipeline, workers, prefetch, kept=True)
         self._started: Iterator[Batch] | None = None
-        if self._loader.num_workers:
+        if self._loader.workers:
             with _explained_failures(), _single_threaded_opencv():
-                self._started = iter(self._loader)
+                self._started = self._loader.batches()
 
     def iterate(self) -> Iterator[Batch]:
         """The batches in order, from the first; an earlier iterator ends. Errors as of ``iterate_pipeline``."""
         started, self._started = self._started, None
         if started is None:
             with _explained_failures():
-                started = iter(self._loader)
+                started = self._loader.batches()
         return _checked(started)
 
 
-def _make_loader(pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, kept: bool) -> DataLoader:
-    if workers is None:
-        workers = default_workers(share_of_cores(own_use(), [own_use()]))
-    if workers:
-        # The loader's own queues need some; torch cannot clean up after a loader that is only half there.
-        if shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY:
-            raise UserError(_out_of_shared_memory())
-        _allow_open_files(workers, prefetch)
-    return DataLoader(
-        pipeline,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=prepare_worker if workers else None,
-        # forkserver and spawn would import the user's main module again; and the parent would not be the parent.
-        multiprocessing_context="fork" if workers else None,
-        pin_memory=uses_cuda(),
-        # The loader draws a seed for its workers, from the training process's generator unless it has its own.
-        generator=torch.Generator(),
-        persistent_workers=kept and workers > 0,
-    )
+class _Loader:
+    """torch's loader of a pipeline, with the memory in which its workers hand over their batches."""
+
+    def __init__(self, pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, kept: bool) -> None:
+        if workers is None:
+            workers = default_workers(share_of_cores(own_use(), [own_use()]))
+        self.workers = workers
+        self._memory: BatchMemory | None = None
+        if workers:
+            # The loader's own queues need some; torch cannot clean up after a loader that is only half there.
+            if shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY:
+                raise UserError(_out_of_shared_memory())
+            _allow_open_files(workers, prefetch)
+            self._memory = BatchMemory(workers, prefetch + _BATCHES_IN_USE)
+        self._loader = DataLoader(
+            pipeline,
+            batch_size=None,
+            collate_fn=as_message,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            worker_init_fn=None if self._memory is None else partial(_prepare_loader_worker, self._memory),
+            # forkserver and spawn would import the user's main module again; and the parent would not be the parent.
+            multiprocessing_context="fork" if workers else None,
+            pin_memory=uses_cuda(),
+            # The loader draws a seed for its workers, from the training process's generator unless it has its own.
+            generator=torch.Generator(),
+            persistent_workers=kept and workers > 0,
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches from the first. With workers, call it under ``_single_threaded_opencv``: it may fork them."""
+        batches = iter(self._loader)
+        if self._memory is not None:
+            self._memory.keep_for(batches)
+        return batches
 
 
 @contextlib.contextmanager
@@ -179,6 +197,11 @@ def _explained_failures() -> Iterator[None]:
                 f"lower data.workers or data.prefetch ({text.splitlines()[0]})"
             ) from error
         raise
+
+
+def _prepare_loader_worker(memory: BatchMemory, worker: int) -> None:
+    prepare_worker(worker)
+    use_slots(memory, worker)
 
 
 def prepare_worker(_worker: int) -> None:

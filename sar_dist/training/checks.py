@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -17,6 +18,7 @@ from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
 from sar_dist.models import check_initial_weights, model_on_meta
+from sar_dist.output import warn
 from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
 from sar_dist.training.preemption import check_marker
@@ -117,7 +119,20 @@ def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
             f"{key} has {manifest.num_classes} classes, the model {config.model.num_classes}; "
             f"set model.num_classes={manifest.num_classes}"
         )
+    _warn_of_small_images(key, manifest, config)
     return manifest
+
+
+def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:
+    """Say it where the shards' images were resized to less than this model takes them at."""
+    size = config.model.image_size
+    wanted = size if key == "data.train" else math.floor(size / config.augment.crop_fraction)
+    kept = min((step.max_short_side for step in manifest.resized), default=wanted)
+    if kept < wanted:
+        warn(
+            f"{key}: the images of {manifest.root} were resized to a short side of at most {kept} px, and model.image_size={size} "
+            f"takes them at {wanted}; use the original shards, or resize them with --max-short-side {wanted} or more"
+        )
 
 
 def check_same_classes(train: Manifest, val: Manifest) -> None:

@@ -2,7 +2,7 @@
 
 from sar_dist.data.images.augment import build_eval_transform, build_train_transform, make_posterize_safe
 from sar_dist.data.images.bad_samples import BadSamples
-from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.data.images.image_operations import ImageArray
 from sar_dist.data.images.sample_decoder import BadSample, SampleDecoder, Transform
@@ -19,5 +19,6 @@ __all__ = [
     "build_train_transform",
     "decode_image",
     "decode_pil",
+    "jpeg_size",
     "make_posterize_safe",
 ]

@@ -1,11 +1,13 @@
 """Making and verifying shards: sources of samples, the writer, the demo data."""
 
 from sar_dist.data.making.demo import demo_class_names, demo_samples
+from sar_dist.data.making.resizing import ResizedSource
 from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.making.writing import SAMPLES_PER_SHARD, WritingOptions, write_shards, write_splits
 
 __all__ = [
     "SAMPLES_PER_SHARD",
+    "ResizedSource",
     "WritingOptions",
     "demo_class_names",
     "demo_samples",

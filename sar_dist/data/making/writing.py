@@ -1,4 +1,4 @@
-"""Writing shards: plain WebDataset tars of the original bytes, the same to the last bit however they are made.
+"""Writing shards: plain WebDataset tars of a source's bytes, the same to the last bit however they are made.
 
 The samples of a source are permuted by the seed once, and shard k is a fixed slice of that order, so the number of
 processes does not matter; the time of all members is 0. A shard appears under its name whole or not at all, the manifest
@@ -32,6 +32,7 @@ from sar_dist.data.shards import (
     Manifest,
     ShardEntry,
     index_new_shards,
+    resizing_content,
     split_key,
 )
 from sar_dist.errors import UserError
@@ -84,6 +85,9 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         size = sum(shard.bytes or 0 for shard in manifest.shards) / 1e6
         classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
         say(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
+        remarks = source.remarks()
+        if remarks is not None:
+            say(f"{folder}: {remarks}")
 
 
 def _plan(source: Source, options: WritingOptions) -> dict[str, Any]:
@@ -120,26 +124,28 @@ def _stored_plan(state: Path) -> Any:
 
 
 def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:
-    for leftover in folder.glob(PART_FILES):
+    for leftover in folder.rglob(PART_FILES):
         leftover.unlink()
     order = source.order(options.seed)
-    count = -(-len(source) // options.samples_per_shard)
-    bounds = [len(source) * k // count for k in range(count + 1)]
-    names = [f"{source.prefix}-{k:06d}.tar" for k in range(count)]
-    jobs = [_Job(folder, state, name, order[a:b]) for name, a, b in zip(names, bounds, bounds[1:], strict=False)]
+    names, counts = zip(*source.shards(options.samples_per_shard), strict=True)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    jobs = [_Job(folder, state, name, numbers) for name, numbers in zip(names, parts, strict=True)]
+    for parent in {path.parent for job in jobs for path in (job.folder / job.name, job.record)}:
+        make_folder(parent)
     todo = [job for job in jobs if _finished(job) is None]
     samples = sum(len(job.numbers) for job in todo)
     needed = int((source.size() / len(source) + _OVERHEAD) * samples)
     check_space(folder, needed, "the shards take about", "free some space or choose another folder")
     for _ in track(_run(source, todo, options.processes), len(todo), f"writing {source.split} shards"):
         pass
-    manifest = Manifest(str(folder), source.split, source.classes, tuple(map(_require_finished, jobs)))
+    entries = tuple(map(_require_finished, jobs))
+    manifest = Manifest(str(folder), source.split, source.classes, entries, resized=source.resized)
     # Reads back what was written, and compares it with what was meant.
     index = index_new_shards(manifest, options.processes)
-    entries = [
-        replace(entry, checksums=shard.checksums) for entry, shard in zip(manifest.shards, index.shards, strict=True)
-    ]
-    manifest = replace(manifest, shards=tuple(entries))
+    entries = tuple(
+        replace(entry, checksums=shard.checksums) for entry, shard in zip(entries, index.shards, strict=True)
+    )
+    manifest = replace(manifest, shards=entries)
     _write_manifest(manifest, source, options)
     return manifest
 
@@ -207,7 +213,8 @@ def _write_inherited(job: _Job) -> ShardEntry:
 
 
 def _write_job(source: Source, job: _Job) -> ShardEntry:
-    entry = write_shard(job.folder / job.name, (source.sample(int(number)) for number in job.numbers))
+    written = write_shard(job.folder / job.name, (source.sample(int(number)) for number in job.numbers))
+    entry = replace(written, name=job.name)
     write_durably(job.record, json.dumps(asdict(entry)))
     return entry
 
@@ -266,6 +273,8 @@ def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions)
         "source": source.description(),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
+    if manifest.resized:
+        content["resized"] = resizing_content(manifest.resized)
     if source.words is not None:
         write_durably(Path(manifest.root, CLASSES_NAME), json.dumps(class_table_content(source.words), indent=1))
     write_durably(Path(manifest.root, MANIFEST_NAME), json.dumps(content, indent=1))

@@ -13,6 +13,7 @@ from sar_dist.data.shards.manifest import (
     Split,
 )
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
+from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.staging import open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, index_shard, parse_label
@@ -34,12 +35,14 @@ __all__ = [
     "LabelSource",
     "LocalShards",
     "Manifest",
+    "Resizing",
     "ShardEntry",
     "ShardIndex",
     "ShardReader",
     "Shards",
     "Split",
     "check_shards",
+    "describe",
     "index_and_check",
     "index_new_shards",
     "index_shard",
@@ -48,5 +51,6 @@ __all__ = [
     "open_index",
     "open_shards",
     "parse_label",
+    "resizing_content",
     "split_key",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from sar_dist.data.layout import Split, split_of_word
 from sar_dist.data.shards.label_source import LabelSource
+from sar_dist.data.shards.resizing import Resizing, parse_resizing
 from sar_dist.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -46,7 +47,7 @@ class Manifest:
     """The shards of one split, in order. A sample's global id is its position in this order.
 
     ``root`` is the folder (or URL) of the shards, ``classes`` the class names by label where they are known,
-    ``labels`` where the label of a sample is found.
+    ``labels`` where the label of a sample is found, ``resized`` the steps in which images were made smaller (none: originals).
     """
 
     root: str
@@ -54,6 +55,7 @@ class Manifest:
     classes: tuple[str, ...] | None
     shards: tuple[ShardEntry, ...]
     labels: LabelSource = field(default_factory=LabelSource)
+    resized: tuple[Resizing, ...] = ()
 
     @property
     def num_classes(self) -> int | None:
@@ -94,9 +96,10 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
         shards = tuple(map(_parse_entry, content["shards"]))
         total = int(content["total"])
         classes = content["classes"] and tuple(map(str, content["classes"]))
+        resized = parse_resizing(content.get("resized", ()))  # of resized images only
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not a valid manifest ({error!r}); {HOW_TO_MAKE}") from None
-    manifest = Manifest(root, split, classes or None, shards)
+    manifest = Manifest(root, split, classes or None, shards, resized=resized)
     if manifest.total != total:
         raise UserError(f"{where} is inconsistent: total {total}, but its shards hold {manifest.total} samples")
     return manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -76,6 +77,12 @@ def make_shards(folder: Path, sizes: Sequence[int], prefix: str = "shard") -> Pa
         (folder / f"{prefix}-{i:04d}.tar").write_bytes(tar_bytes(members))
         first += size
     return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of every file but the index, which holds modification times."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".index", ".lock"))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def make_scenes(folder: Path, shards: int = 3) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import webdataset as wds
-from shard_factory import image_of, sample_members, tar_bytes
+from shard_factory import contents, image_of, sample_members, tar_bytes
 
 from sar_dist import files
 from sar_dist.data import check_shards, load_manifest
@@ -49,12 +49,6 @@ class Numbers(Source):
 
     def size(self) -> int:
         return 100 * self.count
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file but the index, which holds modification times."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".index", ".lock"))
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_shards_hold_all_samples_evenly_in_the_seed_s_order(tmp_path: Path) -> None:

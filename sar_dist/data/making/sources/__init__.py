@@ -2,6 +2,7 @@
 
 from sar_dist.data.making.sources.base import FileSample, FileSource, Source, read_bytes
 from sar_dist.data.making.sources.command import SourceCommand, positive
+from sar_dist.data.making.sources.copied_shards import CopiedShards
 from sar_dist.data.making.sources.demo_scenes import DemoScenes
 from sar_dist.data.making.sources.image_folder import Subset, imagefolder_sources
 from sar_dist.data.making.sources.registry import COMMANDS
@@ -13,6 +14,7 @@ __all__ = [
     "COMMANDS",
     "SEGMENTATION_EXTENSION",
     "VOC_CLASSES",
+    "CopiedShards",
     "CsvColumns",
     "DemoScenes",
     "FileSample",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from sar_dist.data.layout import ClassTable, Split, SplitChoice
+from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 from sar_dist.output import warn
@@ -28,12 +29,13 @@ class Source(ABC):
     """Samples to be written, numbered 0..len-1; ``classes`` are the class names by label, None where there are none.
 
     ``words`` is the numbering of a source whose labels are words; it is kept beside the shards as ``classes.json``, so
-    that another table can be numbered by it.
+    that another table can be numbered by it. ``resized`` says in which steps images were made smaller.
     """
 
     split: Split
     classes: tuple[str, ...] | None
     words: ClassTable | None = None
+    resized: tuple[Resizing, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,6 +64,16 @@ class Source(ABC):
     def order(self, seed: int) -> np.ndarray:
         """(len,) the numbers of the samples in the order in which they are written; a permutation keyed by ``seed``."""
         return keyed_permutation(len(self), seed, "shards of", self.split)
+
+    def shards(self, samples_per_shard: int) -> list[tuple[str, int]]:
+        """Name and number of samples of each shard, in the order of the samples; evenly filled by default."""
+        count = -(-len(self) // samples_per_shard)
+        bounds = [len(self) * k // count for k in range(count + 1)]
+        return [(f"{self.prefix}-{k:06d}.tar", bounds[k + 1] - bounds[k]) for k in range(count)]
+
+    def remarks(self) -> str | None:
+        """What there is to say about the samples once they are written."""
+        return None
 
 
 class FileSample(NamedTuple):

@@ -20,6 +20,7 @@ class SourceCommand:
         sources: the splits to write, from the parsed arguments. Raises UserError.
         reads_files: there is an argument ``source``, what to read.
         chooses_split: there is an argument ``--split``, a ``SplitChoice``.
+        arranges_samples: there are arguments ``--seed`` and ``--samples-per-shard``.
         samples_per_shard: default of ``--samples-per-shard``; None: that of the writer.
     """
 
@@ -30,6 +31,7 @@ class SourceCommand:
     sources: Callable[[argparse.Namespace], Sequence[Source]]
     reads_files: bool = True
     chooses_split: bool = True
+    arranges_samples: bool = True
     samples_per_shard: int | None = None
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from sar_dist.data.making.sources import demo_scenes, image_folder, inaturalist, segmentation, tables, tars
+from sar_dist.data.making.sources import (
+    copied_shards,
+    demo_scenes,
+    image_folder,
+    inaturalist,
+    segmentation,
+    tables,
+    tars,
+)
 from sar_dist.data.making.sources.command import SourceCommand
 
 COMMANDS: tuple[SourceCommand, ...] = (
@@ -10,6 +18,7 @@ COMMANDS: tuple[SourceCommand, ...] = (
     tables.CSV_COMMAND,
     tables.PARQUET_COMMAND,
     tars.COMMAND,
+    copied_shards.COMMAND,
     inaturalist.COMMAND,
     segmentation.ADE20K_COMMAND,
     segmentation.VOC_COMMAND,

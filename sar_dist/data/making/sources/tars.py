@@ -50,33 +50,62 @@ def tar_sources(
     Raises:
         UserError: no such shards, damaged ones, or samples without image or label.
     """
+    made = manifests_of_splits(root, label, split)
+    return [TarSource(manifest, name, label, leave_out_bad=leave_out_bad) for name, manifest in made.items()]
+
+
+def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | None) -> dict[Split, Manifest]:
+    """The manifests of existing shards by the split that is to be made of them; arguments and errors as of ``tar_sources``."""
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     if choice is None or (root / MANIFEST_NAME).is_file():
         found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label)}
         made = choose_splits(found, choice, root)
         # Samples of bare tars are counted when the manifest is loaded.
-        made = {name: load_manifest(manifest.root, manifest.split, label) for name, manifest in made.items()}
-    else:  # also a split such as test, or tars that do not say what they are
-        made = {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
-    return [TarSource(manifest, name, label, leave_out_bad=leave_out_bad) for name, manifest in made.items()]
+        return {name: load_manifest(manifest.root, manifest.split, label) for name, manifest in made.items()}
+    # Also a split such as test, or tars that do not say what they are.
+    return {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
 
 
-class TarSource(Source):
-    """The samples of checked shards with all their members; ``cls`` is the label as a number.
+class StoredSource(Source):
+    """What sources that read checked shards have in common. ``cls`` becomes the label as a number, wherever it is found."""
+
+    def __init__(self, manifest: Manifest, split: Split, label: str) -> None:
+        check_shards(manifest)
+        self.split = split
+        self.classes = manifest.classes
+        self.resized = manifest.resized
+        self._manifest = manifest
+        self._label = label
+        self._records = open_index(manifest).records
+        self._shards = open_shards(manifest, DataSettings())
+        self._reader: ShardReader | None = None
+
+    def _members(self, place: int) -> tuple[str, dict[str, bytes]]:
+        """Key and members of the sample that is at ``place`` in the order of the shards."""
+        if self._reader is None:
+            self._reader = ShardReader(self._shards)
+        return self._reader.members(*self._manifest.locate(place))
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "tars", "folder": Path(self._manifest.root).resolve().name, "label": self._label}
+
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in (Path(self._manifest.root, s.name) for s in self._manifest.shards))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_reader": None}  # open files stay with their process
+
+
+class TarSource(StoredSource):
+    """The samples of checked shards with all their members.
 
     Keys begin with the sample's number, since two tars may use the same ones.
     """
 
     def __init__(self, manifest: Manifest, split: Split, label: str, *, leave_out_bad: bool = False) -> None:
-        check_shards(manifest)
-        records = open_index(manifest).records
-        self.split = split
-        self.classes = manifest.classes
-        self._manifest = manifest
-        self._label = label
+        super().__init__(manifest, split, label)
+        records = self._records
         self._labels = np.array(records["label"])
-        self._shards = open_shards(manifest, DataSettings())
-        self._reader: ShardReader | None = None
         self._labelled = label != LABEL_EXTENSION or bool((self._labels != NO_LABEL).any()) or self._first_has_label()
         bad = records["image"] == NO_IMAGE
         if self._labelled:
@@ -114,36 +143,30 @@ class TarSource(Source):
         return len(self._numbers)
 
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
-        if self._reader is None:
-            self._reader = ShardReader(self._shards)
         place = int(self._numbers[number])
-        key, members = self._reader.members(*self._manifest.locate(place))
+        key, members = self._members(place)
         if self._labelled:
             members[LABEL_EXTENSION] = str(self._labels[place]).encode()
         name = _UNSAFE.sub("_", key.rpartition("/")[2])[-_MAX_KEY:]
         return f"{place:08d}-{name}", members
-
-    def description(self) -> dict[str, Any]:
-        return {"kind": "tars", "folder": Path(self._manifest.root).resolve().name, "label": self._label}
 
     def digest(self) -> str:
         shards = [[shard.name, shard.samples, shard.bytes] for shard in self._manifest.shards]
         content = [self._manifest.fingerprint, shards, self._numbers.tolist(), self._labels.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def size(self) -> int:
-        return sum(path.stat().st_size for path in (Path(self._manifest.root, s.name) for s in self._manifest.shards))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_reader": None}  # open files stay with their process
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_label_argument(parser: argparse.ArgumentParser) -> None:
+    """``--label``, for what reads shards."""
     parser.add_argument(
         "--label",
         default=LABEL_EXTENSION,
         help="where labels are: cls, or a JSON field such as json.label (default: %(default)s)",
     )
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_label_argument(parser)
     parser.add_argument(
         "--leave-out-bad", action="store_true", help="leave out samples without image or label instead of refusing them"
     )
