@@ -33,7 +33,7 @@ _PARENT_CHECK_SECONDS = 1.0
 _SHARED_MEMORY = "/dev/shm"
 _LEAST_SHARED_MEMORY = 1 << 20
 # Files that a batch on its way holds open in worker and training process (one a tensor), and that a worker's queues do.
-_FILES_PER_BATCH = 6
+_FILES_PER_BATCH = 7
 _FILES_PER_WORKER = 4
 _FILES_LEFT_OVER = 24
 
