@@ -7,7 +7,9 @@ First CPU time a worker spends on an image, from JPEG bytes to its place in a ba
 the same images with the same draws, in turns in one process, decoded anew each time. Then what the device does instead:
 kernels that torch.compile makes of it and bytes that they read and write, for a batch drawn by each recipe; and the
 share of a training step of ViT-B/16 that these bytes take on an H100 at the bandwidth of its memory. Kernels and bytes are
-those of Inductor's code for the CPU, which fuses by the same rules; how long they take on a GPU is for a GPU to say.
+those of Inductor's code for the CPU, which fuses by the same rules; how long they take on a GPU is for a GPU to say. Last
+the CPU time that the training process spends on starting a batch's kernels, compiled and as they are: the whole
+augmentation of images of 4 x 4 pixels, which compute next to nothing.
 """
 
 import argparse
@@ -128,14 +130,29 @@ def count_functions() -> dict[str, tuple[int, float]]:
     return {name: (kernels, bytes_moved / count) for name, (kernels, bytes_moved) in found.items()}
 
 
-def drawn_plan(recipe: dict[str, Any]) -> DevicePlan:
+def drawn_plan(recipe: dict[str, Any], side: int = SIZE) -> tuple[DevicePlan, Tensor]:
     """What is drawn for a batch."""
     settings, drawn = AugmentSettings(**recipe), list[list[DrawnOperation]]()
-    draw = build_operation_draw(settings, SIZE)
+    draw = build_operation_draw(settings, side)
     for number in range(BATCH):
         seed_generators(0, number)
         drawn.append(draw())
-    return make_plan(drawn, SIZE, canvas_of(settings))[0]
+    return make_plan(drawn, side, canvas_of(settings))
+
+
+def host_side(repeats: int = 50) -> dict[str, float]:
+    """CPU milliseconds that a batch of RandAugment, erasing and mixing takes where there is nothing to compute."""
+    settings, side, ids = AugmentSettings(**RECIPES["RandAugment m9"], **FINISH), 4, torch.arange(BATCH)
+    images, drawn = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8), drawn_plan(RECIPES["RandAugment m9"], side)
+    found = {}
+    for name, compiled in (("compiled", True), ("as it is", False)):
+        transform = DeviceTransform(settings, 2, 0, compiled=compiled)
+        transform.train(images, ids % 2, ids, ids, ids, drawn)
+        start = time.process_time()
+        for _ in range(repeats):
+            transform.train(images, ids % 2, ids, ids, ids, drawn)
+        found[name] = (time.process_time() - start) / repeats * 1e3
+    return found
 
 
 def count_batch(plan: DevicePlan, functions: dict[str, tuple[int, float]]) -> tuple[int, float]:
@@ -156,11 +173,15 @@ def count_batch(plan: DevicePlan, functions: dict[str, tuple[int, float]]) -> tu
 
 
 def count_device() -> dict[str, dict[str, float]]:
+    """Kernels, bytes, and what these take on an H100, of a batch by each recipe, and of what follows all of them."""
+    torch._inductor.config.force_disable_caches = True  # what comes from a cache is not counted
+    torch._logging.set_logs(inductor_metrics=True)  # makes Inductor count bytes
+    logging.getLogger("torch._inductor").handlers.clear()
     model = model_on_meta(ModelSettings(name="vit_base_patch16_224"), RunConfig(run=RunSettings(name="x")).regularizer)
     flops = count_flops(model, (torch.empty(1, 3, SIZE, SIZE, device="meta"),)).training_flops
     step = BATCH * flops / (MFU * H100_FLOPS)
     functions = count_functions()
-    batches = {name: count_batch(drawn_plan(recipe), functions) for name, recipe in RECIPES.items()}
+    batches = {name: count_batch(drawn_plan(recipe)[0], functions) for name, recipe in RECIPES.items()}
     batches["normalise, erase, mix"] = functions["finish"][0], functions["finish"][1] * BATCH
     return {
         name: {
@@ -174,7 +195,7 @@ def count_device() -> dict[str, dict[str, float]]:
     }
 
 
-def show(workers: dict[str, dict[str, float]], device: dict[str, dict[str, float]]) -> None:
+def show(workers: dict[str, dict[str, float]], device: dict[str, dict[str, float]], host: dict[str, float]) -> None:
     first = Table("JPEG to batch, CPU us an image", "where=worker", "where=device", "ratio")
     for name, row in workers.items():
         first.add_row(name, f"{row['worker_us']:.0f}", f"{row['device_us']:.0f}", f"{row['ratio']:.2f}")
@@ -188,6 +209,8 @@ def show(workers: dict[str, dict[str, float]], device: dict[str, dict[str, float
     console = Console()
     console.print(first)
     console.print(second)
+    console.print("starting RandAugment m9, erasing and mixing, CPU ms a batch of the training process:")
+    console.print(", ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in host.items()))
 
 
 def main() -> None:
@@ -207,14 +230,12 @@ def main() -> None:
     if not files:
         parser.error(f"no JPEGs under {arguments.images}")
     workers = compare_workers(files, arguments.rounds)
-    torch._inductor.config.force_disable_caches = True  # what comes from a cache is not counted
-    torch._logging.set_logs(inductor_metrics=True)  # makes Inductor count bytes
-    logging.getLogger("torch._inductor").handlers.clear()
+    host = host_side()
     device = count_device()
-    show(workers, device)
+    show(workers, device, host)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"workers": workers, "device": device}, indent=1))
+        arguments.out.write_text(json.dumps({"workers": workers, "device": device, "host": host}, indent=1))
 
 
 if __name__ == "__main__":

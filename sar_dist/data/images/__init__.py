@@ -5,7 +5,7 @@ from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_transforms import DeviceTransform
-from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind, apply_on_host
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
 from sar_dist.data.images.image_operations import ImageArray
 from sar_dist.data.images.rand_augment import build_operation_draw, canvas_of
 from sar_dist.data.images.sample_decoder import BadSample, Draw, SampleDecoder, Transform
@@ -23,7 +23,6 @@ __all__ = [
     "SampleDecoder",
     "Transform",
     "UndecodableImage",
-    "apply_on_host",
     "build_eval_transform",
     "build_operation_draw",
     "build_train_transform",

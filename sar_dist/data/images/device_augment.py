@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -47,18 +46,16 @@ class DeviceAugment:
         index, amounts, tables, flips = plan.unpack(packed)
         images = self._run(operations.flip, images, constants=(flips,))
         for layer in plan.layers:
-            for by_table, members in groupby(layer, lambda group: group.family in _BY_TABLE):
-                groups = list(members)
-                if by_table:
-                    self._look_up(images, groups, index, amounts, tables)
-                    continue
-                for group in groups:
-                    chosen = index[group.start : group.stop]
-                    images.index_copy_(0, chosen, self._changed(images, group, chosen, amounts))
+            by_table = [group for group in layer if group.family in _BY_TABLE]
+            if by_table:
+                self._look_up(images, by_table, index, amounts, tables)
+            for group in layer[len(by_table) :]:
+                chosen = index[group.start : group.stop]
+                images.index_copy_(0, chosen, self._changed(images, group, chosen, amounts))
         return images
 
     def _look_up(self, images: Tensor, groups: list[Group], index: Tensor, amounts: Tensor, tables: Tensor) -> None:
-        """Change in place the images of neighbouring groups whose levels a table changes."""
+        """Change in place the images of a layer's first groups, those whose levels a table changes."""
         found = [self._tables(images, group, index[group.start : group.stop], amounts, tables) for group in groups]
         chosen = index[groups[0].start : groups[-1].stop]
         images.index_copy_(0, chosen, self._run(operations.look_up, images, chosen, torch.cat(found)))

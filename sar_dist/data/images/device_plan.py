@@ -30,7 +30,7 @@ _FIXED_POINT = 1 << 24
 
 
 class Family(IntEnum):
-    """Operations that the device does as one."""
+    """Operations that the device does as one; a layer's groups are in this order."""
 
     TABLE = 0  # a table of levels that is known beforehand
     CONTRAST = 1  # as the next two: a table that depends on the image
