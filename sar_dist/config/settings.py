@@ -182,6 +182,11 @@ class AugmentSettings(Settings):
     backend: Literal["fast", "pil"] = Field(
         "fast", description="fast: torchvision on uint8 tensors; pil: timm's PIL transforms, the reference"
     )
+    where: Literal["worker", "device"] | None = Field(
+        None,
+        description="where flip, RandAugment, 3-Augment and jitter are done: in the data workers, or batched on the training "
+        "device; none: on a GPU where there is one, and a resumed run keeps its place",
+    )
     scale: tuple[float, float] = Field(
         (0.08, 1.0), description="RandomResizedCrop: range of the crop's share of the area"
     )
@@ -238,6 +243,10 @@ class AugmentSettings(Settings):
     def _one_policy(self) -> AugmentSettings:
         if self.rand_augment is not None and self.three_augment:
             raise ValueError("augment.rand_augment and augment.three_augment exclude each other; leave one of them out")
+        if self.backend == "pil" and self.where == "device":
+            raise ValueError(
+                "augment.backend=pil runs in the data workers alone; set augment.where=worker or augment.backend=fast"
+            )
         return self
 
 

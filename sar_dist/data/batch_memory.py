@@ -25,8 +25,8 @@ from torch import Tensor
 # A byte for each slot at the beginning of a worker's memory: 0 free, 1 in use. The worker sets it, the parent clears it.
 _FLAGS = mmap.PAGESIZE
 _FREE, _USED = b"\0", b"\1"
-# Tensors up to this size travel inside the message.
-_MESSAGE_BYTES = 1 << 16
+# Tensors up to this size travel inside the message: labels, and what is to be done to a few hundred images.
+_MESSAGE_BYTES = 1 << 18
 
 _keys = itertools.count()
 _memories: dict[int, BatchMemory] = {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sar_dist.data.batch_memory import empty_batch
-from sar_dist.data.images import BadSample, SampleDecoder
+from sar_dist.data.images import BadSample, Canvas, SampleDecoder, make_plan
 from sar_dist.data.order import Sample
 from sar_dist.errors import UserError
 
@@ -22,7 +22,8 @@ MORE_MEMORY = "allow the processes more (ulimit -v, the container's limit), or l
 
 
 class TrainDecoding:
-    """Second stage of training: adds ``image``, and ``bad``, the list of samples that this one had to replace.
+    """Second stage of training: adds ``image``; ``drawn``, what is to be done to it later; and ``bad``, the list of samples
+    that this one had to replace.
 
     A bad sample is replaced by the next good one of its window: the choice is the same whoever makes it, and no rank
     gets fewer samples than the others. Raises UserError after 100 bad samples in a row.
@@ -38,7 +39,8 @@ class TrainDecoding:
         bad: list[str] = []
         for candidate in itertools.chain([sample], sample["substitutes"]):
             try:
-                return candidate | {"image": self._decoder.decode(candidate), "bad": bad}
+                image, drawn = self._decoder.decode_and_draw(candidate)
+                return candidate | {"image": image, "drawn": drawn, "bad": bad}
             except BadSample as problem:
                 bad.append(str(problem))
             if len(bad) >= MAX_SUBSTITUTES:
@@ -66,10 +68,14 @@ class ValidationDecoding:
 
 
 class TrainBatching:
-    """Last stage of training: micro-batches of ``size`` samples, as ``TrainLoader.iterate`` describes them."""
+    """Last stage of training: micro-batches of ``size`` samples, as ``TrainLoader.iterate`` describes them.
 
-    def __init__(self, size: int) -> None:
+    With a ``canvas``, what was drawn for the samples is planned for the device.
+    """
+
+    def __init__(self, size: int, canvas: Canvas | None = None) -> None:
         self._size = size
+        self._canvas = canvas
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         for group in _groups(samples, self._size):
@@ -81,7 +87,15 @@ class TrainBatching:
                 "epoch": _int64(group, "epoch"),
                 "bad": sum(bool(sample["bad"]) for sample in group),
                 "bad_keys": [key for sample in group for key in sample["bad"]],
+                **self._planned(group),
             }
+
+    def _planned(self, group: list[Sample]) -> Batch:
+        if self._canvas is None:
+            return {}
+        side = group[0]["image"].shape[-1]
+        plan, packed = make_plan([sample["drawn"] for sample in group], side, self._canvas)
+        return {"plan": plan, "operations": packed}
 
 
 class ValidationBatching:

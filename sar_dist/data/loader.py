@@ -16,7 +16,7 @@ from sar_dist.data.batching import (
     ValidationDecoding,
     errors_as_batches,
 )
-from sar_dist.data.images import BadSamples, SampleDecoder, Transform
+from sar_dist.data.images import BadSamples, Canvas, Draw, SampleDecoder, Transform
 from sar_dist.data.order import (
     PlanSettings,
     TrainRange,
@@ -51,6 +51,7 @@ class TrainLoader:
         seed: of order and augmentation.
         num_classes: samples with a label outside 0..num_classes-1 are bad.
         fingerprint_extra: what else must not change within a run, such as the augmentation; JSON values.
+        later: draws what is done to a sample's image on the device, and how; None: nothing is.
 
     Attributes: ``steps_per_epoch`` (global batches), ``accumulation`` (micro-batches of a rank in a global batch),
     ``streams``, ``window`` (samples), ``next_batch`` (where ``load_state_dict`` left off), ``bad_samples``.
@@ -70,6 +71,7 @@ class TrainLoader:
         seed: int,
         num_classes: int,
         fingerprint_extra: dict[str, Any] | None = None,
+        later: tuple[Draw, Canvas] | None = None,
     ) -> None:
         if global_batch % (micro_batch * world_size):
             raise UserError(
@@ -88,7 +90,8 @@ class TrainLoader:
         self._manifest = manifest
         self._shards = open_shards(manifest, data)
         self._data = data
-        self._decoder = SampleDecoder(transform, num_classes, seed)
+        self._canvas = None if later is None else later[1]
+        self._decoder = SampleDecoder(transform, num_classes, seed, None if later is None else later[0])
         self._settings = PlanSettings(seed, global_batch // self._repeats, self.streams, self.window)
         self._micro_batch = micro_batch
         self._rank = rank
@@ -101,14 +104,15 @@ class TrainLoader:
         Each micro-batch of b samples is a dictionary of ``image`` uint8 (b, 3, S, S); int64 (b,) ``label``, ``sample``
         (global id), ``position`` (global batch * G + place in it) and ``epoch`` (number of the pass over the data; with r
         copies of each sample, pass * r + copy); ``bad`` (how many are substitutes) and ``bad_keys`` (the samples they
-        replace, with the reason). Raises UserError when too many samples are bad.
+        replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
+        too many samples are bad.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         wanted = TrainRange(start, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
         pipeline = wds.DataPipeline(
             TrainSource(self._shards, self._manifest, self._settings, wanted),
             TrainDecoding(self._decoder),
-            TrainBatching(self._micro_batch),
+            TrainBatching(self._micro_batch, self._canvas),
             errors_as_batches,
         )
         return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch))

@@ -36,8 +36,8 @@ _SHARED_MEMORY = "/dev/shm"
 _LEAST_SHARED_MEMORY = 1 << 20
 # Batches that the training process may hold besides those on their way: the one it works on, and the one before it.
 _BATCHES_IN_USE = 2
-# Files that a batch holds open if there is no slot for it, and that a worker's queues and memory do.
-_FILES_PER_BATCH = 1
+# Files that a batch holds open if there is no slot for it (images, operations), and that a worker's queues and memory do.
+_FILES_PER_BATCH = 2
 _FILES_PER_WORKER = 6
 _FILES_LEFT_OVER = 24
 

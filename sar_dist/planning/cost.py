@@ -51,7 +51,7 @@ class LoaderDemand:
     """Cores that the data loader needs.
 
     Attributes:
-        augmentation: "crop and flip", "RandAugment" or "3-Augment", with augment.backend.
+        augmentation: "crop and flip", "RandAugment" or "3-Augment", with augment.backend and where it is done.
         images_per_core: measured rate, images per second.
         images_per_second_per_gpu: what training takes.
         cores_per_gpu: the quotient of the two; workers beside the training process itself.
@@ -105,12 +105,16 @@ def plan_cost(
 
 
 def plan_loader(config: RunConfig, images_per_second: float, nodes: int, gpus_per_node: int) -> LoaderDemand:
-    """Cores that must decode and augment ``images_per_second`` images over all nodes."""
+    """Cores that must decode and augment ``images_per_second`` images over all nodes.
+
+    Unless ``augment.where`` says otherwise, a GPU does what follows the crop.
+    """
     augmentation, backend = _augmentation(config.augment), config.augment.backend
-    rate = IMAGES_PER_CORE[augmentation, backend]
+    on_device = backend == "fast" and config.augment.where != "worker"
+    rate = IMAGES_PER_CORE["crop and flip" if on_device else augmentation, backend]
     per_node = images_per_second / nodes
     return LoaderDemand(
-        augmentation=f"{augmentation}, {backend}",
+        augmentation=f"{augmentation}, {backend}{', on the GPU' if on_device else ''}",
         images_per_core=rate,
         images_per_second_per_gpu=per_node / gpus_per_node,
         cores_per_gpu=per_node / gpus_per_node / rate,

@@ -29,6 +29,7 @@ from sar_dist.training.run_directory import RunDirectory
 class CheckedRun:
     """What the checks found, so that nothing is read twice."""
 
+    config: RunConfig
     train: Manifest
     val: Manifest
     directory: RunDirectory
@@ -70,7 +71,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     check_space(  # for the checkpoint that is kept and the one that is being written
         directory.path, 2 * parameters * each, "two checkpoints of this model take", "free some space or set run.dir"
     )
-    return CheckedRun(train, val, directory)
+    return CheckedRun(config, train, val, directory)
 
 
 def check_buffers(vit: VisionTransformer) -> None:

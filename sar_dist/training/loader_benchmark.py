@@ -18,6 +18,7 @@ from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
 from sar_dist.training.checks import check_data
+from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import build_train_loader, count_flops_of
 
 SECONDS = 20.0
@@ -53,7 +54,7 @@ def benchmark_loader(config: RunConfig) -> str:
     rank, local_rank, world_size = distributed.read_environment()
     device = select_device(local_rank)
     data = with_workers(config.data)
-    config = config.model_copy(update={"data": data})
+    config = RunDirectory(config).settled(config, device).model_copy(update={"data": data})
     manifest = check_data("data.train", config.data.train, config)
     loader = build_train_loader(config, data, manifest, rank, world_size)
     speed = measure(loader, data.workers or 0)

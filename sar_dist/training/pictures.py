@@ -94,8 +94,7 @@ class Pictures:
 
     def _samples(self, batch: Mapping[str, Any]) -> Figure:
         """The first images of a batch as the model saw them. Augmentation is a function of the sample: it is repeated."""
-        first = {name: value[:_SAMPLES] for name, value in batch.items() if isinstance(value, Tensor)}
-        images, targets = self.task.augmented(first)
+        images, targets = (values[:_SAMPLES] for values in self.task.augmented(batch))
         augment = self.config.augment
         mean, std = (
             torch.tensor(values, device=images.device)[:, None, None] for values in (augment.mean, augment.std)

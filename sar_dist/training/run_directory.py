@@ -22,6 +22,8 @@ from sar_dist.training.lease import Lease, acquire
 _FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed")
 # What decides the order of the data, which data.allow_changed=true lets go.
 _ORDER_KEYS = ("run.seed", "optim.global_batch", "augment")
+# Where all runs augmented before there was augment.where.
+_FIRST_PLACE = "worker"
 
 
 class RunDirectory:
@@ -58,6 +60,20 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
             )
+
+    def settled(self, config: RunConfig, device: torch.device) -> RunConfig:
+        """The configuration with a place for its augmentation: the one that a run here has already, else by the device.
+
+        Raises:
+            UserError: what is recorded of the run cannot be read.
+        """
+        if config.augment.where is not None:
+            return config
+        self._check_kinds()
+        recorded = self._recorded_config()
+        on_device = device.type == "cuda" and config.augment.backend == "fast"
+        place = "device" if on_device else "worker"
+        return _placed(config, place if recorded is None else recorded.augment.where or _FIRST_PLACE)
 
     def open(self, config: RunConfig, world_size: int, device: torch.device) -> None:
         """Become the directory's holder, until ``close``, and only then write into it. Call on the main process.
@@ -194,8 +210,16 @@ def _write_if_changed(path: Path, text: str) -> None:
         write_durably(path, text)
 
 
+def _placed(config: RunConfig, place: str) -> RunConfig:
+    """The configuration with its augmentation done at ``place``, where it does not say itself where."""
+    where = config.augment.where or place
+    return config.model_copy(update={"augment": config.augment.model_copy(update={"where": where})})
+
+
 def _changes(old: RunConfig, new: RunConfig) -> list[str]:
     """What makes ``new`` another run than ``old``, one "key=value (now value)" each."""
+    old = _placed(old, _FIRST_PLACE)
+    new = _placed(new, old.augment.where or _FIRST_PLACE)
     free = _ORDER_KEYS if new.data.allow_changed else ()
     return [
         f"{key}={'unset' if before is ABSENT else before} (now {'unset' if after is ABSENT else after})"

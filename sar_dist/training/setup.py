@@ -11,7 +11,7 @@ from sar_dist import distributed
 from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
 from sar_dist.config import DataSettings, RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
-from sar_dist.data.images import build_eval_transform, build_train_transform
+from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
 from sar_dist.devices import find_device, use_deterministic_kernels
 from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem
 from sar_dist.errors import UserError
@@ -38,10 +38,10 @@ def build_trainer(config: RunConfig) -> Trainer:
     """
     rank, local_rank, world_size = distributed.read_environment()
     device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
+    config = checked.config
     distributed.initialize(device, stall_minutes=config.guard.stall_minutes)
     check_kernels(config.regularizer.backend, device)
-    if config.engine.compile:
-        check_compiler(device)
+    check_compiler(config.engine.compile, device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
     data = with_workers(config.data)
@@ -102,7 +102,7 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
     device = find_device(local_rank)
     if config.run.deterministic:
         use_deterministic_kernels()
-    return device, check_run(config, device, world_size)
+    return device, check_run(RunDirectory(config).settled(config, device), device, world_size)
 
 
 def check_kernels(backend: str, device: torch.device) -> None:
@@ -124,12 +124,14 @@ def check_kernels(backend: str, device: torch.device) -> None:
         warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
 
 
-def check_compiler(device: torch.device) -> None:
-    """Compile one operation where the model's blocks would be. Call on every process.
+def check_compiler(wanted: bool, device: torch.device) -> None:
+    """Where compiled blocks are wanted, compile one operation on their device. Call on every process.
 
     Raises:
         UserError: it does not work on some process.
     """
+    if not wanted:
+        return
     for rank, problem in enumerate(distributed.gather_objects(compile_problem(device))):
         if problem is not None:
             needs = "Triton, a C compiler and Python's headers" if device.type == "cuda" else "a C++ compiler"
@@ -248,20 +250,22 @@ def build_train_loader(
     config: RunConfig, data: DataSettings, manifest: Manifest, rank: int, world_size: int
 ) -> TrainLoader:
     """The training stream of this process."""
-    size = config.model.image_size
+    size, augment = config.model.image_size, config.augment
+    on_device = augment.where == "device"
     return TrainLoader(
         manifest,
         data=data,
-        transform=build_train_transform(config.augment, size, config.data.max_pixels),
+        transform=build_train_transform(augment, size, config.data.max_pixels),
         global_batch=config.optim.global_batch,
         micro_batch=config.engine.micro_batch,
         rank=rank,
         world_size=world_size,
         seed=config.run.seed,
         num_classes=config.model.num_classes,
-        # crop_mode is of validation alone, and runs from before it have none.
+        # crop_mode is of validation alone; runs from before it, and from before the device augmented, have none.
         fingerprint_extra={
             "image_size": size,
-            "augment": config.augment.model_dump(mode="json", exclude={"crop_mode"}),
+            "augment": augment.model_dump(mode="json", exclude={"crop_mode"} if on_device else {"crop_mode", "where"}),
         },
+        later=(build_operation_draw(augment, size), canvas_of(augment)) if on_device else None,
     )

@@ -17,6 +17,7 @@ from sar_dist.data.images import DeviceTransform
 from sar_dist.engine import autocast, input_dtype
 from sar_dist.observe import known_quantities
 from sar_dist.regions import region
+from sar_dist.regularizer import find_backend_problem
 from sar_dist.terms import build_terms
 
 
@@ -40,7 +41,9 @@ class ClassificationTask:
         self.device = device
         self.config = config
         self.dtype = input_dtype(config)
-        self.transform = DeviceTransform(config.augment, config.model.num_classes, config.run.seed)
+        self.transform = DeviceTransform(
+            config.augment, config.model.num_classes, config.run.seed, compiled=_can_compile(device)
+        )
 
     def losses(self, model: Any, batch: Mapping[str, Any], epoch: float) -> dict[str, Tensor]:
         """Losses of one training micro-batch of the loader, after ``epoch`` (fractional) epochs.
@@ -77,8 +80,12 @@ class ClassificationTask:
                 batch[name].to(self.device, non_blocking=True)
                 for name in ("image", "label", "epoch", "sample", "position")
             ]
+            drawn = None
+            if "plan" in batch:
+                drawn = batch["plan"], batch["operations"].to(self.device, non_blocking=True)
         with region("augmentation"):
-            return self.transform.train(*tensors)
+            images, labels, epoch, sample, position = tensors
+            return self.transform.train(images, labels, epoch, sample, position, drawn)
 
     def per_sample(self, output: Mapping[str, Any]) -> dict[str, Tensor]:
         """What every term measures in each image, also with weight 0, by name: (B,) or (B, blocks, heads)."""
@@ -89,3 +96,8 @@ class ClassificationTask:
         images = self.transform.evaluate(batch["image"].to(self.device, non_blocking=True)).to(self.dtype)
         with autocast(self.config, self.device):
             return {**model(images), "images": images}
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether compiled functions are faster on the device, and what compiles them has been seen to work there."""
+    return device.type == "cuda" and find_backend_problem("auto", device) is None

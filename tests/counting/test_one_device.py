@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sar_dist.config import RunConfig, load_config
+from sar_dist.data.images import Canvas, DrawnOperation, Kind, make_plan
 from sar_dist.engine import autocast
 from sar_dist.models import TappedVisionTransformer, build_model
 from sar_dist.training.averages import RunningAverages
@@ -63,7 +64,12 @@ def on_gpu(config: RunConfig) -> Iterator[tuple[TappedVisionTransformer, Classif
 def loaded_batch(images: int = 4) -> dict[str, Any]:
     """A micro-batch as the loader gives it, on the host."""
     numbers = {name: torch.zeros(images, dtype=torch.long) for name in ("label", "epoch", "sample", "position")}
-    return {"image": torch.zeros(images, 3, 32, 32, dtype=torch.uint8), **numbers}
+    drawn = [
+        [DrawnOperation(Kind.FLIP), *(DrawnOperation(kind, 1.0) for kind in Kind if kind is not Kind.FLIP)]
+    ] * images
+    plan, packed = make_plan(drawn, 32, Canvas("bicubic", (124, 116, 104)))
+    pixels = torch.zeros(images, 3, 32, 32, dtype=torch.uint8)
+    return {"image": pixels, "plan": plan, "operations": packed, **numbers}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_parameters"])

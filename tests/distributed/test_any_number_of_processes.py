@@ -14,6 +14,8 @@ COMMON = (
     "augment.mixup=0.8",
     "augment.cutmix=1.0",
     "augment.random_erasing=0.25",
+    "augment.where=device",
+    "augment.rand_augment=rand-m9-mstd0.5-inc1",
     "engine.deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
 )
 

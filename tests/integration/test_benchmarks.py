@@ -1,4 +1,4 @@
-"""The benchmarks run: each can be asked for help, and the two that gpu_check needs measure something tiny."""
+"""The benchmarks run: each can be asked for help, and some measure something tiny."""
 
 from __future__ import annotations
 
@@ -52,3 +52,18 @@ def test_spatial_entropy_measures_its_share_of_a_step(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert 0 < found["steps"][0]["share"] < 1
     assert found["cases"][0]["median_ms"].keys() >= {"loop", "cpu", "torch", "fused q.k"}
+
+
+@pytest.mark.long
+def test_device_augmentation_is_counted_as_the_page_says_and_is_little_of_a_step(tmp_path: Path) -> None:
+    out = tmp_path / "augmentation.json"
+    done = tool("benchmarks/device_augmentation.py", "--count=4", "--rounds=1", f"--out={out}", timeout=500)
+    assert done.status == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    page = (ROOT / "docs" / "augmentation.md").read_text()
+    finish = found["device"]["normalise, erase, mix"]["share"]
+    for name, row in found["device"].items():
+        assert 0 < row["share"] + finish < 0.04
+        assert f"| {name} | {row['kernels']} | {row['megabytes_per_image']:.2f} |" in page
+    assert found["workers"].keys() | {"normalise, erase, mix"} == found["device"].keys()
+    assert 0 < found["host"]["compiled"] < found["host"]["as it is"]

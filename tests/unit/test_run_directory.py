@@ -55,6 +55,39 @@ def test_damaged_configuration_comes_from_a_checkpoint(config: RunConfig, conten
     assert RunConfig.model_validate_json(directory.config_file.read_bytes()) == config
 
 
+def test_place_of_augmentation_follows_the_device_and_stays_with_the_run(tmp_path: Path) -> None:
+    config, gpu = configuration(tmp_path), torch.device("cuda")
+    directory = RunDirectory(config)
+
+    def place(device: torch.device, **changes: object) -> str | None:
+        return directory.settled(
+            config.vary({f"augment.{key}": value for key, value in changes.items()}), device
+        ).augment.where
+
+    assert (place(CPU), place(gpu)) == ("worker", "device")
+    assert place(CPU, where="device") == "device"
+    assert (place(gpu, where="worker"), place(gpu, backend="pil")) == ("worker", "worker")
+    directory.create(directory.settled(config, gpu), 1, CPU)
+    assert (place(CPU), place(gpu)) == ("device", "device")
+    directory.check(directory.settled(config, CPU))
+    with pytest.raises(UserError, match=r"was started with augment\.where=device \(now worker\)"):
+        directory.check(config.vary({"augment.where": "worker"}))
+
+
+def test_runs_from_before_there_was_a_choice_augment_in_the_workers(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    recorded = json.loads(directory.config_file.read_text())
+    del recorded["augment"]["where"]
+    directory.config_file.write_text(json.dumps(recorded))
+    settled = directory.settled(config, torch.device("cuda"))
+    assert settled.augment.where == "worker"
+    directory.check(settled)
+    with pytest.raises(UserError, match=r"augment\.where=worker \(now device\)"):
+        directory.check(config.vary({"augment.where": "device"}))
+
+
 def test_damaged_configuration_without_a_copy_is_one_line(config: RunConfig) -> None:
     directory = RunDirectory(config)
     directory.config_file.write_text("{")

@@ -13,6 +13,7 @@ import torch
 from support import ROOT
 
 from sar_dist.config import RunConfig, load_config
+from sar_dist.data.images import Canvas, DrawnOperation, Kind, make_plan
 from sar_dist.observe import QUANTITIES
 from sar_dist.training import ClassificationTask, Trainer, pictures, profiling
 from sar_dist.training.length import RunLength
@@ -34,7 +35,8 @@ def training_batch(size: int) -> dict[str, Any]:
     return {**tensors, "bad": 0, "bad_keys": []}
 
 
-def test_the_drawn_samples_are_what_the_model_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["worker", "device"])
+def test_the_drawn_samples_are_what_the_model_saw(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     config = demo("augment.mixup=0.8", "augment.cutmix=1.0", "augment.random_erasing=0.9", "regularizer.weight=0")
     task = ClassificationTask(config, (8, 8), CPU)
     seen: list[torch.Tensor] = []
@@ -44,6 +46,11 @@ def test_the_drawn_samples_are_what_the_model_saw(monkeypatch: pytest.MonkeyPatc
         return {"logits": torch.zeros(len(images), 8, requires_grad=True)}
 
     batch = training_batch(24)
+    if where == "device":
+        drawn_for_each = [
+            [DrawnOperation(Kind.FLIP), DrawnOperation(Kind.ROTATE, 3.0 * number)] for number in range(24)
+        ]
+        batch["plan"], batch["operations"] = make_plan(drawn_for_each, 64, Canvas("bicubic", (124, 116, 104)))
     task.losses(model, batch, 0.0)
     drawn = Mock()
     monkeypatch.setattr(pictures, "samples_figure", drawn)

@@ -3,22 +3,33 @@
 from sar_dist.data.images.augment import build_eval_transform, build_train_transform, make_posterize_safe
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_transforms import DeviceTransform
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
 from sar_dist.data.images.image_operations import ImageArray
-from sar_dist.data.images.sample_decoder import BadSample, SampleDecoder, Transform
+from sar_dist.data.images.rand_augment import build_operation_draw, canvas_of
+from sar_dist.data.images.sample_decoder import BadSample, Draw, SampleDecoder, Transform
 
 __all__ = [
     "BadSample",
     "BadSamples",
+    "Canvas",
+    "DevicePlan",
     "DeviceTransform",
+    "Draw",
+    "DrawnOperation",
     "ImageArray",
+    "Kind",
     "SampleDecoder",
     "Transform",
     "UndecodableImage",
     "build_eval_transform",
+    "build_operation_draw",
     "build_train_transform",
+    "canvas_of",
     "decode_image",
     "decode_pil",
     "jpeg_size",
+    "make_plan",
     "make_posterize_safe",
 ]

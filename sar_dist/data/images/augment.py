@@ -30,8 +30,9 @@ from torch import Tensor
 
 from sar_dist.config import AugmentSettings
 from sar_dist.data.images.decode import decode_image, decode_pil
-from sar_dist.data.images.image_operations import ImageArray, flip_horizontally, planes_of
-from sar_dist.data.images.rand_augment import build_image_augment
+from sar_dist.data.images.drawn_operations import Canvas, apply_on_host
+from sar_dist.data.images.image_operations import planes_of
+from sar_dist.data.images.rand_augment import OperationDraw, build_operation_draw, canvas_of
 
 Transform = Callable[[bytes], Tensor]
 
@@ -40,7 +41,10 @@ MAX_ASPECT_RATIO = 32
 
 
 def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
-    """Training transform: random resized crop, flip, RandAugment or 3-Augment, colour jitter.
+    """Training transform: random resized crop; then flip, RandAugment or 3-Augment, colour jitter.
+
+    With ``augment.where=device`` it ends with the crop. What ``build_operation_draw`` gives draws the rest right
+    after it, the same numbers in the same order.
 
     Args:
         augment: what to do, and with which backend.
@@ -53,10 +57,11 @@ def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels:
     Raises:
         UserError: ``augment.rand_augment`` cannot be read.
     """
-    operations = build_image_augment(augment)
+    draw = build_operation_draw(augment, image_size)
     if augment.backend == "pil":
         return PilTransform(_timm_train_transform(augment, image_size), max_pixels)
-    return FastTrainTransform(augment, image_size, max_pixels, operations)
+    here = None if augment.where == "device" else draw
+    return FastTrainTransform(augment, image_size, max_pixels, here, canvas_of(augment))
 
 
 def build_eval_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
@@ -108,7 +113,8 @@ class FastTrainTransform:
     augment: AugmentSettings
     image_size: int
     max_pixels: int
-    operations: tuple[Callable[[ImageArray], ImageArray], ...]
+    draw: OperationDraw | None  # None: what comes after the crop is done elsewhere
+    canvas: Canvas
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, self.max_pixels)  # 3 H W
@@ -116,10 +122,8 @@ class FastTrainTransform:
         top, left, height, width = box
         crop = image[:, top : top + height, left : left + width]
         planes = planes_of(_resized(crop, (self.image_size, self.image_size), self.augment.interpolation))
-        if self.augment.horizontal_flip > 0 and torch.rand(1).item() < self.augment.horizontal_flip:
-            planes = flip_horizontally(planes)
-        for operation in self.operations:
-            planes = operation(planes)
+        for drawn in () if self.draw is None else self.draw():
+            planes = apply_on_host(planes, drawn, self.canvas)
         return torch.from_numpy(planes)
 
 

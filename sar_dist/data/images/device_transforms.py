@@ -1,6 +1,7 @@
 """What is done to a batch on the training device: normalise, random erasing, mixup and cutmix, label smoothing.
 
-Workers ship uint8 images; the float work is done here for the whole batch at once. Every random number is a pure
+Workers ship uint8 images; the float work is done here for the whole batch at once, after the operations on levels
+(``device_augment``) where these are done here too. Every random number is a pure
 function of (seed, epoch, sample) for an image and of (seed, epoch, pair) for a pair, so the result does not depend on
 how the global batch is split over ranks and micro-batches, nor on the device.
 
@@ -23,6 +24,9 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from sar_dist.config import AugmentSettings
+from sar_dist.data.images.compiled import Compiled
+from sar_dist.data.images.device_augment import DeviceAugment
+from sar_dist.data.images.device_plan import DevicePlan
 from sar_dist.errors import UserError
 from sar_dist.randomness import counter_uniform, seed_of
 
@@ -46,9 +50,10 @@ class DeviceTransform:
         augment: what to do.
         num_classes: C, length of the target vectors.
         seed: seed of the run.
+        compiled: whether training batches are augmented by compiled functions, in few kernels.
     """
 
-    def __init__(self, augment: AugmentSettings, num_classes: int, seed: int) -> None:
+    def __init__(self, augment: AugmentSettings, num_classes: int, seed: int, *, compiled: bool = False) -> None:
         self.augment = augment
         self.num_classes = num_classes
         self._erase_seed = seed_of("random erasing", seed)
@@ -61,14 +66,23 @@ class DeviceTransform:
             if alpha > 0:
                 self._constants[name] = _beta_quantiles(alpha)
         self._cache: dict[tuple[str, torch.device], Tensor] = {}
+        self._operations = DeviceAugment(augment, compiled=compiled)
+        self._finish = Compiled(self._finished) if compiled else self._finished
 
     @property
     def mixes(self) -> bool:
         """Whether images are mixed in pairs, which needs micro-batches of even size."""
         return (self.augment.mixup > 0 or self.augment.cutmix > 0) and self.augment.mixup_probability > 0
 
+    @torch.no_grad()
     def train(
-        self, images: Tensor, labels: Tensor, epoch: Tensor, sample: Tensor, position: Tensor
+        self,
+        images: Tensor,
+        labels: Tensor,
+        epoch: Tensor,
+        sample: Tensor,
+        position: Tensor,
+        drawn: tuple[DevicePlan, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normalise and augment a training micro-batch.
 
@@ -78,6 +92,7 @@ class DeviceTransform:
             epoch, sample: int64 (b,), epoch and dataset index of each image; they decide its erasing.
             position: int64 (b,), place of each image in the global order of the epoch; ``position // 2`` decides how a
                 pair is mixed, so images 2i and 2i + 1 of the micro-batch must be neighbours in that order.
+            drawn: flip, RandAugment and so on as ``make_plan`` gives them, the bytes on the device; None: done already.
 
         Returns:
             float32 images (b, 3, S, S), float32 targets (b, C) whose rows sum to 1.
@@ -85,18 +100,36 @@ class DeviceTransform:
         Raises:
             UserError: mixing is on and b is odd.
         """
-        images = self.evaluate(images)
-        targets = self._smoothed(labels)
-        if self.augment.random_erasing > 0:
-            images = self._erase(images, epoch, sample)
-        if self.mixes:
-            images, targets = self._mix(images, targets, epoch, position)
-        return images, targets
+        if self.mixes and len(images) % 2:
+            raise UserError(f"mixup and cutmix mix pairs of images, so engine.micro_batch={len(images)} must be even")
+        if drawn is not None:
+            images = self._operations(images, *drawn)
+        finished: tuple[Tensor, Tensor] = self._finish(
+            images, labels, epoch, sample, position, self._constants_on(images)
+        )
+        return finished
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Normalise: uint8 (b, 3, S, S) to float32 (b, 3, S, S)."""
-        mean, std = self._on("mean", images.device), self._on("std", images.device)
-        return images.to(torch.float32).sub_(mean).div_(std)
+        return _normalised(images, self._on("mean", images.device), self._on("std", images.device))
+
+    def _finished(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        epoch: Tensor,
+        sample: Tensor,
+        position: Tensor,
+        constants: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """What follows the operations on levels; ``constants`` are those of ``_constants_on``."""
+        images = _normalised(images, constants["mean"], constants["std"])
+        targets = self._smoothed(labels)
+        if self.augment.random_erasing > 0:
+            images = self._erase(images, epoch, sample, constants["noise"])
+        if self.mixes:
+            images, targets = self._mix(images, targets, epoch, position, constants)
+        return images, targets
 
     def _smoothed(self, labels: Tensor) -> Tensor:
         """One-hot targets with timm's label smoothing: the smoothed mass is spread over all classes."""
@@ -104,35 +137,23 @@ class DeviceTransform:
         targets = torch.full((len(labels), self.num_classes), low, device=labels.device)
         return targets.scatter_(1, labels.unsqueeze(1), 1 - self.augment.label_smoothing + low)
 
-    def _erase(self, images: Tensor, epoch: Tensor, sample: Tensor) -> Tensor:
+    def _erase(self, images: Tensor, epoch: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
         size = images.shape[-1]
         uniform = counter_uniform(self._erase_seed, (epoch, sample), 4 + 2 * ERASE_ATTEMPTS).to(images.device)
         top, left, height, width = _erase_box(uniform[:, 2:], size)
         erased = (uniform[:, 0] < self.augment.random_erasing) & (height > 0)
         inside = _box_mask(top, left, top + height, left + width, size) & erased.view(-1, 1, 1)
-        window = (uniform[:, 1] * _NOISE_WINDOWS).long()
-        noise = self._noise_windows(images)[window].view_as(images)
-        return torch.where(inside.unsqueeze(1), noise, images)
+        # A gather of rows costs a copy; drawing b x 3 x S x S normal numbers, of which 4 % are used, costs far more.
+        windows = noise.unfold(0, images[0].numel(), _NOISE_STRIDE)
+        chosen = windows[(uniform[:, 1] * _NOISE_WINDOWS).long()].view_as(images)
+        return torch.where(inside.unsqueeze(1), chosen, images)
 
-    def _noise_windows(self, images: Tensor) -> Tensor:
-        """View (windows, 3 S S) of a table of normal numbers, one row of which is the noise of an erased image.
-
-        A gather of rows costs a copy; drawing b x 3 x S x S normal numbers, of which 4 % are used, costs far more.
-        """
-        numbers = images[0].numel()
-        name = f"noise {numbers}"
-        if name not in self._constants:
-            generator = np.random.Generator(np.random.Philox(key=self._noise_seed % (1 << 64)))
-            table = generator.standard_normal(numbers + _NOISE_WINDOWS * _NOISE_STRIDE, dtype=np.float32)
-            self._constants[name] = torch.from_numpy(table)
-        return self._on(name, images.device).unfold(0, numbers, _NOISE_STRIDE)
-
-    def _mix(self, images: Tensor, targets: Tensor, epoch: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        if len(images) % 2:
-            raise UserError(f"mixup and cutmix mix pairs of images, so engine.micro_batch={len(images)} must be even")
+    def _mix(
+        self, images: Tensor, targets: Tensor, epoch: Tensor, position: Tensor, constants: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         size = images.shape[-1]
         uniform = counter_uniform(self._mix_seed, (epoch[0::2], position[0::2] // 2), 5).to(images.device)  # b/2 5
-        use_cutmix, share = self._mix_parameters(uniform)
+        use_cutmix, share = self._mix_parameters(uniform, constants)
         top, left, bottom, right = _cutmix_box(share, uniform[:, 3:], size)
         cut_share = 1 - (bottom - top) * (right - left) / size**2
         share = torch.where(use_cutmix, cut_share, share).to(torch.float32)
@@ -140,7 +161,7 @@ class DeviceTransform:
         weight = torch.where(use_cutmix.view(-1, 1, 1), (~inside).to(torch.float32), share.view(-1, 1, 1))
         return _mix_pairs(images, weight[:, None, None]), _mix_pairs(targets, share.view(-1, 1, 1))
 
-    def _mix_parameters(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix_parameters(self, uniform: Tensor, constants: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Per pair: whether it is cutmix, and the share (lambda) of an image that stays its own; 1 where not mixed."""
         augment = self.augment
         if augment.mixup > 0 and augment.cutmix > 0:
@@ -148,15 +169,35 @@ class DeviceTransform:
         else:
             use_cutmix = torch.full_like(uniform[:, 0], augment.cutmix > 0, dtype=torch.bool)
         quantile = (uniform[:, 1] * _QUANTILES).long()
-        kinds = [self._on(name, uniform.device)[quantile] for name in ("cutmix", "mixup") if name in self._constants]
+        kinds = [constants[name][quantile] for name in ("cutmix", "mixup") if name in constants]
         share = torch.where(use_cutmix, kinds[0], kinds[-1])
         return use_cutmix, torch.where(uniform[:, 2] < augment.mixup_probability, share, torch.ones_like(share))
+
+    def _constants_on(self, images: Tensor) -> dict[str, Tensor]:
+        """What training needs beside the batch, on the images' device."""
+        found = {name: self._on(name, images.device) for name in self._constants if not name.startswith("noise")}
+        if self.augment.random_erasing > 0:
+            found["noise"] = self._on(self._noise_table(images[0].numel()), images.device)
+        return found
+
+    def _noise_table(self, numbers: int) -> str:
+        """Name of the constant with normal numbers whose windows have ``numbers`` of them each."""
+        name = f"noise {numbers}"
+        if name not in self._constants:
+            generator = np.random.Generator(np.random.Philox(key=self._noise_seed % (1 << 64)))
+            table = generator.standard_normal(numbers + _NOISE_WINDOWS * _NOISE_STRIDE, dtype=np.float32)
+            self._constants[name] = torch.from_numpy(table)
+        return name
 
     def _on(self, name: str, device: torch.device) -> Tensor:
         """A constant, copied to a device once."""
         if (name, device) not in self._cache:
             self._cache[name, device] = self._constants[name].to(device)
         return self._cache[name, device]
+
+
+def _normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return images.to(torch.float32).sub_(mean).div_(std)
 
 
 def _beta_quantiles(alpha: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""RandAugment, DeiT-III's 3-Augment and colour jitter on uint8 arrays (3, H, W).
+"""What RandAugment, DeiT-III's 3-Augment and colour jitter do to a sample, drawn from the global generators.
 
 Everything draws the random numbers of timm's (and, for the jitter, torchvision's) implementation, from the same global
 generators and in the same order: with equal seeds both apply the same operations with the same strengths, which the
@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from sar_dist.config import AugmentSettings
-from sar_dist.data.images import image_operations as operations
-from sar_dist.data.images.image_operations import ImageArray, Interpolation
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
 from sar_dist.errors import UserError
 
 # Magnitudes are on a scale from 0 to this.
@@ -80,123 +79,97 @@ def parse_rand_augment(notation: str) -> RandAugmentPolicy:
     return policy
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """How geometric operations resample, and the colour (red, green, blue) they show where the image ends."""
-
-    interpolation: Interpolation
-    fill: tuple[int, int, int]
-
-
-Operation = Callable[[ImageArray, float, Canvas], ImageArray]  # image, magnitude in 0..10, canvas
-
-
 def _randomly_negated(value: float) -> float:
     return -value if random.random() > 0.5 else value
 
 
-def _auto_contrast(image: ImageArray, _magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.auto_contrast(image)
+@dataclass(frozen=True)
+class _Alone:
+    """An operation that has no strength."""
+
+    kind: Kind
+
+    def __call__(self, _magnitude: float, _side: int) -> DrawnOperation:
+        return DrawnOperation(self.kind)
 
 
-def _equalize(image: ImageArray, _magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.equalize(image)
+@dataclass(frozen=True)
+class _Whole:
+    """A whole number that grows with the magnitude up to ``limit``, or falls from ``most`` where ``falling``."""
 
+    kind: Kind
+    most: int
+    limit: float = math.inf
+    falling: bool = False
 
-def _invert(image: ImageArray, _magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.invert(image)
-
-
-def _rotate(image: ImageArray, magnitude: float, canvas: Canvas) -> ImageArray:
-    degrees = _randomly_negated(magnitude / _SCALE * 30)
-    return operations.rotate(image, degrees, canvas.fill, canvas.interpolation)
-
-
-def _posterize(image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.posterize(image, int(magnitude / _SCALE * 4))
-
-
-def _posterize_increasing(image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.posterize(image, 4 - int(magnitude / _SCALE * 4))
-
-
-def _solarize(image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.solarize(image, min(256, int(magnitude / _SCALE * 256)))
-
-
-def _solarize_increasing(image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.solarize(image, 256 - min(256, int(magnitude / _SCALE * 256)))
-
-
-def _solarize_add(image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
-    return operations.solarize_add(image, min(128, int(magnitude / _SCALE * 110)))
+    def __call__(self, magnitude: float, _side: int) -> DrawnOperation:
+        amount = min(self.limit, int(magnitude / _SCALE * self.most))
+        return DrawnOperation(self.kind, self.most - amount if self.falling else amount)
 
 
 @dataclass(frozen=True)
 class _Enhance:
     """Colour, contrast, brightness or sharpness by a factor from 0.1 to 1.9, where 1 leaves the image as it is."""
 
-    operation: Callable[[ImageArray, float], ImageArray]
+    kind: Kind
     increasing: bool
 
-    def __call__(self, image: ImageArray, magnitude: float, _canvas: Canvas) -> ImageArray:
+    def __call__(self, magnitude: float, _side: int) -> DrawnOperation:
         if self.increasing:
             factor = max(0.1, 1 + _randomly_negated(magnitude / _SCALE * 0.9))
         else:
             factor = magnitude / _SCALE * 1.8 + 0.1
-        return self.operation(image, factor)
+        return DrawnOperation(self.kind, factor)
 
 
 @dataclass(frozen=True)
-class _Shift:
-    """A shear by up to 0.3, or a translation by up to 0.45 of the image's side, to either side."""
+class _Either:
+    """A rotation, shear or translation by up to ``strength`` to either side; of a translation it is a share of the side."""
 
-    operation: Callable[[ImageArray, float, tuple[int, int, int], Interpolation], ImageArray]
+    kind: Kind
     strength: float
-    axis: int | None = None  # of (3, H, W): the side that the strength is a share of
 
-    def __call__(self, image: ImageArray, magnitude: float, canvas: Canvas) -> ImageArray:
-        side = 1 if self.axis is None else image.shape[self.axis]
-        amount = _randomly_negated(magnitude / _SCALE * self.strength) * side
-        return self.operation(image, amount, canvas.fill, canvas.interpolation)
+    def __call__(self, magnitude: float, side: int) -> DrawnOperation:
+        unit = side if self.kind in (Kind.TRANSLATE_X, Kind.TRANSLATE_Y) else 1
+        return DrawnOperation(self.kind, _randomly_negated(magnitude / _SCALE * self.strength) * unit)
 
 
-def _operations(increasing: bool) -> tuple[Operation, ...]:
-    """The fifteen operations in timm's order, which decides what a drawn index means."""
+def _draws(increasing: bool) -> tuple[Callable[[float, int], DrawnOperation], ...]:
+    """The fifteen operations in timm's order, which decides what a drawn index means: of (magnitude in 0..10, side)."""
     return (
-        _auto_contrast,
-        _equalize,
-        _invert,
-        _rotate,
-        _posterize_increasing if increasing else _posterize,
-        _solarize_increasing if increasing else _solarize,
-        _solarize_add,
-        _Enhance(operations.color, increasing),
-        _Enhance(operations.contrast, increasing),
-        _Enhance(operations.brightness, increasing),
-        _Enhance(operations.sharpness, increasing),
-        _Shift(operations.shear_x, 0.3),
-        _Shift(operations.shear_y, 0.3),
-        _Shift(operations.translate_x, 0.45, axis=2),
-        _Shift(operations.translate_y, 0.45, axis=1),
+        _Alone(Kind.AUTO_CONTRAST),
+        _Alone(Kind.EQUALIZE),
+        _Alone(Kind.INVERT),
+        _Either(Kind.ROTATE, 30),
+        _Whole(Kind.POSTERIZE, 4, falling=increasing),
+        _Whole(Kind.SOLARIZE, 256, 256, falling=increasing),
+        _Whole(Kind.SOLARIZE_ADD, 110, 128),
+        _Enhance(Kind.COLOR, increasing),
+        _Enhance(Kind.CONTRAST, increasing),
+        _Enhance(Kind.BRIGHTNESS, increasing),
+        _Enhance(Kind.SHARPNESS, increasing),
+        _Either(Kind.SHEAR_X, 0.3),
+        _Either(Kind.SHEAR_Y, 0.3),
+        _Either(Kind.TRANSLATE_X, 0.45),
+        _Either(Kind.TRANSLATE_Y, 0.45),
     )
 
 
 class RandAugment:
     """``layers`` operations, each drawn uniformly and applied with the policy's probability and magnitude."""
 
-    def __init__(self, policy: RandAugmentPolicy, canvas: Canvas) -> None:
+    def __init__(self, policy: RandAugmentPolicy) -> None:
         self.policy = policy
-        self.canvas = canvas
-        self.operations = _operations(policy.increasing)
+        self._draws = _draws(policy.increasing)
 
-    def __call__(self, image: ImageArray) -> ImageArray:
-        chosen = np.random.choice(len(self.operations), self.policy.layers)  # noqa: NPY002 - seeded per sample
-        for index in chosen:
+    def __call__(self, side: int) -> list[DrawnOperation]:
+        """What happens to one image of ``side`` x ``side`` pixels."""
+        drawn = []
+        for index in np.random.choice(len(self._draws), self.policy.layers):  # noqa: NPY002 - seeded per sample
             if self.policy.probability < 1 and random.random() > self.policy.probability:
                 continue
-            image = self.operations[index](image, self._magnitude(), self.canvas)
-        return image
+            drawn.append(self._draws[index](self._magnitude(), side))
+        return drawn
 
     def _magnitude(self) -> float:
         policy, magnitude = self.policy, float(self.policy.magnitude)
@@ -207,14 +180,24 @@ class RandAugment:
         return min(max(magnitude, 0.0), policy.magnitude_max)
 
 
-def three_augment(image: ImageArray) -> ImageArray:
+def three_augment(_side: int) -> list[DrawnOperation]:
     """One of solarize (from level 128), grey, and Gaussian blur (radius 0.1 to 2 pixels), with equal probability."""
     kind = random.choice(("solarize", "grey", "blur"))
     if kind == "solarize":
-        return operations.solarize(image, 128)
+        return [DrawnOperation(Kind.SOLARIZE, 128)]
     if kind == "grey":
-        return operations.color(image, 0.0)
-    return operations.gaussian_blur(image, random.uniform(0.1, 2.0))
+        return [DrawnOperation(Kind.COLOR, 0.0)]
+    return [DrawnOperation(Kind.BLUR, random.uniform(0.1, 2.0))]
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """A flip with a probability."""
+
+    probability: float
+
+    def __call__(self, _side: int) -> list[DrawnOperation]:
+        return [DrawnOperation(Kind.FLIP)] if torch.rand(1).item() < self.probability else []
 
 
 @dataclass(frozen=True)
@@ -223,30 +206,49 @@ class ColorJitter:
 
     strength: float
 
-    def __call__(self, image: ImageArray) -> ImageArray:
+    def __call__(self, _side: int) -> list[DrawnOperation]:
         order = torch.randperm(4)  # torchvision's fourth is the hue, which is not used here
         low, high = max(0.0, 1 - self.strength), 1 + self.strength
         factors = [float(torch.empty(1).uniform_(low, high)) for _ in range(3)]
-        kinds = (operations.brightness, operations.contrast, operations.color)
-        for index in order.tolist():
-            if index < 3:
-                image = kinds[index](image, factors[index])
-        return image
+        kinds = (Kind.BRIGHTNESS, Kind.CONTRAST, Kind.COLOR)
+        return [DrawnOperation(kinds[index], factors[index]) for index in order.tolist() if index < 3]
 
 
-def build_image_augment(augment: AugmentSettings) -> tuple[Callable[[ImageArray], ImageArray], ...]:
-    """What the settings ask for beyond crop and flip: functions to apply in turn.
+@dataclass(frozen=True)
+class OperationDraw:
+    """What happens to the next sample beyond the crop: drawn anew at each call, from the global generators.
+
+    Args:
+        steps: what is drawn, in turn; each of the image's side.
+        side: pixels of a side of the cropped image.
+    """
+
+    steps: tuple[Callable[[int], list[DrawnOperation]], ...]
+    side: int
+
+    def __call__(self) -> list[DrawnOperation]:
+        return [drawn for step in self.steps for drawn in step(self.side)]
+
+
+def build_operation_draw(augment: AugmentSettings, image_size: int) -> OperationDraw:
+    """What the settings ask for beyond the crop, of images of ``image_size`` x ``image_size`` pixels.
 
     Raises:
         UserError: ``augment.rand_augment`` cannot be read.
     """
-    steps: list[Callable[[ImageArray], ImageArray]] = []
+    steps: list[Callable[[int], list[DrawnOperation]]] = []
+    if augment.horizontal_flip > 0:
+        steps.append(HorizontalFlip(augment.horizontal_flip))
     if augment.rand_augment is not None:
-        red, green, blue = (min(255, round(255 * mean)) for mean in augment.mean)
-        canvas = Canvas(augment.interpolation, (red, green, blue))
-        steps.append(RandAugment(parse_rand_augment(augment.rand_augment), canvas))
+        steps.append(RandAugment(parse_rand_augment(augment.rand_augment)))
     if augment.three_augment:
         steps.append(three_augment)
     if augment.color_jitter:
         steps.append(ColorJitter(augment.color_jitter))
-    return tuple(steps)
+    return OperationDraw(tuple(steps), image_size)
+
+
+def canvas_of(augment: AugmentSettings) -> Canvas:
+    """How the settings' geometric operations resample and fill."""
+    red, green, blue = (min(255, round(255 * mean)) for mean in augment.mean)
+    return Canvas(augment.interpolation, (red, green, blue))

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from sar_dist.data.images.decode import UndecodableImage
+from sar_dist.data.images.drawn_operations import DrawnOperation
 from sar_dist.data.order import Sample
 from sar_dist.randomness import kept_generators, seed_generators
 
 Transform = Callable[[bytes], Tensor]
+Draw = Callable[[], list[DrawnOperation]]
 
 
 class BadSample(Exception):
@@ -29,16 +31,22 @@ class SampleDecoder:
         transform: encoded bytes to uint8 (3, S, S); draws from the global generators only; raises UndecodableImage.
         num_classes: labels must be in 0..num_classes-1.
         seed: with epoch and global id of the sample, the key of its random numbers.
+        draw: draws what is done to the image later, right after its transform, from the same generators.
     """
 
-    def __init__(self, transform: Transform, num_classes: int, seed: int) -> None:
+    def __init__(self, transform: Transform, num_classes: int, seed: int, draw: Draw | None = None) -> None:
         self._transform = transform
+        self._draw = draw
         self._num_classes = num_classes
         self._seed = seed
         self._blank: Tensor | None = None
 
     def decode(self, sample: Sample) -> Tensor:
         """The image of ``sample``, uint8 (3, S, S). Raises BadSample."""
+        return self.decode_and_draw(sample)[0]
+
+    def decode_and_draw(self, sample: Sample) -> tuple[Tensor, list[DrawnOperation]]:
+        """The image of ``sample``, uint8 (3, S, S), and what is to be done to it later. Raises BadSample."""
         name = f"{sample['__url__']}/{sample['__key__']}"
         label = sample["cls"]
         if sample["damage"] is not None:
@@ -52,9 +60,10 @@ class SampleDecoder:
         with kept_generators() if get_worker_info() is None else contextlib.nullcontext():
             seed_generators(self._seed, sample.get("epoch", 0), sample["sample"])
             try:
-                return self._transform(sample["jpg"])
+                image = self._transform(sample["jpg"])
             except UndecodableImage as error:
                 raise BadSample(f"{name}: {error}") from None
+            return image, [] if self._draw is None else self._draw()
 
     def blank(self) -> Tensor:
         """A zero image of the shape that the transform gives, for places where there is no image."""

@@ -114,10 +114,11 @@ def train_loader(
     world_size: int = 1,
     **options: object,
 ) -> TrainLoader:
-    """A training loader with the test's transform; ``options`` are data settings, ``seed`` or ``transform``."""
+    """A training loader with the test's transform; ``options`` are data settings, ``seed``, ``transform`` or ``later``."""
     if isinstance(manifest, Path):
         manifest = load_manifest(manifest, "train")
     seed, transform = options.pop("seed", 0), options.pop("transform", random_transform)
+    later = options.pop("later", None)
     return TrainLoader(
         manifest,
         data=DataSettings(**{"workers": 0, **options}),
@@ -128,4 +129,5 @@ def train_loader(
         world_size=world_size,
         seed=seed,
         num_classes=CLASSES,
+        later=later,
     )

@@ -14,12 +14,15 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
+from torch._inductor import metrics
 from torchvision.transforms.functional import normalize
 
 from sar_dist.config.settings import AugmentSettings
+from sar_dist.data.images import Canvas, DrawnOperation, Kind, build_operation_draw, canvas_of, make_plan
+from sar_dist.data.images.device_augment import DeviceAugment
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.errors import UserError
-from sar_dist.randomness import counter_uniform, seed_of
+from sar_dist.randomness import counter_uniform, seed_generators, seed_of
 
 CLASSES = 7
 FULL = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "random_erasing": 0.25}
@@ -224,7 +227,51 @@ def test_counter_uniform_follows_its_definition() -> None:
         assert counter_uniform(seed, (torch.tensor([key]),), 4)[0].tolist() == expected
 
 
+def test_operations_on_levels_come_first_and_inputs_stay() -> None:
+    inputs = batch(8)
+    before = inputs[0].clone()
+    drawn = make_plan([[DrawnOperation(Kind.INVERT)]] * 8, 16, Canvas("bicubic", (0, 0, 0)))
+    result = transform(**FULL).train(*inputs, drawn)
+    expected = transform(**FULL).train(255 - inputs[0], *inputs[1:])
+    assert all(torch.equal(one, other) for one, other in zip(result, expected, strict=True))
+    assert torch.equal(inputs[0], before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_it_is_few_kernels_and_equal() -> None:
+    """195 operations one by one; by Inductor, which makes a GPU's kernels too, a tenth of that."""
+    compiled = DeviceTransform(AugmentSettings(**FULL), CLASSES, 0, compiled=True)
+    metrics.reset()
+    for epoch in range(2):
+        inputs = batch(12, epoch=epoch)
+        for one, other in zip(compiled.train(*inputs), transform(**FULL).train(*inputs), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        assert 0 < metrics.generated_kernel_count <= 12
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_operations_on_a_gpu_equal_the_cpu_s_without_synchronising(compiled: bool) -> None:
+    settings, count, size = AugmentSettings(rand_augment="rand-m9-n4-p1-mstd0.5-inc1", three_augment=False), 64, 32
+    draw, drawn = build_operation_draw(settings, size), []
+    for number in range(count):
+        seed_generators(number)
+        drawn.append([*draw(), DrawnOperation(Kind.BLUR, 0.1 + number / 40)])
+    plan, packed = make_plan(drawn, size, canvas_of(settings))
+    images = batch(count, size)[0]
+    expected = DeviceAugment(settings, compiled=False)(images, plan, packed)
+    on_device = DeviceAugment(settings, compiled=compiled)
+    arguments = images.cuda(), plan, packed.cuda()
+    on_device(*arguments)  # constants are copied once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = on_device(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    difference = (result.cpu().int() - expected.int()).abs()
+    assert (difference > 0).float().mean() < 1e-3  # where a compiler makes one rounding of two
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("ids_on_device", [False, True])
 def test_gpu_equals_cpu_without_synchronising(ids_on_device: bool) -> None:

@@ -22,8 +22,9 @@ from shard_factory import (
     train_loader,
 )
 
-from sar_dist.config import DataSettings
+from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, load_manifest
+from sar_dist.data.images import Canvas, build_operation_draw
 from sar_dist.data.loader import _changes
 from sar_dist.data.shards import BLOCK
 from sar_dist.errors import UserError
@@ -252,6 +253,31 @@ def test_order_does_not_depend_on_how_validation_crops(shards: Manifest) -> None
     assert states[0] == states[1]
     assert "crop_fraction" in json.dumps(states[0])
     assert "crop_mode" not in json.dumps(states[0])
+    config = RunConfig.model_validate({**values, "augment": {"where": "worker"}})
+    assert build_train_loader(config, config.data, shards, 0, 1).state_dict(0) == states[0]
+
+
+def test_batches_hold_what_the_device_does_for_any_workers(shards: Manifest) -> None:
+    """The same images and draws as without a plan, and the same plans from any number of worker processes."""
+    draw = build_operation_draw(AugmentSettings(rand_augment="rand-m9-mstd0.5-inc1"), 4)
+
+    def batches(workers: int) -> list[dict]:
+        loader = train_loader(
+            shards, global_batch=14, micro_batch=7, workers=workers, later=(draw, Canvas("bicubic", (1, 2, 3)))
+        )
+        return list(loader.iterate(3, 7))
+
+    found = batches(0)
+    assert digest(found) == digest(batches(2))
+    plain = list(train_loader(shards, global_batch=14, micro_batch=7).iterate(3, 7))
+    for batch, without in zip(found, plain, strict=True):
+        assert torch.equal(batch["image"], without["image"])
+        plan = batch["plan"]
+        index, _, _, flips = plan.unpack(batch["operations"])
+        assert plan.images == len(flips) == 7
+        assert set(index.tolist()) <= set(range(7))
+    assert len({str(batch["operations"].tolist()) for batch in found}) == len(found)
+    assert found[0].keys() - plain[0].keys() == {"plan", "operations"}
 
 
 @pytest.mark.parametrize(
@@ -311,7 +337,6 @@ def test_validation_is_the_same_with_workers(shards: Manifest) -> None:
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real images are not on this machine")
 def test_real_images_through_the_real_transform(tmp_path: Path) -> None:
-    from sar_dist.config import AugmentSettings
     from sar_dist.data import TrainLoader
     from sar_dist.data.images.augment import build_train_transform
 

@@ -15,8 +15,9 @@ from timm.data.auto_augment import auto_augment_transform
 from torchvision.transforms import ColorJitter as TorchvisionColorJitter
 
 from sar_dist.config.settings import AugmentSettings
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, apply_on_host
 from sar_dist.data.images.image_operations import ImageArray
-from sar_dist.data.images.rand_augment import ColorJitter, build_image_augment, three_augment
+from sar_dist.data.images.rand_augment import ColorJitter, HorizontalFlip, build_operation_draw, three_augment
 
 
 def picture() -> Image.Image:
@@ -26,6 +27,13 @@ def picture() -> Image.Image:
 
 def to_array(image: Image.Image) -> ImageArray:
     return np.ascontiguousarray(np.array(image).transpose(2, 0, 1))
+
+
+def applied(image: Image.Image, drawn: list[DrawnOperation]) -> ImageArray:
+    array = to_array(image)
+    for operation in drawn:
+        array = apply_on_host(array, operation, Canvas("bicubic", (0, 0, 0)))
+    return array
 
 
 def seed_all(seed: int) -> None:
@@ -42,7 +50,7 @@ def test_three_augment_equals_timm() -> None:
         expected = to_array(theirs(image)).astype(int)
         state = random.random()
         seed_all(seed)
-        result = three_augment(to_array(image))
+        result = applied(image, three_augment(50))
         assert state == random.random()
         difference = np.abs(expected - result)
         assert difference.max() <= 1
@@ -61,16 +69,16 @@ def test_color_jitter_equals_torchvision() -> None:
             expected = to_array(theirs(image)).astype(int)
             state = torch.rand(1)
             seed_all(seed)
-            result = ours(to_array(image))
+            result = applied(image, ours(50))
             assert torch.equal(state, torch.rand(1))
             assert np.abs(expected - result).max() <= 3  # one level, then enhanced twice
             assert np.abs(expected - result).mean() < 0.02
 
 
 def test_settings_choose_the_steps() -> None:
-    assert build_image_augment(AugmentSettings()) == ()
-    steps = build_image_augment(AugmentSettings(three_augment=True, color_jitter=0.3))
-    assert steps == (three_augment, ColorJitter(0.3))
+    assert build_operation_draw(AugmentSettings(horizontal_flip=0), 8).steps == ()
+    draw = build_operation_draw(AugmentSettings(three_augment=True, color_jitter=0.3), 8)
+    assert draw.steps == (HorizontalFlip(0.5), three_augment, ColorJitter(0.3))
 
 
 def test_two_policies_at_once_are_refused() -> None:

@@ -44,8 +44,9 @@ def test_max_steps_shortens_the_run(shape: ModelShape) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "rate"),
     [
-        ({}, "crop and flip, fast", 628),
-        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast", 498),
+        ({}, "crop and flip, fast, on the GPU", 628),
+        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast, on the GPU", 628),
+        ({"augment.rand_augment": "rand-m9", "augment.where": "worker"}, "RandAugment, fast", 498),
         ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 241),
     ],
 )
