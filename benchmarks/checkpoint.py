@@ -25,8 +25,8 @@ from sar_dist.checkpoint import CheckpointReader, CheckpointStore, SharedState, 
 from sar_dist.config import load_config
 from sar_dist.devices import select_device
 from sar_dist.engine import ExponentialMovingAverage, build_engine, restore, shared_state, snapshot
-from sar_dist.errors import run_tool
 from sar_dist.models import build_model
+from sar_dist.program import run_tool
 
 
 def main() -> None:

@@ -316,6 +316,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from sar_dist.errors import run_tool
+    from sar_dist.program import run_tool
 
     run_tool(main)

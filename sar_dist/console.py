@@ -6,7 +6,7 @@ import importlib
 import sys
 from functools import partial
 
-from sar_dist.errors import run_tool
+from sar_dist.program import run_tool
 
 TOOLS = (
     "train",

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
 from sar_dist.output import say
+from sar_dist.program import run_tool
 
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

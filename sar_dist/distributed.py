@@ -17,10 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sar_dist.devices import shared_gpu
-from sar_dist.errors import CannotMeet, UserError, leave_at_once, leaves_at_once
+from sar_dist.errors import CannotMeet, UserError
 from sar_dist.launch_environment import read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.meeting import MEETING_TIME, join, meet, part
+from sar_dist.program import leave_at_once, leaves_at_once
 
 __all__ = [
     "all_gather",

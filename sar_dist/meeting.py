@@ -14,10 +14,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from sar_dist.errors import CannotMeet, UserError, let_speak
+from sar_dist.errors import CannotMeet, UserError
 from sar_dist.launch_environment import find_meeting_place, read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.output import warn
+from sar_dist.program import let_speak
 
 if TYPE_CHECKING:
     import torch.distributed as dist  # slow to import, and a single process meets nobody

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from sar_dist.config import follow_moved_run, load_config
-from sar_dist.errors import run_tool
+from sar_dist.program import run_tool
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ torchrun or deepspeed, the processes of a node share its cores as in training; t
 
 from __future__ import annotations
 
-from sar_dist.errors import run_tool
+from sar_dist.program import run_tool
 
 
 def main() -> None:

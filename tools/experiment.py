@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sar_dist.errors import run_tool
+from sar_dist.program import run_tool
 
 STAGES = ("train", "evaluate", "report")
 

@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu_check import PARTS, Report, run_parts, write_reports  # noqa: E402
 from benchmarks.gpu_check.report import print_report, print_summary  # noqa: E402
-from sar_dist.errors import UserError, run_tool  # noqa: E402
+from sar_dist.errors import UserError  # noqa: E402
+from sar_dist.program import run_tool  # noqa: E402
 
 MINUTES = 10.0
 

@@ -18,7 +18,8 @@ from sar_dist.data.layout import parse_split_choice
 from sar_dist.data.making import SAMPLES_PER_SHARD, ResizedSource, WritingOptions, verify_folder, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
 from sar_dist.data.shards import Resizing
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
+from sar_dist.program import run_tool
 
 
 def main() -> None:

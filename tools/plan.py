@@ -15,8 +15,9 @@ from rich.console import Console
 
 from sar_dist.config import RunConfig, load_config
 from sar_dist.data import load_manifest
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
 from sar_dist.planning import TABLE_WIDTH, Machine, make_plan, plan_tables
+from sar_dist.program import run_tool
 from sar_dist.training import locate_data
 
 IMAGENET_1K_IMAGES = 1_281_167

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sar_dist.config import load_config
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
+from sar_dist.program import run_tool
 
 
 def main() -> None:

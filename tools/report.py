@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
+from sar_dist.program import run_tool
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
+from sar_dist.program import run_tool
 from sar_dist.signals import ignore_signals, install_handlers
 
 install_handlers()  # before the slow imports below, so that no signal is lost

@@ -12,8 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
+from sar_dist.program import run_tool
 
 
 def main() -> None:

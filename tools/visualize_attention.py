@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
-from sar_dist.errors import UserError, run_tool
+from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.observe import attention_detail_figure
+from sar_dist.program import run_tool
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
 from sar_dist.reports import PictureSection, attention_page
 from sar_dist.transfer import MAX_PIXELS, LoadedModel, load_model

@@ -24,9 +24,10 @@ from sar_dist.checkpoint import layout
 from sar_dist.checkpoint.layout import DamagedCheckpoint
 from sar_dist.checkpoint.manifest import CheckpointManifest, FileRecord, RankIndex, SharedState, manifest_json, verify
 from sar_dist.checkpoint.reading import CheckpointReader
-from sar_dist.errors import UserError, finish_before_end
+from sar_dist.errors import UserError
 from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
+from sar_dist.program import finish_before_end
 
 
 class CheckpointStore:

@@ -20,7 +20,7 @@ import train  # noqa: E402
 
 from sar_dist import distributed  # noqa: E402
 from sar_dist.checkpoint import store  # noqa: E402
-from sar_dist.errors import run_tool  # noqa: E402
+from sar_dist.program import run_tool  # noqa: E402
 from sar_dist.training.trainer import Trainer  # noqa: E402
 
 honest_step = Trainer.train_step

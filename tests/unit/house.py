@@ -14,7 +14,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 # The ground floor (single files) is there for all; a file of it may use the ones that its own entry names.
 GROUND: dict[str, set[str]] = {
     "output": set(),
-    "errors": {"output"},
+    "errors": set(),
+    "program": {"errors", "output"},
     "extensions": {"errors"},
     "processes": set(),
     "cores": {"processes"},
@@ -32,10 +33,10 @@ GROUND: dict[str, set[str]] = {
     "validation": {"errors"},
     "launch_environment": {"errors"},
     "library_defaults": set(),
-    "devices": {"errors", "output"},
-    "console": {"errors"},
-    "meeting": {"errors", "launch_environment", "library_defaults", "output"},
-    "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting"},
+    "devices": {"errors", "output", "program"},
+    "console": {"program"},
+    "meeting": {"errors", "launch_environment", "library_defaults", "output", "program"},
+    "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting", "program"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from sar_dist.errors import run_tool
 from sar_dist.output import say, warn
+from sar_dist.program import run_tool
 
 
 def test_only_the_main_process_says_and_every_process_warns(

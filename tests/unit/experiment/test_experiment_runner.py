@@ -143,7 +143,7 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
 STOPPED = """
 import sys
 from pathlib import Path
-from sar_dist.errors import run_tool
+from sar_dist.program import run_tool
 from sar_dist.experiment.runner import Job, run_jobs
 folder = Path(sys.argv[1])
 child = '''

@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 from support import Finished, run_processes, tool
 
-from sar_dist import distributed, errors, meeting
+from sar_dist import distributed, errors, meeting, program
 
 PROGRAM = """
 import atexit, sys, threading, time
-from sar_dist.errors import UserError, finish_before_end, leave_at_once, run_tool
+from sar_dist.errors import UserError
+from sar_dist.program import finish_before_end, leave_at_once, run_tool
 
 class HangingCommunicator:  # as NCCL's, whose destructor waits for processes that have gone
     def __del__(self):
@@ -43,9 +44,9 @@ run_tool(main)
 
 
 def end_with(last: str, folder: Path, timeout: float = 60) -> Finished:
-    program = folder / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM).format(last=last))
-    return tool(str(program), str(folder), timeout=timeout)
+    file = folder / "program.py"
+    file.write_text(textwrap.dedent(PROGRAM).format(last=last))
+    return tool(str(file), str(folder), timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_tool_with_nccl_ends_at_once_with_everything_written(
 
 def test_a_save_that_waits_for_a_process_that_has_gone_delays_the_end_only_so_long(tmp_path: Path) -> None:
     last = "stuck = threading.Thread(target=time.sleep, args=(1000,), daemon=True); stuck.start(); finish_before_end(stuck)"
-    patience = "import sar_dist.errors as errors; errors._LAST_WORK_SECONDS = 1.0; "
+    patience = "import sar_dist.program as program; program._LAST_WORK_SECONDS = 1.0; "
     began = time.monotonic()
     assert end_with(patience + last, tmp_path).status == 0
     assert time.monotonic() - began < 30
@@ -80,15 +81,15 @@ def test_a_save_that_waits_for_a_process_that_has_gone_delays_the_end_only_so_lo
 
 def test_a_nccl_group_is_left_to_the_end_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(errors, "_at_once", False)
-    monkeypatch.setattr(errors, "_in_tool", False)
+    monkeypatch.setattr(program, "_at_once", False)
+    monkeypatch.setattr(program, "_in_tool", False)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
     monkeypatch.setattr(distributed, "part", lambda: done.append("parted"))
     distributed.shutdown()
-    errors.leave_at_once()
+    program.leave_at_once()
     distributed.shutdown()  # not in a tool: what started it will end in its own way
-    monkeypatch.setattr(errors, "_in_tool", True)
+    monkeypatch.setattr(program, "_in_tool", True)
     distributed.shutdown()
     assert done == ["destroyed", "destroyed", "parted"]
 
@@ -101,8 +102,8 @@ def test_making_a_nccl_group_decides_it(monkeypatch: pytest.MonkeyPatch) -> None
         assert options["dist_backend"] == "nccl"
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(errors, "_at_once", False)
-    monkeypatch.setattr(errors, "_in_tool", True)
+    monkeypatch.setattr(program, "_at_once", False)
+    monkeypatch.setattr(program, "_in_tool", True)
     monkeypatch.setattr(meeting, "_meeting", None)
     monkeypatch.setenv("LOCAL_RANK", "0")  # so that what is set is undone
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -110,12 +111,12 @@ def test_making_a_nccl_group_decides_it(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(deepspeed, "init_distributed", fail)
     with pytest.raises(errors.CannotMeet, match="no network"):
         distributed.initialize(torch.device("cuda", 0))
-    assert errors.leaves_at_once()
+    assert program.leaves_at_once()
 
 
 def test_rank_0_stays_until_the_others_need_its_store_no_more(tmp_path: Path) -> None:
-    program = tmp_path / "leave.py"
-    program.write_text(
+    file = tmp_path / "leave.py"
+    file.write_text(
         "import os, time\n"
         "from sar_dist import distributed\n"
         "from sar_dist.meeting import part\n"
@@ -127,5 +128,5 @@ def test_rank_0_stays_until_the_others_need_its_store_no_more(tmp_path: Path) ->
         "print(f'waited {time.monotonic() - began > 1}', flush=True)\n"
         "os._exit(0)\n"
     )
-    output = run_processes(2, str(program))
+    output = run_processes(2, str(file))
     assert output.split("\n---\n")[0].split() == ["waited", "True", "waited", "False"]

@@ -1,0 +1,110 @@
+"""How a command-line tool runs and ends: errors as one line and a status, and no end that waits for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+from weakref import WeakSet
+
+from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened
+from sar_dist.output import is_main_process, warn
+
+# With those of ``errors``, what scripts may rely on: docs/clusters.md, "What an exit status means".
+EXIT_CRASH = 1
+EXIT_INTERRUPTED = 130
+
+_speaks: Callable[[], bool] = is_main_process
+
+
+def let_speak(decide: Callable[[], bool]) -> None:
+    """From now on ask ``decide`` whether this process prints an error's line, once for all processes of a run."""
+    global _speaks
+    _speaks = decide
+
+
+_WRONG_PATH = {getattr(errno, name) for name in "ENOENT ENOTDIR EISDIR ELOOP ENAMETOOLONG EACCES EPERM ENXIO".split()}
+_in_tool = False
+_at_once = False
+_last_work: WeakSet[threading.Thread] = WeakSet()
+_LAST_WORK_SECONDS = 20.0
+
+
+def leave_at_once() -> None:
+    """From now on a tool ends without Python's clean-up: that of NCCL can wait for ever for processes that have gone."""
+    global _at_once
+    _at_once = True
+
+
+def leaves_at_once() -> bool:
+    """Whether this is a tool that will end so: what it holds then needs no clean-up."""
+    return _in_tool and _at_once
+
+
+def finish_before_end(thread: threading.Thread) -> None:
+    """Let a tool that leaves at once wait for this daemon thread, for up to 20 s, as it does for others than daemons."""
+    _last_work.add(thread)
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
+
+    So does an error of the operating system that is about a path: too long, a loop of links, a folder in the place of a
+    file, a permission that is missing. Others, such as a disk that fails, are crashes, after which trying again may help.
+
+    Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
+    (``sar_dist.meeting``), whichever knows of the error.
+    """
+    global _in_tool
+    _in_tool = True
+    try:
+        status = main() or 0
+    except UserError as error:
+        if _speaks():
+            warn(f"error: {' '.join(str(error).split())}")
+        status = error.exit_status
+    except MemoryError:
+        # Not in the way of a UserError: whichever process has no memory left says so itself.
+        warn(
+            "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
+            "data.workers or a smaller batch"
+        )
+        status = EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        warn("interrupted")
+        status = EXIT_INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
+            if _speaks():
+                warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
+            status = EXIT_BAD_INPUT
+        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # what Path.resolve raises
+            if _speaks():
+                warn(f"error: {shortened(str(error))}")
+            status = EXIT_BAD_INPUT
+        elif _at_once:
+            traceback.print_exc()
+            status = EXIT_CRASH
+        else:
+            raise
+    if _at_once:
+        _end(status)
+    sys.exit(status)
+
+
+def _end(status: int) -> NoReturn:
+    deadline = time.monotonic() + _LAST_WORK_SECONDS
+    ordinary = {thread for thread in threading.enumerate() if not thread.daemon}
+    for thread in (ordinary | set(_last_work)) - {threading.current_thread()}:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            continue
+    os._exit(status)
