@@ -7,18 +7,18 @@ First CPU time a worker spends on an image, from JPEG bytes to its place in a ba
 the same images with the same draws, in turns in one process, decoded anew each time. Then what the device does instead:
 kernels that torch.compile makes of it and bytes that they read and write, for a batch drawn by each recipe; and the
 share of a training step of ViT-B/16 that these bytes take on an H100 at the bandwidth of its memory. Kernels and bytes are
-those of Inductor's code for the CPU, which fuses by the same rules; how long they take on a GPU is for a GPU to say. Last
+those of the code that Inductor makes for an H100 (gpu_code.py); how long they take there is for a GPU to say. Last
 the CPU time that the training process spends on starting a batch's kernels, compiled and as they are: the whole
 augmentation of images of 4 x 4 pixels, which compute next to nothing.
 """
 
 import argparse
 import json
-import logging
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +27,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch._inductor import metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.gpu_code import count_kernels
 from sar_dist.config import AugmentSettings, ModelSettings, RunConfig, RunSettings
 from sar_dist.data.images import (
     DevicePlan,
@@ -49,7 +49,7 @@ from sar_dist.randomness import seed_generators
 
 SIZE, BATCH, MAX_PIXELS = 224, 256, 10**8
 H100_BYTES_PER_SECOND, H100_FLOPS, MFU = 3.35e12, 989e12, 0.6
-COUNTED = 16  # images with which a function is compiled to be counted
+COUNTED = 16  # images with which a function is counted
 WHERE: tuple[Literal["worker", "device"], ...] = ("worker", "device")
 RECIPES: dict[str, dict[str, Any]] = {
     "crop + flip": {},
@@ -97,22 +97,19 @@ def compare_workers(files: list[bytes], rounds: int) -> dict[str, dict[str, floa
     return results
 
 
-def counted(function: Callable[..., Any], *arguments: Any) -> tuple[int, float]:
-    """Kernels that a compiled function is, and bytes that they read and write."""
-    metrics.reset()
-    torch._dynamo.reset()
-    with torch.no_grad():
-        torch.compile(function)(*arguments)
-    return metrics.generated_kernel_count, float(metrics.num_bytes_accessed)
-
-
 def count_functions() -> dict[str, tuple[int, float]]:
     """Kernels of each of the device's functions, and bytes an image."""
     count, index = COUNTED, torch.arange(COUNTED)
     images = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
     numbers = torch.ones(count, AMOUNTS, dtype=torch.float64)
     fill, tables = torch.zeros(3, dtype=torch.uint8), torch.zeros(count, 3, 256, dtype=torch.uint8)
-    calls: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
+    finish = DeviceTransform(AugmentSettings(**FINISH), 1000, 0)
+    constants = finish._constants_on(images)
+
+    def finished(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return finish._finished(*tensors[:5], dict(zip(constants, tensors[5:], strict=True)))  # type: ignore[call-arg, arg-type]
+
+    calls: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         "flip": (operations.flip, (torch.ones(count, dtype=torch.uint8),)),
         "look up": (operations.look_up, (index, tables)),
         Family.CONTRAST.name: (operations.contrast_tables, (index, numbers[:, :1])),
@@ -120,14 +117,12 @@ def count_functions() -> dict[str, tuple[int, float]]:
         Family.EQUALIZE.name: (operations.equalize_tables, (index,)),
         Family.COLOR.name: (operations.recolor, (index, numbers[:, :1])),
         Family.SHARPNESS.name: (operations.sharpen, (index, numbers[:, :1])),
-        Family.AFFINE.name: (operations.resample, (index, numbers, fill, True)),
+        Family.AFFINE.name: (partial(operations.resample, cubic=True), (index, numbers, fill)),
         Family.BLUR.name: (operations.blur, (index, numbers[:, :3])),
+        "finish": (finished, (index, index, index, index, *constants.values())),
     }
-    found = {name: counted(function, images, *rest) for name, (function, rest) in calls.items()}
-    finish = DeviceTransform(AugmentSettings(**FINISH), 1000, 0)
-    ids = torch.arange(count)
-    found["finish"] = counted(finish._finished, images, ids, ids, ids, ids, finish._constants_on(images))
-    return {name: (kernels, bytes_moved / count) for name, (kernels, bytes_moved) in found.items()}
+    found = {name: count_kernels(function, images, *rest) for name, (function, rest) in calls.items()}
+    return {name: (kernels, moved / count) for name, (kernels, moved) in found.items()}
 
 
 def drawn_plan(recipe: dict[str, Any], side: int = SIZE) -> tuple[DevicePlan, Tensor]:
@@ -174,9 +169,6 @@ def count_batch(plan: DevicePlan, functions: dict[str, tuple[int, float]]) -> tu
 
 def count_device() -> dict[str, dict[str, float]]:
     """Kernels, bytes, and what these take on an H100, of a batch by each recipe, and of what follows all of them."""
-    torch._inductor.config.force_disable_caches = True  # what comes from a cache is not counted
-    torch._logging.set_logs(inductor_metrics=True)  # makes Inductor count bytes
-    logging.getLogger("torch._inductor").handlers.clear()
     model = model_on_meta(ModelSettings(name="vit_base_patch16_224"), RunConfig(run=RunSettings(name="x")).regularizer)
     flops = count_flops(model, (torch.empty(1, 3, SIZE, SIZE, device="meta"),)).training_flops
     step = BATCH * flops / (MFU * H100_FLOPS)

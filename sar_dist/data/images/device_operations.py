@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 # Red, green, blue in a grey level, in 1/65536 (ITU-R 601 as Pillow rounds it).
 _GREY_WEIGHTS = (19595, 38470, 7471)
@@ -97,18 +96,16 @@ def recolor(images: Tensor, index: Tensor, factor: Tensor) -> Tensor:
 
 def sharpen(images: Tensor, index: Tensor, factor: Tensor) -> Tensor:
     """``ImageEnhance.Sharpness``; ``factor`` (n, 1) float64; the border stays as it is."""
-    chosen = images[index]
+    chosen = images[index].to(torch.int32)
     height, width = chosen.shape[2:]
-    if min(height, width) < 3:
-        return chosen
-    wide = chosen.to(torch.int32)
-    total = 4 * wide[:, :, 1:-1, 1:-1]
-    for row in range(3):
-        for column in range(3):
-            total = total + wide[:, :, row : height - 2 + row, column : width - 2 + column]
-    smooth = functional.pad((2 * total + 13) // 26, (1, 1, 1, 1))
-    inside = functional.pad(torch.ones_like(chosen[0, 0, 2:, 2:]), (1, 1, 1, 1)).bool()
-    return _blend(torch.where(inside, smooth, wide), wide, factor[:, :, None, None])
+    row, column = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    total = 4 * chosen
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            total = total + chosen[:, :, (row + down).clamp(0, height - 1), (column + right).clamp(0, width - 1)]
+    inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
+    smooth = torch.where(inside, (2 * total + 13) // 26, chosen)
+    return _blend(smooth, chosen, factor[:, :, None, None])
 
 
 def resample(images: Tensor, index: Tensor, places: Tensor, fill: Tensor, cubic: bool) -> Tensor:
@@ -120,22 +117,24 @@ def resample(images: Tensor, index: Tensor, places: Tensor, fill: Tensor, cubic:
         fill: uint8 (3,), the colour outside of the image.
         cubic: with Pillow's cubic kernel (a = -1), else linear.
     """
-    chosen = images[index]
-    height, width = chosen.shape[2:]
+    channels, height, width = images.shape[1:]
     x = torch.arange(width, dtype=torch.float64, device=images.device) + 0.5
     y = (torch.arange(height, dtype=torch.float64, device=images.device) + 0.5)[:, None]
-    a, b, c, d, e, f = places[:, :, None, None].unbind(1)  # n 1 1 each
-    across, down = a * x + b * y + c, d * x + e * y + f  # n H W
+    # Places are computed for each channel anew: for all of them at once, a compiler would make a kernel of its own, and
+    # write and read 128 bytes a pixel.
+    a, b, c, d, e, f = places[:, :, None, None, None].expand(-1, -1, channels, 1, 1).unbind(1)  # n 3 1 1 each
+    across, down = a * x + b * y + c, d * x + e * y + f  # n 3 H W
     inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
     left, top = (across - 0.5).floor(), (down - 0.5).floor()
-    dx, dy = ((across - 0.5) - left).unsqueeze(1), ((down - 0.5) - top).unsqueeze(1)  # n 1 H W
-    planes = chosen.flatten(2)
+    dx, dy = (across - 0.5) - left, (down - 0.5) - top
+    first_column, first_row = left.to(torch.int32), top.to(torch.int32)
+    number = index[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
 
     def level(row: int, column: int) -> Tensor:
         """What is so many pixels down and right of the place, or the last pixel before the image ends; n 3 H W."""
-        place = (top + row).clamp(0, height - 1) * width + (left + column).clamp(0, width - 1)
-        found = planes.gather(2, place.long().flatten(1)[:, None].expand(-1, 3, -1))
-        return found.view_as(chosen).to(torch.float64)
+        rows, columns = (first_row + row).clamp(0, height - 1), (first_column + column).clamp(0, width - 1)
+        return images[number, channel, rows, columns].to(torch.float64)
 
     if cubic:
         rows = [_cubic([level(row, column) for column in range(-1, 3)], dx) for row in range(-1, 3)]
@@ -143,7 +142,7 @@ def resample(images: Tensor, index: Tensor, places: Tensor, fill: Tensor, cubic:
     else:
         upper, lower = (level(row, 0) + (level(row, 1) - level(row, 0)) * dx for row in range(2))
         value = upper + (lower - upper) * dy
-    return torch.where(inside.unsqueeze(1), value.to(torch.uint8), fill[:, None, None])
+    return torch.where(inside, value.to(torch.uint8), fill[:, None, None])
 
 
 def blur(images: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -152,14 +151,15 @@ def blur(images: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     ``weights`` (n, 3) are those of the middle, of its neighbours and of theirs, in 1 / 2^24.
     """
     values = images[index]
-    middle, near, far = weights.long()[:, :, None, None, None].unbind(1)  # n 1 1 1 each
+    middle, near, far = weights.to(torch.int32)[:, :, None, None, None].unbind(1)  # n 1 1 1 each
     for axis in (3, 3, 3, 2, 2, 2):
         line = torch.arange(values.shape[axis], device=values.device)
         one_before, one_after, two_before, two_after = (
-            values.index_select(axis, (line + offset).clamp(0, values.shape[axis] - 1)).long()
+            values.index_select(axis, (line + offset).clamp(0, values.shape[axis] - 1)).to(torch.int32)
             for offset in (-1, 1, -2, 2)
         )
         total = middle * values + near * (one_before + one_after) + far * (two_before + two_after)
+        # 32 bits hold the sum as if they had no sign; of what the shift brings in, uint8 keeps nothing.
         values = ((total + _HALF) >> 24).to(torch.uint8)
     return values
 

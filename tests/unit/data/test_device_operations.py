@@ -111,7 +111,7 @@ def test_every_operation_at_every_strength_equals_pillow(kind: Kind, interpolati
         assert torch.equal(result, expected), (drawn, (result.int() - expected).abs().max())
 
 
-def test_tiny_and_even_images_are_left_alone_by_sharpness() -> None:
+def test_images_without_an_inside_are_left_alone_by_sharpness() -> None:
     tiny = to_tensor([Image.new("RGB", (2, 2), (1, 2, 3))])
     assert torch.equal(augment(tiny, [[DrawnOperation(Kind.SHARPNESS, 1.9)]]), tiny)
 
