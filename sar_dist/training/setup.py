@@ -21,6 +21,8 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
 from sar_dist.training.length import RunLength
+from sar_dist.training.loader_stages import measure_stages
+from sar_dist.training.reporting import DataAdvice
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
@@ -74,6 +76,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         engine=engine,
         task=task,
         batches=batches,
+        advice=DataAdvice(lambda: measure_stages(config, train_loader, batch=state.step)),
         accumulation=train_loader.accumulation,
         val_loader=val_loader,
         length=length,
