@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -116,6 +117,17 @@ class TrainLoader:
             errors_as_batches,
         )
         return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch))
+
+    def encoded(self, batch: int, count: int) -> list[bytes]:
+        """The first ``count`` image files, or fewer, of this rank's part of global batch ``batch`` and those after it.
+
+        They are read in this process, as they are stored; samples without a usable image are left out.
+        """
+        first = (batch + self._shift) * self.accumulation
+        stop = first + -(-count // self._micro_batch)
+        wanted = TrainRange(first, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
+        source = TrainSource(self._shards, self._manifest, self._settings, wanted)
+        return [sample["jpg"] for sample in itertools.islice(source, count) if sample["jpg"] is not None]
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:

@@ -18,6 +18,7 @@ from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
 from sar_dist.training.checks import check_data
+from sar_dist.training.loader_stages import IMAGES, Remedy, StageCosts, measure_stages
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import build_train_loader, count_flops_of
 
@@ -59,7 +60,8 @@ def benchmark_loader(config: RunConfig) -> str:
     loader = build_train_loader(config, data, manifest, rank, world_size)
     speed = measure(loader, data.workers or 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return report(config, speed, count_flops_of(config), device_name=name, world_size=world_size)
+    stages = measure_stages(config, loader, total=1e3 / speed.images_per_core)
+    return report(config, speed, count_flops_of(config), stages, device_name=name, world_size=world_size)
 
 
 def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> LoaderSpeed:
@@ -88,9 +90,15 @@ def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> Load
 
 
 def report(
-    config: RunConfig, speed: LoaderSpeed, flops: FlopReport, *, device_name: str | None, world_size: int
+    config: RunConfig,
+    speed: LoaderSpeed,
+    flops: FlopReport,
+    stages: StageCosts,
+    *,
+    device_name: str | None,
+    world_size: int,
 ) -> str:
-    """The measurement and the demand of one GPU of each known kind, as text."""
+    """The measurement, where the time goes, what would help, and the demand of one GPU of each known kind, as text."""
     data, cores = config.data, len(os.sched_getaffinity(0))
     per_worker = f", {speed.images_per_second / data.workers:.0f} img/s per worker" if data.workers else ""
     others = f"; {world_size} processes measured at the same time, this is the first" if world_size > 1 else ""
@@ -99,8 +107,10 @@ def report(
         f"{cores} core{'s' if cores > 1 else ''}{others}",
         f"  {speed.images_per_second:.0f} img/s{per_worker}; {1e3 / speed.images_per_core:.2f} ms of CPU time an image, "
         f"that is {speed.images_per_core:.0f} img/s per core",
+        f"  of it, ms of {IMAGES} images on one thread: {stages}",
+        *(f"  {_saving(remedy, speed)}" for remedy in stages.remedies),
         f"{config.model.name} at {config.model.image_size} px: {flops.training_flops / 1e9:.1f} GFLOPs per image in training",
-        "one GPU takes at most, and needs for it in loader cores:",
+        f"one GPU takes at most, and needs for it in loader cores (this process may use {cores}):",
     ]
     lines += [_demand_line(name, peak * 1e12, flops, speed) for name, peak in PEAK_TFLOPS]
     peak = None if device_name is None else peak_flops(device_name)
@@ -110,6 +120,10 @@ def report(
         lines.append(f"this loader {verdict} this machine's {device_name} at {UTILISATION[0]:.0%} of its peak")
     lines.append("Regularizer and activation checkpointing make steps longer and the demand smaller.")
     return "\n".join(lines)
+
+
+def _saving(remedy: Remedy, speed: LoaderSpeed) -> str:
+    return f"{1e3 / remedy.milliseconds:.0f} img/s per core, {1e3 / remedy.milliseconds / speed.images_per_core:.1f}x: {remedy.what}"
 
 
 def _demand_line(name: str, peak: float, flops: FlopReport, speed: LoaderSpeed) -> str:

@@ -23,6 +23,8 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
 from sar_dist.training.length import RunLength
+from sar_dist.training.loader_stages import measure_stages
+from sar_dist.training.reporting import DataAdvice
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
@@ -40,8 +42,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     device, checked = distributed.together(lambda: check_here(config, local_rank, world_size))
     config = checked.config
     distributed.initialize(device, stall_minutes=config.guard.stall_minutes)
-    check_kernels(config.regularizer.backend, device)
-    check_compiler(config.engine.compile, device)
+    try_out(config, device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
     data = with_workers(config.data)
@@ -78,6 +79,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         engine=engine,
         task=task,
         batches=batches,
+        advice=DataAdvice(lambda: measure_stages(config, train_loader, batch=state.step)),
         accumulation=train_loader.accumulation,
         val_loader=val_loader,
         length=length,
@@ -105,6 +107,13 @@ def check_here(config: RunConfig, local_rank: int, world_size: int) -> tuple[tor
     return device, check_run(RunDirectory(config).settled(config, device), device, world_size)
 
 
+def try_out(config: RunConfig, device: torch.device) -> None:
+    """Run what may not work on this machine once, in small. Call on every process. Raises UserError."""
+    check_kernels(config.regularizer.backend, device)
+    if config.engine.compile:
+        check_compiler(device)
+
+
 def check_kernels(backend: str, device: torch.device) -> None:
     """Launch the regularizer's kernels once where they would be used. Call on every process.
 
@@ -124,14 +133,12 @@ def check_kernels(backend: str, device: torch.device) -> None:
         warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
 
 
-def check_compiler(wanted: bool, device: torch.device) -> None:
-    """Where compiled blocks are wanted, compile one operation on their device. Call on every process.
+def check_compiler(device: torch.device) -> None:
+    """Compile one operation where the model's blocks would be. Call on every process.
 
     Raises:
         UserError: it does not work on some process.
     """
-    if not wanted:
-        return
     for rank, problem in enumerate(distributed.gather_objects(compile_problem(device))):
         if problem is not None:
             needs = "Triton, a C compiler and Python's headers" if device.type == "cuda" else "a C++ compiler"

@@ -15,6 +15,7 @@ from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage
 from sar_dist.observe import RunLogger, Throughput
+from sar_dist.output import is_main_process
 from sar_dist.regions import region
 from sar_dist.signals import begin_training
 from sar_dist.training.averages import RunningAverages
@@ -47,6 +48,7 @@ class Trainer:
         averages: means over the logging interval that is under way.
         ema: moving average of the weights, or None.
         checkpointing, directory, logger, throughput: where things are saved, written and counted.
+        advice: what would help if training waits for data.
         new_bad_images: replaced on this process since they were last counted over all of them.
         last_batch: the newest micro-batch.
         applied: learning rate and weights of the newest step.
@@ -67,6 +69,7 @@ class Trainer:
     directory: RunDirectory
     logger: RunLogger
     throughput: Throughput
+    advice: DataAdvice
     new_bad_images: int = 0
     last_batch: dict[str, Any] | None = None
     applied: dict[str, float] = field(default_factory=dict)
@@ -80,7 +83,6 @@ class Trainer:
         )
         self.guard = StepGuard(config.guard, tolerate_overflow=config.engine.precision == "fp16")
         self.watchdog = Watchdog(60 * config.guard.stall_minutes)
-        self.advice = DataAdvice()
 
     def train(self) -> TrainState:
         """Train to the last step or an agreed stop."""
@@ -189,7 +191,9 @@ class Trainer:
         self.logger.metrics(self.state.step, parts, prefix="step_seconds")
         self._obey(*self.guard.after_interval(self.state.step, values["loss"]))
         self.logger.progress(self.state.step, progress_values(values, parts, self.task.quantities))
-        if line := self.advice.after_interval(values):
+        with self.throughput.paused():
+            line = self.advice.after_interval(values) if is_main_process() else None
+        if line is not None:
             self.logger.message(line)
 
     def validate(self) -> None:

@@ -13,6 +13,7 @@ from support import tool
 from sar_dist.config import load_config
 from sar_dist.observe.device_peak import PEAK_TFLOPS
 from sar_dist.training.loader_benchmark import LoaderSpeed, _CpuClock, report
+from sar_dist.training.loader_stages import Remedy, StageCosts
 from sar_dist.training.setup import count_flops_of
 
 
@@ -66,7 +67,10 @@ def test_cores_are_the_demand_over_what_a_core_delivers(small_config: Path) -> N
     config = load_config(small_config)
     flops = count_flops_of(config)
     speed = LoaderSpeed(images=3000, seconds=10.0, cpu_seconds=15.0)
-    text = report(config, speed, flops, device_name="NVIDIA H100 80GB HBM3", world_size=2)
+    stages = StageCosts(0.1, 3.0, 1.0, 0.5, 0.4, (Remedy("train on smaller images", 2.0),))
+    text = report(config, speed, flops, stages, device_name="NVIDIA H100 80GB HBM3", world_size=2)
+    assert "read 0.10, decode 3.00, crop and resize 1.00, operations 0.50, batch and the rest 0.40" in text
+    assert "500 img/s per core, 2.5x: train on smaller images" in text
     assert "300 img/s; 5.00 ms of CPU time an image, that is 200 img/s per core" in text
     assert "2 processes measured at the same time" in text
     rate = 0.6 * 989e12 / flops.training_flops

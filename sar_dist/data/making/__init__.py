@@ -1,7 +1,7 @@
 """Making and verifying shards: sources of samples, the writer, the demo data."""
 
 from sar_dist.data.making.demo import demo_class_names, demo_samples
-from sar_dist.data.making.resizing import ResizedSource
+from sar_dist.data.making.resizing import ResizedSource, resized_image
 from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.making.writing import SAMPLES_PER_SHARD, WritingOptions, write_shards, write_splits
 
@@ -11,6 +11,7 @@ __all__ = [
     "WritingOptions",
     "demo_class_names",
     "demo_samples",
+    "resized_image",
     "verify_folder",
     "write_shards",
     "write_splits",
