@@ -22,14 +22,14 @@ class Kind(IntEnum):
     POSTERIZE = 1  # bits that stay
     SOLARIZE = 2  # level from which on is inverted
     SOLARIZE_ADD = 3  # levels that are added
-    BRIGHTNESS = 4  # factor, as of the next two and of sharpness
+    BRIGHTNESS = 4  # factor, as of contrast, colour and sharpness
     CONTRAST = 5
     AUTO_CONTRAST = 6
     EQUALIZE = 7
     COLOR = 8
     SHARPNESS = 9
-    SHEAR_X = 10  # pixels of the row below its neighbour above
-    SHEAR_Y = 11
+    SHEAR_X = 10  # pixels by which a row moves against the one above
+    SHEAR_Y = 11  # of a column
     TRANSLATE_X = 12  # pixels
     TRANSLATE_Y = 13
     ROTATE = 14  # degrees, counter-clockwise
