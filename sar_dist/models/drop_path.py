@@ -61,7 +61,7 @@ class DropPaths(nn.Module):
     rates: Tensor
     branches: Tensor
 
-    def __init__(self, blocks: nn.Sequential, rate: float, seed: int) -> None:
+    def __init__(self, blocks: nn.Sequential | nn.ModuleList, rate: float, seed: int) -> None:
         super().__init__()
         self.seed = seed
         self.scales = Scales()
