@@ -57,7 +57,10 @@ class RunSettings(Settings):
 
 
 class ModelSettings(Settings):
-    name: str = Field("vit_small_patch16_224", description="timm VisionTransformer name")
+    name: str = Field(
+        "vit_small_patch16_224",
+        description="name of a timm ViT: VisionTransformer, DeiT, or Eva (DINOv3, RoPE ViT, EVA-02, Perception Encoder)",
+    )
     image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
     patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
     patch_projection: Literal["convolution", "linear"] = Field(

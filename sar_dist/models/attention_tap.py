@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from einops import rearrange
 from timm.layers import Attention, Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sar_dist.errors import UserError
 from sar_dist.models.drop_path import DropPaths
-from sar_dist.models.families import BlockSizes, ModelFamily, family_of, register_family
+from sar_dist.models.families import BlockSizes, ModelFamily, TimmViT, family_of, register_family
 from sar_dist.randomness import seed_of
 
 Query = Literal["cls", "mean"]
@@ -85,9 +85,12 @@ class TapBlock(nn.Module):
         dropout = attention.attn_drop.p if self.training else 0.0
         out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N d
         out = attention.norm(rearrange(out, "b h n d -> b n (h d)"))
-        patches = slice(self.num_prefix_tokens, None)
-        query = q[:, :, 0] if self.query == "cls" else q[:, :, patches].mean(dim=2)  # B H d
-        return attention.proj_drop(attention.proj(out)), query, k[:, :, patches]
+        return attention.proj_drop(attention.proj(out)), *tapped(q, k, self.num_prefix_tokens, self.query)
+
+
+def tapped(q: Tensor, k: Tensor, prefix: int, query: Query) -> tuple[Tensor, Tensor]:
+    """The tapped query (B, H, d) and patch keys (B, H, N - prefix, d) of all queries and keys (B, H, N, d)."""
+    return q[:, :, 0] if query == "cls" else q[:, :, prefix:].mean(dim=2), k[:, :, prefix:]
 
 
 def _sizes(block: Any) -> BlockSizes:
@@ -106,7 +109,7 @@ register_family(ModelFamily(Block, TapBlock, _sizes))
 
 
 class TappedVisionTransformer(nn.Module):
-    """A timm ``VisionTransformer`` whose forward also returns the taps of chosen blocks.
+    """A timm ``VisionTransformer`` or ``Eva`` whose forward also returns the taps of chosen blocks.
 
     ``vit`` remains a working timm model: ``vit(images)``, ``vit.forward_intermediates`` and ``vit.state_dict()``
     (timm's names) behave as ever. Logits equal ``vit(images)`` bit for bit.
@@ -124,7 +127,7 @@ class TappedVisionTransformer(nn.Module):
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: TimmViT,
         *,
         blocks: tuple[int, ...] = (-1,),
         query: Query = "cls",
@@ -140,9 +143,10 @@ class TappedVisionTransformer(nn.Module):
             raise UserError(
                 f"regularizer.blocks={list(blocks)}: the model has blocks 0 to {depth - 1} (or -1 to -{depth})"
             )
-        if query == "cls" and not vit.has_class_token:
+        if query == "cls" and vit.cls_token is None:
             raise UserError("the model has no [CLS] token; set regularizer.query=mean")
         self.vit = vit
+        self._embed = family_of(vit.blocks[0]).embed
         self.tapped = sorted({block % depth for block in blocks})
         self.activation_checkpointing = activation_checkpointing
         whole = {*self.tapped, *([depth - 1] if no_skip_last_block else [])}
@@ -184,20 +188,20 @@ class TappedVisionTransformer(nn.Module):
         vit = self.vit
         if self.training and self.drop_paths is not None:
             self.drop_paths.draw_at_random(len(images)) if sample_keys is None else self.drop_paths.draw(*sample_keys)
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))  # B N C
+        x, further = self._embed(vit, images)  # B N C
         queries, keys = [], []
-        for index, block in enumerate(vit.blocks):
+        for index, (block, arguments) in enumerate(zip(vit.blocks, further, strict=True)):
             if index in self.tapped:
-                x, query, key = self._run(block, x, True)
+                x, query, key = self._run(block, x, *arguments, tap=True)
                 queries.append(query)
                 keys.append(key)
             elif self.training and self.drop_paths is not None and index in self.drop_paths.partial:
-                x = self.drop_paths.compute(index, functools.partial(self._run, block), x)
+                x = self.drop_paths.compute(index, functools.partial(self._run, block), x, *arguments)
             else:
-                x = self._run(block, x)
+                x = self._run(block, x, *arguments)
         return {"logits": vit.forward_head(vit.norm(x)), "queries": queries, "keys": keys}
 
-    def _run(self, block: nn.Module, *arguments: Any) -> Any:
+    def _run(self, block: nn.Module, *arguments: Any, **options: Any) -> Any:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *arguments, use_reentrant=False)
-        return block(*arguments)
+            return checkpoint(block, *arguments, use_reentrant=False, **options)
+        return block(*arguments, **options)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models.attention_tap import TappedVisionTransformer
-from sar_dist.models.families import import_model
+from sar_dist.models.families import TimmViT, import_model, is_known_model, is_tappable
+from sar_dist.models.nearest import nearest_models
 from sar_dist.models.patch_projection import project_linearly
 
 
@@ -75,9 +75,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def parameter_groups(
-    vit: VisionTransformer, *, lr: float, weight_decay: float, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
+def parameter_groups(vit: TimmViT, *, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Optimizer groups: no decay on biases, norms, tokens and position embedding; learning rate decayed by depth.
 
     Args:
@@ -101,19 +99,30 @@ def parameter_groups(
     ]
 
 
-def _build_vit(model: ModelSettings) -> VisionTransformer:
+def _known(name: str, model: nn.Module) -> TimmViT:
+    """The model itself, if it can be tapped.
+
+    Raises:
+        UserError: it is no Vision Transformer of a registered family; the message names the nearest timm model that is.
+    """
+    if is_tappable(model):
+        return model
+    blocks: Any = getattr(model, "blocks", ())
+    what = f"a {type(model).__name__}, which has no row of one attention over all patches to tap"
+    if is_known_model(model) and len(blocks):
+        what = f"made of {type(blocks[0]).__name__}, which the attention tap does not know"
+    raise UserError(f"model.name={name!r} is {what}; the nearest that can be trained: {nearest_models(name)}")
+
+
+def _build_vit(model: ModelSettings) -> TimmViT:
     name = import_model(model.name)
     if not timm.is_model(name):
-        nearest = difflib.get_close_matches(
-            name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.4
-        )
-        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
-        raise UserError(f"model.name={model.name!r} is not a timm model{hint}")
+        raise UserError(f"model.name={model.name!r} is not a timm model; did you mean {nearest_models(name)}?")
     options = dict(model.options)
     if model.patch_size is not None:
         options["patch_size"] = model.patch_size
     try:
-        vit = timm.create_model(
+        built = timm.create_model(
             name,
             pretrained=False,
             img_size=model.image_size,
@@ -121,12 +130,12 @@ def _build_vit(model: ModelSettings) -> VisionTransformer:
             **options,
         )
     except Exception as error:  # the options reach any code of timm: KeyError, ZeroDivisionError, FileNotFoundError ...
+        _refuse_other_kind(name)
         raise UserError(
             f"timm cannot build {model.name} with model.options={model.options}: {_reason(error)}"
         ) from error
-    if not isinstance(vit, VisionTransformer):
-        raise UserError(f"model.name={model.name!r} is a {type(vit).__name__}, not a timm VisionTransformer")
-    patch = vit.patch_embed.patch_size[0]
+    vit = _known(name, built)
+    patch: int = vit.patch_embed.patch_size[0]
     if model.image_size % patch:
         below = model.image_size // patch * patch
         raise UserError(
@@ -134,3 +143,13 @@ def _build_vit(model: ModelSettings) -> VisionTransformer:
             f"use {below or patch} or {below + patch}"
         )
     return vit
+
+
+def _refuse_other_kind(name: str) -> None:
+    """What cannot be built with a ViT's arguments may be no ViT: say that, rather than what its constructor says."""
+    with torch.device("meta"):
+        try:
+            model = timm.create_model(name)
+        except Exception:  # noqa: BLE001 - it needs arguments; the caller's error says which
+            return
+    _known(name, model)

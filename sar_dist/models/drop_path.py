@@ -17,6 +17,7 @@ that is a buffer: no number of a block is a constant of its code, so that ``torc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,9 @@ class DropPaths(nn.Module):
     rates: Tensor
     branches: Tensor
 
-    def __init__(self, blocks: nn.Sequential, rate: float, seed: int, partial: Collection[int] = ()) -> None:
+    def __init__(
+        self, blocks: nn.Sequential | nn.ModuleList, rate: float, seed: int, partial: Collection[int] = ()
+    ) -> None:
         super().__init__()
         self.seed = seed
         self.scales = Scales()
@@ -91,20 +94,20 @@ class DropPaths(nn.Module):
         """How many of ``batch`` samples block number ``block`` computes in training."""
         return max(1, round(batch * (1 - self._block_rates[block]))) if block in self.partial else batch
 
-    def compute(self, index: int, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """What a partial block makes of ``x`` (B, ...) in training.
+    def compute(self, index: int, block: Callable[..., Tensor], x: Tensor, *further: Any) -> Tensor:
+        """What a partial block makes of ``x`` (B, ...) in training; ``further`` is what it takes beside, for all samples.
 
         ``B / kept`` times the block's residual is added where it is computed, and nothing elsewhere.
         """
         count = self.kept(index, len(x))
         if count == len(x):
-            return block(x)
+            return block(x, *further)
         assert self._order is not None, "DropPaths.draw comes before a forward pass in training"
         chosen = self._order[:count, index]
         part = x.index_select(0, chosen)
         # Compiled blocks get another number of samples each: one graph for all, and not one for every number.
         torch._dynamo.maybe_mark_dynamic(part, 0)
-        return x.index_copy(0, chosen, torch.lerp(part, block(part), len(x) / count))
+        return x.index_copy(0, chosen, torch.lerp(part, block(part, *further), len(x) / count))
 
     def draw(self, *keys: Tensor) -> None:
         """Draw the scales of the micro-batch whose samples have these ``keys``, int64 (B,) each."""

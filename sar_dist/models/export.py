@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sar_dist import __version__
@@ -29,7 +28,7 @@ from sar_dist.config import RunConfig
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_folder, check_space
 from sar_dist.models.build import model_on_meta
-from sar_dist.models.families import import_model
+from sar_dist.models.families import TimmViT, import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
     CONFIG_FILE,
@@ -105,7 +104,7 @@ def export_run(
     return Export(out, hub, written=True)
 
 
-def hub_config(config: RunConfig, vit: VisionTransformer) -> dict[str, Any]:
+def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
     """What timm needs to know to build and feed the model: its hub's ``config.json``.
 
     Args:

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sar_dist.config import ModelSettings
 from sar_dist.errors import UserError
+from sar_dist.models.families import TimmViT
 from sar_dist.models.weights import NamedWeights, open_weights
 
 _POSITION_EMBEDDING = "pos_embed"
@@ -67,7 +67,7 @@ class InitialWeights:
     report: InitialWeightsReport
 
     @torch.no_grad()
-    def load_into(self, vit: VisionTransformer) -> None:
+    def load_into(self, vit: TimmViT) -> None:
         """Copy the weights into ``vit``, converted to its dtype.
 
         Raises:
@@ -81,7 +81,7 @@ class InitialWeights:
             state[name].copy_(_resample(tensor.float(), vit) if name in self.report.resampled else tensor)
 
 
-def check_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> InitialWeights | None:
+def check_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeights | None:
     """Find out before training starts whether ``settings.init_from`` can be loaded; None where it is not set.
 
     Args:
@@ -106,7 +106,7 @@ def check_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> In
     return InitialWeights(weights, report)
 
 
-def load_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> InitialWeightsReport | None:
+def load_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeightsReport | None:
     """Check and load ``settings.init_from`` into ``vit``; None where it is not set. Errors as for the check."""
     initial = check_initial_weights(vit, settings)
     if initial is None:
@@ -115,7 +115,7 @@ def load_initial_weights(vit: VisionTransformer, settings: ModelSettings) -> Ini
     return initial.report
 
 
-def _compare(weights: NamedWeights, vit: VisionTransformer, new_classifier: bool) -> InitialWeightsReport:
+def _compare(weights: NamedWeights, vit: TimmViT, new_classifier: bool) -> InitialWeightsReport:
     expected = {name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()}
     found: dict[str, list[str]] = defaultdict(list)
     heads = _classifiers(vit)
@@ -136,7 +136,7 @@ def _compare(weights: NamedWeights, vit: VisionTransformer, new_classifier: bool
     return InitialWeightsReport(weights.description, **{kind: tuple(names) for kind, names in found.items()})
 
 
-def _classifiers(vit: VisionTransformer) -> tuple[str, ...]:
+def _classifiers(vit: TimmViT) -> tuple[str, ...]:
     """Prefixes of the classifier's parameters, such as "head."; a distilled model has two classifiers."""
     names = cast("dict[str, Any]", vit.pretrained_cfg)["classifier"]
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or []))
@@ -148,12 +148,12 @@ def _is_new(head: str, expected: dict[str, tuple[int, ...]], given: dict[str, tu
     return any(expected.get(name) != given.get(name) for name in names)
 
 
-def _prefix_tokens(vit: VisionTransformer) -> int:
+def _prefix_tokens(vit: TimmViT) -> int:
     """Tokens before the patches that have a position embedding."""
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
-def _can_resample(shape: tuple[int, ...], vit: VisionTransformer) -> bool:
+def _can_resample(shape: tuple[int, ...], vit: TimmViT) -> bool:
     """Whether a position embedding of ``shape`` covers a square patch grid and has the model's width."""
     if len(shape) != 3 or shape[0] != 1 or shape[2] != vit.embed_dim:
         return False
@@ -161,7 +161,7 @@ def _can_resample(shape: tuple[int, ...], vit: VisionTransformer) -> bool:
     return patches > 0 and math.isqrt(patches) ** 2 == patches
 
 
-def _resample(position_embedding: Tensor, vit: VisionTransformer) -> Tensor:
+def _resample(position_embedding: Tensor, vit: TimmViT) -> Tensor:
     """Interpolate (1, prefix + N, C) bicubically to the model's patch grid, as timm does for its own weights."""
     return resample_abs_pos_embed(
         position_embedding, new_size=list(vit.patch_embed.grid_size), num_prefix_tokens=_prefix_tokens(vit)

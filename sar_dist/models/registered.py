@@ -7,14 +7,15 @@ Where it is not registered, timm refuses the unknown name instead of computing a
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
 
 from sar_dist.errors import UserError
-from sar_dist.models.families import family_of
+from sar_dist.models.families import TimmViT, family_of, is_known_model
 
 NO_SKIP_ARCHITECTURE = "sar_vision_transformer"
 
@@ -24,8 +25,8 @@ default_cfgs = generate_default_cfgs(  # timm looks for this name in the module 
 
 
 @register_model
-def sar_vision_transformer(pretrained: bool = False, *, base: str, **arguments: Any) -> VisionTransformer:
-    """A timm ``VisionTransformer`` whose last block has no skip around its attention and no second LayerNorm.
+def sar_vision_transformer(pretrained: bool = False, *, base: str, **arguments: Any) -> TimmViT:
+    """A timm ``VisionTransformer`` or ``Eva`` whose last block has no skip around its attention and no second LayerNorm.
 
     Args:
         pretrained: load the weights that ``pretrained_cfg`` names, as any timm model does.
@@ -33,12 +34,12 @@ def sar_vision_transformer(pretrained: bool = False, *, base: str, **arguments: 
         arguments: constructor arguments of ``base``, and those of timm's model factory.
 
     Raises:
-        UserError: ``base`` is not a VisionTransformer of plain blocks.
+        UserError: ``base`` is no model of a registered family.
     """
 
-    def construct(**model_arguments: Any) -> VisionTransformer:
-        vit = timm.create_model(base, **model_arguments)
-        if not isinstance(vit, VisionTransformer):
+    def construct(**model_arguments: Any) -> TimmViT:
+        vit: Any = timm.create_model(base, **model_arguments)
+        if not is_known_model(vit):
             raise UserError(f"{NO_SKIP_ARCHITECTURE}: base={base!r} is a {type(vit).__name__}, not a VisionTransformer")
         vit.blocks[-1] = family_of(vit.blocks[-1]).tap(
             vit.blocks[-1], num_prefix_tokens=vit.num_prefix_tokens, skip=False
@@ -49,7 +50,13 @@ def sar_vision_transformer(pretrained: bool = False, *, base: str, **arguments: 
         construct,
         NO_SKIP_ARCHITECTURE,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=_fit_weights,
         feature_cfg={"out_indices": arguments.pop("out_indices", 3), "feature_cls": "getter"},
         **arguments,
     )
+
+
+def _fit_weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What timm does to weights on their way into ``model``: the function of this name beside the model's class."""
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return state if fit is None else fit(state, model)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from sar_dist.config import RunConfig
-from sar_dist.models import family_of, model_on_meta
-from sar_dist.observe import vit_forward_macs
+from sar_dist.models import BlockSizes, Rotation, family_of, model_on_meta
 
 
 @dataclass(frozen=True)
@@ -23,13 +21,11 @@ class ModelShape:
         image_values: numbers in one input image.
         tokens: patches and prefix tokens.
         width: D, size of a token.
-        hidden: M, hidden size of the MLP.
-        heads: attention heads.
         depth: blocks.
+        block: sizes of the first block, by which memory is planned.
+        rotation: of queries and keys, see ``ModelFamily``.
         tapped: blocks whose query and keys leave the model.
         skip_last: the last block has its attention skip and second LayerNorm.
-        layer_scale: blocks scale their branches.
-        normalized_keys: queries and keys pass a norm.
         forward_macs: multiply-accumulates of the forward pass on one image.
         training_macs: likewise in training, where stochastic depth may leave some out.
         computed_blocks: how many of the blocks training computes for an image on average (``model.skip_dropped``).
@@ -40,13 +36,11 @@ class ModelShape:
     image_values: int
     tokens: int
     width: int
-    hidden: int
-    heads: int
     depth: int
+    block: BlockSizes
+    rotation: Rotation | None
     tapped: int
     skip_last: bool
-    layer_scale: bool
-    normalized_keys: bool
     forward_macs: int
     training_macs: float
     computed_blocks: float
@@ -59,7 +53,7 @@ class ModelShape:
     @property
     def matrix_parameters_per_block(self) -> int:
         """Elements of the weights of one block's linear layers."""
-        return 4 * self.width**2 + 2 * self.width * self.hidden
+        return self.block.matrix_parameters(self.width)
 
     def small_parameters(self, threshold: int) -> int:
         """Elements of the parameters below ``threshold``, which ZeRO-3 keeps whole on every process."""
@@ -75,35 +69,38 @@ class ModelShape:
         model = model_on_meta(config.model, config.regularizer)
         vit = model.vit
         blocks: list[Any] = list(vit.blocks)
-        sizes, *_ = [family_of(block).sizes(block) for block in blocks]  # of each, so that each is checked
-        size, patch = config.model.image_size, vit.patch_embed.patch_size[0]
-        macs = functools.partial(
-            vit_forward_macs,
-            image_size=size,
-            patch_size=patch,
-            embed_dim=vit.embed_dim,
-            num_classes=config.model.num_classes,
-            mlp_ratio=sizes.hidden / vit.embed_dim,
-            prefix_tokens=vit.num_prefix_tokens,
-        )
-        outside = macs(depth=0)
-        block = macs(depth=1) - outside
-        computed = sum(model.computed_shares(config.engine.micro_batch))
+        sizes = [family_of(block).sizes(block) for block in blocks]
+        tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+        outside, of_each = _macs_outside(vit), [size.macs(tokens, vit.embed_dim) for size in sizes]
+        shares = model.computed_shares(config.engine.micro_batch)
         matrices = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         return cls(
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
             matrix_parameters=sum(p.numel() for module in matrices for p in module.parameters(recurse=False)),
-            image_values=3 * size**2,
-            tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
+            image_values=3 * config.model.image_size**2,
+            tokens=tokens,
             width=vit.embed_dim,
-            hidden=sizes.hidden,
-            heads=sizes.heads,
-            depth=len(vit.blocks),
+            depth=len(blocks),
+            block=sizes[0],
+            rotation=family_of(blocks[0]).rotation(vit),
             tapped=len(model.tapped),
             skip_last=getattr(blocks[-1], "skip", True),
-            layer_scale=sizes.layer_scale,
-            normalized_keys=sizes.normalized_keys,
-            forward_macs=outside + len(blocks) * block,
-            training_macs=outside + computed * block,
-            computed_blocks=computed,
+            forward_macs=outside + sum(of_each),
+            training_macs=outside + sum(share * macs for share, macs in zip(shares, of_each, strict=True)),
+            computed_blocks=sum(shares),
         )
+
+
+def _macs_outside(vit: Any) -> int:
+    """Multiply-accumulates on one image outside of the blocks: patch embedding, attention pooling, classifiers."""
+    patches, width = vit.patch_embed.num_patches, vit.embed_dim
+    heads = [head for head in (vit.head, getattr(vit, "head_dist", None)) if isinstance(head, nn.Linear)]
+    macs = patches * vit.patch_embed.proj.weight.numel() + sum(head.weight.numel() for head in heads)
+    pool = vit.attn_pool
+    if pool is None:
+        return int(macs)
+    # One latent query looks at all tokens.
+    tokens = patches + vit.num_prefix_tokens
+    of_latent = (pool.q, pool.proj, pool.mlp.fc1, pool.mlp.fc2)
+    macs += tokens * pool.kv.weight.numel() + 2 * tokens * width + sum(layer.weight.numel() for layer in of_latent)
+    return int(macs)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig
@@ -17,7 +16,7 @@ from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
-from sar_dist.models import check_initial_weights, model_on_meta
+from sar_dist.models import TimmViT, check_initial_weights, family_of, model_on_meta
 from sar_dist.output import warn
 from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
@@ -44,6 +43,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     check_marker()
     model = model_on_meta(config.model, config.regularizer)
     check_buffers(model.vit)
+    family_of(model.vit.blocks[0]).check_training(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
     build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
@@ -74,7 +74,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     return CheckedRun(config, train, val, directory)
 
 
-def check_buffers(vit: VisionTransformer) -> None:
+def check_buffers(vit: TimmViT) -> None:
     """Checkpoints, the moving average and exports hold parameters alone, so a model must have nothing else to save.
 
     Raises:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data.images import DeviceTransform, Transform, build_eval_transform
 from sar_dist.errors import UserError
+from sar_dist.models import TimmViT
 from sar_dist.regularizer import class_similarity
 from sar_dist.transfer.model_spec import LoadedModel, load_model
 
@@ -32,6 +32,7 @@ class Backbone:
         image_size: side of the square input it was trained at, pixels.
         augment: its resizing, cropping and normalisation of validation images.
         loaded: what ``model_spec`` loaded.
+        has_class_token: it has a [CLS] token.
         width, depth, heads, patch, num_classes: of the architecture; ``num_classes`` 0 means that it has no classifier.
         classes: names of its classes by label; None where they are not known.
     """
@@ -44,11 +45,12 @@ class Backbone:
         check_weights(spec, loaded.model)
         self.fingerprint = weights_fingerprint(loaded.model)
         self.model = loaded.model.to(device).eval().requires_grad_(False)
-        self.vit: VisionTransformer = self.model.vit
+        self.vit: TimmViT = self.model.vit
         self.image_size = loaded.image_size
         self.augment: AugmentSettings = loaded.augment
         self.device = device
         self.precision = precision
+        self.has_class_token = self.vit.cls_token is not None
         self.width: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         attention: Any = self.vit.blocks[-1].attn
@@ -126,7 +128,7 @@ class Backbone:
         """
         found = self._intermediates(images, list(range(self.depth - last_blocks, self.depth)), norm=True)
         means = [patches.mean(dim=(2, 3)) for patches, _ in found]
-        if not self.vit.has_class_token:
+        if not self.has_class_token:
             return torch.stack(means, dim=1), means[-1]
         return torch.stack([prefix[:, 0] for _, prefix in found], dim=1), means[-1]
 
@@ -138,8 +140,7 @@ class Backbone:
         """
         with self.autocast():
             output = self.model(images)
-        grid = self.vit.patch_embed.grid_size
-        return class_similarity(output["queries"][-1].float(), output["keys"][-1].float(), grid)
+        return class_similarity(output["queries"][-1].float(), output["keys"][-1].float(), self.model.grid)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """bfloat16 arithmetic where ``precision`` asks for it."""
@@ -148,11 +149,12 @@ class Backbone:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _intermediates(self, images: Tensor, blocks: list[int], *, norm: bool) -> list[tuple[Tensor, Tensor]]:
+        has_prefix = self.vit.num_prefix_tokens > 0
         with self.autocast():
             found: list[Any] = self.vit.forward_intermediates(  # type: ignore[assignment]
-                images, indices=blocks, return_prefix_tokens=True, norm=norm, intermediates_only=True
+                images, indices=blocks, return_prefix_tokens=has_prefix, norm=norm, intermediates_only=True
             )
-        if not self.vit.num_prefix_tokens:
+        if not has_prefix:
             return [(patches.float(), patches.new_empty(0)) for patches in found]
         return [(patches.float(), prefix.float()) for patches, prefix in found]
 

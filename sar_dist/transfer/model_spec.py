@@ -12,7 +12,6 @@ import timm
 import torch
 from pydantic import ValidationError
 from timm.data import ImageNetInfo, resolve_model_data_config
-from timm.models.vision_transformer import VisionTransformer
 
 from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
@@ -24,6 +23,7 @@ from sar_dist.models import (
     WEIGHTS_FILE,
     NamedWeights,
     TappedVisionTransformer,
+    TimmViT,
     build_model,
     class_names,
     model_on_meta,
@@ -154,7 +154,7 @@ def _load_timm_file(name: str, file: str) -> LoadedModel:
     return replace(untrained, description=f"{name}, weights of {file}", weights=file)
 
 
-def _load_strictly(vit: VisionTransformer, weights: NamedWeights, architecture: str) -> None:
+def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> None:
     """Load all weights or none. Anything left out would compute another function without a word."""
     try:
         vit.load_state_dict({name: weights.read(name) for name in weights.shapes})
@@ -170,9 +170,8 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
 
     def build(pretrained: bool = False) -> TappedVisionTransformer:
-        vit = timm.create_model(name, pretrained=pretrained, **options)
-        assert isinstance(vit, VisionTransformer)
-        return TappedVisionTransformer(vit, query="cls" if vit.has_class_token else "mean")
+        vit: Any = timm.create_model(name, pretrained=pretrained, **options)
+        return TappedVisionTransformer(vit, query="mean" if vit.cls_token is None else "cls")
 
     try:
         with torch.random.fork_rng(devices=[]):

@@ -48,7 +48,7 @@ def test_a_family_is_tapped_planned_and_trained(outside: Path) -> None:
     output["queries"][0].sum().backward()
     assert built.vit.blocks[-1].attn.qkv.weight.grad.abs().sum() > 0
     shape = ModelShape.of(RunConfig(run=RunSettings(name="a"), model=model))
-    assert (shape.heads, shape.depth, shape.hidden) == (3, 2, 192)
+    assert (shape.block.heads, shape.depth, shape.block.hidden) == (3, 2, 192)
     with pytest.raises(UserError, match="no skip of their own"):
         model_on_meta(model.model_copy(update={"no_skip_last_block": True}), RegularizerSettings())
 

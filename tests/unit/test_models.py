@@ -151,7 +151,6 @@ def test_mean_query_and_several_blocks() -> None:
         ({"image_size": 8}, {}, "not divisible by the patch size 16; use 16 or 16"),
         ({"options": {"num_heads": 5}}, {}, "cannot build"),
         ({"options": {"nonsense": 5}}, {}, "nonsense"),
-        ({"name": "vit_small_patch16_rope_224"}, {}, "VisionTransformer"),
         ({}, {"blocks": (3,)}, "the model has blocks 0 to 2"),
         ({"name": "vit_medium_patch16_gap_240", "image_size": 240}, {}, "regularizer.query=mean"),
     ],
@@ -200,12 +199,6 @@ def test_wrong_options_are_one_line_before_anything_starts(options: dict[str, An
         model_on_meta(settings(options={**SMALL, **options}), RegularizerSettings())
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["vit_huge_patch14_xp_224", "vit_small_patch16_18x2_224"])
-def test_blocks_of_another_class_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="the model's blocks are of class"):
-        model_on_meta(ModelSettings(name=name), RegularizerSettings())
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -194,7 +194,7 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
         },
         "regularizer": {
             "weight": settings.entropy_weight,
-            "query": "cls" if backbone.vit.has_class_token else "mean",
+            "query": "cls" if backbone.has_class_token else "mean",
         },
         "data": {
             "train": str(out / "shards" / "train"),

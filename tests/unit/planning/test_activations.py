@@ -56,6 +56,9 @@ def saved_bytes(config: RunConfig) -> int:
         ("vit_base_patch16_224", "bf16", False),
         ("vit_small_patch14_reg4_dinov2", "bf16", True),
         ("deit3_small_patch16_224", "fp32", False),
+        ("vit_small_patch16_dinov3", "bf16", True),
+        ("vit_small_patch16_rope_mixed_224", "bf16", False),
+        ("eva02_tiny_patch14_224", "fp32", True),
     ],
 )
 def test_saved_tensors(name: str, precision: str, no_skip: bool, checkpointing: bool) -> None:

@@ -30,9 +30,9 @@ def shape() -> ModelShape:
 def test_shape_of_vit_large(shape: ModelShape) -> None:
     model = model_on_meta(vit_large().model, vit_large().regularizer)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (shape.tokens, shape.width, shape.hidden, shape.depth, shape.heads) == (197, 1024, 4096, 24, 16)
+    assert (shape.tokens, shape.width, shape.block.hidden, shape.depth, shape.block.heads) == (197, 1024, 4096, 24, 16)
     assert shape.forward_macs == pytest.approx(61.55e9, rel=1e-3)
-    assert (shape.skip_last, shape.tapped, shape.layer_scale) == (False, 1, False)
+    assert (shape.skip_last, shape.tapped, shape.block.layer_scale) == (False, 1, False)
     assert shape.small_parameters(1025) < 0.003 * shape.parameters < shape.parameters
 
 

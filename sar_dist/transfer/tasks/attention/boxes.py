@@ -165,7 +165,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
 
     @property
     def _grid(self) -> tuple[int, int]:
-        rows, columns = self.job.backbone.vit.patch_embed.grid_size
+        rows, columns = self.job.backbone.model.grid
         return int(rows), int(columns)
 
     def _similarity(self, samples: SampleSet, backbone: Backbone, name: str) -> tuple[Tensor, np.ndarray[Any, Any]]:

@@ -128,7 +128,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
         return {
             "source": "weighted kNN of DINO (Caron et al. 2021, eval_knn.py)",
             "features": "[CLS] of the last block after the final norm, L2-normalised"
-            if backbone.vit.has_class_token
+            if backbone.has_class_token
             else "mean patch token of the last block after the final norm, L2-normalised",
             "transform": describe_eval_transform(backbone.image_size, backbone.augment),
             "vote": f"exp(cosine similarity / {settings.temperature})",

@@ -173,7 +173,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
         backbone, settings = self.job.backbone, self.job.settings
         return {
             "source": "logistic regression of DINOv2 (Oquab et al. 2023, eval/log_regression.py)",
-            "features": f"{'[CLS]' if backbone.vit.has_class_token else 'mean patch token'} of the last block after the final norm",
+            "features": f"{'[CLS]' if backbone.has_class_token else 'mean patch token'} of the last block after the final norm",
             "transform": describe_eval_transform(backbone.image_size, backbone.augment),
             "solver": self.solver,
             "arithmetic": "float64",

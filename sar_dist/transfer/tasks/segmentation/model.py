@@ -105,7 +105,7 @@ class SegmentationModel(nn.Module):
         found: Any = self.vit.forward_intermediates(
             images,
             indices=blocks,
-            return_prefix_tokens=True,
+            return_prefix_tokens=self.has_prefix,
             norm=self.recipe.head == "linear",
             intermediates_only=True,
         )
