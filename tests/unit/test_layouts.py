@@ -214,7 +214,7 @@ def test_a_teacher_is_evaluated_as_a_timm_architecture(tmp_path: Path) -> None:
 
 def test_what_is_unknown_is_one_line(backbone: State, tmp_path: Path) -> None:
     torch.save({"vit.encoder.layer.0.attention.attention.query.weight": torch.ones(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="no layout that is known here.*the nearest, has") as caught:
+    with pytest.raises(UserError, match=r"no layout that is known here.*the nearest, has") as caught:
         load(tmp_path / "other.pth")
     assert "\n" not in str(caught.value)
     torch.save(dino(backbone), tmp_path / "dino.pth")
