@@ -79,8 +79,9 @@ class ModelSettings(Settings):
     )
     init_from: PathText | None = Field(
         None,
-        description="start from these weights: an export or run directory, a .safetensors file, or timm:NAME for "
-        "pretrained weights; none: random ones",
+        description="start from these weights: an export or run directory, a .safetensors or .pth file (of DINO, "
+        "MoCo v3, MAE, DeiT, DINOv2/3, CLIP too; FILE#PART chooses a part), or timm:NAME for pretrained weights; none: "
+        "random ones",
     )
     new_classifier: bool = Field(
         False, description="with init_from, begin with a random classifier even where the number of classes is the same"

@@ -31,6 +31,7 @@ class InitialWeightsReport:
             of classes, or no classifier, or ``model.new_classifier`` wants it so.
         missing: in the model only. Those that are not reinitialised too are an error.
         unexpected: in the source only; always an error.
+        left_out: what the source holds beside a backbone, such as a projection head, in words; "" if nothing.
         mismatched: in both with different shapes, and not resampled or reinitialised; always an error.
     """
 
@@ -41,6 +42,7 @@ class InitialWeightsReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    left_out: str = ""
 
     @property
     def problem(self) -> str | None:
@@ -56,7 +58,7 @@ class InitialWeightsReport:
             parts.append(f"resampled {', '.join(self.resampled)}")
         if self.reinitialised:
             parts.append(f"newly initialised {', '.join(self.reinitialised)}")
-        return "; ".join(parts)
+        return "; ".join(parts) + self.left_out
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def check_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeigh
     if settings.init_from is None:
         return None
     try:
-        weights = open_weights(settings.init_from)
+        weights = open_weights(settings.init_from).fitted(vit)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
     report = _compare(weights, vit, settings.new_classifier)
@@ -133,7 +135,8 @@ def _compare(weights: NamedWeights, vit: TimmViT, new_classifier: bool) -> Initi
         elif other is not None:
             found["mismatched"].append(f"{name} {other} (model: {shape})")
     found["unexpected"] = [name for name in weights.shapes if name not in expected]
-    return InitialWeightsReport(weights.description, **{kind: tuple(names) for kind, names in found.items()})
+    kinds: dict[str, Any] = {kind: tuple(names) for kind, names in found.items()}
+    return InitialWeightsReport(weights.description, **kinds, left_out=weights.left_out)
 
 
 def _classifiers(vit: TimmViT) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.models import PretrainedCfg, clean_state_dict
-from torch import Tensor
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
 
 from sar_dist.checkpoint import (
     MANIFEST,
@@ -32,16 +32,16 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
+from sar_dist.models.layouts import backbone_of, check_layout, convert, find_part, needs_conversion, with_part
 from sar_dist.output import warn
 
-SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file, or timm:NAME"
+SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file (or FILE#PART), or timm:NAME"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PROVENANCE_KEY = "sar_dist"
 LABEL_NAMES_KEY = "label_names"  # in an export's config.json, where timm looks for them
 _MAX_CONFIG_BYTES = 1 << 24  # with a million class names
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,33 @@ class NamedWeights:
         description: where they come from, for messages.
         shapes: shape of each tensor by name.
         read: gives one tensor, on the CPU. It may raise UserError.
+        left: names of what else the source holds, known not to belong to the backbone.
     """
 
     description: str
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
+    left: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """What was left, as the end of a message; "" if nothing was."""
+        groups = sorted({name.rpartition(".")[0] or name for name in self.left})
+        more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
+        return f"; left {len(self.left)} tensors: {', '.join(groups[:3])}{more}" if groups else ""
+
+    def fitted(self, vit: nn.Module) -> NamedWeights:
+        """These weights under the names of ``vit``, which may be on the meta device, by timm's own conversion.
+
+        Raises:
+            UserError: a tensor cannot be had, or has no place in the model.
+        """
+        own = vit.state_dict().keys()
+        if not needs_conversion(self.shapes, own):
+            check_layout(self.shapes.keys(), own, self.description)
+            return self
+        tensors, left = convert({name: self.read(name) for name in self.shapes}, vit, self.description)
+        return NamedWeights(self.description, _shapes(tensors), tensors.__getitem__, (*self.left, *left))
 
 
 def open_weights(source: str) -> NamedWeights:
@@ -70,7 +92,10 @@ def open_weights(source: str) -> NamedWeights:
     """
     if source.startswith("timm:"):
         return _timm_weights(source.removeprefix("timm:"))
-    path = Path(source)
+    path, part = Path(source), ""
+    if not path.exists() and "#" in source:
+        file, _, part = source.rpartition("#")
+        path = Path(file)
     if (path / WEIGHTS_FILE).is_file():
         _check_export(path)
         return _safetensors_weights(path / WEIGHTS_FILE)
@@ -79,9 +104,9 @@ def open_weights(source: str) -> NamedWeights:
     if not path.is_file():
         raise UserError(f"there is no {path}; give {SOURCE_HELP}")
     if path.suffix == ".safetensors":
-        return _safetensors_weights(path)
+        return _safetensors_weights(path, part)
     if path.suffix in _PICKLES:
-        return _pickled_weights(path)
+        return _pickled_weights(path, part)
     raise UserError(f"{path} has no known kind of weights; give {SOURCE_HELP}")
 
 
@@ -167,17 +192,18 @@ def _run_weights(path: Path) -> NamedWeights:
     return NamedWeights(f"{config.run.name}, {kind} after step {reader.step}", reader.shapes, read)
 
 
-def _safetensors_weights(path: Path) -> NamedWeights:
+def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
     try:
         file = safe_open(path, framework="pt")
-        stored = clean_state_dict({name: name for name in file.keys()})  # noqa: SIM118 - it is no dictionary
+        every = with_part({name: name for name in file.keys()}, part, str(path))  # noqa: SIM118 - it is no dictionary
+        stored, left, prefix = backbone_of(every)
         shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not an intact .safetensors file: {error}") from error
-    return NamedWeights(str(path), shapes, lambda name: file.get_tensor(stored[name]))
+    return NamedWeights(_described(path, part, prefix), shapes, lambda name: file.get_tensor(stored[name]), left)
 
 
-def _pickled_weights(path: Path) -> NamedWeights:
+def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # arguments that training scripts store beside
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -186,14 +212,15 @@ def _pickled_weights(path: Path) -> NamedWeights:
             f"{path} is damaged, or a pickle that could run code ({_reason(error)}); get its weights as .safetensors, or "
             "convert it where that cannot hurt: safetensors.torch.save_file(torch.load(..., weights_only=False), ...)"
         ) from error
-    for key in _STATE_DICT_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict: neither at its top nor as {', '.join(_STATE_DICT_KEYS)}")
-    tensors: dict[str, Tensor] = clean_state_dict(content)
-    return NamedWeights(str(path), _shapes(tensors), tensors.__getitem__)
+    state, found = find_part(content, part, str(path))
+    tensors, left, prefix = backbone_of(state)
+    return NamedWeights(_described(path, part or found, prefix), _shapes(tensors), tensors.__getitem__, left)
+
+
+def _described(path: Path, *parts: str) -> str:
+    """The file, and where in it the weights were found."""
+    chosen = ".".join(part for part in parts if part)
+    return f"{path}#{chosen}" if chosen else str(path)
 
 
 def timm_defaults(name: str) -> PretrainedCfg | None:

@@ -147,11 +147,13 @@ def _refuse_missing_blocks(settings: ModelSettings, weights: NamedWeights, path:
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:
     """A timm architecture with the weights of a file, whose classifier, or lack of one, decides the classes."""
-    weights = open_weights(file)
+    with torch.device("meta"):
+        architecture = model_on_meta(_timm_settings(name), RegularizerSettings(query="mean")).vit
+    weights = open_weights(file).fitted(architecture)
     classes = weights.shapes.get("head.weight", (0,))[0]
     untrained = _load_timm(name, pretrained=False, num_classes=classes)
     _load_strictly(untrained.model.vit, weights, f"timm's {name}")
-    return replace(untrained, description=f"{name}, weights of {file}", weights=file)
+    return replace(untrained, description=f"{name}, weights of {weights.description}{weights.left_out}", weights=file)
 
 
 def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> None:
@@ -162,10 +164,13 @@ def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> No
         raise UserError(f"the weights of {weights.description} do not fit {architecture}: {error}") from error
 
 
-def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -> LoadedModel:
+def _timm_settings(name: str) -> ModelSettings:
     defaults = timm_defaults(name)
-    size = defaults.input_size[-1] if defaults is not None else 224
-    settings = ModelSettings(name=name, image_size=size)
+    return ModelSettings(name=name, image_size=defaults.input_size[-1] if defaults is not None else 224)
+
+
+def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -> LoadedModel:
+    settings = _timm_settings(name)
     model_on_meta(settings, RegularizerSettings(query="mean"))
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
 
