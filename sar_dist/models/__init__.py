@@ -6,6 +6,7 @@ from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.export import DTYPES, export_run
 from sar_dist.models.families import BlockSizes, ModelFamily, family_of, import_model, register_family
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
+from sar_dist.models.model_spec import LoadedModel, load_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
     LABEL_NAMES_KEY,
@@ -27,6 +28,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "BlockSizes",
     "DropPaths",
+    "LoadedModel",
     "ModelFamily",
     "NamedWeights",
     "TapBlock",
@@ -38,6 +40,7 @@ __all__ = [
     "family_of",
     "import_model",
     "load_initial_weights",
+    "load_model",
     "model_on_meta",
     "open_run",
     "open_weights",

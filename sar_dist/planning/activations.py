@@ -51,7 +51,9 @@ def plan_activations(shape: ModelShape, precision: Precision, micro_batch: int, 
     outside = _outside_bytes(shape, precision)
     saved, recomputed, cast_matrices = (shape.depth - 1) * block + last, 0.0, shape.matrix_parameters
     if checkpointing:
-        taps = 3 * precision.compute * token * shape.tapped  # the taps are views of the whole query-key-value tensor
+        taps = (
+            4 * precision.compute * token * shape.tapped
+        )  # views of the query-key-value tensor, and the heads' outputs
         saved, recomputed = shape.depth * precision.residual * token + taps, block
         cast_matrices = shape.matrix_parameters_per_block
     working = 2 * precision.compute * shape.tokens * shape.hidden + 2 * precision.residual * token

@@ -9,7 +9,8 @@ from torch import nn
 
 from sar_dist.config import RunConfig
 from sar_dist.models import family_of, model_on_meta
-from sar_dist.observe import vit_forward_macs
+from sar_dist.observe import BACKWARD_PER_FORWARD, vit_forward_macs
+from sar_dist.terms import TermCosts, term_costs
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelShape:
         layer_scale: blocks scale their branches.
         normalized_keys: queries and keys pass a norm.
         forward_macs: multiply-accumulates of the forward pass on one image.
+        terms: what the terms of the loss take beside it.
     """
 
     parameter_sizes: tuple[int, ...]
@@ -45,6 +47,12 @@ class ModelShape:
     layer_scale: bool
     normalized_keys: bool
     forward_macs: int
+    terms: TermCosts
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs of forward and backward on one image, of model and terms."""
+        return 2 * (1 + BACKWARD_PER_FORWARD) * self.forward_macs + self.terms.total_flops
 
     @property
     def parameters(self) -> int:
@@ -65,7 +73,7 @@ class ModelShape:
         """Read the shape from the configured model, built without memory for its weights.
 
         Raises:
-            UserError: the model cannot be built, or its blocks belong to no registered family, whose sizes the formulas need.
+            UserError: the model or a term cannot be built, or the model's blocks belong to no registered family, whose sizes the formulas need.
         """
         model = model_on_meta(config.model, config.regularizer)
         vit = model.vit
@@ -95,4 +103,5 @@ class ModelShape:
                 mlp_ratio=sizes.hidden / vit.embed_dim,
                 prefix_tokens=vit.num_prefix_tokens,
             ),
+            terms=term_costs(config, model),
         )

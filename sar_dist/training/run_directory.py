@@ -53,7 +53,7 @@ class RunDirectory:
             return
         if config.run.resume == "never":
             raise UserError(f"{self.path} exists and run.resume=never; choose another run.name or remove the directory")
-        changed = _changes(recorded, config)
+        changed = changes(recorded, config, _ORDER_KEYS if config.data.allow_changed else ())
         if changed:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
@@ -194,9 +194,8 @@ def _write_if_changed(path: Path, text: str) -> None:
         write_durably(path, text)
 
 
-def _changes(old: RunConfig, new: RunConfig) -> list[str]:
-    """What makes ``new`` another run than ``old``, one "key=value (now value)" each."""
-    free = _ORDER_KEYS if new.data.allow_changed else ()
+def changes(old: RunConfig, new: RunConfig, free: tuple[str, ...]) -> list[str]:
+    """What makes ``new`` another run than ``old``, apart from the ``free`` keys: one "key=value (now value)" each."""
     return [
         f"{key}={'unset' if before is ABSENT else before} (now {'unset' if after is ABSENT else after})"
         for key, (before, after) in differences(old.model_dump(), new.model_dump()).items()
