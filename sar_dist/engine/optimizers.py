@@ -154,12 +154,14 @@ class _CountingAdan(timm.optim.Adan):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            states = [self.state[parameter] for parameter in group["params"] if parameter in self.state]
+            states = [
+                self.state[parameter] for parameter in group["params"] if self.state[parameter]
+            ]  # ZeRO makes empty ones
             group["step"] = int(states[0]["step"]) if states else 0
         loss = super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter in self.state:
+                if self.state[parameter]:
                     self.state[parameter]["step"] = torch.tensor(float(group["step"]))
         return loss
 
