@@ -6,7 +6,14 @@ what the method changes against the baseline may come from the block and not fro
 And the evaluations that several experiments share.
 """
 
+from sar_dist.config import RunConfig
 from sar_dist.experiment import Arm, Evaluation
+
+_CONTROLS = {
+    "total_variation": "total variation of the [CLS] map",
+    "head_diversity": "similarity of the heads' outputs",
+    "attention_entropy": "entropy of the softmaxed [CLS] map",
+}
 
 ARMS = (
     Arm(
@@ -45,6 +52,42 @@ ARMS = (
         optional=True,
     ),
 )
+
+
+def control_arms(base: RunConfig) -> tuple[Arm, ...]:
+    """The other terms in the place of the spatial entropy, with its weight of .01, which was tuned for none of them.
+
+    Optional arms. The first two are the ablations of the method's authors, the third makes attention narrow only.
+    """
+    ramp = {"ramp_epochs": base.regularizer.ramp_epochs, "unit": base.regularizer.unit}
+    return tuple(
+        Arm(
+            name=name,
+            what=f"last block without skip, {what}, weight .01",
+            changes={
+                "regularizer.weight": 0.0,
+                "model.no_skip_last_block": True,
+                "terms": [{"name": name, "weight": 0.01, **ramp}],
+            },
+            against=("no_skip", "method"),
+            optional=True,
+        )
+        for name, what in _CONTROLS.items()
+    )
+
+
+def distillation_arm(teacher: str) -> Arm:
+    """The baseline taught by ``teacher``, with DeiT's hard distillation into the logits; optional."""
+    return Arm(
+        name="distillation",
+        what=f"plain ViT, no entropy term, hard distillation from {teacher}",
+        changes={
+            "regularizer.weight": 0.0,
+            "model.no_skip_last_block": False,
+            "terms": [{"name": "distillation", "weight": 1.0, "teacher": teacher}],
+        },
+        optional=True,
+    )
 
 
 def attention_on_boxes(data: str) -> Evaluation:

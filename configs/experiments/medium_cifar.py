@@ -9,7 +9,7 @@ Hours: not measured. Result: not measured.
 """
 
 from configs.experiments import small_cifar
-from configs.experiments.arms import ARMS, quick_features
+from configs.experiments.arms import ARMS, control_arms, quick_features
 from sar_dist.config import RunConfig
 from sar_dist.experiment import Experiment
 
@@ -19,7 +19,7 @@ def experiment() -> Experiment:
         name="medium_cifar",
         title="CIFAR-10, 50 000 training images, 10 000 test images, ViT-Ti/4",
         base=base(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(base())),
         seeds=(0, 1, 2),
         evaluations=quick_features("cifar10"),
     )

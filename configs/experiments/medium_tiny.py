@@ -9,7 +9,7 @@ Hours: not measured. Result: not measured.
 """
 
 from configs.experiments import medium_cifar
-from configs.experiments.arms import ARMS, attention_on_boxes, quick_features
+from configs.experiments.arms import ARMS, attention_on_boxes, control_arms, quick_features
 from sar_dist.config import RunConfig
 from sar_dist.experiment import Experiment
 
@@ -19,7 +19,7 @@ def experiment() -> Experiment:
         name="medium_tiny",
         title="Tiny ImageNet-200, 100 000 training images, 10 000 validation images, ViT-S/8",
         base=base(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(base())),
         seeds=(0, 1, 2),
         evaluations=(attention_on_boxes("tiny_imagenet_200_images"), *quick_features("tiny_imagenet_200")),
     )

@@ -4,12 +4,12 @@ Data: shards of ImageNet-100 at data/imagenet-100-wds (tools/make_shards.py imag
 VOCdevkit/VOC2012 at data/voc2012.
 Command: python tools/experiment.py configs/experiments/paper_in100.py --out results/paper_in100 \
              --launcher "deepspeed --num_gpus 8"
-Recipe: that of configs/vit_s_in100.py.
+Recipe: that of configs/vit_s_in100.py. The arm `distillation` needs its teacher, see configs/vit_s_in100_distilled.py.
 Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
 """
 
 from configs import vit_s_in100
-from configs.experiments.arms import ARMS
+from configs.experiments.arms import ARMS, control_arms, distillation_arm
 from sar_dist.experiment import Evaluation, Experiment
 
 
@@ -18,7 +18,7 @@ def experiment() -> Experiment:
         name="paper_in100",
         title="ImageNet-100, ViT-S/16, 300 epochs",
         base=vit_s_in100.config(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(vit_s_in100.config()), distillation_arm("runs/vit_b_in100")),
         seeds=(0, 1, 2),
         evaluations=(
             Evaluation(name="voc_attention", task="voc_attention", data="voc2012"),

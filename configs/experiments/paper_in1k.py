@@ -10,7 +10,7 @@ Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
 """
 
 from configs import vit_b_in1k
-from configs.experiments.arms import ARMS
+from configs.experiments.arms import ARMS, control_arms
 from sar_dist.experiment import Evaluation, Experiment
 
 
@@ -19,7 +19,7 @@ def experiment() -> Experiment:
         name="paper_in1k",
         title="ImageNet-1k, ViT-B/16, 300 epochs",
         base=vit_b_in1k.config(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(vit_b_in1k.config())),
         seeds=(0, 1, 2),
         evaluations=evaluations(),
     )

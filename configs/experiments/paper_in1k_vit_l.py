@@ -7,7 +7,7 @@ Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
 
 from configs import vit_l_in1k
 from configs.experiments import paper_in1k
-from configs.experiments.arms import ARMS
+from configs.experiments.arms import ARMS, control_arms
 from sar_dist.experiment import Experiment
 
 
@@ -16,7 +16,7 @@ def experiment() -> Experiment:
         name="paper_in1k_vit_l",
         title="ImageNet-1k, ViT-L/16, 300 epochs",
         base=vit_l_in1k.config(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(vit_l_in1k.config())),
         seeds=(0, 1, 2),
         evaluations=paper_in1k.evaluations(),
     )

@@ -11,7 +11,7 @@ of the long configurations would be all of it. Live weights, no average, so that
 Hours and result: docs/results.md.
 """
 
-from configs.experiments.arms import ARMS, quick_features
+from configs.experiments.arms import ARMS, control_arms, quick_features
 from sar_dist import config as c
 from sar_dist.experiment import Experiment
 
@@ -21,7 +21,7 @@ def experiment() -> Experiment:
         name="small_cifar",
         title="CIFAR-10, 5 000 training images, 10 000 test images",
         base=base(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(base())),
         seeds=(0, 1, 2),
         evaluations=quick_features("cifar10-5k"),
     )

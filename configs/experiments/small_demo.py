@@ -10,7 +10,7 @@ Hours and result: docs/results.md.
 """
 
 from configs.experiments import small_tiny
-from configs.experiments.arms import ARMS, attention_on_masks
+from configs.experiments.arms import ARMS, attention_on_masks, control_arms
 from sar_dist.config import RunConfig
 from sar_dist.experiment import Experiment
 
@@ -20,7 +20,7 @@ def experiment() -> Experiment:
         name="small_demo",
         title="Generated scenes, 4 000 training images, 1 000 validation images with exact masks",
         base=base(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(base())),
         seeds=(0, 1, 2),
         evaluations=attention_on_masks("demo", image_size=64),
     )

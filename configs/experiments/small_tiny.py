@@ -11,7 +11,7 @@ Hours and result: docs/results.md.
 """
 
 from configs.experiments import small_cifar
-from configs.experiments.arms import ARMS, attention_on_boxes, quick_features
+from configs.experiments.arms import ARMS, attention_on_boxes, control_arms, quick_features
 from sar_dist.config import RunConfig
 from sar_dist.experiment import Experiment
 
@@ -21,7 +21,7 @@ def experiment() -> Experiment:
         name="small_tiny",
         title="Ten classes of Tiny ImageNet, 5 000 training images, 500 validation images",
         base=base(),
-        arms=ARMS,
+        arms=(*ARMS, *control_arms(base())),
         seeds=(0, 1, 2),
         evaluations=(attention_on_boxes("tiny_imagenet_10_images"), *quick_features("tiny_imagenet_10")),
     )

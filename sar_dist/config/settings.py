@@ -48,6 +48,11 @@ class RunSettings(Settings):
     max_hours: float | None = Field(
         None, gt=0, le=1e6, description="save and stop after this many hours of wall-clock time"
     )
+    branch_from: PathText | None = Field(
+        None,
+        description="begin where another run was: its checkpoint folder, or its directory for the newest one, with weights, "
+        "optimizer and place in the data, such as for a cooldown; the other run is left alone",
+    )
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from the run's newest checkpoint; never: refuse an existing run"
     )
@@ -100,6 +105,9 @@ class TermSettings(Settings):
     )
     ramp_epochs: float = Field(0, ge=0, le=1e6, description="epochs over which the weight rises linearly from 0")
     unit: Literal["epoch", "step"] = Field("epoch", description="how often the weight changes")
+    decay: Literal["cosine", "none"] = Field(
+        "cosine", description="what the weight does after its ramp: a cosine to zero at the end, or none"
+    )
 
 
 class RegularizerSettings(TermSettings):
@@ -255,9 +263,21 @@ class AugmentSettings(Settings):
 
 
 class OptimSettings(Settings):
-    name: str = Field("adamw", description="optimizer: adamw, or one of your own as my_module:MyOptimizer")
+    name: str = Field(
+        "adamw", description="optimizer: adamw, nadamw, lion, adan, adopt, or one of your own as my_module:MyOptimizer"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="settings of an optimizer other than adamw")
     global_batch: int = Field(1024, ge=1, le=2**24, description="images per optimizer step over all processes")
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
+        "cross_entropy",
+        description="cross-entropy of the softmax, or mean binary cross-entropy of every class by itself, both of mixed targets",
+    )
+    target_threshold: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="binary cross-entropy: targets above this become 1, the others 0 (DeiT III: 0); none: as they are mixed",
+    )
     lr: float = Field(5e-4, gt=0, le=1e6, description="peak learning rate, at lr_reference_batch images per step")
     lr_reference_batch: int | None = Field(
         512, ge=1, le=2**24, description="the learning rate is lr * global_batch / this; none: lr as it is"
@@ -270,7 +290,21 @@ class OptimSettings(Settings):
     epochs: float = Field(300, gt=0, le=1e6, description="passes over the training set")
     warmup_epochs: float = Field(5, ge=0, le=1e6, description="epochs of linear learning-rate warm-up")
     warmup_lr: float = Field(1e-6, ge=0, le=1e6, description="learning rate at step 0 of the warm-up")
-    min_lr: float = Field(1e-5, ge=0, le=1e6, description="learning rate at the end of the cosine")
+    min_lr: float = Field(1e-5, ge=0, le=1e6, description="learning rate at the end")
+    schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = Field(
+        "cosine",
+        description="course of the learning rate after the warm-up: down to min_lr along half a cosine or a line; constant; "
+        "or constant and then down in the last cooldown_epochs",
+    )
+    cooldown_epochs: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="warmup_stable_decay: length of the descent at the end; none: a fifth of optim.epochs",
+    )
+    cooldown: Literal["1-sqrt", "linear", "cosine"] = Field(
+        "1-sqrt", description="warmup_stable_decay: course of the descent"
+    )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of block i is multiplied by this ** (blocks + 1 - i)"
     )
@@ -288,8 +322,14 @@ class OptimSettings(Settings):
         return value
 
     @model_validator(mode="after")
+    def _threshold_fits(self) -> OptimSettings:
+        if self.target_threshold is not None and self.loss != "binary_cross_entropy":
+            raise ValueError("optim.target_threshold is of optim.loss=binary_cross_entropy; set both or neither")
+        return self
+
+    @model_validator(mode="after")
     def _rates_fit(self) -> OptimSettings:
-        """A cosine falls and a warm-up rises."""
+        """A schedule falls and a warm-up rises."""
         for key, rate in (("min_lr", self.min_lr), ("warmup_lr", self.warmup_lr)):
             if rate > self.peak_lr:
                 raise ValueError(
@@ -305,6 +345,23 @@ class OptimSettings(Settings):
                 f"optim.warmup_epochs={self.warmup_epochs:g} is not less than optim.epochs={self.epochs:g}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _cooldown_fits(self) -> OptimSettings:
+        if self.schedule != "warmup_stable_decay":
+            if self.cooldown_epochs is not None:
+                raise ValueError("optim.cooldown_epochs is of optim.schedule=warmup_stable_decay; set both or neither")
+        elif self.warmup_epochs + self.descent_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs={self.warmup_epochs:g} and the cooldown of {self.descent_epochs:g} epochs are longer than "
+                f"optim.epochs={self.epochs:g}; set optim.cooldown_epochs to {self.epochs - self.warmup_epochs:g} or less"
+            )
+        return self
+
+    @property
+    def descent_epochs(self) -> float:
+        """Epochs of a warmup_stable_decay's descent."""
+        return self.epochs / 5 if self.cooldown_epochs is None else self.cooldown_epochs
 
     @property
     def peak_lr(self) -> float:
@@ -437,6 +494,17 @@ class RunConfig(Settings):
             if not isinstance(term.get("name"), str):
                 raise ValueError(f"terms[{number}] has no name; write {{name: total_variation, weight: 0.1}}")
         return value
+
+    @model_validator(mode="after")
+    def _targets_survive(self) -> RunConfig:
+        """Smoothing gives every class a share, and a threshold below that would make each of them a target."""
+        threshold, floor = self.optim.target_threshold, self.augment.label_smoothing / self.model.num_classes
+        if threshold is not None and floor > 0 and threshold <= floor:
+            raise ValueError(
+                f"optim.target_threshold={threshold:g} is not above the {floor:g} that augment.label_smoothing="
+                f"{self.augment.label_smoothing:g} gives every class; set augment.label_smoothing=0"
+            )
+        return self
 
     def vary(self, changes: Mapping[str, Any]) -> RunConfig:
         """A copy with dotted keys changed and everything validated again: ``config.vary({"optim.lr": 1e-3})``.

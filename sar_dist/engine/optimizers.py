@@ -1,8 +1,9 @@
 """The optimizers that a run may name: settings that build a ``torch.optim.Optimizer``, and say what it holds.
 
 ZeRO flattens the parameters of a group and gives each process a slice. An optimizer must therefore be elementwise: what
-it does to a number may depend on that number's gradient and state, not on the tensor that it was part of. LAMB, LARS and
-factored optimizers look at whole tensors, and would compute something else without a word.
+it does to a number may depend on that number's gradient and state, not on the tensor that it was part of. LAMB, LARS, MARS
+and factored optimizers look at whole tensors, and would compute something else without a word; so would the options
+``caution`` and ``clipping_threshold`` of timm's elementwise ones, which are therefore not offered.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import difflib
 from typing import Any, ClassVar
 
+import timm.optim
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sar_dist.config import OptimSettings, Settings, apply_overrides
 from sar_dist.errors import UserError
@@ -48,6 +50,11 @@ class Optimizer(Settings):
         return "cpu"
 
     @property
+    def update_bytes_per_parameter(self) -> int:
+        """Bytes of temporary tensors during an update, for each parameter of a process's share."""
+        return 0
+
+    @property
     def bytes_per_parameter(self) -> int:
         """Bytes of the float32 weight and of its moments, which one process holds for each parameter of its share."""
         return STATE_BYTES * (1 + len(self.moments))
@@ -69,8 +76,140 @@ class AdamW(Optimizer):
     def step_device(self, shard: torch.Tensor) -> torch.device | str:
         return shard.device if self.fused else "cpu"
 
+    @property
+    def update_bytes_per_parameter(self) -> int:
+        return 0 if self.fused else STATE_BYTES
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW}
+
+def _decays(*values: float) -> Any:
+    return Field(values, description="decays of the moments, each 0 to 1")
+
+
+class _TimmOptimizer(Optimizer):
+    """One of ``timm.optim``."""
+
+    @field_validator("betas", check_fields=False)
+    @classmethod
+    def _are_decays(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"{value} are no decays: 0 <= beta < 1")
+        return value
+
+
+class NAdamW(_TimmOptimizer):
+    """AdamW with Nesterov momentum (Dozat 2016; as in table 1 of https://arxiv.org/abs/1910.05446), timm's."""
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    counts_steps: ClassVar[bool] = True
+
+    betas: tuple[float, float] = _decays(0.9, 0.999)
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return timm.optim.NAdamW(groups, lr=lr, betas=self.betas, eps=self.eps)
+
+    @property
+    def update_bytes_per_parameter(self) -> int:
+        return 3 * STATE_BYTES
+
+
+class Lion(_TimmOptimizer):
+    """The sign of an interpolated momentum (Chen et al., https://arxiv.org/abs/2302.06675), timm's."""
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg",)
+
+    betas: tuple[float, float] = _decays(0.9, 0.99)
+
+    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return timm.optim.Lion(groups, lr=lr, betas=self.betas)
+
+    @property
+    def update_bytes_per_parameter(self) -> int:
+        return STATE_BYTES
+
+
+class Adan(_TimmOptimizer):
+    """Adaptive Nesterov momentum (Xie et al., https://arxiv.org/abs/2208.06677, algorithm 1), timm's."""
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "exp_avg_diff", "neg_pre_grad")
+    counts_steps: ClassVar[bool] = True
+
+    betas: tuple[float, float, float] = _decays(0.98, 0.92, 0.99)
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return _CountingAdan(groups, lr=lr, betas=self.betas, eps=self.eps)
+
+    @property
+    def update_bytes_per_parameter(self) -> int:
+        return 2 * STATE_BYTES
+
+
+class _CountingAdan(timm.optim.Adan):
+    """timm's counts steps for each group; here each parameter counts its own in its state, where checkpoints look.
+
+    Under ZeRO-3 a group may be updated in pieces, by several calls for one step, and is empty in others' turns.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            states = [
+                self.state[parameter] for parameter in group["params"] if self.state[parameter]
+            ]  # ZeRO makes empty ones
+            group["step"] = int(states[0]["step"]) if states else 0
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if self.state[parameter]:
+                    self.state[parameter]["step"] = torch.tensor(float(group["step"]))
+        return loss
+
+
+class Adopt(_TimmOptimizer):
+    """Adam that normalises by the second moment before the newest gradient (https://arxiv.org/abs/2411.02853), timm's.
+
+    Its weight decay is decoupled, as AdamW's. Its first step only fills the second moment.
+    """
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    counts_steps: ClassVar[bool] = True
+
+    betas: tuple[float, float] = _decays(0.9, 0.9999)
+    eps: float = Field(1e-6, gt=0, description="least value of the root of the second moment")
+
+    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return _SavedAdopt(groups, lr=lr, betas=self.betas, eps=self.eps, decoupled=True)
+
+    @property
+    def update_bytes_per_parameter(self) -> int:
+        return 2 * STATE_BYTES
+
+
+class _SavedAdopt(timm.optim.Adopt):
+    """timm's takes a parameter's first step for a later one if it has a state already, as after a save before any step."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter in self.state and self.state[parameter].get("step") == 0:
+                    self.state[parameter].clear()
+        return super().step(closure)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "nadamw": NAdamW, "lion": Lion, "adan": Adan, "adopt": Adopt}
+
+# Why each of these would compute something else on the slices of flattened parameters that ZeRO gives it.
+_LAYER_WISE = {
+    **dict.fromkeys(
+        ("lamb", "nvlamb", "lambc", "lars", "larc", "nlars", "nlarc"), "scales each tensor's update by its norm"
+    ),
+    **dict.fromkeys(
+        ("adafactor", "adafactorbv"), "keeps sums of each matrix's rows and columns, and the norm of its update"
+    ),
+    "mars": "clips each tensor's corrected gradient to norm 1, and treats vectors unlike matrices",
+}
 
 
 def optimizer_of(optim: OptimSettings) -> Optimizer:
@@ -100,9 +239,10 @@ def _class_of(name: str) -> type[Optimizer]:
         if kind.build is Optimizer.build:
             raise UserError(f"optim.name={name}: it has no build(groups, lr), which makes the torch.optim.Optimizer")
         return kind
-    if name.lower() in ("lamb", "lars", "adafactor", "nvlamb"):
+    if reason := _LAYER_WISE.get(name.lower()):
         raise UserError(
-            f"optim.name={name}: a layer-wise optimizer looks at whole tensors, which ZeRO flattens and cuts; use adamw"
+            f"optim.name={name}: a layer-wise optimizer, which {reason}, cannot run on tensors that ZeRO flattens and cuts; "
+            f"use {', '.join(OPTIMIZERS)}"
         )
     if name not in OPTIMIZERS:
         nearest = difflib.get_close_matches(name, OPTIMIZERS, n=3, cutoff=0.3) or sorted(OPTIMIZERS)

@@ -16,6 +16,7 @@ from sar_dist.models.families import (
     register_family,
 )
 from sar_dist.models.initialize import check_initial_weights, load_initial_weights
+from sar_dist.models.model_spec import LoadedModel, load_model
 from sar_dist.models.patch_projection import project_linearly
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
 from sar_dist.models.weights import (
@@ -38,6 +39,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "BlockSizes",
     "DropPaths",
+    "LoadedModel",
     "ModelFamily",
     "NamedWeights",
     "Rotation",
@@ -52,6 +54,7 @@ __all__ = [
     "import_model",
     "is_known_model",
     "load_initial_weights",
+    "load_model",
     "model_on_meta",
     "open_run",
     "open_weights",

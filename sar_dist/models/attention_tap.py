@@ -28,7 +28,7 @@ Query = Literal["cls", "mean"]
 
 
 class TapBlock(nn.Module):
-    """A timm ``Block`` that can also return the query and keys of its similarity map.
+    """A timm ``Block`` that can also return the query and keys of its similarity map, and its heads' outputs.
 
     It takes over the block's sub-modules under their own names, so state-dict names do not change; without a skip
     around the attention, ``norm2`` and ``ls1`` do not exist, and their names are absent.
@@ -62,30 +62,31 @@ class TapBlock(nn.Module):
         self.ls2 = block.ls2
         self.drop_path2 = block.drop_path2
 
-    def forward(self, x: Tensor, tap: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, tap: bool = False) -> Tensor | tuple[Tensor, ...]:
         """Run the block on tokens ``x`` of shape (B, N, C).
 
         Returns:
-            The new tokens (B, N, C); with ``tap``, also the query (B, H, d) and the patch keys (B, H, gh * gw, d).
+            The new tokens (B, N, C); with ``tap``, also the query (B, H, d), the patch keys (B, H, gh * gw, d) and what
+            each head adds up of the values (B, H, N, d).
         """
-        attended, query, key = self._attend(self.norm1(x))
+        attended, query, key, heads = self._attend(self.norm1(x))
         if self.skip:
             x = x + self.drop_path1(self.ls1(attended))
             x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         else:
             x = attended
             x = x + self.drop_path2(self.ls2(self.mlp(x)))
-        return (x, query, key) if tap else x
+        return (x, query, key, heads) if tap else x
 
-    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same operations as timm's ``Attention.forward``, in the same order; also the tapped query and keys."""
+    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same operations as timm's ``Attention.forward``, in the same order; also what is tapped."""
         attention: Any = self.attn
         q, k, v = rearrange(attention.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=attention.num_heads)
         q, k = attention.q_norm(q), attention.k_norm(k)
         dropout = attention.attn_drop.p if self.training else 0.0
-        out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N d
-        out = attention.norm(rearrange(out, "b h n d -> b n (h d)"))
-        return attention.proj_drop(attention.proj(out)), *tapped(q, k, self.num_prefix_tokens, self.query)
+        heads = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N d
+        out = attention.norm(rearrange(heads, "b h n d -> b n (h d)"))
+        return attention.proj_drop(attention.proj(out)), *tapped(q, k, self.num_prefix_tokens, self.query), heads
 
 
 def tapped(q: Tensor, k: Tensor, prefix: int, query: Query) -> tuple[Tensor, Tensor]:
@@ -182,24 +183,32 @@ class TappedVisionTransformer(nn.Module):
                 without them it draws from torch's global generator.
 
         Returns:
-            ``logits`` (B, classes), ``queries`` and ``keys``: one (B, heads, d) and one (B, heads, gh * gw, d) for
-            each tapped block, in the order of the blocks.
+            ``logits`` (B, classes); ``queries``, ``keys`` and ``heads``: one (B, heads, d), one (B, heads, gh * gw, d)
+            and one (B, heads, N, d) for each tapped block, in the order of the blocks (no ``heads`` of families whose
+            blocks do not give them). With ``vit.distilled_training`` also ``distillation_logits`` (B, classes) of the
+            distillation token, and in training the ``logits`` are those of [CLS] alone, as in DeiT.
         """
-        vit = self.vit
+        vit: Any = self.vit
         if self.training and self.drop_paths is not None:
             self.drop_paths.draw_at_random(len(images)) if sample_keys is None else self.drop_paths.draw(*sample_keys)
         x, further = self._embed(vit, images)  # B N C
-        queries, keys = [], []
+        output: dict[str, Any] = {"queries": [], "keys": [], "heads": []}
         for index, (block, arguments) in enumerate(zip(vit.blocks, further, strict=True)):
             if index in self.tapped:
-                x, query, key = self._run(block, x, *arguments, tap=True)
-                queries.append(query)
-                keys.append(key)
+                x, query, key, *heads = self._run(block, x, *arguments, tap=True)
+                output["queries"].append(query)
+                output["keys"].append(key)
+                output["heads"] += heads
             elif self.training and self.drop_paths is not None and index in self.drop_paths.partial:
                 x = self.drop_paths.compute(index, functools.partial(self._run, block), x, *arguments)
             else:
                 x = self._run(block, x, *arguments)
-        return {"logits": vit.forward_head(vit.norm(x)), "queries": queries, "keys": keys}
+        x = vit.norm(x)
+        if getattr(vit, "distilled_training", False):
+            output["distillation_logits"] = vit.head_dist(vit.head_drop(x[:, 1]))
+            if self.training:  # afterwards timm's mean of both
+                return {"logits": vit.head(vit.head_drop(x[:, 0])), **output}
+        return {"logits": vit.forward_head(x), **output}
 
     def _run(self, block: nn.Module, *arguments: Any, **options: Any) -> Any:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():

@@ -77,7 +77,8 @@ class ModelFamily:
         block: class of its blocks, exactly: a subclass may compute something else.
         tap: makes of a block one that can be tapped, ``tap(block, num_prefix_tokens=..., query=..., skip=...)``, with the
             sub-modules under their own names. Its ``forward(x, tap=True)`` returns the tokens (B, N, C), the query
-            (B, H, d) and the patch keys (B, H, gh * gw, d). It raises UserError for what it cannot tap.
+            (B, H, d), the patch keys (B, H, gh * gw, d) and, if it can, the heads' outputs (B, H, N, d). It raises UserError
+            for what it cannot tap.
         sizes: the sizes of a block, or of the block that ``tap`` made of it.
         model: class of the whole models, or of those it is derived from.
         embed: ``embed(model, images)`` gives the tokens (B, N, C) that enter the first block, and for each block what it

@@ -31,7 +31,7 @@ _LEARNING = (
     Quantity(
         "loss_cls",
         "train",
-        "cross-entropy, nats",
+        "loss of the classification (`optim.loss`), nats",
         label="cross-entropy",
         unit="nats",
         chart=_LOSS,

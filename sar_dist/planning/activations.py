@@ -56,8 +56,8 @@ def plan_activations(shape: ModelShape, precision: Precision, micro_batch: int, 
     outside = _outside_bytes(shape, precision)
     saved, recomputed, cast_matrices = (shape.computed_blocks - 1) * block + last, 0.0, shape.matrix_parameters
     if checkpointing:
-        # The taps are views of the whole query-key-value tensor, or of rotated queries and keys.
-        taps = (2 if shape.rotation else 3) * precision.compute * token * shape.tapped
+        # Views of the whole query-key-value tensor and the heads' outputs, or rotated queries and keys.
+        taps = (2 if shape.rotation else 4) * precision.compute * token * shape.tapped
         saved, recomputed = shape.depth * precision.residual * token + taps, block
         cast_matrices = shape.matrix_parameters_per_block
     working = 2 * precision.compute * shape.tokens * shape.block.hidden + 2 * precision.residual * token

@@ -87,13 +87,12 @@ def plan_cost(
         config: the run.
         world_size: number of GPUs.
         peak_tflops: dense peak of a GPU, 1e12 FLOP/s.
-        mfu: 0 to 1; FLOPs that the model needs, without recomputation, over those that the GPUs could do. Everything
+        mfu: 0 to 1; FLOPs that the model and the terms need, without recomputation, over those that the GPUs could do. Everything
             that slows training down is in it, communication and waiting for data too.
         train_images: size of the training set.
         price_per_gpu_hour: in any currency.
     """
-    flops_per_image = 2 * (1 + BACKWARD_PER_FORWARD) * shape.training_macs
-    images_per_second = world_size * mfu * peak_tflops * 1e12 / flops_per_image
+    images_per_second = world_size * mfu * peak_tflops * 1e12 / shape.training_flops
     step_seconds = config.optim.global_batch / images_per_second
     steps_per_epoch = train_images // config.optim.global_batch
     total_steps = max(1, round(config.optim.epochs * steps_per_epoch))

@@ -101,6 +101,7 @@ class _Held:
         self.stage = self.zero["stage"]
         self.precision = Precision.of(config)
         self.parameters = shape.parameters
+        self.of_terms = float(shape.terms.held_bytes)  # a teacher's weights, whole on every process
         self.share = shape.parameters / world_size
         self.small = shape.small_parameters(self.zero.get("stage3_param_persistence_threshold", _PERSISTENCE_THRESHOLD))
         self.largest = max(shape.parameter_sizes)
@@ -112,8 +113,9 @@ class _Held:
             self.stage == 1 and self.precision.accumulated > self.precision.weight and self.offload == "none"
         )
         self.average = config.optim.ema is not None
-        self.fused = config.optim.fused
-        self.optimizer_bytes = optimizer_of(config.optim).bytes_per_parameter
+        optimizer = optimizer_of(config.optim)
+        self.optimizer_bytes = optimizer.bytes_per_parameter
+        self.update_bytes = optimizer.update_bytes_per_parameter
         self.activations = plan_activations(
             shape, self.precision, config.engine.micro_batch, checkpointing=config.engine.activation_checkpointing
         )
@@ -121,10 +123,10 @@ class _Held:
     def rest(self) -> dict[str, float]:
         """On the device between steps."""
         weight, accumulated = self.precision.weight, self.precision.accumulated
-        parts = {"weights": weight * float(self.parameters)}
+        parts = {"weights": weight * float(self.parameters) + self.of_terms}
         if self.stage == 3:
             sharded = 0.0 if self.offload == "all" else self.share
-            parts["weights"] = weight * (sharded + self.small)
+            parts["weights"] = weight * (sharded + self.small) + self.of_terms
             parts["buckets"] = self._buffers()
             if self.offload == "none":
                 parts["gradients"] = accumulated * self.share
@@ -198,7 +200,7 @@ class _Held:
         copies = 2.0 * gradient + (MASTER_BYTES if gradient < MASTER_BYTES else 0)
         return {
             "gradients": (MASTER_BYTES if self.stage == 3 else copies) * self.share,
-            "temporary": 0.0 if self.fused else MASTER_BYTES * self.share,
+            "temporary": self.update_bytes * self.share,
         }
 
     def _buffers(self) -> float:

@@ -9,6 +9,8 @@ from torch import nn
 
 from sar_dist.config import RunConfig
 from sar_dist.models import BlockSizes, Rotation, family_of, model_on_meta
+from sar_dist.observe import BACKWARD_PER_FORWARD
+from sar_dist.terms import TermCosts, term_costs
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ModelShape:
         forward_macs: multiply-accumulates of the forward pass on one image.
         training_macs: likewise in training, where stochastic depth may leave some out.
         computed_blocks: how many of the blocks training computes for an image on average (``model.skip_dropped``).
+        terms: what the terms of the loss take beside it.
     """
 
     parameter_sizes: tuple[int, ...]
@@ -44,6 +47,12 @@ class ModelShape:
     forward_macs: int
     training_macs: float
     computed_blocks: float
+    terms: TermCosts
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs of forward and backward on one image, of model and terms."""
+        return 2 * (1 + BACKWARD_PER_FORWARD) * self.training_macs + self.terms.total_flops
 
     @property
     def parameters(self) -> int:
@@ -64,7 +73,7 @@ class ModelShape:
         """Read the shape from the configured model, built without memory for its weights.
 
         Raises:
-            UserError: the model cannot be built, or its blocks belong to no registered family, whose sizes the formulas need.
+            UserError: the model or a term cannot be built, or the model's blocks belong to no registered family, whose sizes the formulas need.
         """
         model = model_on_meta(config.model, config.regularizer)
         vit = model.vit
@@ -88,6 +97,7 @@ class ModelShape:
             forward_macs=outside + sum(of_each),
             training_macs=outside + sum(share * macs for share, macs in zip(shares, of_each, strict=True)),
             computed_blocks=sum(shares),
+            terms=term_costs(config, model),
         )
 
 

@@ -35,6 +35,9 @@ def _summary(plan: TrainingPlan) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     table.add_row("model", f"{plan.shape.parameters / 1e6:.1f} M parameters, {plan.shape.forward_macs / 1e9:.2f} GMACs")
+    for name, flops in plan.shape.terms.flops.items():
+        share = flops / (plan.shape.training_flops - plan.shape.terms.total_flops)
+        table.add_row(name.replace("_", " "), f"{flops / 1e9:.3g} GFLOPs an image, {share:.2%} of the model's")
     table.add_row(
         "batch",
         f"{batch.global_batch} = {batch.micro_batch} images x {batch.accumulation} accumulated x {batch.world_size} GPUs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,24 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = {"cls"}  # loss_cls is the cross-entropy
 
 
+@dataclass(frozen=True)
+class TermCosts:
+    """What the terms of a run take beside the model.
+
+    Attributes:
+        flops: of each term that is trained, by its name: forward and backward on one image.
+        held_bytes: what they keep on every process's device, such as a teacher's weights.
+    """
+
+    flops: dict[str, float]
+    held_bytes: int
+
+    @property
+    def total_flops(self) -> float:
+        """Of all terms, on one image."""
+        return sum(self.flops.values())
+
+
 def build_terms(config: RunConfig, grid: tuple[int, int], device: torch.device) -> tuple[Term, ...]:
     """The spatial entropy of ``regularizer.*``, then the entries of ``terms`` in their order.
 
@@ -30,7 +49,15 @@ def build_terms(config: RunConfig, grid: tuple[int, int], device: torch.device) 
     Raises:
         UserError: there is no such term, its settings do not fit, or two have the same name.
     """
-    setup = TermSetup(grid, config.optim.epochs, config.model.num_classes, device)
+    setup = TermSetup(
+        grid,
+        config.optim.epochs,
+        config.model.num_classes,
+        device,
+        config.engine.precision,
+        config.augment.mean,
+        config.augment.std,
+    )
     terms: list[Term] = [TERMS["spatial_entropy"](config.regularizer, setup)]
     for number, entry in enumerate(config.terms):
         term = _build(number, entry, setup)
@@ -54,12 +81,13 @@ def _build(number: int, entry: Mapping[str, Any], setup: TermSetup) -> Term:
         raise UserError(f"{where}: {error}") from error
     try:
         term = kind(settings, setup)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     except Exception as error:
         raise UserError(f"{where} cannot be built: {_place(error)}") from error
     if not isinstance(term, Term):
-        lacking = [part for part in ("name", "region", "quantities", "is_trained", "weight") if not hasattr(term, part)]
+        parts = ("name", "region", "quantities", "is_trained", "weight", "prepare", "training_flops", "held_bytes")
+        lacking = [part for part in parts if not hasattr(term, part)]
         raise UserError(f"{where} lacks {', '.join(lacking) or '__call__'}; derive it from sar_dist.terms.WeightedTerm")
     if not _NAME.fullmatch(term.name):
         raise UserError(f"{where}: its name {term.name!r} must be lower-case letters, digits and underscores")
@@ -79,17 +107,14 @@ def check_terms(config: RunConfig, model: torch.nn.Module) -> None:
     terms = build_terms(config, model.grid, torch.device("cpu"))  # type: ignore[arg-type]
     if not config.terms:
         return  # the spatial entropy has its own tests
-    size = config.model.image_size
-    images = torch.empty(_BATCH, 3, size, size, device="meta")
-    with torch.no_grad():
-        shapes = {**model(images), "images": images}
     measured: dict[str, str] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for number, term in enumerate(terms):
             where = "regularizer" if number == 0 else f"terms[{number - 1}] {config.terms[number - 1]['name']}"
             try:
-                scores = _trial(term, _random_like(shapes), config.optim.epochs)
+                term.prepare(model)
+                scores = _trial(term, random_output(config, model), config.optim.epochs)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error
             except Exception as error:
@@ -98,6 +123,42 @@ def check_terms(config: RunConfig, model: torch.nn.Module) -> None:
                 if name in measured:
                     raise UserError(f"{where} and {measured[name]} both measure {name!r}; rename one")
                 measured[name] = where
+
+
+def random_output(config: RunConfig, model: torch.nn.Module) -> dict[str, Any]:
+    """Normally distributed CPU tensors in the shapes of ``model``'s output for two images, ready for a gradient.
+
+    Args:
+        config: the run.
+        model: on the meta device; its mode decides as usual.
+    """
+    size = config.model.image_size
+    images = torch.empty(_BATCH, 3, size, size, device="meta")
+    with torch.no_grad():
+        shapes = {**model(images), "images": images}
+    made: dict[str, Any] = _random_like(shapes)
+    return made
+
+
+def term_costs(config: RunConfig, model: torch.nn.Module) -> TermCosts:
+    """What the terms of a run take beside the model.
+
+    Args:
+        config: the run.
+        model: on the meta device, with a ``grid``.
+
+    Raises:
+        UserError: as ``build_terms``.
+    """
+    flops: dict[str, float] = {}
+    terms = build_terms(config, model.grid, torch.device("cpu"))  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for term in terms:
+            if term.is_trained:
+                term.prepare(model)
+                flops[term.name] = term.training_flops(random_output(config, model))
+    return TermCosts(flops, sum(term.held_bytes for term in terms))
 
 
 def _trial(term: Term, output: dict[str, Any], epochs: float) -> TermScores:

@@ -8,12 +8,18 @@ from typing import Any
 from sar_dist.errors import UserError
 from sar_dist.extensions import import_object
 from sar_dist.quantities import Quantity
+from sar_dist.terms.attention_entropy import AttentionEntropy
+from sar_dist.terms.distillation import Distillation
+from sar_dist.terms.head_diversity import HeadDiversity
 from sar_dist.terms.spatial_entropy import SpatialEntropy
 from sar_dist.terms.total_variation import TotalVariation
 
 TERMS: dict[str, type[Any]] = {
     "spatial_entropy": SpatialEntropy,
     "total_variation": TotalVariation,
+    "head_diversity": HeadDiversity,
+    "attention_entropy": AttentionEntropy,
+    "distillation": Distillation,
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from sar_dist.config import Settings, TermSettings
+from sar_dist.config import AugmentSettings, Settings, TermSettings
 from sar_dist.quantities import Quantity, term_quantities
 from sar_dist.regularizer import regularizer_weight
 
@@ -37,12 +38,17 @@ class TermSetup:
         epochs: length of the training.
         num_classes: classes of the model.
         device: where micro-batches are.
+        precision: of training, as ``engine.precision``.
+        mean, std: of the channels, by which the images were normalised.
     """
 
     grid: tuple[int, int]
     epochs: float
     num_classes: int
     device: torch.device
+    precision: str = "fp32"
+    mean: tuple[float, float, float] = AugmentSettings().mean
+    std: tuple[float, float, float] = AugmentSettings().std
 
 
 @runtime_checkable
@@ -75,13 +81,28 @@ class Term(Protocol):
         """Score a micro-batch.
 
         Args:
-            output: of the model: ``logits`` (B, classes), ``queries`` and ``keys``, one (B, heads, d) and one
-                (B, heads, gh * gw, d) for each block of ``regularizer.blocks``; and its ``images`` (B, 3, S, S).
+            output: of the model: ``logits`` (B, classes), ``queries``, ``keys`` and ``heads``, one (B, heads, d), one
+                (B, heads, gh * gw, d) and one (B, heads, tokens, d) for each block of ``regularizer.blocks``; and its
+                ``images`` (B, 3, S, S).
         """
+
+    def prepare(self, model: Any) -> None:
+        """Ask of the model (a ``TappedVisionTransformer``) what the term needs. Called once, before anything is trained.
+
+        Raises:
+            UserError: the model does not have it.
+        """
+
+    def training_flops(self, output: Mapping[str, Any]) -> float:
+        """FLOPs of the term on one image in training, forward and backward; ``output`` is of a small random batch."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the term keeps on every process's device."""
 
 
 class WeightedTerm:
-    """A term whose weight follows the schedule of the regularizer: a linear ramp, then a cosine to zero.
+    """A term whose weight follows the schedule of the regularizer: a linear ramp, then a cosine to zero or nothing.
 
     A subclass sets ``name``, may set the other class attributes, and defines ``__call__``.
 
@@ -119,6 +140,24 @@ class WeightedTerm:
             epoch,
             weight=self.settings.weight,
             ramp_epochs=self.settings.ramp_epochs,
-            total_epochs=self.setup.epochs,
+            # After a ramp that lasts until the end, the weight stays.
+            total_epochs=self.setup.epochs if self.settings.decay == "cosine" else self.settings.ramp_epochs,
             unit=self.settings.unit,
         )
+
+    def prepare(self, model: Any) -> None:
+        """Most terms need nothing but the output."""
+
+    def training_flops(self, output: Mapping[str, Any]) -> float:
+        """What PyTorch's counter finds in one forward and backward pass: matrix products, and registered operators."""
+        with FlopCounterMode(display=False) as counter:
+            term: Any = self  # a subclass says how it is called
+            loss = term(output).loss
+            if loss.requires_grad:
+                loss.backward()
+        return counter.get_total_flops() / len(output["logits"])
+
+    @property
+    def held_bytes(self) -> int:
+        """Nothing."""
+        return 0

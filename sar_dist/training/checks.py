@@ -56,7 +56,9 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     check_streams(streams, config.optim.global_batch, world_size, repeats)
     directory = RunDirectory(config)
     directory.check(config)
-    if not complete_checkpoints(directory.checkpoints):  # else the weights come from there
+    if (
+        not complete_checkpoints(directory.checkpoints) and not config.run.branch_from
+    ):  # else the weights come from there
         check_initial_weights(model.vit, config.model)
     train = check_data("data.train", config.data.train, config)
     val = check_data("data.val", config.data.val, config)

@@ -55,7 +55,7 @@ class RunDirectory:
             return
         if config.run.resume == "never":
             raise UserError(f"{self.path} exists and run.resume=never; choose another run.name or remove the directory")
-        changed = _changes(recorded, config)
+        changed = changes(recorded, config, _ORDER_KEYS if config.data.allow_changed else ())
         if changed:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
@@ -216,11 +216,10 @@ def _placed(config: RunConfig, place: str) -> RunConfig:
     return config.model_copy(update={"augment": config.augment.model_copy(update={"where": where})})
 
 
-def _changes(old: RunConfig, new: RunConfig) -> list[str]:
-    """What makes ``new`` another run than ``old``, one "key=value (now value)" each."""
+def changes(old: RunConfig, new: RunConfig, free: tuple[str, ...]) -> list[str]:
+    """What makes ``new`` another run than ``old``, apart from the ``free`` keys: one "key=value (now value)" each."""
     old = _placed(old, _FIRST_PLACE)
     new = _placed(new, old.augment.where or _FIRST_PLACE)
-    free = _ORDER_KEYS if new.data.allow_changed else ()
     return [
         f"{key}={'unset' if before is ABSENT else before} (now {'unset' if after is ABSENT else after})"
         for key, (before, after) in differences(old.model_dump(), new.model_dump()).items()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import TypeAdapter
 
 from sar_dist import distributed
-from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
+from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import DataSettings, RunConfig
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
@@ -19,17 +18,17 @@ from sar_dist.models import TappedVisionTransformer, build_model, load_initial_w
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
 from sar_dist.output import warn
 from sar_dist.regularizer import find_backend_problem
+from sar_dist.terms import term_costs
 from sar_dist.training.averages import RunningAverages
+from sar_dist.training.branching import starting_point
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_stages import measure_stages
 from sar_dist.training.reporting import DataAdvice
 from sar_dist.training.run_directory import RunDirectory
-from sar_dist.training.state import TrainState
 from sar_dist.training.task import ClassificationTask
 from sar_dist.training.trainer import Trainer
-from sar_dist.validation import one_line
 
 
 def build_trainer(config: RunConfig) -> Trainer:
@@ -49,26 +48,26 @@ def build_trainer(config: RunConfig) -> Trainer:
     train_loader, val_loader = build_loaders(config, data, checked, rank, world_size)
     length = RunLength(config, train_loader.steps_per_epoch)
     store = open_store(config, checked.directory, length)
-    saved = store.newest()
-    state = TrainState() if saved is None else resumed_state(saved, train_loader, store)
+    saved, state = starting_point(config, store, length, train_loader)
     # Workers are forked here, before the model takes memory of which each write would leave them an old copy.
     batches = prefetch_to_device(train_loader.iterate(state.step, length.last_step), device)
     val_loader.start()
 
     model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
-    grid, flops = model.grid, count_flops_of(config)
+    grid, flops, training_flops = model.grid, count_flops_of(config), training_flops_of(config)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
     ema = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
 
     task = ClassificationTask(config, grid, engine.device)
+    task.prepare(engine.module)
     logger = open_logger(config, checked.directory, length, task, rank)
     logger.truncate_after(-1 if saved is None else state.step)
     logger.message(f"{config.run.name}: {flops.summary()}; {describe_processes(data.workers or 0)}")
     if report is not None:
         logger.message(str(report))
     peak = find_peak(device) if rank == 0 else None
-    log_hardware(logger, state.step, flops, peak)
+    log_hardware(logger, state.step, training_flops, peak)
     averages = RunningAverages(engine.device)
     recorded, classes = config.model_dump(mode="json"), checked.train.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
@@ -89,9 +88,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         checkpointing=checkpointing,
         directory=checked.directory,
         logger=logger,
-        throughput=Throughput(
-            config.optim.global_batch, flops.training_flops, device, peak=peak, world_size=world_size
-        ),
+        throughput=Throughput(config.optim.global_batch, training_flops, device, peak=peak, world_size=world_size),
     )
 
 
@@ -193,26 +190,6 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
     return store
 
 
-def resumed_state(saved: CheckpointReader, train_loader: TrainLoader, store: CheckpointStore) -> TrainState:
-    """Progress and data cursor of a checkpoint.
-
-    Raises:
-        UserError: the training data or their order are others than when it was saved; or it holds weights alone.
-    """
-    progress, loader = saved.manifest.train_state, saved.manifest.loader
-    if progress is None or loader is None:
-        raise UserError(
-            f"{saved.folder} holds weights, but not how far a run had come; choose another run.name, and "
-            f"model.init_from={saved.folder.parents[1]} to start from its weights"
-        )
-    with one_line(f"{saved.folder / MANIFEST}: train_state"):
-        state = TypeAdapter(TrainState).validate_python(progress)
-    train_loader.load_state_dict(loader.model_dump())
-    if state.best_step is not None:
-        store.protect(state.best_step)
-    return state
-
-
 def count_flops_of(config: RunConfig) -> FlopReport:
     """Count the model's operations on one image, without its weights, which ZeRO may have sharded away."""
     model = model_on_meta(config.model, config.regularizer)
@@ -225,12 +202,18 @@ def count_flops_of(config: RunConfig) -> FlopReport:
     return replace(report, skipped_macs=skipped)
 
 
-def log_hardware(logger: RunLogger, step: int, flops: FlopReport, peak: DevicePeak | None) -> None:
+def training_flops_of(config: RunConfig) -> float:
+    """FLOPs that training needs for one image: forward and backward of the model and of its terms."""
+    terms = term_costs(config, model_on_meta(config.model, config.regularizer))
+    return count_flops_of(config).training_flops + terms.total_flops
+
+
+def log_hardware(logger: RunLogger, step: int, training_flops: float, peak: DevicePeak | None) -> None:
     """Record what the utilisation is computed from, so that it can be checked from the log alone."""
     if peak is None:
         return
     logger.message(str(peak))
-    values = {"training_gflops_per_image": flops.training_flops / 1e9}
+    values = {"training_gflops_per_image": training_flops / 1e9}
     if peak.flops is not None:
         values["peak_tflops"] = peak.flops / 1e12
     logger.metrics(step, values, prefix="hardware")

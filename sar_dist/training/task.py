@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sar_dist.config import RunConfig
+from sar_dist.config import OptimSettings, RunConfig
 from sar_dist.data.images import DeviceTransform
 from sar_dist.engine import autocast, input_dtype
+from sar_dist.models import TappedVisionTransformer
 from sar_dist.observe import known_quantities
 from sar_dist.regions import region
 from sar_dist.regularizer import find_backend_problem
@@ -22,7 +23,7 @@ from sar_dist.terms import build_terms
 
 
 class ClassificationTask:
-    """Cross-entropy plus the weighted terms, of which the spatial entropy of the tapped blocks is the first.
+    """The classification's loss plus the weighted terms, of which the spatial entropy of the tapped blocks is the first.
 
     All are computed in float32 outside the engine, where autocast is off. A term that is trained is part of every step on
     every process, also while its weight is still zero: under ZeRO-3 a term that is there on some processes or steps only
@@ -45,11 +46,16 @@ class ClassificationTask:
             config.augment, config.model.num_classes, config.run.seed, compiled=_can_compile(device)
         )
 
+    def prepare(self, model: TappedVisionTransformer) -> None:
+        """Let every term ask of the model what it needs, before the first batch."""
+        for term in self.terms:
+            term.prepare(model)
+
     def losses(self, model: Any, batch: Mapping[str, Any], epoch: float) -> dict[str, Tensor]:
         """Losses of one training micro-batch of the loader, after ``epoch`` (fractional) epochs.
 
         Returns:
-            ``loss``, what is backpropagated; ``loss_cls``, the cross-entropy; for each term that is trained its
+            ``loss``, what is backpropagated; ``loss_cls``, the classification's; for each term that is trained its
             ``loss_NAME``, and the mean of what else it measures, such as ``components``.
         """
         images, targets = self.augmented(batch)
@@ -57,7 +63,7 @@ class ClassificationTask:
         with region("forward"):
             images = images.to(self.dtype)
             output = {**model(images, sample_keys), "images": images}
-            loss_cls = functional.cross_entropy(output["logits"].float(), targets)
+            loss_cls = classification_loss(output["logits"].float(), targets, self.config.optim)
         loss, logged = loss_cls, {"loss_cls": loss_cls}
         for term in self.terms:
             if term.is_trained:
@@ -101,3 +107,21 @@ class ClassificationTask:
 def _can_compile(device: torch.device) -> bool:
     """Whether compiled functions are faster on the device, and what compiles them has been seen to work there."""
     return device.type == "cuda" and find_backend_problem("auto", device) is None
+
+
+def classification_loss(logits: Tensor, targets: Tensor, optim: OptimSettings) -> Tensor:
+    """The mean loss of a micro-batch, as ``optim.loss`` says.
+
+    Binary cross-entropy is that of "ResNet strikes back" (https://arxiv.org/abs/2110.00476, section 2.2) and DeiT III
+    (https://arxiv.org/abs/2204.07118, section 3): every class is a question by itself, averaged over the classes.
+
+    Args:
+        logits: (B, C) float32.
+        targets: (B, C), smoothed and mixed.
+        optim: ``loss`` and ``target_threshold``.
+    """
+    if optim.loss == "cross_entropy":
+        return functional.cross_entropy(logits, targets)
+    if optim.target_threshold is not None:
+        targets = (targets > optim.target_threshold).to(targets.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, targets)

@@ -4,11 +4,11 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 ``samples``, ``features`` and ``resumable_training`` (what tasks are made of). See docs/evaluation.md.
 """
 
+from sar_dist.models import LoadedModel, load_model
 from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
 from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
 from sar_dist.transfer.class_scores import TOP, ClassificationScores
 from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
-from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.relabelled import RelabelledSamples, any_label
 from sar_dist.transfer.result import RESULT_FILE, Result, read_result

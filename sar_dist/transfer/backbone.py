@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data.images import DeviceTransform, Transform, build_eval_transform
 from sar_dist.errors import UserError
-from sar_dist.models import TimmViT
+from sar_dist.models import LoadedModel, TimmViT, load_model
 from sar_dist.regularizer import class_similarity
-from sar_dist.transfer.model_spec import LoadedModel, load_model
 
 MAX_PIXELS = DataSettings().max_pixels  # the limit of training
 

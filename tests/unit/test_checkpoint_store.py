@@ -25,7 +25,7 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.checkpoint.manifest import manifest_digest
 from sar_dist.errors import UserError
-from sar_dist.training.setup import resumed_state
+from sar_dist.training.branching import resumed_state
 
 SHAPES = {"w": (3,)}
 
@@ -258,7 +258,7 @@ def test_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
     save(opened(tmp_path), 10)
     unused: Any = None
     with pytest.raises(UserError, match=r"step_00000010 holds weights, but not how far a run had come; .*init_from="):
-        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused, unused)
+        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused)
 
 
 def test_progress_of_wrong_types_is_one_line(tmp_path: Path) -> None:
@@ -267,4 +267,4 @@ def test_progress_of_wrong_types_is_one_line(tmp_path: Path) -> None:
     rewrite(tmp_path / step_name(10), lambda content: content.update(train_state={"step": "ten"}, loader=loader))
     unused: Any = None
     with pytest.raises(UserError, match=r"manifest\.json: train_state: step='ten': Input should be a valid integer"):
-        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused, unused)
+        resumed_state(CheckpointReader(tmp_path / step_name(10)), unused)

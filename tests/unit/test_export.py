@@ -25,7 +25,7 @@ from sar_dist.data.images import build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.models import TapBlock
 from sar_dist.models.export import export_run
-from sar_dist.transfer.model_spec import load_model
+from sar_dist.models.model_spec import load_model
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

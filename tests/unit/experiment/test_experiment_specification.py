@@ -27,8 +27,12 @@ def test_shipped_specifications(path: Path) -> None:
     assert arms["no_skip"].regularizer.weight == 0
     assert arms["no_skip"].model.no_skip_last_block
     assert arms["method"].regularizer.weight == 0.01
-    # Nothing but the two parts of the method tells the arms apart.
-    same = {"run.name": "x", "regularizer.weight": 0.0, "model.no_skip_last_block": False}
+    for name in ("total_variation", "head_diversity", "attention_entropy"):
+        (term,) = arms[name].terms
+        assert (term["name"], term["weight"], arms[name].regularizer.weight) == (name, 0.01, 0)
+        assert (term["ramp_epochs"], term["unit"]) == (baseline.regularizer.ramp_epochs, baseline.regularizer.unit)
+    # Nothing but the two parts of the method, and the other terms, tells the arms apart.
+    same = {"run.name": "x", "regularizer.weight": 0.0, "model.no_skip_last_block": False, "terms": []}
     assert len({config.vary(same).model_dump_json() for config in arms.values()}) == 1
     assert "Command: " in path.read_text()
 

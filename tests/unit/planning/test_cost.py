@@ -108,7 +108,9 @@ def test_plan_knows_the_configured_setting_and_what_fits() -> None:
         assert make_plan(config.vary({"engine.micro_batch": size}), plan.machine, IMAGENET).chosen.fits == fits
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("vit_s_in100", 1), ("vit_b_in1k", 2), ("vit_l_in1k", 2)])
+@pytest.mark.parametrize(
+    ("name", "nodes"), [("vit_s_in100", 1), ("vit_b_in1k", 2), ("vit_l_in1k", 2), ("vit_b_in1k_deit3", 1)]
+)
 def test_the_configurations_are_the_fastest_that_fit(name: str, nodes: int) -> None:
     plan = make_plan(load_config(ROOT / "configs" / f"{name}.py"), Machine(nodes, 8), IMAGENET)
     assert plan.fastest is plan.chosen

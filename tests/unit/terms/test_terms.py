@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from run_factory import random_model, write_run
+from run_factory import settings as tiny_model
 from support import ROOT
 
 from sar_dist.config import RunConfig, load_config
@@ -83,6 +85,13 @@ def own_file(tmp_path: Path) -> Iterator[Path]:
     sys.modules.pop("my_terms", None)
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model has the classes of configs/demo.py, and other sizes and another normalisation."""
+    model = tiny_model(num_classes=8)
+    return write_run(tmp_path_factory.mktemp("teacher"), model, {1: random_model(model).vit})
+
+
 def demo(*overrides: str) -> RunConfig:
     return load_config(ROOT / "configs" / "demo.py", overrides)
 
@@ -90,7 +99,8 @@ def demo(*overrides: str) -> RunConfig:
 def outputs(batch: int = 3) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, requires_grad=True)  # noqa: E731
-    return {"logits": draw(batch, 8), "queries": [draw(batch, 2, 16)], "keys": [draw(batch, 2, 64, 16)]}
+    made = {"queries": [draw(batch, 2, 16)], "keys": [draw(batch, 2, 64, 16)], "heads": [draw(batch, 2, 65, 16)]}
+    return {"logits": draw(batch, 8), "images": draw(batch, 3, 32, 32), **made}
 
 
 def test_total_variation_is_its_definition() -> None:
@@ -159,6 +169,16 @@ def load_and_check(path: Path, override: str) -> None:
         ("[{weight: 1}]", "terms[0] has no name"),
         ("[{name: total_variation}]", "weight is missing"),
         ("[{name: total_variation, weight: -1}]", "weight=-1"),
+        ("[{name: head_divergence, weight: 1}]", "did you mean head_diversity"),
+        ("[{name: distillation, weight: 1}]", "teacher is missing"),
+        ("[{name: distillation, weight: 1, teacher: runs/nothing}]", "runs/nothing: there is no such folder"),
+        ("[{name: distillation, weight: 1, teacher: 'random:vit_tiny_patch16_224'}]", "has 1000 classes and model.num"),
+        (
+            "[{name: distillation, weight: 1, teacher: 'random:vit_tny_patch16_224'}]",
+            "did you mean vit_tiny_patch16_224",
+        ),
+        ("[{name: distillation, weight: 1, teacher: TEACHER, student: token}]", "the model has no distillation token"),
+        ("[{name: distillation, weight: 1, teacher: TEACHER, kind: sof}]", "Input should be 'soft' or 'hard'"),
         ("[{name: total_variation, weight: 1, ramp: 3}]", "unknown key 'ramp'; did you mean 'ramp_epochs'?"),
         ("[{name: total_variation, weight: 1}, {name: total_variation, weight: 2}]", "already"),
         ("[{name: spatial_entropy, weight: 1}]", "the spatial entropy is set by regularizer.*"),
@@ -173,9 +193,9 @@ def load_and_check(path: Path, override: str) -> None:
         ("[{name: my_terms:Clashing, weight: 1}]", "both measure 'components'"),
     ],
 )
-def test_what_is_wrong_with_a_term_is_one_line(terms: str, expected: str, own_file: Path) -> None:
+def test_what_is_wrong_with_a_term_is_one_line(terms: str, expected: str, own_file: Path, teacher: Path) -> None:
     with pytest.raises(UserError) as caught:
-        load_and_check(own_file, f"terms={terms}")
+        load_and_check(own_file, f"terms={terms.replace('TEACHER', str(teacher))}")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -197,10 +217,11 @@ def test_terms_are_part_of_what_a_run_is(tmp_path: Path) -> None:
         directory.check(demo(f"run.dir={tmp_path}"))
 
 
-def test_registered_terms_are_what_the_table_and_the_configuration_know() -> None:
+def test_registered_terms_are_what_the_table_and_the_configuration_know(teacher: Path) -> None:
+    needed = {"distillation": {"teacher": str(teacher)}}
     for name, kind in TERMS.items():
         setup = TermSetup(GRID, 10, 8, CPU)
-        term = kind(kind.settings_class(weight=1.0), setup)
+        term = kind(kind.settings_class(weight=1.0, **needed.get(name, {})), setup)
         assert f"loss_{term.name}" in {quantity.key for quantity in term.quantities}, name
         assert set(term(outputs()).per_sample) <= {quantity.key for quantity in term.quantities}
     assert [term.name for term in build_terms(demo(), GRID, CPU)] == ["entropy"]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.models import build_model
+from sar_dist.models.model_spec import LoadedModel
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.model_spec import LoadedModel
 from sar_dist.transfer.task import TransferJob
 from sar_dist.transfer.tasks.segmentation.settings import SegmentationSettings
 from sar_dist.transfer.tasks.segmentation.tasks import Ade20k

@@ -18,8 +18,8 @@ from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.data.making.demo import demo_samples
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
+from sar_dist.models.model_spec import LoadedModel
 from sar_dist.transfer.backbone import Backbone
-from sar_dist.transfer.model_spec import LoadedModel
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
 from sar_dist.transfer.tasks.attention.boxes import AttentionBoxes, AttentionBoxesSettings, BoxedImages

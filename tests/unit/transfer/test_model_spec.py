@@ -6,7 +6,7 @@ from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import ModelSettings, RunConfig, RunSettings
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
-from sar_dist.transfer.model_spec import _augment_of, load_model
+from sar_dist.models.model_spec import _augment_of, load_model
 
 MODEL = ModelSettings(
     name="vit_tiny_patch16_224",
@@ -124,6 +124,6 @@ def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
         raise OSError("cannot connect\nmore")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    monkeypatch.setattr("sar_dist.transfer.model_spec.model_on_meta", lambda *settings: None)
+    monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
     with pytest.raises(UserError, match=r"weights of vit_tiny_patch16_224: cannot connect$"):
         load_model("timm:vit_tiny_patch16_224")

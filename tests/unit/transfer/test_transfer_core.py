@@ -18,11 +18,11 @@ from sar_dist import distributed
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
+from sar_dist.models.model_spec import LoadedModel, load_model
 from sar_dist.transfer import runner, torchvision_sets
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
-from sar_dist.transfer.model_spec import LoadedModel, load_model
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.result import read_result, write_result
 from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label

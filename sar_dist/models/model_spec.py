@@ -17,16 +17,15 @@ from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
-from sar_dist.models import (
+from sar_dist.models.attention_tap import TappedVisionTransformer
+from sar_dist.models.build import build_model, model_on_meta
+from sar_dist.models.families import TimmViT
+from sar_dist.models.weights import (
     LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
     NamedWeights,
-    TappedVisionTransformer,
-    TimmViT,
-    build_model,
     class_names,
-    model_on_meta,
     open_run,
     open_weights,
     read_export_config,
