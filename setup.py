@@ -40,6 +40,8 @@ setup(
     extras_require={
         # Shards behind s3:// or http(s):// (any other fsspec store needs its own package), and Parquet data sets.
         "remote": REMOTE,
+        # Decodes JPEG to the same pixels in less time.
+        "jpeg": ["simplejpeg>=1.9,<2"],
         "parquet": PARQUET,
         "dev": [
             *REMOTE,
