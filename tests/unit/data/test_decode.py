@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sar_dist.data.images import decode
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size, webp_size
 from sar_dist.errors import UserError
 
@@ -296,3 +297,53 @@ def test_jpeg_size_reads_any_bytes(data: bytes) -> None:
     for start in (data, b"\xff\xd8" + data, b"\xff\xd8\xff\xe0" + data):
         size = jpeg_size(start)
         assert size is None or len(size) == 2
+
+
+class _Refusing:
+    """A simplejpeg that knows no file."""
+
+    asked = 0
+
+    def decode_jpeg(self, _data: bytes, colorspace: str, *, strict: bool) -> np.ndarray:
+        assert (colorspace, strict) == ("RGB", True)
+        self.asked += 1
+        raise ValueError("Corrupt JPEG data")
+
+
+def test_what_simplejpeg_refuses_goes_to_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And CMYK, of which it makes other colours, is not shown to it."""
+    fake = _Refusing()
+    monkeypatch.setattr(decode, "simplejpeg", fake)
+    for name, asked in (("jpeg", 1), ("jpeg grey", 2), ("jpeg CMYK", 2), ("png", 2)):
+        data = FILES[name]()
+        assert torch.equal(decode_image(data, LIMIT), reference(data))
+        assert fake.asked == asked
+
+
+@pytest.mark.skipif(decode.simplejpeg is None, reason="needs simplejpeg: pip install 'sar_dist[jpeg]'")
+def test_simplejpeg_changes_no_pixel_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sound and damaged files: the same with it as without."""
+    rng = random.Random(0)
+    sound = [FILES[name]() for name in FILES if name.startswith("jpeg")]
+    sound.append(encoded(picture(), "JPEG", keep_rgb=True, subsampling=0))
+    damaged = []
+    for data in sound * 20:
+        broken = bytearray(data[: rng.choice([len(data), rng.randrange(len(data))])])
+        if broken:
+            broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(broken))
+
+    def outcomes() -> list[torch.Tensor | None]:
+        results: list[torch.Tensor | None] = []
+        for data in [*sound, *damaged]:
+            try:
+                results.append(decode_image(data, LIMIT))
+            except UndecodableImage:
+                results.append(None)
+        return results
+
+    found = outcomes()
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    for one, other in zip(found, outcomes(), strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (other is not None and torch.equal(one, other))
