@@ -71,6 +71,8 @@ class ShardSamples:
         self._reader: ShardReader | None = None
         self.classes = manifest.classes
         self.fingerprint = manifest.fingerprint
+        if self._shards.content is not None:  # the manifest does not know it
+            self.fingerprint = hashlib.sha256(f"{manifest.fingerprint} {self._shards.content}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return self._manifest.total

@@ -12,7 +12,7 @@ import pytest
 import torch
 from result_factory import some_result
 from safetensors.torch import save_file
-from support import jpeg
+from support import jpeg, write_tar
 
 from sar_dist import distributed
 from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
@@ -26,7 +26,7 @@ from sar_dist.transfer.features import Features, extract, last_block_tokens, log
 from sar_dist.transfer.registry import find_task, task_names
 from sar_dist.transfer.result import read_result, write_result
 from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
-from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples
+from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
 from sar_dist.transfer.tasks.classification import ImageNetValidation, top_classes
 
@@ -201,6 +201,18 @@ class FakeFlowers:
     def __init__(self, root: Path, split: str) -> None:
         self._image_files = [root / "flowers-102" / "jpg" / f"{split}_{n}.jpg" for n in range(2)]
         self._labels = [4, 7]
+
+
+def test_tars_without_a_manifest_are_known_by_their_content(tmp_path):
+    """Also where name, size and number of samples stay what they were."""
+    found = []
+    for label in (b"0", b"1", b"0"):
+        root = tmp_path / str(len(found)) / "set"
+        write_tar(root / "val-0.tar", {"a.jpg": jpeg(1), "a.cls": label})
+        samples = open_shard_samples(root, "val")
+        assert samples is not None
+        found.append(samples.fingerprint)
+    assert found[0] == found[2] != found[1]
 
 
 def test_torchvision_sets(tmp_path, monkeypatch):
