@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sar_dist.cores import CoreUse, own_use, share_of_cores
 from sar_dist.devices import shared_gpu
 from sar_dist.errors import CannotMeet, UserError
 from sar_dist.launch_environment import read_environment
@@ -34,6 +35,7 @@ __all__ = [
     "is_main",
     "main_first",
     "meet",
+    "own_cores",
     "rank",
     "read_environment",
     "shutdown",
@@ -102,6 +104,12 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_mi
         raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
     if device.type == "cuda":
         _check_own_gpus(device)
+
+
+def own_cores() -> int:
+    """Whole cores of this process, of which processes that sit on the same ones have a fair share each. Call on every process."""
+    everyone = [CoreUse.from_json(text) for text in exchange(own_use().to_json())]
+    return share_of_cores(own_use(), everyone)
 
 
 def collective_timeout(backend: str, stall_minutes: float) -> timedelta:

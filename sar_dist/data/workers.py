@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from sar_dist import distributed
 from sar_dist.config import DataSettings
-from sar_dist.cores import CoreUse, own_use, share_of_cores
+from sar_dist.cores import own_use, share_of_cores
 from sar_dist.data.batch_memory import BatchMemory, as_message, use_slots
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
@@ -46,8 +46,7 @@ def with_workers(settings: DataSettings) -> DataSettings:
     """The settings with a number of workers: the given one, or what this process's cores allow. Call on every process."""
     if settings.workers is not None:
         return settings
-    everyone = [CoreUse.from_json(text) for text in distributed.exchange(own_use().to_json())]
-    return settings.model_copy(update={"workers": default_workers(share_of_cores(own_use(), everyone))})
+    return settings.model_copy(update={"workers": default_workers(distributed.own_cores())})
 
 
 def default_workers(cores: int) -> int:

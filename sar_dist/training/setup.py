@@ -44,7 +44,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     try_out(config, device)
     distributed.main_first(lambda: checked.directory.open(config, world_size, device))
 
-    data = with_workers(config.data)
+    data = divide_cores(config, device)
     train_loader, val_loader = build_loaders(config, data, checked, rank, world_size)
     length = RunLength(config, train_loader.steps_per_epoch)
     store = open_store(config, checked.directory, length)
@@ -143,6 +143,17 @@ def check_compiler(device: torch.device) -> None:
                 f"engine.compile=true does not work on rank {rank}: {problem}; it needs {needs} (Debian: g++, "
                 "python3-dev); or set engine.compile=false"
             )
+
+
+def divide_cores(config: RunConfig, device: torch.device) -> DataSettings:
+    """The data settings with a number of workers. Call on every process.
+
+    An offloaded optimizer computes on the host, while the workers' batches wait: it may use every core of this process,
+    of which a launcher leaves PyTorch one.
+    """
+    if config.engine.offload != "none" and device.type == "cuda":
+        torch.set_num_threads(distributed.own_cores())
+    return with_workers(config.data)
 
 
 def describe_processes(workers: int) -> str:

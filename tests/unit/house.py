@@ -36,7 +36,7 @@ GROUND: dict[str, set[str]] = {
     "devices": {"errors", "output", "program"},
     "console": {"program"},
     "meeting": {"errors", "launch_environment", "library_defaults", "output", "program"},
-    "distributed": {"devices", "errors", "launch_environment", "library_defaults", "meeting", "program"},
+    "distributed": {"cores", "devices", "errors", "launch_environment", "library_defaults", "meeting", "program"},
 }
 ALLOWED: dict[str, set[str]] = {
     **GROUND,

@@ -190,3 +190,15 @@ def test_a_compiler_that_does_not_work_is_said_before_training(monkeypatch):
     monkeypatch.setattr(setup, "compile_problem", lambda device: problem)
     with pytest.raises(UserError, match=r"engine\.compile=true does not work on rank 0: .*set engine\.compile=false"):
         setup.check_compiler(CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "offload", "threads"), [("cuda", "optimizer", 5), ("cuda", "none", 1), ("cpu", "all", 1)]
+)
+def test_an_offloaded_optimizer_has_the_cores_of_its_process(device, offload, threads, monkeypatch):
+    given = []
+    monkeypatch.setattr(setup.distributed, "own_cores", lambda: 5)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    config = RunConfig(run=RunSettings(name="x"), engine={"offload": offload, "zero_stage": 3})
+    assert setup.divide_cores(config, torch.device(device)).workers == 4
+    assert (given or [1]) == [threads]
