@@ -44,9 +44,9 @@ def test_max_steps_shortens_the_run(shape: ModelShape) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "rate"),
     [
-        ({}, "crop and flip, fast", 628),
-        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast", 498),
-        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 241),
+        ({}, "crop and flip, fast", 606),
+        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast", 442),
+        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 221),
     ],
 )
 def test_loader_cores(changes: dict[str, object], name: str, rate: float) -> None:
@@ -55,6 +55,7 @@ def test_loader_cores(changes: dict[str, object], name: str, rate: float) -> Non
     assert demand.images_per_second_per_gpu == 1000
     assert demand.cores_per_gpu == 1000 / rate
     assert demand.cores_per_node == 8000 / rate
+    assert demand.cores_per_node_resized < 0.75 * demand.cores_per_node
 
 
 @pytest.mark.parametrize(
