@@ -3,11 +3,14 @@
     python benchmarks/loader.py                              generated images of 500 x 375 pixels
     python benchmarks/loader.py --images DIR                 the JPEGs under DIR
     python benchmarks/loader.py --workers 1 2 4 --out F.json
+    python benchmarks/loader.py --max-short-side 256 320     also on images resized to these short sides (default: 256)
+    python benchmarks/loader.py --plan                       our recipes and backends alone, for the table of the planner
     python benchmarks/loader.py --checksums --rounds 25     what comparing each sample's checksum costs
 
-All sides read the same shards (timm's layout, written to a temporary folder, in the page cache) and give batches of
-224 x 224 crops. CPU time is per image, of the process and its worker together; images per second are of wall-clock time;
-both from the first batch to the last, medians of rounds in which the sides take turns, so that a change of load hits all.
+All sides read the same shards (timm's layout, written to a temporary folder, in the page cache; LitData's chunks hold the
+same files) and give batches of 224 x 224 crops. CPU time is per image, of the process and its workers together; images per
+second are of wall-clock time; both from the ninth batch on, when memory has been used before, as in a run of hours; medians of
+rounds in which the sides take turns, so that a change of load hits all.
 Floors: what reading the tars and decoding alone cost. timm's RandAugment is repaired here, it would stop at an image
 that is posterized to no bits.
 """
@@ -43,15 +46,25 @@ from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from other_loaders import missing, other_sides
+
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import TrainLoader, load_manifest
 from sar_dist.data.images import build_train_transform, decode_image, decode_pil, make_posterize_safe
-from sar_dist.data.shards import reading
+from sar_dist.data.making import resized_image
+from sar_dist.data.shards import Resizing, reading
 
 SIZE, BATCH, CLASSES, SHARDS = 224, 50, 1000, 8
+WARM_UP = 8  # batches
 MAX_PIXELS = 10**8
 RECIPES: dict[str, str | None] = {"crop + flip": None, "RandAugment": "rand-m9-mstd0.5-inc1"}
+PLANNED: dict[str, dict[str, Any]] = {
+    "crop and flip": {},
+    "RandAugment": {"rand_augment": "rand-m9-mstd0.5-inc1"},
+    "3-Augment": {"three_augment": True, "color_jitter": 0.3},
+}
 FLOORS = "parts alone"
+PLAN = "ours, for the planner"
 CHECKSUMS = "the price of checksums, crop + flip"
 Side = Callable[[int], Iterable[Any]]  # number of workers to batches
 
@@ -159,6 +172,16 @@ def sides_of(folder: Path, rand_augment: str | None) -> dict[str, Side]:
     }
 
 
+def planned_sides(folder: Path) -> dict[str, Side]:
+    """Our loader with each recipe and backend that the planner knows; all work in the data workers."""
+    sides = {}
+    for recipe, settings in PLANNED.items():
+        for backend in ("fast", "pil"):
+            augment = AugmentSettings.model_validate({"backend": backend, **settings})
+            sides[f"{recipe}, {backend}"] = loader_side(folder, build_train_transform(augment, SIZE, MAX_PIXELS))
+    return sides
+
+
 def floors(folder: Path) -> dict[str, Side]:
     """What the parts cost alone."""
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
@@ -178,7 +201,7 @@ def floors(folder: Path) -> dict[str, Side]:
     return {
         "read and batch, ours": loader_side(folder, Blank()),
         "read, WebDataset": read_by_webdataset,
-        "decode, torchvision": lambda _workers: decoded(decode_image),
+        "decode, ours": lambda _workers: decoded(decode_image),
         "decode, Pillow": lambda _workers: decoded(decode_pil),
     }
 
@@ -225,9 +248,10 @@ def cpu_seconds() -> float:
 
 
 def run_once(batches: Iterable[Any]) -> tuple[float, float]:
-    """CPU milliseconds per image and images per second of wall-clock time, from the first batch to the last."""
+    """CPU milliseconds per image and images per second of wall-clock time, once the first batches have come."""
     counts = images_in(batches)
-    next(counts)
+    for _ in range(WARM_UP):
+        next(counts)
     images, begin = 0, (cpu_seconds(), time.perf_counter())
     end = begin
     for count in counts:
@@ -261,6 +285,30 @@ def measure(sides: Mapping[str, Side], rounds: int, workers: list[int]) -> dict[
     }
 
 
+def smaller(jpegs: list[bytes], max_short_side: int) -> list[bytes]:
+    """As ``make_shards.py --max-short-side`` makes them."""
+    return [resized_image(data, Resizing(max_short_side), MAX_PIXELS) or data for data in jpegs]
+
+
+def measure_images(name: str, jpegs: list[bytes], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The tables of one set of images: each recipe, and the parts alone."""
+    results = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_shards(jpegs, arguments.samples, folder)
+        if arguments.plan:
+            return {f"{PLAN}, {name}": measure(planned_sides(folder), arguments.rounds, [1])}
+        for recipe in arguments.recipe:
+            rand_augment = RECIPES[recipe]
+            sides = sides_of(folder, rand_augment)
+            if rand_augment is None:
+                transform = timm_transform(None, uint8=True)
+                sides |= other_sides(folder, jpegs, arguments.samples, SIZE, BATCH, transform)
+            results[f"{recipe}, {name}"] = measure(sides, arguments.rounds, arguments.workers)
+        results[f"{FLOORS}, {name}"] = measure(floors(folder), arguments.rounds, [1])
+    return results
+
+
 def print_results(console: Console, results: dict[str, Any], workers: list[int]) -> None:
     for recipe, result in results["recipes"].items():
         table = Table(title=f"{recipe}, {SIZE} x {SIZE}")
@@ -269,7 +317,7 @@ def print_results(console: Console, results: dict[str, Any], workers: list[int])
         for name, milliseconds in result["cpu_ms"].items():
             measured = result["images_per_second"][name]
             speeds = (f"{measured[n]:.0f}" if n in measured else "" for n in workers)
-            ratio = f"{result['advantage'][name]:.2f}x" if recipe != FLOORS else ""
+            ratio = f"{result['advantage'][name]:.2f}x" if not recipe.startswith((FLOORS, PLAN)) else ""
             table.add_row(name, f"{milliseconds:.2f}", f"{1e3 / milliseconds:.0f}", ratio, *speeds)
         console.print(table)
 
@@ -277,16 +325,21 @@ def print_results(console: Console, results: dict[str, Any], workers: list[int])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of JPEGs; none: generated images")
-    parser.add_argument("--samples", type=int, default=800, help="samples in the shards, each read once a run")
+    parser.add_argument("--samples", type=int, default=1200, help="samples in the shards, each read once a run")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each side")
+    parser.add_argument("--recipe", choices=list(RECIPES), nargs="+", default=list(RECIPES), help="of the comparison")
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers; CPU time is that of the first"
     )
+    parser.add_argument("--max-short-side", type=int, nargs="*", default=[256], help="resized images to measure, too")
+    parser.add_argument("--plan", action="store_true", help="measure only our loader, with every recipe and backend")
     parser.add_argument("--checksums", action="store_true", help="measure only what comparing checksums costs")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if arguments.samples < 2 * WARM_UP * BATCH:
+        parser.error(f"--samples {arguments.samples} are too few, {2 * WARM_UP * BATCH} are the least")
     jpegs = jpegs_of(arguments.images)
     if not jpegs:
         parser.error(f"no JPEGs under {arguments.images}")
@@ -300,17 +353,17 @@ def main() -> None:
         "images": {"from": str(arguments.images), "count": len(jpegs), "mean_bytes": statistics.mean(map(len, jpegs))},
         "recipes": {},
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_shards(jpegs, arguments.samples, folder)
-        if arguments.checksums:
-            results["recipes"][CHECKSUMS] = measure(with_and_without_checksums(folder), arguments.rounds, [1])
-        else:
-            for recipe, rand_augment in RECIPES.items():
-                sides = sides_of(folder, rand_augment)
-                results["recipes"][recipe] = measure(sides, arguments.rounds, arguments.workers)
-            results["recipes"][FLOORS] = measure(floors(folder), arguments.rounds, [1])
+    if arguments.checksums:
+        with tempfile.TemporaryDirectory() as name:
+            write_shards(jpegs, arguments.samples, Path(name))
+            results["recipes"][CHECKSUMS] = measure(with_and_without_checksums(Path(name)), arguments.rounds, [1])
+    else:
+        results["recipes"] |= measure_images("original images", jpegs, arguments)
+        for side in arguments.max_short_side:
+            results["recipes"] |= measure_images(f"short side {side} px", smaller(jpegs, side), arguments)
     print_results(Console(), results, [1] if arguments.checksums else arguments.workers)
+    for name, reason in ({} if arguments.checksums else missing()).items():
+        print(f"not measured: {name}: {reason}")
     if arguments.checksums:
         share = 1 - results["recipes"][CHECKSUMS]["advantage"]["without"]
         Console().print(f"comparing checksums takes {share:.1%} of the loader's CPU time (median of pairs of runs)")

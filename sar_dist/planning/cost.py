@@ -11,15 +11,25 @@ from sar_dist.planning.shape import ModelShape
 # Forward passes' worth of work of a step: forward and backward, and with checkpointing the forward again.
 _PASSES = {False: 1 + BACKWARD_PER_FORWARD, True: 2 + BACKWARD_PER_FORWARD}
 
-# Images per second and core, bytes to augmented 224 x 224 uint8 tensors, by augmentation and augment.backend; measured
-# on one core of a Zen 4 server (2.6 GHz) on ImageNet JPEGs of 110 KB, see docs/planning.md.
+# Images per second and core, from the shard to batches of augmented 224 x 224 uint8 tensors, by augmentation and
+# augment.backend; measured on a Zen 4 server (2.6 GHz) on ImageNet JPEGs of 109 KB, see docs/planning.md.
 IMAGES_PER_CORE = {
-    ("crop and flip", "fast"): 628.0,
-    ("crop and flip", "pil"): 362.0,
-    ("RandAugment", "fast"): 498.0,
-    ("RandAugment", "pil"): 261.0,
-    ("3-Augment", "fast"): 510.0,
-    ("3-Augment", "pil"): 241.0,
+    ("crop and flip", "fast"): 606.0,
+    ("crop and flip", "pil"): 315.0,
+    ("RandAugment", "fast"): 442.0,
+    ("RandAugment", "pil"): 235.0,
+    ("3-Augment", "fast"): 402.0,
+    ("3-Augment", "pil"): 221.0,
+}
+# The same images resized to a short side of RESIZED_TO pixels (make_shards.py --max-short-side).
+RESIZED_TO = 256
+IMAGES_PER_CORE_RESIZED = {
+    ("crop and flip", "fast"): 1309.0,
+    ("crop and flip", "pil"): 630.0,
+    ("RandAugment", "fast"): 841.0,
+    ("RandAugment", "pil"): 377.0,
+    ("3-Augment", "fast"): 694.0,
+    ("3-Augment", "pil"): 315.0,
 }
 
 
@@ -56,6 +66,7 @@ class LoaderDemand:
         images_per_second_per_gpu: what training takes.
         cores_per_gpu: the quotient of the two; workers beside the training process itself.
         cores_per_node: for all processes of a node.
+        cores_per_node_resized: the same on images with a short side of RESIZED_TO pixels.
     """
 
     augmentation: str
@@ -63,6 +74,7 @@ class LoaderDemand:
     images_per_second_per_gpu: float
     cores_per_gpu: float
     cores_per_node: float
+    cores_per_node_resized: float
 
 
 def checkpointing_slowdown(configured: bool, asked: bool) -> float:
@@ -110,7 +122,8 @@ def plan_loader(config: RunConfig, images_per_second: float, nodes: int, gpus_pe
     """
     augmentation, backend = _augmentation(config.augment), config.augment.backend
     on_device = backend == "fast" and config.augment.where != "worker"
-    rate = IMAGES_PER_CORE["crop and flip" if on_device else augmentation, backend]
+    in_workers = "crop and flip" if on_device else augmentation
+    rate = IMAGES_PER_CORE[in_workers, backend]
     per_node = images_per_second / nodes
     return LoaderDemand(
         augmentation=f"{augmentation}, {backend}{', on the GPU' if on_device else ''}",
@@ -118,6 +131,7 @@ def plan_loader(config: RunConfig, images_per_second: float, nodes: int, gpus_pe
         images_per_second_per_gpu=per_node / gpus_per_node,
         cores_per_gpu=per_node / gpus_per_node / rate,
         cores_per_node=per_node / rate,
+        cores_per_node_resized=per_node / IMAGES_PER_CORE_RESIZED[in_workers, backend],
     )
 
 

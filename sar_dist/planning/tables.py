@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from sar_dist.planning.cost import RESIZED_TO
 from sar_dist.planning.memory import PARTS
 from sar_dist.planning.plan import FRAGMENTATION, GIB, RESERVED_BYTES, Setting, TrainingPlan
 
@@ -57,7 +58,7 @@ def _summary(plan: TrainingPlan) -> Table:
         "loader",
         f"{loader.cores_per_gpu:.1f} cores a GPU, {loader.cores_per_node:.1f} a node, for "
         f"{loader.images_per_second_per_gpu:,.0f} img/s a GPU at {loader.images_per_core:.0f} img/s a core "
-        f"({loader.augmentation})",
+        f"({loader.augmentation}); {loader.cores_per_node_resized:.1f} a node on images resized to {RESIZED_TO} px",
     )
     return table
 

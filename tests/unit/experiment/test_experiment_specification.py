@@ -17,10 +17,27 @@ SPECIFICATIONS = sorted(
 )
 
 
+RESIZED = "resized_in100"
+
+
 @pytest.mark.parametrize("path", SPECIFICATIONS, ids=lambda path: path.stem)
 def test_shipped_specifications(path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.name == path.stem
+    assert "Command: " in path.read_text()
+
+
+def test_arms_about_image_size_differ_in_the_data_alone() -> None:
+    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{RESIZED}.py")
+    arms = [experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms]
+    assert len({(config.data.train, config.data.val) for config in arms}) == len(arms) == 3
+    same = {"run.name": "x", "data.train": "x", "data.val": "x"}
+    assert len({config.vary(same).model_dump_json() for config in arms}) == 1
+
+
+@pytest.mark.parametrize("path", [p for p in SPECIFICATIONS if p.stem != RESIZED], ids=lambda path: path.stem)
+def test_arms_about_the_method(path: Path) -> None:
+    experiment = load_experiment(path)
     baseline = experiment.run_config(experiment.baseline, 0, Path("out"))
     assert (baseline.regularizer.weight, baseline.model.no_skip_last_block) == (0.0, False)
     arms = {arm.name: experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms}
@@ -34,7 +51,6 @@ def test_shipped_specifications(path: Path) -> None:
     # Nothing but the two parts of the method, and the other terms, tells the arms apart.
     same = {"run.name": "x", "regularizer.weight": 0.0, "model.no_skip_last_block": False, "terms": []}
     assert len({config.vary(same).model_dump_json() for config in arms.values()}) == 1
-    assert "Command: " in path.read_text()
 
 
 def test_run_configurations_and_names(tmp_path: Path) -> None:

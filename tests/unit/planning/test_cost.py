@@ -44,10 +44,10 @@ def test_max_steps_shortens_the_run(shape: ModelShape) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "rate"),
     [
-        ({}, "crop and flip, fast, on the GPU", 628),
-        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast, on the GPU", 628),
-        ({"augment.rand_augment": "rand-m9", "augment.where": "worker"}, "RandAugment, fast", 498),
-        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 241),
+        ({}, "crop and flip, fast, on the GPU", 606),
+        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast, on the GPU", 606),
+        ({"augment.rand_augment": "rand-m9", "augment.where": "worker"}, "RandAugment, fast", 442),
+        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 221),
     ],
 )
 def test_loader_cores(changes: dict[str, object], name: str, rate: float) -> None:
@@ -56,6 +56,7 @@ def test_loader_cores(changes: dict[str, object], name: str, rate: float) -> Non
     assert demand.images_per_second_per_gpu == 1000
     assert demand.cores_per_gpu == 1000 / rate
     assert demand.cores_per_node == 8000 / rate
+    assert demand.cores_per_node_resized < 0.75 * demand.cores_per_node
 
 
 @pytest.mark.parametrize(
