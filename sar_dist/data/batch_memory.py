@@ -29,12 +29,12 @@ _FREE, _USED = b"\0", b"\1"
 _MESSAGE_BYTES = 1 << 18
 
 _keys = itertools.count()
-_memories: dict[int, BatchMemory] = {}
+_memories: weakref.WeakValueDictionary[int, BatchMemory] = weakref.WeakValueDictionary()
 _slots_of_this_worker: WorkerSlots | None = None
 
 
 class BatchMemory:
-    """Slots for the workers of one loader, made before they are forked; it lasts as long as ``owner`` does.
+    """Slots for the workers of one loader, made before they are forked. Messages of the workers can be read while it exists.
 
     Args:
         workers: number of the workers.
@@ -48,12 +48,15 @@ class BatchMemory:
         self.key = next(_keys)
         self._files = [os.memfd_create(f"batches of worker {worker}") for worker in range(workers)]
         self._mapped: dict[int, mmap.mmap] = {}
+        _memories[self.key] = self
         weakref.finalize(self, _close, self._files).atexit = False
 
     def keep_for(self, owner: object) -> None:
-        """Take messages of the workers as long as ``owner`` lives."""
-        _memories[self.key] = self
-        weakref.finalize(owner, _memories.pop, self.key, None).atexit = False
+        """Exist at least as long as ``owner`` does."""
+        weakref.finalize(owner, self._outlive).atexit = False
+
+    def _outlive(self) -> None:
+        """The owner is gone, and with its finalizer the reference to this memory."""
 
     def file_of(self, worker: int) -> int:
         """Descriptor of a worker's memory, to be mapped by that worker."""
