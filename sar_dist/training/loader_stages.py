@@ -101,7 +101,7 @@ def _remedies(config: RunConfig, encoded: Sequence[bytes], plain: float, whole: 
         yield f"train on smaller images ({command})", _transform_milliseconds(config, smaller)
     if augment.backend == "pil":
         yield "set augment.backend=fast", _transform_milliseconds(config, encoded, backend="fast")
-    elif whole > plain and getattr(augment, "where", "device") != "device":
+    elif whole > plain and augment.where != "device":
         yield "set augment.where=device", plain
 
 

@@ -30,7 +30,7 @@ from sar_dist.errors import UserError
 
 try:
     import simplejpeg
-except ImportError:
+except ImportError:  # a machine for which it is not built
     simplejpeg = None
 
 _JPEG_START = b"\xff\xd8"
