@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 TOOL = re.compile(r"tools/(?P<path>\w+)\.py|sar_dist\.tools\.(?P<module>\w+)|sar-(?P<command>[a-z-]+)")
 FENCED = re.compile(r"^ *```[^\n]*\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
-LAUNCHERS = ("python", "deepspeed", "torchrun", "srun", "sar-", "/usr/bin/time", "tools/")
+LAUNCHERS = ("python", "deepspeed", "torchrun", "srun", "sar-", "/usr/bin/time", "tools/", "sbatch", "bash")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,19 @@ def parsed(line: str) -> Command | None:
         return None
     words = shlex.split(written)
     for number, word in enumerate(words):
+        if word == "slurm/multinode.sh":
+            return Command(written, "train", launched(words[number + 1 :]))
         found = TOOL.fullmatch(word)
         if found:
             return Command(written, found[found.lastgroup or 0].replace("-", "_"), tuple(words[number + 1 :]))
     return None
+
+
+def launched(words: list[str]) -> tuple[str, ...]:
+    """The arguments of tools/train.py that slurm/multinode.sh makes of its own; %a is the number of an array's task."""
+    given = [word.replace("%a", "1") for word in words if word != "--dry-run"]
+    config = [] if given and "=" not in given[0] else ["configs/vit_l_in1k.py"]
+    return ("--config", *config, *given)
 
 
 def without_notation(words: tuple[str, ...]) -> list[str]:

@@ -77,7 +77,7 @@ def wrong_settings(given: argparse.Namespace) -> str | None:
     overrides = getattr(given, "overrides", None) or []
     try:
         if getattr(given, "config", None) is not None:
-            placeholder = given.config.isupper() or given.config == "configs/X.py"
+            placeholder = given.config.isupper() or given.config in ("configs/X.py", "configs/Y.py")
             load_config("configs/vit_b_in1k.py" if placeholder else given.config, overrides)
         elif getattr(given, "task", None) is not None and given.task != "NAME" and ":" not in given.task:
             apply_overrides(find_task(given.task).settings_type, overrides)
@@ -99,6 +99,8 @@ WRONG = {
     "sar-train --config demo optim.lrr=1": "unknown key 'optim.lrr'",
     "sar-train --config demo engine.zero_stage=7": "engine.zero_stage",
     "sar-train --config no_such_one": "no configuration file",
+    "sbatch --nodes=2 slurm/multinode.sh configs/demo.py optim.lrr=1": "unknown key 'optim.lrr'",
+    "bash slurm/multinode.sh --dry-run engine.zero_stage=7": "engine.zero_stage",
     "python tools/report.py runs/demo": "required: --out",
     "python tools/make_shards.py photos SRC OUT": "invalid choice: 'photos'",
     "python tools/transfer_eval.py --task knn k_nearest=3": "unknown key 'k_nearest'",
