@@ -43,7 +43,7 @@ test-gpu: install  ## what needs an NVIDIA GPU
 docs: install  ## the documentation as a site, in site/; a broken link fails
 	$(PYTHON) -m pip install --quiet --editable ".[docs]"
 	$(RUN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build
-	@echo "open site/index.html"
+	@echo "open site/index.html; for the search too: python -m http.server --directory site"
 
 lint: install  ## ruff and mypy
 	$(RUN) ruff check .
