@@ -1,4 +1,4 @@
-"""The command-line parser of each tool, without running the tool: for the reference, and for the test of every command."""
+"""The command-line parser of a tool or benchmark, without running it: for the reference, and for the test of every command."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ def tool_names() -> list[str]:
 
 
 def tool_parser(name: str) -> argparse.ArgumentParser:
-    """The parser that ``tools/NAME.py`` makes, caught at the moment when it would read the command line.
+    """The parser of ``tools/NAME.py``; see ``program_parser``."""
+    return program_parser(TOOLS / f"{name}.py")
+
+
+def program_parser(path: Path) -> argparse.ArgumentParser:
+    """The parser that a program's ``main`` makes, caught at the moment when it would read the command line.
 
     Raises:
-        FileNotFoundError: there is no such tool.
+        FileNotFoundError: there is no such program.
     """
-    path = TOOLS / f"{name}.py"
 
     def caught(parser: argparse.ArgumentParser, *_: Any) -> None:
         raise _Made(parser)
@@ -39,9 +43,9 @@ def tool_parser(name: str) -> argparse.ArgumentParser:
         patch.object(argparse.ArgumentParser, "parse_intermixed_args", caught),
         patch("sar_dist.signals.install_handlers"),  # this process is not that tool
         patch.object(sys, "argv", [path.name]),
-        patch.object(sys, "path", [*sys.path]),
+        patch.object(sys, "path", [str(path.parent), *sys.path]),  # as for a program that is started
     ):
-        main = runpy.run_path(str(path), run_name=f"tools.{name}")["main"]
+        main = runpy.run_path(str(path), run_name=path.stem)["main"]
         try:
             main()
         except _Made as made:

@@ -1,4 +1,4 @@
-"""The command lines of a Markdown page: found, and taken apart into launcher, tool and arguments."""
+"""The command lines of a Markdown page that run a tool or a benchmark: found, and taken apart into program and arguments."""
 
 from __future__ import annotations
 
@@ -6,20 +6,32 @@ import re
 import shlex
 from dataclasses import dataclass
 
-TOOL = re.compile(r"tools/(?P<path>\w+)\.py|sar_dist\.tools\.(?P<module>\w+)|sar-(?P<command>[a-z-]+)")
+PATH = re.compile(r"(?:tools|benchmarks)/\w+\.py")
+INSTALLED = re.compile(r"sar_dist\.tools\.(\w+)|sar-([a-z-]+)")
 FENCED = re.compile(r"^ *```[^\n]*\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
-LAUNCHERS = ("python", "deepspeed", "torchrun", "srun", "sar-", "/usr/bin/time", "tools/", "sbatch", "bash")
+LAUNCHERS = (
+    "python",
+    "deepspeed",
+    "torchrun",
+    "srun",
+    "sar-",
+    "/usr/bin/time",
+    "tools/",
+    "sbatch",
+    "bash",
+    "OMP_NUM_THREADS=",
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of a page: as it is written, the tool that it runs, and the arguments that the tool gets.
+    """A command line of a page: as it is written, the path of the program that it runs, and the arguments that this gets.
 
     One that begins with ``tools/`` is an abbreviation: its options exist, and some that it needs may be missing.
     """
 
     written: str
-    tool: str
+    program: str
     arguments: tuple[str, ...]
 
     @property
@@ -28,7 +40,7 @@ class Command:
 
 
 def commands(page: str) -> list[Command]:
-    """Every command of a page that runs a tool: in code blocks, fenced or indented, and with arguments in backticks."""
+    """Every command of a page that runs a program of ours: in code blocks, fenced or indented, and with arguments in backticks."""
     in_text = re.findall(r"`([^`\n]+ [^`\n]+)`", re.sub(FENCED, "", page).replace("\\|", "|"))
     in_code = [command for line in code_lines(page) if (command := parsed(line)) is not None]
     return in_code + [command for line in in_text if (command := parsed(line)) is not None and command.arguments]
@@ -42,18 +54,25 @@ def code_lines(page: str) -> list[str]:
 
 
 def parsed(line: str) -> Command | None:
-    """A line as a command, or None where it runs no tool. What stands behind several spaces, or a #, is a remark."""
+    """A line as a command, or None where it runs no such program. What stands behind several spaces, or a #, is a remark."""
     written = re.split(r"\s{2,}|\s#", line.strip(), maxsplit=1)[0]
     if not written.startswith(LAUNCHERS):
         return None
     words = shlex.split(written)
     for number, word in enumerate(words):
         if word == "slurm/multinode.sh":
-            return Command(written, "train", launched(words[number + 1 :]))
-        found = TOOL.fullmatch(word)
-        if found:
-            return Command(written, found[found.lastgroup or 0].replace("-", "_"), tuple(words[number + 1 :]))
+            return Command(written, "tools/train.py", launched(words[number + 1 :]))
+        if (program := program_of(word)) is not None:
+            return Command(written, program, tuple(words[number + 1 :]))
     return None
+
+
+def program_of(word: str) -> str | None:
+    """The path that a word of a command line names, also by module or by the name of an installed command."""
+    if PATH.fullmatch(word):
+        return word
+    installed = INSTALLED.fullmatch(word)
+    return f"tools/{(installed[1] or installed[2]).replace('-', '_')}.py" if installed else None
 
 
 def launched(words: list[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Every command of README and docs that runs a tool is one that the tool takes: options, configuration, keys and values.
+"""Every command of README and docs that runs a tool or benchmark is one that it takes: options, configuration, keys, values.
 
-Nothing is started: the tools' own parsers read the words, and the configuration is loaded as the tool would.
+Nothing is started: the programs' own parsers read the words, and the configuration is loaded as the tool would.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from documented_commands import Command, commands, without_notation
 from support import ROOT
-from tool_parsers import tool_names, tool_parser
+from tool_parsers import program_parser
 
 from sar_dist.config import apply_overrides, load_config
 from sar_dist.errors import UserError
@@ -25,14 +25,14 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.
     (ROOT / "docs").glob("*.md")
 )
 FOUND = {page: commands(page.read_text()) for page in PAGES}
-parser_of = functools.cache(tool_parser)
+parser_of = functools.cache(program_parser)
 
 
 def problem(command: Command) -> str | None:
-    """What the tool would say of a command, or None."""
-    if command.tool not in tool_names():
-        return f"there is no tool {command.tool}"
-    parser = parser_of(command.tool)
+    """What the program would say of a command, or None."""
+    if not (ROOT / command.program).exists():
+        return f"there is no {command.program}"
+    parser = parser_of(ROOT / command.program)
     known = {name for each in all_parsers(parser) for action in each._actions for name in action.option_strings}
     plain = [word for word in command.arguments if " " not in word]  # a quoted word is for another program
     unknown = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(plain))) - known
@@ -87,14 +87,14 @@ def wrong_settings(given: argparse.Namespace) -> str | None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if FOUND[page]], ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_tools_take_the_commands_of_a_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_take_the_commands_of_a_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     wrong = {command.written: why for command in FOUND[page] if (why := problem(command)) is not None}
     assert not wrong, "\n".join(f"{page.name}: {written}\n    {why}" for written, why in wrong.items())
 
 
 WRONG = {
-    "python tools/trian.py --config configs/demo.py": "no tool trian",
+    "python tools/trian.py --config configs/demo.py": "no tools/trian.py",
     "deepspeed tools/train.py --config configs/demo.py --zero 2": "no option --zero",
     "sar-train --config demo optim.lrr=1": "unknown key 'optim.lrr'",
     "sar-train --config demo engine.zero_stage=7": "engine.zero_stage",
@@ -103,6 +103,7 @@ WRONG = {
     "bash slurm/multinode.sh --dry-run engine.zero_stage=7": "engine.zero_stage",
     "python tools/report.py runs/demo": "required: --out",
     "python tools/make_shards.py photos SRC OUT": "invalid choice: 'photos'",
+    "OMP_NUM_THREADS=1 python benchmarks/loader.py --turns 3": "no option --turns",
     "python tools/transfer_eval.py --task knn k_nearest=3": "unknown key 'k_nearest'",
 }
 
@@ -123,8 +124,8 @@ python tools/plan.py --config configs/demo.py --nodes N \\
 python tools/export.py RUN OUT [--ema | --live] [--dtype float32 | bfloat16]     said | of it
 deepspeed tools/train.py --config FILE 'terms=[{name: total_variation, weight: 0.1}]' ...
 ```"""
-    assert [(command.tool, without_notation(command.arguments)) for command in commands(page)] == [
-        ("plan", ["--config", "configs/demo.py", "--nodes", "N", "--mfu", "0.4"]),
-        ("export", ["RUN", "OUT", "--ema", "--dtype", "float32"]),
-        ("train", ["--config", "FILE", "terms=[{name: total_variation, weight: 0.1}]"]),
+    assert [(command.program, without_notation(command.arguments)) for command in commands(page)] == [
+        ("tools/plan.py", ["--config", "configs/demo.py", "--nodes", "N", "--mfu", "0.4"]),
+        ("tools/export.py", ["RUN", "OUT", "--ema", "--dtype", "float32"]),
+        ("tools/train.py", ["--config", "FILE", "terms=[{name: total_variation, weight: 0.1}]"]),
     ]
