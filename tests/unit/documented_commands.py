@@ -41,7 +41,10 @@ class Command:
 
 def commands(page: str) -> list[Command]:
     """Every command of a page that runs a program of ours: in code blocks, fenced or indented, and with arguments in backticks."""
-    in_text = re.findall(r"`([^`\n]+ [^`\n]+)`", re.sub(FENCED, "", page).replace("\\|", "|"))
+    text = FENCED.sub("", page).replace("\\|", "|")
+    in_text = [
+        re.sub(r"\s*\n\s*", " ", code) for part in text.split("\n\n") for code in re.findall(r"`([^`]+\s[^`]+)`", part)
+    ]
     in_code = [command for line in code_lines(page) if (command := parsed(line)) is not None]
     return in_code + [command for line in in_text if (command := parsed(line)) is not None and command.arguments]
 

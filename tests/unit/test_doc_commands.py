@@ -117,15 +117,23 @@ def test_a_wrong_command_is_found(block: str) -> None:
         assert why in (problem(command) or "nothing")
 
 
+def test_the_pages_are_full_of_commands() -> None:
+    assert sum(map(len, FOUND.values())) > 100
+    assert {"README.md", "tutorial.md", "evaluation.md"} <= {page.name for page in PAGES if FOUND[page]}
+
+
 def test_notation_is_read_as_a_user_would() -> None:
     page = """```
 python tools/plan.py --config configs/demo.py --nodes N \\
     [--mfu 0.4] [key=value ...]   # a remark
 python tools/export.py RUN OUT [--ema | --live] [--dtype float32 | bfloat16]     said | of it
 deepspeed tools/train.py --config FILE 'terms=[{name: total_variation, weight: 0.1}]' ...
-```"""
+```
+or `python tools/report.py RUN [RUN ...]
+--out DIR`, and `tools/report.py` alone is no command."""
     assert [(command.program, without_notation(command.arguments)) for command in commands(page)] == [
         ("tools/plan.py", ["--config", "configs/demo.py", "--nodes", "N", "--mfu", "0.4"]),
         ("tools/export.py", ["RUN", "OUT", "--ema", "--dtype", "float32"]),
         ("tools/train.py", ["--config", "FILE", "terms=[{name: total_variation, weight: 0.1}]"]),
+        ("tools/report.py", ["RUN", "--out", "DIR"]),
     ]
