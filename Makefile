@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 SIDE_BY_SIDE := tests/unit tests/counting tests/faults
 ONE_BY_ONE := tests/cluster tests/distributed tests/gpu tests/integration
 
-.PHONY: help install demo test test-long test-gpu lint format clean
+.PHONY: help install demo test test-long test-gpu docs lint format clean
 
 help:  ## show this
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -39,6 +39,11 @@ test-long: install  ## every test, for hours
 # Needs an NVIDIA GPU; everything else of the tests computes on the CPU, also where there are GPUs.
 test-gpu: install  ## what needs an NVIDIA GPU
 	$(RUN) python -m pytest -m gpu
+
+docs: install  ## the documentation as a site, in site/; a broken link fails
+	$(PYTHON) -m pip install --quiet --editable ".[docs]"
+	$(RUN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build
+	@echo "open site/index.html; for the search too: python -m http.server --directory site"
 
 lint: install  ## ruff and mypy
 	$(RUN) ruff check .

@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=f"some of {', '.join(names)}")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="folder (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="for all parts (default: %(default)g)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     arguments = parser.parse_args()
     if not 0 < arguments.minutes < 1e6:
         parser.error("--minutes must be a positive number")

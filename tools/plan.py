@@ -56,7 +56,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="configuration file, or the config.json of a run")
     parser.add_argument("--nodes", type=int, required=True, help="number of nodes")
     parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs on each node")
-    parser.add_argument("--gpu-memory", type=float, default=Machine.gpu_memory, metavar="GiB")
+    parser.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=Machine.gpu_memory,
+        metavar="GiB",
+        help="memory of a GPU (default %(default)s)",
+    )
     parser.add_argument(
         "--peak-tflops",
         type=float,
@@ -78,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
         default=Machine.node_link_gbps,
         help="Gbit/s from a node to the others (default %(default)s)",
     )
-    parser.add_argument("--price-per-gpu-hour", type=float, metavar="PRICE")
+    parser.add_argument("--price-per-gpu-hour", type=float, metavar="PRICE", help="adds what the run costs")
     parser.add_argument(
         "--train-images",
         type=int,

@@ -168,8 +168,8 @@ def _type_name(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is types.NoneType:
         return "none"
-    if origin is typing.Annotated:
-        return "duration"
+    if origin is typing.Annotated:  # a duration, or a path
+        return "duration" if isinstance(arguments[1], BeforeValidator) else _type_name(arguments[0])
     if origin is typing.Literal:
         return " | ".join(str(value) for value in arguments)
     if origin in (typing.Union, types.UnionType):

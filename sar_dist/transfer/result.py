@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sar_dist.data.shards import LABEL_EXTENSION
 from sar_dist.errors import UserError
@@ -24,37 +24,39 @@ class _Record(BaseModel):
 class MeasuredModel(_Record):
     """The backbone: what was typed, what it stands for, sha256 of its weights."""
 
-    spec: str
-    description: str
-    fingerprint: str
+    spec: str = Field(description="what `--model` was")
+    description: str = Field(description="what that stands for: the run and its step, a file, a timm model")
+    fingerprint: str = Field(description="sha256 of all weights; a run, its export and a copy have the same")
 
 
 class MeasuredData(_Record):
     """The data: its folder's name, a fingerprint of each split, number of scored samples, those that were unreadable."""
 
-    name: str
-    fingerprints: dict[str, str]
-    samples: int
-    skipped: int
+    name: str = Field(description="name of the data set's folder")
+    fingerprints: dict[str, str] = Field(description="split -> fingerprint of its content")
+    samples: int = Field(description="samples that the metrics are of")
+    skipped: int = Field(description="those of them that could not be read")
 
 
 class Result(_Record):
     """Content of ``result.json``. Percentages are in percent; ``partial`` says that ``limit`` left samples out."""
 
     schema_version: Literal["sar_dist-transfer-1"] = "sar_dist-transfer-1"
-    task: str
-    label: str
-    primary: str
-    metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]
-    partial: bool
-    model: MeasuredModel
-    data: MeasuredData
-    settings: dict[str, Any]
-    protocol: dict[str, Any]
-    tables: dict[str, Any]
-    environment: dict[str, Any]
-    seconds: float
+    task: str = Field(description="name of the task")
+    label: str = Field(
+        description="name of the result's folder: the task, its variant, and the data where they are unusual"
+    )
+    primary: str = Field(description="the one of `metrics` that a table quotes")
+    metrics: dict[str, float] = Field(description="name -> value; percent unless the name says otherwise")
+    baselines: dict[str, dict[str, float]] = Field(description="name, such as `chance` -> metric -> value")
+    partial: bool = Field(description="whether `limit` left samples out")
+    model: MeasuredModel = Field(description="the backbone")
+    data: MeasuredData = Field(description="the data set")
+    settings: dict[str, Any] = Field(description="the task's settings, all of them")
+    protocol: dict[str, Any] = Field(description="everything else that decides the numbers")
+    tables: dict[str, Any] = Field(description="further values, such as the score of each class")
+    environment: dict[str, Any] = Field(description="versions, hardware and command of the evaluation")
+    seconds: float = Field(description="time of the evaluation")
 
     @model_validator(mode="after")
     def _primary_exists(self) -> Result:

@@ -68,6 +68,9 @@ def test_pinned_keys_exist_and_help_lists_every_key() -> None:
     assert keys >= PINNED_KEYS
     assert all(f"  {key} (" in help_text() for key in keys)
     assert all(description for *_, description in config_keys())
+    types = {key: kind for key, kind, *_ in config_keys()}
+    assert types["run.branch_from"] == "str | none"  # a path; Annotated as durations are
+    assert (types["checkpoint.every"], types["checkpoint.keep_every"]) == ("duration", "duration | none")
 
 
 def test_overrides_are_typed() -> None:

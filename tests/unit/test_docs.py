@@ -26,6 +26,20 @@ def links(text: str) -> set[str]:
     return {target.split("#")[0] for target in targets if "://" not in target} - {""}
 
 
+def anchors(text: str) -> set[str]:
+    """What links may name in a page: its headings as GitHub and the site write them, `A key_b!` as "a-key_b"."""
+    headings = re.findall(r"^#+ +(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def lost_anchors(page: Path, text: str) -> set[str]:
+    """The links to a heading that its page does not have; a page that is not there is missed elsewhere."""
+    found = re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", text)
+    pages = {target: (page.parent / target if target else page) for target, _ in found}
+    known = {target: anchors(path.read_text()) for target, path in pages.items() if path.exists()}
+    return {f"{target}#{anchor}" for target, anchor in found if target in known and anchor not in known[target]}
+
+
 def named_files(text: str) -> set[str]:
     """Paths from the repository's root, such as tools/train.py or tests/unit/data; not parts of longer paths."""
     found = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w", text)
@@ -54,6 +68,7 @@ def known(key: str) -> bool:
 def test_a_page_names_what_exists(page: Path) -> None:
     text = page.read_text()
     missing = {target for target in links(text) if not (page.parent / target).exists()}
+    missing |= lost_anchors(page, text)
     missing |= {path for path in named_files(text) if not exists(path)}
     missing |= {key for key in named_keys(text) if not known(key)}
     assert not missing - OTHER_NAMES
@@ -62,6 +77,8 @@ def test_a_page_names_what_exists(page: Path) -> None:
 def test_a_wrong_name_is_found() -> None:
     text = "[x](nowhere.md#a) `tools/trian.py` in `sar_dist/nowhere.py`; `optim.lrr`, `engine.stage=2`, optim.betas1=3"
     assert links(text) == {"nowhere.md"}
+    there = "[a](docs/data.md#making-shards) [b](docs/data.md#making) [c](#two-commands) [d](#three) [e](nowhere.md#a)"
+    assert lost_anchors(ROOT / "README.md", there) == {"docs/data.md#making", "#three"}
     assert {path for path in named_files(text) if not exists(path)} == {"tools/trian.py", "sar_dist/nowhere.py"}
     assert {key for key in named_keys(text) if not known(key)} == {"optim.lrr", "engine.stage", "optim.betas1"}
 
