@@ -446,6 +446,11 @@ class GuardSettings(Settings):
 
 
 class LogSettings(Settings):
+    to: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl, such as [tensorboard, wandb]; or my_module:MyDestination",
+    )
+    project: str = Field("sar_dist", min_length=1, description="what wandb gathers runs under")
     every: Duration = Field("50st", description="how often metrics are averaged and written")
     figures_every: Duration | None = Field(
         None, description="how often attention and training samples are drawn; none: at the end only"
@@ -453,6 +458,11 @@ class LogSettings(Settings):
     figure_images: int = Field(
         6, ge=0, le=64, description="validation images in an attention figure; 0: nothing is drawn"
     )
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class ProfileSettings(Settings):

@@ -2,6 +2,8 @@
 
 from sar_dist.observe.attention_figures import attention_detail_figure, attention_figure
 from sar_dist.observe.class_figures import confusion_figure, samples_figure
+from sar_dist.observe.destination import Destination, LoggedRun
+from sar_dist.observe.destinations import check_destinations
 from sar_dist.observe.device_peak import PEAK_TFLOPS, DevicePeak, find_peak, peak_flops
 from sar_dist.observe.flop_table import flop_table
 from sar_dist.observe.flops import (
@@ -28,8 +30,10 @@ __all__ = [
     "PEAK_TFLOPS",
     "QUANTITIES",
     "TOTAL",
+    "Destination",
     "DevicePeak",
     "FlopReport",
+    "LoggedRun",
     "PanelGrid",
     "RunLogger",
     "StepTimer",
@@ -37,6 +41,7 @@ __all__ = [
     "Throughput",
     "attention_detail_figure",
     "attention_figure",
+    "check_destinations",
     "confusion_figure",
     "count_flops",
     "count_regularized_flops",

@@ -1,12 +1,11 @@
-"""What a run leaves behind for people to look at: TensorBoard, metrics.jsonl, figures, and the progress on stdout."""
+"""What a run leaves behind for people to look at: metrics.jsonl, figures, ``log.to``, and the progress on stdout."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,37 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from tensorboard.summary.writer import event_file_writer
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from sar_dist.files import atomic_path, atomic_write
+from sar_dist.observe.destination import Destination, LoggedRun
+from sar_dist.observe.destinations import open_destinations
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
 from sar_dist.observe.records import RESERVED, append_record, read_records, truncate_records
-from sar_dist.observe.tensorboard_charts import custom_scalars_layout
+from sar_dist.observe.tensorboard_destination import TENSORBOARD_FOLDER
 from sar_dist.observe.trace import TRACE_SUFFIX
 from sar_dist.output import warn
 from sar_dist.quantities import Quantity
-from sar_dist.setting_trees import leaves
 
 METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
 FIGURES_FOLDER = "figures"
+_OWN_FILES = "the run directory or on stdout"
 
 
 class RunLogger:
-    """Writes a run's metrics and figures into its directory and its progress to stdout.
+    """Writes a run's metrics and figures into its directory and to ``log.to``, and its progress to stdout.
 
-    Nothing here stops training: when the disk, TensorBoard or stdout fails (OSError), the entry is lost, ``failures``
-    goes up by one, the first failure is said on stderr, and the next entry is tried again.
+    Nothing here stops training: when the disk, a destination or stdout fails, the entry is lost, ``failures`` goes up by
+    one, the first failure of each is said on stderr, the next entry is tried again, and ``close`` says how many were lost.
 
     Args:
         directory: the run directory.
         enabled: False makes every method do nothing; every process but the one with rank 0 passes False.
         total_steps: optimizer steps of the whole run, the end of the progress bar.
-        description: name of the run in the progress bar.
+        description: name of the run.
         quantities: what TensorBoard's first page shows.
+        to: names of the destinations besides metrics.jsonl, such as "tensorboard"; see ``log.to``.
+        project: what destinations gather runs under.
     """
 
     def __init__(
@@ -56,33 +55,48 @@ class RunLogger:
         total_steps: int,
         description: str,
         quantities: Iterable[Quantity] = QUANTITIES,
+        to: Iterable[str] = ("tensorboard",),
+        project: str = "sar_dist",
     ) -> None:
-        self.failures = 0
         self._directory = Path(directory)
         self._enabled = enabled
-        self._quantities = tuple(quantities)
-        self._purge_step: int | None = None
+        self._failures: Counter[str] = Counter()
+        self._used = False
         self._last_step = 0
-        self._writer: SummaryWriter | None = None
+        self._destinations = open_destinations(to, LoggedRun(self._directory, description, project, tuple(quantities)))
         self._progress = ProgressReporter(total_steps, description)
 
-    def truncate_after(self, step: int) -> None:
-        """Forget every entry of later steps than ``step``, which training is about to repeat.
+    @property
+    def failures(self) -> int:
+        """Entries that were lost."""
+        return self._failures.total()
+
+    def start(self, config: Mapping[str, Any], step: int) -> None:
+        """Start the destinations, and forget every entry of later steps than ``step``, which training is about to repeat.
 
         Call it before the first entry: with the step of the checkpoint that training resumes from, or with -1 when it
         starts from the beginning. The curves of a run that was killed and resumed are then those of an unbroken one.
 
+        Args:
+            config: the run's configuration, nested.
+            step: optimizer steps done.
+
         Raises:
+            UserError: a destination does not start.
             RuntimeError: an entry has been written already.
         """
-        if self._writer is not None:
-            raise RuntimeError("truncate_after() comes before the first entry")
-        if self._enabled:
-            self._purge_step = step + 1
-            self._attempt(lambda: truncate_records(self._directory / METRICS_FILE, step))
+        if self._used:
+            raise RuntimeError("start() comes before the first entry")
+        if not self._enabled:
+            return
+        for destination in self._destinations:
+            line = destination.start(config, step)
+            if line is not None:
+                self.message(line)
+        self._attempt(lambda: truncate_records(self._directory / METRICS_FILE, step))
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
-        """Write ``values``, if any, as TensorBoard scalars ``prefix/name`` and as one line of metrics.jsonl, at once.
+        """Write ``values``, if any, as ``prefix/name`` to each destination and as one line of metrics.jsonl, at once.
 
         Raises:
             ValueError: a metric is called "step", "prefix" or "time".
@@ -91,13 +105,9 @@ class RunLogger:
             return
         self._last_step = max(self._last_step, step)
         now = time.time()
+        tagged = {f"{prefix}/{name}": float(value) for name, value in values.items()}
         self._attempt(lambda: append_record(self._directory / METRICS_FILE, step, prefix, now, values))
-
-        def write(writer: SummaryWriter) -> None:
-            for name, value in values.items():
-                writer.add_scalar(f"{prefix}/{name}", float(value), step, walltime=now)
-
-        self._tensorboard(write)
+        self._to_each(lambda destination: destination.metrics(step, now, tagged))
 
     def recorded(self, step: int, prefix: str) -> dict[str, float] | None:
         """The metrics that metrics.jsonl holds of ``step`` and ``prefix``, as numbers; None if it has none."""
@@ -118,7 +128,7 @@ class RunLogger:
             self._attempt(lambda: self._progress.message(text))
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
-        """Write a figure to TensorBoard and to ``figures/NAME_step_00001234.png``."""
+        """Write a figure to each destination and to ``figures/NAME_step_00001234.png``."""
         if not self._enabled:
             return
         canvas = FigureCanvasAgg(figure)
@@ -126,10 +136,10 @@ class RunLogger:
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # height width 3
         path = self._directory / FIGURES_FOLDER / f"{name}_step_{step:08d}.png"
         self._attempt(lambda: _save_png(pixels, path))
-        self._tensorboard(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
+        self._to_each(lambda destination: destination.figure(step, name, pixels))
 
     def histograms(self, step: int, values: Mapping[str, ArrayLike], prefix: str) -> None:
-        """Write the distribution of each of ``values`` as the TensorBoard histogram ``prefix/name``.
+        """Write the distribution of each of ``values`` as the histogram ``prefix/name``.
 
         Args:
             step: optimizer steps done.
@@ -139,14 +149,10 @@ class RunLogger:
         if not self._enabled:
             return
 
-        def write(writer: SummaryWriter) -> None:
-            for name, value in values.items():
-                array = np.asarray(value)
-                finite = array[np.isfinite(array)]
-                if finite.size:
-                    writer.add_histogram(f"{prefix}/{name}", finite, step, bins="auto")
-
-        self._tensorboard(write)
+        arrays = {f"{prefix}/{name}": np.asarray(value) for name, value in values.items()}
+        finite = {tag: array[np.isfinite(array)] for tag, array in arrays.items()}
+        shown = {tag: array for tag, array in finite.items() if array.size}
+        self._to_each(lambda destination: destination.histograms(step, shown))
 
     def trace(self, save: Callable[[str], None], step: int) -> None:
         """Let ``save`` write a profiler's trace that begins with ``step``, and say where it is.
@@ -164,86 +170,44 @@ class RunLogger:
             self.message(f"profiler trace from step {step} on: {path}; open it at https://ui.perfetto.dev")
 
     def hyperparameters(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Fill TensorBoard's hyper-parameters tab with the run's configuration and its result.
-
-        Call it once, at the end of the run: TensorBoard shows the first values that it finds.
+        """Give each destination the run's configuration and its result; call it once, at the end of the run.
 
         Args:
-            config: nested configuration; its leaves appear as "optim.lr" and so on.
-            metrics: the result, such as {"top1": 0.71}; also written as scalars ``final/NAME`` at the last step.
+            config: nested configuration; TensorBoard shows its leaves as "optim.lr" and so on.
+            metrics: the result, such as {"top1": 0.71}; it appears as ``final/NAME`` at the last step.
         """
-        if not self._enabled:
-            return
-        final = {f"final/{name}": float(value) for name, value in metrics.items()}
-
-        def write(writer: SummaryWriter) -> None:
-            for summary in hparams(flatten(config), final):
-                writer._get_file_writer().add_summary(summary)
-            for name, value in final.items():
-                writer.add_scalar(name, value, self._last_step)
-
-        self._tensorboard(write)
+        if self._enabled:
+            final = {f"final/{name}": float(value) for name, value in metrics.items()}
+            self._to_each(lambda destination: destination.result(self._last_step, config, final))
 
     def close(self) -> None:
-        """Write out everything that is pending and release the terminal."""
-        if self._writer is not None:
-            self._attempt(self._writer.close)
-            self._writer = None
+        """Write out everything that is pending, release the terminal, and say how many entries were lost, if any."""
+        if self._enabled:
+            self._to_each(lambda destination: destination.close())
         self._attempt(self._progress.close)
+        if self.failures:
+            lost = ", ".join(f"{number} of {name}" for name, number in self._failures.items())
+            warn(f"warning: log entries that were lost: {lost}")
 
-    def _tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
-        """Call ``write`` with the TensorBoard writer, opened when it is first needed, and flush it."""
+    def _to_each(self, action: Callable[[Destination], object]) -> None:
+        self._used = True
+        for destination in self._destinations:
+            self._attempt(partial(action, destination), destination.name, destination.errors)
 
-        def write_and_flush() -> None:
-            if self._writer is None:
-                # The purge step hides the steps that a killed process logged beyond its last checkpoint.
-                self._writer = SummaryWriter(str(self._directory / TENSORBOARD_FOLDER), purge_step=self._purge_step)
-                self._writer.add_custom_scalars(custom_scalars_layout(self._quantities))
-            write(self._writer)
-            self._writer.flush()
-            self._purge_step = None
-
-        _let_worker_end_silently()
-        if not self._attempt(write_and_flush) and self._writer is not None:
-            # Its thread has died with the error, for good: the next entry opens a new file.
-            with contextlib.suppress(OSError):
-                self._writer.close()
-            self._writer = None
-
-    def _attempt(self, action: Callable[[], object]) -> bool:
-        """Call ``action``; whether it worked. A failure is counted, and the first one is said on stderr."""
+    def _attempt(
+        self, action: Callable[[], object], where: str = _OWN_FILES, errors: tuple[type[Exception], ...] = (OSError,)
+    ) -> bool:
+        """Call ``action``; whether it worked. A failure is counted, and the first one of ``where`` is said on stderr."""
         try:
             action()
-        except OSError as error:
-            self.failures += 1
-            if self.failures == 1:
-                warn(f"warning: logging failed, training goes on (further failures are only counted): {error}")
+        except errors as error:
+            self._failures[where] += 1
+            if self._failures[where] == 1:
+                warn(
+                    f"warning: logging failed in {where}, training goes on (further failures are only counted): {error}"
+                )
             return False
         return True
-
-
-@functools.cache
-def _let_worker_end_silently() -> None:
-    """Keep TensorBoard's writer threads from printing a traceback when the disk fails.
-
-    Such a thread stores its error, which the next call raises in the caller's thread, where ``RunLogger`` counts it;
-    it then raises the error a second time, to nobody but ``threading.excepthook``.
-    """
-    run = event_file_writer._AsyncWriterThread.run
-
-    def run_silently(worker: event_file_writer._AsyncWriterThread) -> None:
-        with contextlib.suppress(OSError):
-            run(worker)
-
-    event_file_writer._AsyncWriterThread.run = run_silently
-
-
-def flatten(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Nested settings as one level with dotted names; values that TensorBoard cannot show become JSON text."""
-    return {
-        key: value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
-        for key, value in leaves(config)
-    }
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

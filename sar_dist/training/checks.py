@@ -17,7 +17,8 @@ from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
 from sar_dist.models import TimmViT, check_initial_weights, family_of, model_on_meta
-from sar_dist.output import warn
+from sar_dist.observe import check_destinations
+from sar_dist.output import is_main_process, warn
 from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
 from sar_dist.training.preemption import check_marker
@@ -41,6 +42,8 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         UserError: the first thing that is wrong.
     """
     check_marker()
+    if is_main_process():  # the only one that logs
+        check_destinations(config.log.to)
     model = model_on_meta(config.model, config.regularizer)
     check_buffers(model.vit)
     family_of(model.vit.blocks[0]).check_training(model.vit)

@@ -80,7 +80,11 @@ def closing_lines(state: TrainState, skipped_steps: int, directory: RunDirectory
         f"  replaced images   {state.bad_images}{bad_list}",
         f"  skipped steps     {skipped_steps}",
         f"  metrics           {directory.metrics}",
-        f"  TensorBoard       tensorboard --logdir {directory.tensorboard}",
+        *(
+            [f"  TensorBoard       tensorboard --logdir {directory.tensorboard}"]
+            if directory.tensorboard.exists()
+            else []
+        ),
         f"  checkpoints       {directory.checkpoints}",
         f"  attention figures {directory.figures}",
     ]

@@ -62,14 +62,15 @@ def build_trainer(config: RunConfig) -> Trainer:
     task = ClassificationTask(config, grid, engine.device)
     task.prepare(engine.module)
     logger = open_logger(config, checked.directory, length, task, rank)
-    logger.truncate_after(-1 if saved is None else state.step)
+    recorded = config.model_dump(mode="json")
+    distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step))
     logger.message(f"{config.run.name}: {flops.summary()}; {describe_processes(data.workers or 0)}")
     if report is not None:
         logger.message(str(report))
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, training_flops, peak)
     averages = RunningAverages(engine.device)
-    recorded, classes = config.model_dump(mode="json"), checked.train.classes or checked.val.classes
+    classes = checked.train.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
     if saved is not None:
         checkpointing.resume(saved)
@@ -175,6 +176,8 @@ def open_logger(
         total_steps=length.last_step,
         description=config.run.name,
         quantities=task.quantities,
+        to=config.log.to,
+        project=config.log.project,
     )
 
 

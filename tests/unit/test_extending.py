@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from run_factory import random_model, write_run
 from run_factory import settings as tiny_model
 from support import ROOT, tool
@@ -17,6 +18,7 @@ from sar_dist.data import load_manifest
 from sar_dist.data.making import WritingOptions, write_splits
 from sar_dist.errors import UserError
 from sar_dist.models import build_model, model_on_meta
+from sar_dist.observe import RunLogger, check_destinations
 from sar_dist.planning import ModelShape
 from sar_dist.terms import build_terms, check_terms
 from sar_dist.transfer import find_task
@@ -64,6 +66,19 @@ def test_a_term_is_part_of_the_loss_and_measured(outside: Path) -> None:
     torch.testing.assert_close(scores.per_sample["confidence"], expected)
     torch.testing.assert_close(scores.loss, expected.mean())
     assert term.weight(0.0) == 0.5
+
+
+def test_a_destination_gets_the_metrics(outside: Path) -> None:
+    name = "csv_destination:CommaSeparated"
+    check_destinations((name,))
+    logger = RunLogger(outside, enabled=True, total_steps=9, description="a", to=(name,))
+    logger.start({}, -1)
+    logger.metrics(3, {"loss": 2.5})
+    logger.figure("attention", Figure(), 3)
+    logger.hyperparameters({}, {"top1": 50.0})
+    logger.close()
+    assert (outside / "metrics.csv").read_text() == "3,train/loss,2.5\n3,final/top1,50.0\n"
+    assert logger.failures == 0
 
 
 def test_a_task_runs_by_its_import_path(outside: Path, small_shards: Path) -> None:

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from sar_dist.observe import logger as logger_module
-from sar_dist.observe.logger import RunLogger, flatten
+from sar_dist.observe.logger import RunLogger
 from sar_dist.observe.tensorboard_charts import CHARTS
+from sar_dist.observe.tensorboard_destination import flatten
 
 # TensorBoard's writer thread must not raise to nobody: that prints a traceback for every entry on a full disk.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -64,7 +65,7 @@ def test_metrics_are_on_disk_at_once(tmp_path):
 
 def train(directory, start, stop):
     logger = make_logger(directory)
-    logger.truncate_after(start if start else -1)
+    logger.start({}, start if start else -1)
     for step in range(start + 1, stop + 1):
         logger.metrics(step, {"loss": 1 / step})
         if step % 4 == 0:
@@ -83,7 +84,7 @@ def test_the_curves_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path):
 
 def test_a_run_that_starts_over_leaves_nothing_of_the_first_try(tmp_path):
     logger = make_logger(tmp_path)
-    logger.truncate_after(-1)
+    logger.start({}, -1)
     logger.metrics(0, {"top1": 0.1}, prefix="val")
     logger.metrics(3, {"loss": 9.0})
     logger.close()
@@ -96,7 +97,7 @@ def test_truncation_comes_first(tmp_path):
     logger = make_logger(tmp_path)
     logger.metrics(1, {"loss": 1.0})
     with pytest.raises(RuntimeError, match="before the first entry"):
-        logger.truncate_after(0)
+        logger.start({}, 0)
     logger.close()
 
 
@@ -156,7 +157,7 @@ def test_flat_settings():
 
 def test_other_ranks_write_and_say_nothing(tmp_path, capsys):
     logger = make_logger(tmp_path / "run", enabled=False)
-    logger.truncate_after(-1)
+    logger.start({}, -1)
     logger.metrics(1, {"loss": 1.0})
     logger.progress(1, {"loss": 1.0})
     logger.figure("attention", make_figure(), 1)
@@ -173,12 +174,13 @@ def test_a_dead_disk_does_not_stop_training(tmp_path, capsys):
     run = tmp_path / "run"
     run.write_text("a file where the run directory should be")
     logger = make_logger(run)
-    logger.truncate_after(-1)
+    logger.start({}, -1)
     for step in (1, 2):
         logger.metrics(step, {"loss": 1.0})  # the record and TensorBoard fail
     logger.figure("attention", make_figure(), 2)
     assert logger.failures == 6
-    assert capsys.readouterr().err.count("warning: logging failed") == 1
+    errors = capsys.readouterr().err
+    assert errors.count("warning: logging failed") == errors.count("logging failed in tensorboard") + 1 == 2
     run.unlink()
     logger.metrics(3, {"loss": 1.0})  # the disk is back
     logger.close()

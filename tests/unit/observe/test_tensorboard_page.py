@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     """A run directory with a bit of everything that the trainer writes."""
     directory = tmp_path_factory.mktemp("run")
     logger = RunLogger(directory, enabled=True, total_steps=100, description="demo")
-    logger.truncate_after(-1)
+    logger.start({}, -1)
     for step in range(10, 101, 10):
         speed = {"images_per_second": 900.0, "data_wait_share": 0.1, "learning_rate": step / 1e5}
         logger.metrics(step, {"loss": 3 - step / 50, "loss_entropy": 1.2 - step / 200, **speed})
