@@ -1,4 +1,4 @@
-"""Export a run's weights for timm: OUT/model.safetensors and OUT/config.json.
+"""Export a run's weights for timm: OUT/model.safetensors, OUT/config.json, and a model card, OUT/README.md.
 
 python tools/export.py runs/vit_b_in1k exports/vit_b_in1k
 """
@@ -26,18 +26,27 @@ def main() -> None:
         default="float32",
         help="of the stored tensors; default: float32",
     )
+    parser.add_argument(
+        "--license", default="unknown", metavar="ID", help="of the weights, for the model card, such as apache-2.0"
+    )
     arguments = parser.parse_args()
 
     from sar_dist.models import DTYPES, NO_SKIP_ARCHITECTURE, PROVENANCE_KEY, export_run  # slow
+    from sar_dist.reports import write_card
 
     ema = True if arguments.ema else False if arguments.live else None
     export = export_run(arguments.run, arguments.out, step=arguments.step, ema=ema, dtype=DTYPES[arguments.dtype])
+
+    is_checkpoint = not (arguments.run / "config.json").is_file()
+    run = arguments.run.resolve().parents[1] if is_checkpoint else arguments.run
+    plain_timm = export.config["architecture"] != NO_SKIP_ARCHITECTURE
+    write_card(run, export.folder, plain_timm=plain_timm, licence=arguments.license)
 
     source = export.config[PROVENANCE_KEY]
     weights = "moving average of the weights" if source["ema"] else "live weights"
     action = "wrote" if export.written else "is there already:"
     print(f"{action} {export.folder}: {weights} of {source['run']} after step {source['step']}, {source['dtype']}")
-    needs = "import sar_dist.models; " if export.config["architecture"] == NO_SKIP_ARCHITECTURE else ""
+    needs = "" if plain_timm else "import sar_dist.models; "
     print(f'load with: {needs}timm.create_model("local-dir:{export.folder}", pretrained=True)')
 
 

@@ -2,6 +2,7 @@
 
 from sar_dist.reports.attention_page import PictureSection, attention_page
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
+from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
@@ -24,4 +25,5 @@ __all__ = [
     "report_figure",
     "report_page",
     "summarize",
+    "write_card",
 ]

@@ -1,0 +1,186 @@
+"""The card of an exported model: what it is, how it was trained, what it reaches, and how to repeat that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sar_dist.errors import UserError
+from sar_dist.files import write_durably
+from sar_dist.observe import read_records
+from sar_dist.transfer import RESULT_FILE, Result, read_result
+
+CARD_FILE = "README.md"
+TRAINING_FILE = "training_config.json"
+_STARTING_POINTS = (("model", "init_from"), ("run", "branch_from"))
+
+
+def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> None:
+    """Write README.md and training_config.json into an export, from what the run directory holds now.
+
+    Both say nothing of where things lay on this machine: of an absolute path its last two parts are kept.
+
+    Args:
+        run: the run directory.
+        export: folder written by ``sar_dist.models.export_run``.
+        plain_timm: whether timm knows the architecture without this package.
+        licence: identifier for the hub, such as "apache-2.0".
+
+    Raises:
+        UserError: a file of the run cannot be read, or the export cannot be written.
+    """
+    config, hub = _read_json(run / "config.json"), _read_json(export / "config.json")
+    environments = _read_json(run / "environment.json") if (run / "environment.json").is_file() else []
+    results = [read_result(file) for file in sorted((run / "transfer").glob(f"*/{RESULT_FILE}"))]
+    public = without_folders(config)
+    public["run"]["dir"] = "runs"
+    public.get("log", {}).pop("to", None)  # somebody else has another account
+    asked = _paths_to_give(config, public)
+    records = list(read_records(run / "metrics.jsonl"))
+    sections = [
+        _front_matter(hub, licence),
+        *_model_section(public["run"]["name"], hub, plain_timm),
+        *_training_section(public, environments),
+        *_results_section(hub["sar_dist"], records, results),
+        *_repeat_section(environments, asked),
+    ]
+    try:
+        write_durably(export / TRAINING_FILE, json.dumps(public, indent=2) + "\n")
+        write_durably(export / CARD_FILE, "\n".join(sections) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {export}: {error}") from error
+
+
+def without_folders(value: Any) -> Any:
+    """Nested settings with absolute paths cut to their last two parts."""
+    if isinstance(value, dict):
+        return {name: without_folders(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _front_matter(hub: Mapping[str, Any], licence: str) -> str:
+    tags = "\n".join(f"- {tag}" for tag in ("image-classification", "timm", "vision-transformer"))
+    return f"---\nlibrary_name: timm\nlicense: {licence}\npipeline_tag: image-classification\ntags:\n{tags}\n---\n"
+
+
+def _model_section(name: str, hub: Mapping[str, Any], plain_timm: bool) -> list[str]:
+    origin, needs = hub["sar_dist"], "" if plain_timm else "import sar_dist.models  # registers the architecture\n"
+    kind = "moving average of the weights" if origin["ema"] else "weights"
+    side = hub["pretrained_cfg"]["input_size"][-1]
+    return [
+        f"# {name}\n",
+        f"`{hub['architecture']}`, {side} x {side} pixels, {hub['num_classes']} classes, trained with sar_dist "
+        f"{origin['version']}: the {kind} after optimizer step {origin['step']}, in {origin['dtype']}.\n",
+        f'```python\n{needs}import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
+        "data = timm.data.resolve_model_data_config(model)\n"
+        "transform = timm.data.create_transform(**data, is_training=False)\n```\n",
+        "FOLDER is the folder that holds this file.\n",
+    ]
+
+
+def _training_section(config: Mapping[str, Any], environments: list[dict[str, Any]]) -> list[str]:
+    optim, data, engine = config["optim"], config["data"], config["engine"]
+    terms = [(term["name"], term.get("weight")) for term in config.get("terms", ())]
+    reference = optim.get("lr_reference_batch")
+    initial = config["model"].get("init_from") or "random"
+    rows = [
+        ("training data", data["train"]),
+        ("validation data", data["val"]),
+        ("initial weights", initial),
+        ("epochs", optim["epochs"]),
+        ("global batch", optim["global_batch"]),
+        ("learning rate", f"{optim['lr']}{f' for a batch of {reference}' if reference else ''}"),
+        ("weight decay", optim["weight_decay"]),
+        ("weight of the spatial entropy", config["regularizer"]["weight"]),
+        *((f"weight of {name}", weight) for name, weight in terms),
+        ("precision", engine["precision"]),
+        ("seed", config["run"]["seed"]),
+    ]
+    last = environments[-1] if environments else {}
+    if last:
+        packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
+        commit = f"{last['git_commit'] or 'not recorded'}{' with local changes' if last['git_changes'] else ''}"
+        rows += [
+            ("starts of the run", len(environments)),
+            ("processes and device of the last", f"{last['world_size']} x {last['device']}"),
+            ("commit", commit),
+            ("packages", f"Python {last['python']}, {packages}"),
+        ]
+    return ["## Training\n", _table(("", ""), rows), f"\nEvery setting is in `{TRAINING_FILE}`.\n"]
+
+
+def _results_section(
+    origin: Mapping[str, Any], records: Iterable[Mapping[str, Any]], results: list[Result]
+) -> list[str]:
+    prefix, step = "val_ema" if origin["ema"] else "val", origin["step"]
+    validations = [record for record in records if record.get("prefix") == prefix and record["step"] == step]
+    lines = ["## Results\n"]
+    if validations:
+        shown = ("top1", "top5", "loss_cls", "images", "bad_images")
+        rows = [(name, validations[-1][name]) for name in shown if name in validations[-1]]
+        lines += [
+            "On the validation data, these weights (top-1 and top-5 in percent):\n",
+            _table(("", "value"), rows),
+            "",
+        ]
+    else:
+        lines.append("These weights were not validated during training.\n")
+    of_these = [result for result in results if _is_of(result, origin)]
+    if of_these:
+        figures = [
+            (
+                f"{result.label}{' (part of the samples)' if result.partial else ''}",
+                result.data.name,
+                metric,
+                f"{value:.4g}",
+            )
+            for result in of_these
+            for metric, value in result.metrics.items()
+        ]
+        lines += ["Transfer:\n", _table(("task", "data", "metric", "value"), figures), ""]
+    else:
+        lines.append("No transfer results were measured of these weights.\n")
+    if others := len(results) - len(of_these):
+        lines.append(f"{others} transfer results of the run are of other weights and not shown.\n")
+    return lines
+
+
+def _is_of(result: Result, origin: Mapping[str, Any]) -> bool:
+    """Whether an evaluation of the run was of the exported weights, by its description, which the tool writes."""
+    description = result.model.description
+    average = "average" in description.rpartition("), ")[2]
+    return description.endswith(f" after step {origin['step']}") and average is bool(origin["ema"])
+
+
+def _paths_to_give(config: dict[str, Any], public: dict[str, Any]) -> list[str]:
+    """The settings that name something else that a repetition needs, besides the data."""
+    cut = {key for key in config if key not in ("data", "run", "log", "model") and config[key] != public[key]}
+    named = {f"{group}.{key}" for group, key in _STARTING_POINTS if config[group].get(key)}
+    return sorted(named | cut)
+
+
+def _repeat_section(environments: list[dict[str, Any]], asked: list[str]) -> list[str]:
+    processes = environments[-1]["world_size"] if environments else 1
+    command = (
+        f"deepspeed --num_accelerators {processes} tools/train.py --config {TRAINING_FILE} \\\n"
+        "    data.train=FOLDER_OF_TRAINING_SHARDS data.val=FOLDER_OF_VALIDATION_SHARDS run.dir=runs"
+    )
+    again = f" It needs what these settings name too: {', '.join(asked)}." if asked else ""
+    return ["## Repeat it\n", f"```\n{command}\n```\n", f"In a checkout of sar_dist at the commit above.{again}"]
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    cells = [list(header), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,91 @@
+"""The card of an export says what the run directory says, of the exported weights, and nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from result_factory import some_result
+from run_factory import random_model, settings, write_run
+
+from sar_dist.config import load_config
+from sar_dist.errors import UserError
+from sar_dist.models import export_run
+from sar_dist.observe.records import append_record
+from sar_dist.reports import write_card
+from sar_dist.transfer.result import MeasuredModel, write_result
+
+ENVIRONMENT = {
+    "git_commit": "0123abcd",
+    "git_changes": False,
+    "world_size": 4,
+    "device": "H",
+    "host": "secret-host",
+    "python": "3.12",
+    "packages": {"torch": "2.9"},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    live = {step: random_model(settings(), step).vit for step in (10, 20)}
+    run = write_run(tmp_path / "runs", settings(), live, average=random_model(settings(), 3).vit)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"train": "/secret/imagenet/train", "val": "/secret/imagenet/val"}
+    config["model"]["init_from"] = "/secret/weights/start.safetensors"
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "environment.json").write_text(json.dumps([ENVIRONMENT]))
+    for prefix, top1 in (("val", 41.5), ("val_ema", 43.25)):
+        append_record(run / "metrics.jsonl", 20, prefix, 0.0, {"top1": top1, "images": 50.0})
+    for folder, weights, top1 in (("knn", "moving average of the weights", 61.5), ("knn_live", "weights", 60.5)):
+        (run / "transfer" / folder).mkdir(parents=True)
+        model = MeasuredModel(
+            spec="/secret/runs/small", description=f"small (vit), {weights} after step 20", fingerprint="f"
+        )
+        write_result(some_result(model=model, metrics={"top1": top1}), run / "transfer" / folder)
+    return run
+
+
+def card(run: Path, out: Path, **arguments: object) -> str:
+    export_run(run, out, **arguments)  # type: ignore[arg-type]
+    write_card(run, out, plain_timm=True, licence="apache-2.0")
+    return (out / "README.md").read_text()
+
+
+def test_results_are_those_of_the_exported_weights(run: Path, tmp_path: Path) -> None:
+    average = card(run, tmp_path / "average")
+    assert "the moving average of the weights after optimizer step 20, in float32" in average
+    assert "| top1 | 43.25 |" in average
+    assert "| knn | d | top1 | 61.5 |" in average
+    assert "41.5" not in average
+    assert "60.5" not in average
+    assert "1 transfer results of the run are of other weights" in average
+    live = card(run, tmp_path / "live", ema=False)
+    assert "| top1 | 41.5 |" in live
+    assert "| knn | d | top1 | 60.5 |" in live
+    early = card(run, tmp_path / "early", step=10)
+    assert "not validated during training" in early
+    assert "No transfer results" in early
+
+
+def test_the_recipe_can_be_repeated_and_says_nothing_of_this_machine(run: Path, tmp_path: Path) -> None:
+    text = card(run, tmp_path / "out")
+    assert text.startswith("---\nlibrary_name: timm\nlicense: apache-2.0\n")
+    assert "| training data | imagenet/train |" in text
+    assert "deepspeed --num_accelerators 4 tools/train.py --config training_config.json" in text
+    assert "| commit | 0123abcd |" in text
+    assert "It needs what these settings name too: model.init_from." in text
+    training = tmp_path / "out" / "training_config.json"
+    for secret in ("/secret", "secret-host", str(tmp_path)):
+        assert secret not in text + training.read_text()
+    repeated, original = load_config(training), load_config(run / "config.json")
+    assert repeated.model_dump(exclude={"run": {"dir"}, "data": {"train", "val"}, "model": {"init_from"}}) == (
+        original.model_dump(exclude={"run": {"dir"}, "data": {"train", "val"}, "model": {"init_from"}})
+    )
+
+
+def test_a_damaged_record_is_one_line(run: Path, tmp_path: Path) -> None:
+    (run / "environment.json").write_text("{")
+    with pytest.raises(UserError, match=r"environment\.json cannot be read"):
+        card(run, tmp_path / "out")
