@@ -21,6 +21,7 @@ from sar_dist.observe import RunLogger, Throughput
 from sar_dist.training import (
     Checkpointing,
     ClassificationTask,
+    DataAdvice,
     RunDirectory,
     RunLength,
     RunningAverages,
@@ -204,7 +205,7 @@ class Loops:
     def _ours(self) -> Step:
         """``Trainer.train_step`` and ``log_metrics`` themselves, in a run that writes nothing and never validates."""
         config, engine = self.config, self.engine
-        unused: Any = None  # data and checkpoints, which a step does not touch
+        unused: Any = None  # data and checkpoints, which a step does not touch, nor wait for
         averages = RunningAverages(engine.device)
         directory = RunDirectory(config)
         logger = RunLogger(directory.path, enabled=False, total_steps=1, description="benchmark")
@@ -214,6 +215,7 @@ class Loops:
             engine=engine,
             task=self.task,
             batches=itertools.repeat(self.batch),
+            advice=DataAdvice(unused),
             accumulation=self.accumulation,
             val_loader=unused,
             length=RunLength(config, STEPS_PER_EPOCH),

@@ -6,6 +6,7 @@ from sar_dist.training.checks import locate_data
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_benchmark import benchmark_loader
+from sar_dist.training.reporting import DataAdvice
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import build_trainer
 from sar_dist.training.state import TrainState
@@ -15,6 +16,7 @@ from sar_dist.training.trainer import Trainer
 __all__ = [
     "Checkpointing",
     "ClassificationTask",
+    "DataAdvice",
     "RunDirectory",
     "RunLength",
     "RunningAverages",
