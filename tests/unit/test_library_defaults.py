@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sar_dist import distributed
+from sar_dist import distributed, meeting
 from sar_dist.library_defaults import compiled_kernels_folder, gloo_interfaces, set_library_defaults
 
 VARIABLES = (
@@ -92,7 +92,7 @@ def test_a_process_group_finds_them_set(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "lo")
     seen: dict[str, str | None] = {}
     monkeypatch.setattr(
-        distributed, "join", lambda timeout: seen.update({name: os.environ.get(name) for name in VARIABLES})
+        meeting, "join", lambda timeout: seen.update({name: os.environ.get(name) for name in VARIABLES})
     )
     distributed.meet()
     assert seen["GLOO_SOCKET_IFNAME"] == "lo"

@@ -103,7 +103,7 @@ def test_experiment_names_file_arm_and_key(tmp_path: Path) -> None:
 def test_finetuning_names_the_key_of_training(train: dict[str, Any], line: str, tmp_path: Path) -> None:
     config = RunConfig(run=RunSettings(name="x"))
     loaded = SimpleNamespace(settings=config.model, image_size=224, weights=None, augment=config.augment)
-    backbone: Any = SimpleNamespace(loaded=loaded, vit=SimpleNamespace(has_class_token=True))
+    backbone: Any = SimpleNamespace(loaded=loaded, has_class_token=True)
     fitting = run_config(backbone, FinetuneSettings(train={"optim": {"min_lr": 0.0}}), tmp_path, 5)
     assert (fitting.optim.min_lr, fitting.optim.global_batch) == (0.0, 512)
     with pytest.raises(UserError, match=f"^{line}"):
