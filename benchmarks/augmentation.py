@@ -28,10 +28,11 @@ from rich.table import Table
 from timm.data import auto_augment as timm_augment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from jpegs import read_jpegs
+
 from sar_dist.config import AugmentSettings
 from sar_dist.data.images import ImageArray, build_eval_transform, build_train_transform
 from sar_dist.data.images import image_operations as operations
-from sar_dist.data.making import demo_samples
 from sar_dist.randomness import seed_generators
 
 SIZE, FILL, MAX_PIXELS = 224, (124, 116, 104), 10**8
@@ -152,11 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if arguments.images is None:
-        jpegs = [sample["jpg"] for sample in demo_samples("bench", arguments.count, 8, 400, seed=0)]
-    else:
-        files = sorted(p for p in arguments.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-        jpegs = [path.read_bytes() for path in files[: arguments.count]]
+    jpegs = read_jpegs(arguments.images, arguments.count)
     if not jpegs:
         parser.error(f"no JPEGs under {arguments.images}")
     images = [Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE)) for data in jpegs]

@@ -29,6 +29,8 @@ from rich.table import Table
 from torchvision.io import ImageReadMode, decode_jpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from jpegs import jpeg_files
+
 from sar_dist.data.images.augment import random_crop_box
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing
@@ -209,7 +211,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["VIPS_CONCURRENCY"] = "1"
-    paths = [path for path in sorted(arguments.images.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg")]
+    paths = jpeg_files(arguments.images)
     images = [path.read_bytes() for path in paths[:: max(1, len(paths) // arguments.count)]]
     if not images:
         parser.error(f"no JPEGs under {arguments.images}")

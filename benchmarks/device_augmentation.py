@@ -29,6 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from jpegs import read_jpegs
+
 from benchmarks.gpu_code import count_kernels
 from sar_dist.config import AugmentSettings, ModelSettings, RunConfig, RunSettings
 from sar_dist.data.images import (
@@ -42,7 +44,6 @@ from sar_dist.data.images import (
 )
 from sar_dist.data.images import device_operations as operations
 from sar_dist.data.images.device_plan import AMOUNTS, Family
-from sar_dist.data.making import demo_samples
 from sar_dist.models import model_on_meta
 from sar_dist.observe import count_flops
 from sar_dist.randomness import seed_generators
@@ -214,11 +215,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if arguments.images is None:
-        files = [sample["jpg"] for sample in demo_samples("bench", arguments.count, 8, 400, seed=0)]
-    else:
-        found = sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        files = [path.read_bytes() for path in found[: arguments.count]]
+    files = read_jpegs(arguments.images, arguments.count)
     if not files:
         parser.error(f"no JPEGs under {arguments.images}")
     workers = compare_workers(files, arguments.rounds)

@@ -46,6 +46,7 @@ from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from jpegs import jpeg_files
 from other_loaders import missing, other_sides
 
 from sar_dist.config import AugmentSettings, DataSettings
@@ -72,7 +73,7 @@ Side = Callable[[int], Iterable[Any]]  # number of workers to batches
 def jpegs_of(folder: Path | None) -> list[bytes]:
     """JPEG files under a folder, or generated ones that compress about as ImageNet's do."""
     if folder is not None:
-        return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg")]
+        return [path.read_bytes() for path in jpeg_files(folder)]
     rng = np.random.default_rng(0)
     jpegs = []
     for _ in range(60):

@@ -45,6 +45,13 @@ class CannotWrite(UserError, OSError):
         return f"cannot write {self.filename}: {self.strerror}; {remedy}"
 
 
+class NotAFile(UserError, OSError):
+    """Something else in the place of a file; a ``UserError`` as it stands, and an ``OSError`` as ``CannotWrite`` is one."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at ``path`` whole, on disk, or not at all.
@@ -145,10 +152,11 @@ def read_regular(path: Path) -> bytes:
     """Content of a file that somebody named.
 
     Raises:
-        OSError: it cannot be read, or is something else than a file: reading a pipe would wait for ever.
+        NotAFile: reading it would wait for ever, as of a pipe.
+        OSError: it cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
+        raise NotAFile(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
     return path.read_bytes()
 
 

@@ -13,6 +13,7 @@ import torch
 
 from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
 from sar_dist.errors import UserError
+from sar_dist.files import read_regular
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.observe import attention_detail_figure
 from sar_dist.program import run_tool
@@ -25,7 +26,7 @@ from sar_dist.transfer import MAX_PIXELS, LoadedModel, load_model
 def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     """Run the model on one image file and draw the attention of its last tapped block."""
     try:
-        pixels = build_eval_transform(loaded.augment, loaded.image_size, MAX_PIXELS)(path.read_bytes())  # 3 S S uint8
+        pixels = build_eval_transform(loaded.augment, loaded.image_size, MAX_PIXELS)(read_regular(path))  # 3 S S uint8
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UndecodableImage as error:

@@ -66,13 +66,18 @@ class EvaTapBlock(nn.Module):
         Returns:
             The new tokens (B, N, C); with ``tap``, also the query (B, H, d) and the patch keys (B, H, gh * gw, d).
         """
-        attended, query, key = self._attend(self.norm1(x), rope, attn_mask, is_causal)
+        x, query, key = self._compute(x, rope, attn_mask, is_causal)
+        return (x, query, key) if tap else x
+
+    def _compute(self, x: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The new tokens, and what is tapped; ``how`` to attend is as of ``_attend``."""
+        attended, query, key = self._attend(self.norm1(x), *how)
         if self.skip:
             x = x + self.drop_path1(_scaled(attended, self.gamma_1))
             x = x + self.drop_path2(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
         else:
             x = attended + self.drop_path2(_scaled(self.mlp(attended), self.gamma_2))
-        return (x, query, key) if tap else x
+        return x, query, key
 
     def _attend(
         self, x: Tensor, rope: Tensor | None, attn_mask: Tensor | None, is_causal: bool
@@ -112,19 +117,11 @@ class PostNormEvaTapBlock(EvaTapBlock):
             )
         super().__init__(block, num_prefix_tokens=num_prefix_tokens, query=query)
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        tap: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        """See ``EvaTapBlock.forward``."""
-        attended, query, key = self._attend(x, rope, attn_mask, is_causal)
+    def _compute(self, x: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
+        attended, query, key = self._attend(x, *how)
         x = x + self.drop_path1(self.norm1(attended))
         x = x + self.drop_path2(self.norm2(self.mlp(x)))
-        return (x, query, key) if tap else x
+        return x, query, key
 
 
 def embed(vit: Any, images: Tensor) -> Embedding:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sar_dist.files import atomic_write
+from sar_dist.files import atomic_write, read_regular
 
 RESERVED = frozenset({"step", "prefix", "time"})
 
@@ -67,10 +67,9 @@ def read_records(path: Path) -> Iterator[dict[str, float | str]]:
     """The records of a metrics.jsonl, in order, skipping torn lines. A missing file has none."""
     if not path.exists():
         return
-    with path.open("rb") as file:
-        for line in file:
-            if (record := _read_line(line)) is not None:
-                yield record
+    for line in read_regular(path).splitlines():
+        if (record := _read_line(line)) is not None:
+            yield record
 
 
 def truncate_records(path: Path, step: int) -> int:
@@ -83,7 +82,7 @@ def truncate_records(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = read_regular(path).splitlines(keepends=True)
     kept = []
     for line in lines:
         record = _read_line(line)

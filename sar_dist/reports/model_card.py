@@ -10,6 +10,7 @@ from typing import Any
 from sar_dist.errors import UserError
 from sar_dist.files import write_durably
 from sar_dist.observe import read_records
+from sar_dist.reports.runs import read_json
 from sar_dist.transfer import RESULT_FILE, Result, read_result
 
 CARD_FILE = "README.md"
@@ -31,8 +32,8 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
     Raises:
         UserError: a file of the run cannot be read, or the export cannot be written.
     """
-    config, hub = _read_json(run / "config.json"), _read_json(export / "config.json")
-    environments = _read_json(run / "environment.json") if (run / "environment.json").is_file() else []
+    config, hub = read_json(run / "config.json"), read_json(export / "config.json")
+    environments = read_json(run / "environment.json") if (run / "environment.json").is_file() else []
     results = [read_result(file) for file in sorted((run / "transfer").glob(f"*/{RESULT_FILE}"))]
     public = without_folders(config)
     public["run"]["dir"] = "runs"
@@ -177,10 +178,3 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     cells = [list(header), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error

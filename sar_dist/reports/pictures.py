@@ -107,6 +107,8 @@ def fit_pictures(found: Sequence[FoundPicture], room: int) -> PagePictures:
 
 
 def _size_if_readable(file: Path) -> int | None:
+    if not file.is_file():  # a pipe would be waited for
+        return None
     try:
         with Image.open(file) as picture:
             picture.load()

@@ -98,10 +98,10 @@ def _load(path: Path) -> ReportedRun:
     records = [record for record in read_records(path / "metrics.jsonl") if "prefix" in record]
     if not records:
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
     begun = sorted(folder.name for folder in (path / "transfer").glob("*/"))
-    environments = _read_json(path / "environment.json") if (path / "environment.json").is_file() else []
+    environments = read_json(path / "environment.json") if (path / "environment.json").is_file() else []
     return ReportedRun(
         name=config.get("run", {}).get("name", path.name),
         path=path,
@@ -113,7 +113,8 @@ def _load(path: Path) -> ReportedRun:
     )
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of a run. Raises UserError."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from sar_dist.regularizer import class_similarity
-from sar_dist.terms.term import TermScores, WeightedTerm
+from sar_dist.terms.map_term import MapTerm
 
 
-class AttentionEntropy(WeightedTerm):
+class AttentionEntropy(MapTerm):
     """Shannon entropy of the attention of [CLS] to the patches, over every head of every tapped block.
 
     The control for the spatial entropy (Peruzzo et al., Machine Learning 2024): it also makes the attention narrow, but
@@ -24,16 +21,8 @@ class AttentionEntropy(WeightedTerm):
     label: ClassVar[str] = "entropy of the [CLS] attention"
     unit: ClassVar[str] = "nats"
 
-    def __call__(self, output: Mapping[str, Any]) -> TermScores:
-        """Entropy of every head's row."""
-        entropies = torch.stack(
-            [
-                attention_entropy(class_similarity(query, key, self.setup.grid))
-                for query, key in zip(output["queries"], output["keys"], strict=True)
-            ],
-            dim=1,
-        )  # B blocks H
-        return TermScores(entropies.mean(), {self.name: entropies})
+    def measure(self, similarity: Tensor) -> Tensor:
+        return attention_entropy(similarity)
 
 
 def attention_entropy(similarity: Tensor) -> Tensor:

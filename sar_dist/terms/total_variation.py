@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sar_dist.regularizer import class_similarity
-from sar_dist.terms.term import TermScores, WeightedTerm
+from sar_dist.terms.map_term import MapTerm
 
 
-class TotalVariation(WeightedTerm):
+class TotalVariation(MapTerm):
     """Half the mean squared difference of neighbouring similarities, over every head of every tapped block.
 
     The alternative to the spatial entropy in the ablation of Peruzzo et al., "Spatial entropy as an inductive bias for
@@ -24,16 +22,8 @@ class TotalVariation(WeightedTerm):
     name: ClassVar[str] = "total_variation"
     label: ClassVar[str] = "total variation"
 
-    def __call__(self, output: Mapping[str, Any]) -> TermScores:
-        """Total variation of every map."""
-        variations = torch.stack(
-            [
-                total_variation(class_similarity(query, key, self.setup.grid))
-                for query, key in zip(output["queries"], output["keys"], strict=True)
-            ],
-            dim=1,
-        )  # B blocks H
-        return TermScores(variations.mean(), {self.name: variations})
+    def measure(self, similarity: Tensor) -> Tensor:
+        return total_variation(similarity)
 
 
 def total_variation(similarity: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ def build_trainer(config: RunConfig) -> Trainer:
 
     model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
-    grid, flops, training_flops = model.grid, count_flops_of(config), training_flops_of(config)
+    grid, flops = model.grid, count_flops_of(config)
+    training_flops = training_flops_of(config, flops)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
     ema = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
 
@@ -216,10 +217,9 @@ def count_flops_of(config: RunConfig) -> FlopReport:
     return replace(report, skipped_macs=skipped)
 
 
-def training_flops_of(config: RunConfig) -> float:
+def training_flops_of(config: RunConfig, model: FlopReport) -> float:
     """FLOPs that training needs for one image: forward and backward of the model and of its terms."""
-    terms = term_costs(config, model_on_meta(config.model, config.regularizer))
-    return count_flops_of(config).training_flops + terms.total_flops
+    return model.training_flops + term_costs(config, model_on_meta(config.model, config.regularizer)).total_flops
 
 
 def log_hardware(logger: RunLogger, step: int, training_flops: float, peak: DevicePeak | None) -> None:

@@ -89,6 +89,8 @@ def write_damaged_sets(root: Path) -> None:
         "images_index": ("images", "classes.json", b'{"cat": {"index": Infinity, "name": "cat"}, "dog": {"index": 1}}'),
         "lists": ("folder", "train2018.json", b'{"images": [], "annotations": [], "categories": [{"id": Infinity}]}'),
     }
+    shutil.copytree(root / "small", root / "run_pipe")
+    os.mkfifo(root / "run_pipe" / "metrics.jsonl")
     for name, (base, file, content) in changes.items():
         shutil.copytree(root / base, root / name)
         (root / name / file).write_bytes(content)
@@ -214,6 +216,8 @@ EXPERIMENT = [
 REPORT = [
     ("report @/loop --out @/out", "Symlink loop|symbolic links|is not a run directory"),
     ("report @/pipe --out @/out", "is not a run directory"),
+    ("report @/run_pipe --out @/out", "metrics.jsonl: it is a pipe"),
+    ("visualize_attention --model @/export --images @/pipe/a.jpg --out @/out", "cannot read .*a.jpg: it is a pipe"),
 ]
 MODELS = [
     (f"{program} --model {model} {rest}", message)

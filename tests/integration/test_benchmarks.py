@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, tool
 
-PARTS = {"gpu_code.py", "step_sides.py"}  # of other benchmarks
+PARTS = {"gpu_code.py", "jpegs.py", "step_sides.py"}  # of other benchmarks
 PROGRAMS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in PARTS)
 
 
