@@ -144,7 +144,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot create {folder}: {error.strerror}; set ${CACHE_VARIABLE}, or another output, to a writable folder"
+            f"cannot create {folder}: {error.strerror}; choose an output (and a ${CACHE_VARIABLE}) that you may write"
         ) from None
 
 

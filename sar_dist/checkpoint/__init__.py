@@ -3,6 +3,7 @@
 from sar_dist.checkpoint.layout import (
     MANIFEST,
     DamagedCheckpoint,
+    ForbiddenCheckpoint,
     UnsupportedFormat,
     complete_checkpoints,
     step_name,
@@ -30,6 +31,7 @@ __all__ = [
     "DamagedCheckpoint",
     "EngineState",
     "FileRecord",
+    "ForbiddenCheckpoint",
     "Fragment",
     "LoaderState",
     "RankIndex",

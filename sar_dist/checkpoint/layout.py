@@ -31,6 +31,10 @@ class DamagedCheckpoint(UserError):
     """A checkpoint folder that is not what its manifest says; the message names the file."""
 
 
+class ForbiddenCheckpoint(UserError):
+    """A checkpoint that this user may not read. It is no damage: such a folder is never skipped or set aside."""
+
+
 class UnsupportedFormat(UserError):
     """A checkpoint of another version of the format. It is no damage: such a folder is never skipped or set aside."""
 
@@ -69,6 +73,13 @@ def step_of(folder: Path) -> int:
 def is_step_name(name: str) -> bool:
     """Whether a folder of this name is a committed checkpoint."""
     return _STEP_NAME.fullmatch(name) is not None
+
+
+def cannot_read(file: Path, error: Exception) -> UserError:
+    """What an error while a checkpoint's file was read means: ForbiddenCheckpoint or DamagedCheckpoint."""
+    if isinstance(error, PermissionError):
+        return ForbiddenCheckpoint(f"{file} may not be read by this user; see to its permissions")
+    return DamagedCheckpoint(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def regular_size(path: Path, limit: int | None = None) -> int:

@@ -17,6 +17,7 @@ from sar_dist.checkpoint.layout import (
     MANIFEST,
     DamagedCheckpoint,
     UnsupportedFormat,
+    cannot_read,
     index_file,
     is_step_name,
     regular_size,
@@ -179,6 +180,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     Raises:
         DamagedCheckpoint: it cannot be read, was changed, does not hold what it should, or belongs to another step than
             the folder's name says.
+        ForbiddenCheckpoint: this user may not read it.
         UnsupportedFormat: it is intact for all we know, but this version cannot read it.
     """
     file = folder / MANIFEST
@@ -186,7 +188,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         regular_size(file, limit=_MAX_MANIFEST_BYTES)
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+        raise cannot_read(file, error) from error
     if not isinstance(content, dict) or "format" not in content:
         raise DamagedCheckpoint(f"{file} is not the manifest of a checkpoint: it names no format")
     if content["format"] != FORMAT:
@@ -211,6 +213,7 @@ def verify(folder: Path) -> CheckpointManifest:
     Raises:
         DamagedCheckpoint: a file is missing, is no regular file, has another size or another hash; the manifest cannot
             be read, or belongs to another step than the folder's name says.
+        ForbiddenCheckpoint: this user may not read one of the files.
         UnsupportedFormat: another version of the format.
     """
     manifest = read_manifest(folder)
@@ -218,7 +221,7 @@ def verify(folder: Path) -> CheckpointManifest:
         try:
             actual = FileRecord.of(folder / name)
         except OSError as error:
-            raise DamagedCheckpoint(f"{folder / name} cannot be read: {error.strerror or error}") from error
+            raise cannot_read(folder / name, error) from error
         if actual != expected:
             what = "size" if actual.bytes != expected.bytes else "content"
             raise DamagedCheckpoint(f"{folder / name} has another {what} than when it was saved")
@@ -230,11 +233,12 @@ def read_index(folder: Path, rank: int) -> RankIndex:
 
     Raises:
         DamagedCheckpoint: it cannot be read, or does not hold what it should.
+        ForbiddenCheckpoint: this user may not read it.
     """
     file = folder / index_file(rank)
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{file} cannot be read: {error}") from error
+        raise cannot_read(file, error) from error
     with one_line(file, RankIndex, DamagedCheckpoint):
         return RankIndex.model_validate(content)

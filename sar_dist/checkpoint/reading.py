@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sar_dist.checkpoint.layout import DamagedCheckpoint, shard_file
+from sar_dist.checkpoint.layout import DamagedCheckpoint, cannot_read, shard_file
 from sar_dist.checkpoint.manifest import CheckpointManifest, RankIndex, read_index, verify
 
 TensorKind = str
@@ -106,5 +106,5 @@ class CheckpointReader:
             try:
                 self._files[rank] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
+                raise cannot_read(path, error) from error
         return self._files[rank]

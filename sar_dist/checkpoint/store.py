@@ -9,7 +9,9 @@ files, not collectives: collectives from a second thread would mix with those of
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -64,10 +66,13 @@ class CheckpointStore:
     def _prepare(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, "may not be written by this user")
             self._remove_leftovers()
             self._run_id = self._find_run_id()
         except OSError as error:
-            raise UserError(f"{self.root} cannot be prepared for checkpoints: {error}") from error
+            reason = error.strerror or error
+            raise UserError(f"{error.filename or self.root} cannot be prepared for checkpoints: {reason}") from error
 
     def _find_run_id(self) -> str:
         """The run's name: in its file; else, where that was not copied along, in its checkpoints; else a new one."""

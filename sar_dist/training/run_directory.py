@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,11 @@ class RunDirectory:
             if path.exists() and not (path.is_dir() if path in folders else path.is_file()):
                 kind = "folder" if path in folders else "regular file"
                 raise UserError(f"{path} is not a {kind}; move it away, or choose another run.name")
+            # Lines are appended to these two, the other files are replaced.
+            appended = path in folders or path in (self.metrics, self.bad_images)
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK if appended else os.R_OK, effective_ids=True):
+                verb = "written" if os.access(path, os.R_OK, effective_ids=True) else "read"
+                raise UserError(f"{path} may not be {verb} by this user; see to its permissions, or set run.dir")
 
     def _recorded_config(self) -> RunConfig | None:
         """What the run was started with: config.json or, where that is lost or damaged, a checkpoint's copy of it."""

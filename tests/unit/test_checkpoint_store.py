@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from privileges import permissions_hold
 from run_factory import index_of_one_shard, weights_alone
 
 from sar_dist.checkpoint import (
@@ -71,6 +72,30 @@ def test_where_none_is_intact_none_is_set_aside(tmp_path: Path) -> None:
     for _ in range(2):  # the second start must not begin a new run
         with pytest.raises(UserError, match="none of the 1 checkpoints"):
             opened(tmp_path).newest()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rank_00000.json", "rank_00000.safetensors", ""])
+def test_checkpoint_that_may_not_be_read_is_no_damaged_one(tmp_path: Path, name: str) -> None:
+    save(opened(tmp_path), 10, 20)
+    forbidden = tmp_path / step_name(20) / name
+    mode = forbidden.stat().st_mode
+    forbidden.chmod(0)
+    with (
+        permissions_hold(),
+        pytest.raises(UserError, match=r"step_00000020/\S+ may not be read by this user"),
+    ):
+        opened(tmp_path).newest()  # and no start from step 10 in its place
+    forbidden.chmod(mode)
+    reader = opened(tmp_path).newest()
+    assert reader is not None
+    assert reader.step == 20
+
+
+def test_folder_that_may_not_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with permissions_hold(), pytest.raises(UserError, match="cannot be prepared for checkpoints: may not be written"):
+        opened(tmp_path)
+    tmp_path.chmod(0o755)
 
 
 def test_exchanged_and_renamed_folders_are_refused(tmp_path: Path) -> None:
@@ -229,7 +254,7 @@ def test_endless_and_deep_manifests_are_refused(tmp_path: Path) -> None:
     save(opened(tmp_path), 10)
     manifest = tmp_path / step_name(10) / "manifest.json"
     manifest.write_text("[" * 100_000)
-    with pytest.raises(DamagedCheckpoint, match="RecursionError"):
+    with pytest.raises(DamagedCheckpoint, match="maximum recursion depth"):
         verify(manifest.parent)
     os.truncate(manifest, 10**12)
     with pytest.raises(DamagedCheckpoint, match="more than"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from privileges import permissions_hold
 from run_factory import random_model, settings, write_run
 
 from sar_dist.checkpoint import complete_checkpoints
@@ -137,6 +138,32 @@ def test_something_else_in_the_way_is_one_line(name: str, tmp_path: Path) -> Non
         os.mkfifo(path)
     with pytest.raises(UserError, match=rf"{name or 'small'} is not a .*move it away"):
         directory.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "verb"),
+    [
+        ("config.json", 0o0, "read"),
+        ("summary.json", 0o0, "read"),
+        ("metrics.jsonl", 0o0, "read"),
+        ("metrics.jsonl", 0o444, "written"),
+        ("checkpoints", 0o555, "written"),
+        ("tensorboard", 0o555, "written"),
+        ("", 0o555, "written"),
+    ],
+)
+def test_what_may_not_be_used_is_said_before_anything_starts(name: str, mode: int, verb: str, tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    path = RunDirectory(config).path / name
+    if "." in name:
+        path.parent.mkdir()
+        path.touch()
+    else:
+        path.mkdir(parents=True)
+    path.chmod(mode)
+    with permissions_hold(), pytest.raises(UserError, match=rf"{name or 'small'} may not be {verb} by this user"):
+        RunDirectory(config).check(config)
+    path.chmod(0o755)
 
 
 def test_bad_image_on_a_full_disk_is_counted_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ and crc32 and a magic. An index with any bit altered, or of an older layout, is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -144,14 +145,25 @@ def build_index(manifest: Manifest, processes: int | None = None) -> ShardIndex:
     if known is not None:
         return known
     beside, cached = index_paths(manifest)
-    path = beside if os.access(beside.parent, os.W_OK) else cached
-    make_folder(path.parent)
+    # Another user's lock or index may lie in a folder that is open to a group.
+    if os.access(beside.parent, os.W_OK):
+        try:
+            return _built_at(beside, manifest, states, processes)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+    make_folder(cached.parent)
+    return _built_at(cached, manifest, states, processes)
+
+
+def _built_at(path: Path, manifest: Manifest, states: list[os.stat_result], processes: int | None) -> ShardIndex:
     with FileLock(path.with_suffix(".lock")):
         # Another process may have built it while this one waited.
         index = _stored(manifest, states)
         if index is None:
-            _say_if_outdated((beside, cached))
-            index = _made(path, _indexed_parts(manifest, states, _known_parts((beside, cached)), processes))
+            paths = index_paths(manifest)
+            _say_if_outdated(paths)
+            index = _made(path, _indexed_parts(manifest, states, _known_parts(paths), processes))
     return index
 
 
@@ -194,7 +206,10 @@ def _states(manifest: Manifest) -> list[os.stat_result]:
 
     def state(entry: ShardEntry) -> os.stat_result | None:
         try:
-            return os.stat(root / entry.name)
+            found = os.stat(root / entry.name)
+            if not os.access(root / entry.name, os.R_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return found
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from privileges import permissions_hold
 from shard_factory import CLASSES, make_shards, sample_members, tar_bytes
 
 from sar_dist.data import check_shards, load_manifest
@@ -243,7 +244,7 @@ def test_index_is_built_once_and_again_only_for_changed_shards(tmp_path: Path, m
 def test_index_of_a_read_only_folder_goes_to_the_cache(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: mode == os.R_OK)
     # Two data sets whose folders and shards have the same names: their indices must not be mixed up.
     for parent, sizes in (("a", [3]), ("b", [4])):
         manifest = load_manifest(make_shards(tmp_path / parent / "data", sizes), "train")
@@ -251,6 +252,25 @@ def test_index_of_a_read_only_folder_goes_to_the_cache(
         assert open_index(manifest).offsets[-1] == sizes[0]
         assert not list((tmp_path / parent / "data").glob(".*index*"))
     assert len(list((own_cache / "index").glob("*.index"))) == 2
+
+
+@pytest.mark.parametrize("name", [".train.lock", ".train.index"])
+def test_what_another_user_left_beside_the_shards_blocks_nobody(tmp_path: Path, own_cache: Path, name: str) -> None:
+    folder = make_shards(tmp_path / "data", [3])
+    (folder / name).touch(0)
+    with permissions_hold():
+        assert open_index(load_manifest(folder, "train")).offsets[-1] == 3
+    assert (own_cache / "index").exists() == (name == ".train.lock")  # an index is replaced, a lock is not
+
+
+def test_shard_that_may_not_be_read_is_said_before_anything_starts(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "data", [3, 2])
+    manifest = load_manifest(folder, "train")
+    check_shards(manifest)
+    shard = folder / manifest.shards[1].name
+    shard.chmod(0)
+    with permissions_hold(), pytest.raises(UserError, match=rf"{shard.name} in \S+ cannot be read: Permission denied"):
+        check_shards(manifest)
 
 
 def test_any_flipped_bit_of_an_index_is_noticed(tmp_path: Path) -> None:
