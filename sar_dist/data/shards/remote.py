@@ -79,22 +79,28 @@ class RemoteFolder:
         return int(size)
 
     def read(self, name: str) -> bytes:
-        """The whole content of a small file."""
-        return self._repeated(name, lambda filesystem, path: filesystem.cat_file(path))
+        """The whole content of a small file. Raises UserError if it is larger than any manifest, whatever its server says."""
+        return self._manifest_sized(name, self._repeated(name, _beginning))
 
     def read_if_there(self, name: str) -> bytes | None:
-        """The whole content of a small file, or None where the store says that it is not there.
+        """As ``read``, or None where the store says that the file is not there.
 
         A store that may not list its files says "permission denied" instead.
         """
 
         def content(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
             try:
-                return filesystem.cat_file(path)
+                return _beginning(filesystem, path)
             except (FileNotFoundError, PermissionError):
                 return None
 
-        return self._repeated(name, content)
+        data = self._repeated(name, content)
+        return None if data is None else self._manifest_sized(name, data)
+
+    def _manifest_sized(self, name: str, data: bytes) -> bytes:
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise UserError(f"{self.url(name)} is no manifest: it has more than {MAX_MANIFEST_BYTES} bytes")
+        return data
 
     def chunks(self, name: str, size: int) -> Iterator[bytes]:
         """The content of a file of ``size`` bytes in order, in pieces of CHUNK_BYTES; a failed piece is read again."""
@@ -151,6 +157,12 @@ class RemoteFolder:
         if self._connection is None or self._connection[0] != os.getpid():
             self._connection = (os.getpid(), connect(self.root))
         return self._connection[1]
+
+
+def _beginning(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    """A file, or a little more of it than a manifest may have; ``cat_file`` would take whatever a server sends."""
+    with filesystem.open(path, "rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
 
 
 def connect(url: str) -> fsspec.AbstractFileSystem:

@@ -336,6 +336,15 @@ def test_remote_manifest_of_absurd_size_or_depth(
         load_manifest(url, "train")
 
 
+@pytest.mark.timeout(30)
+def test_server_that_sends_more_than_it_stated_fills_no_memory(web: tuple[str, Path, Faults]) -> None:
+    url, folder, faults = web
+    (folder / "manifest.json").write_text("{}")
+    faults.planned["manifest.json"] = ["more than stated"]
+    with pytest.raises(UserError, match=r"manifest\.json is not JSON"):
+        load_manifest(url, "train")
+
+
 def test_missing_remote_manifest_is_asked_for_once(
     web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
 ) -> None:

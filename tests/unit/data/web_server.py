@@ -67,12 +67,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "503":
             self.send_error(503)
             return
+        if fault == "more than stated":
+            self.send_endlessly()
+            return
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
         if body:
             self.send(data, fault)
+
+    def send_endlessly(self) -> None:
+        """Without a length, until the other side hangs up."""
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.wfile.write(b" " * 1_000_000)
 
     def send(self, data: bytes, fault: str | None) -> None:
         if fault in ("truncate", "reset", "stall"):
