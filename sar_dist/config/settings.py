@@ -229,7 +229,7 @@ class AugmentSettings(Settings):
         IMAGENET_STD, description="channel standard deviations of the normalisation"
     )
     crop_fraction: float = Field(
-        0.875, gt=0, le=1, description="validation: centre crop's share of the resized image's side"
+        0.875, ge=0.1, le=1, description="validation: centre crop's share of the resized image's side"
     )
     crop_mode: Literal["center", "squash", "border"] = Field(
         "center",

@@ -98,6 +98,7 @@ def _load_random(name: str) -> LoadedModel:
 def _load_run(path: Path) -> LoadedModel:
     config, reader = open_run(path)
     build = functools.partial(build_model, config.model, config.regularizer)
+    _refuse_misfit(config.model, config.regularizer, reader.shapes, "the checkpoint")
     model = build()
     try:
         reader.check_shapes({name: tuple(parameter.shape) for name, parameter in model.vit.named_parameters()})
@@ -123,25 +124,34 @@ def _load_export(path: Path) -> LoadedModel:
     try:
         provenance = config[PROVENANCE_KEY]
         settings = ModelSettings.model_validate(provenance["model"])
-        build = functools.partial(build_model, settings, RegularizerSettings.model_validate(provenance["regularizer"]))
+        regularizer = RegularizerSettings.model_validate(provenance["regularizer"])
         augment = _augment_of(config["pretrained_cfg"])
         description = f"{path} ({settings.name}), run {provenance['run']} after step {provenance['step']}"
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} was not written by tools/export.py: {error}") from error
     weights = open_weights(str(path))
-    _refuse_missing_blocks(settings, weights, path)
+    _refuse_misfit(settings, regularizer, weights.shapes, f"{path}")
+    build = functools.partial(build_model, settings, regularizer)
     model = build()
     _load_strictly(model.vit, weights, f"its {path / 'config.json'}")
     names = class_names(config.get(LABEL_NAMES_KEY))
     return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
 
 
-def _refuse_missing_blocks(settings: ModelSettings, weights: NamedWeights, path: Path) -> None:
-    """Before a model is built: a depth that the weights do not have would cost memory and time without end."""
+def _refuse_misfit(
+    settings: ModelSettings, regularizer: RegularizerSettings, shapes: Mapping[str, tuple[int, ...]], weights: str
+) -> None:
+    """Before a model is built: a size that its weights do not have could cost memory and time without end."""
     depth = settings.options.get("depth")
-    blocks = {name.split(".")[1] for name in weights.shapes if name.startswith("blocks.")}
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
     if isinstance(depth, int) and depth > len(blocks):
-        raise UserError(f"{path / 'config.json'}: depth {depth}, but {path} has the weights of {len(blocks)} blocks")
+        raise UserError(f"its config.json says depth {depth}, but {weights} has the weights of {len(blocks)} blocks")
+    built = {
+        name: tuple(tensor.shape) for name, tensor in model_on_meta(settings, regularizer).vit.state_dict().items()
+    }
+    for name, shape in built.items():
+        if shapes.get(name, shape) != shape:
+            raise UserError(f"its config.json makes {name} {list(shape)}, but {weights} has {list(shapes[name])}")
 
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:

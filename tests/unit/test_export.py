@@ -257,10 +257,15 @@ def test_configuration_of_absurd_size_or_depth_is_refused(run: Path, tmp_path: P
     export_run(run, out)
     file = out / "config.json"
     config = json.loads(file.read_text())
-    config["sar_dist"]["model"]["options"]["depth"] = 100_000
-    file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"config\.json: depth 100000, but .* has the weights of \d+ blocks"):
-        load_model(str(out))
+    sizes = config["sar_dist"]["model"]["options"]
+    for name, problem in (
+        ("depth", r"config\.json says depth 100000, but \S+ has the weights of \d+ blocks"),
+        ("embed_dim", r"config\.json makes cls_token \[1, 1, 100000\], but \S+ has"),
+    ):
+        config["sar_dist"]["model"]["options"] = {**sizes, name: 100_000}
+        file.write_text(json.dumps(config))
+        with pytest.raises(UserError, match=problem):
+            load_model(str(out))
     file.write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"config\.json is nested too deeply"):
         load_model(str(out))
