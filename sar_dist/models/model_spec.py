@@ -151,7 +151,8 @@ def _refuse_misfit(
     }
     for name, shape in built.items():
         if shapes.get(name, shape) != shape:
-            raise UserError(f"its config.json makes {name} {list(shape)}, but {weights} has {list(shapes[name])}")
+            found = list(shapes[name])
+            raise UserError(f"{weights} does not fit its config.json: {name} is {found}, not {list(shape)}")
 
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:

@@ -4,6 +4,8 @@
   (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted.
 - Folders that hold no images themselves but two or more folders with images each (``2019/cats``, ``2019/dogs``) are not
   classes but a level above them: such a tree is refused.
+- Names that look the same are the same class: Unicode's composed and decomposed letters (which macOS writes), spaces
+  around a name. Two folders that look the same, or are the same through a link, are refused.
 - Classes are numbered from 0: in the order of their numbers if all folders are whole numbers, else in alphabetical order,
   as torchvision's ImageFolder does. A ``classes.json`` may say otherwise.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +29,16 @@ CLASSES_NAME = "classes.json"
 _MOST_CLASSES = 10_000_000
 
 
+def class_word(text: str) -> str:
+    """A class's word in the form in which words are compared: composed letters (Unicode NFC), no spaces around."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
 class ClassFolder(NamedTuple):
-    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none."""
+    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none.
+
+    ``name`` is its name as a ``class_word``.
+    """
 
     name: str
     images: tuple[str, ...]
@@ -54,8 +65,10 @@ def class_folders(root: Path) -> tuple[list[ClassFolder], list[str]]:
     expected = f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders"
     if not any(not is_left_over(name) for name in names):
         raise UserError(f"{root} has no class folders; {expected}")
-    found = [_read_class(root, name) for name in names if not is_left_over(name)]
-    classes = {folder.name: folder for folder in found if folder.images}
+    found = {name: _read_class(root, name) for name in names if not is_left_over(name)}
+    with_images = [name for name, folder in found.items() if folder.images]
+    _refuse_doubles(root, with_images)
+    classes = {found[name].name: found[name] for name in with_images}
     if not classes:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)})")
     if all(folder.branches for folder in classes.values()) and any(f.branches > 1 for f in classes.values()):
@@ -64,14 +77,30 @@ def class_folders(root: Path) -> tuple[list[ClassFolder], list[str]]:
             f"the folders in {root} ({', '.join([*classes][:3])}) are no classes: {first.name} holds no images itself but "
             f"folders of them, such as {first.images[0]}; give the folder whose folders are the classes"
         )
-    return [classes[name] for name in sort_classes([*classes])], [name for name in names if name not in classes]
+    return [classes[name] for name in sort_classes([*classes])], [name for name in names if name not in with_images]
+
+
+def _refuse_doubles(root: Path, names: Iterable[str]) -> None:
+    """Raise UserError where two class folders would be one class: links to one folder, or names that look the same."""
+    by_folder: dict[tuple[int, int], str] = {}
+    by_word: dict[str, str] = {}
+    for name in names:
+        state = os.stat(root / name)
+        other = by_folder.setdefault((state.st_dev, state.st_ino), name)
+        if other != name:
+            raise UserError(f"{other} and {name} in {root} are the same folder, through a link; remove one of them")
+        other = by_word.setdefault(class_word(name), name)
+        if other != name:
+            raise UserError(
+                f"the class folders {other!a} and {name!a} in {root} look the same; put their images into one of them"
+            )
 
 
 def _read_class(root: Path, name: str) -> ClassFolder:
     images: list[str] = []
     ignored: list[str] = []
     _walk(root, name, images, ignored, ())
-    return ClassFolder(name, tuple(sorted(images)), tuple(sorted(ignored)))
+    return ClassFolder(class_word(name), tuple(sorted(images)), tuple(sorted(ignored)))
 
 
 def _walk(root: Path, folder: str, images: list[str], ignored: list[str], above: tuple[tuple[int, int], ...]) -> None:
@@ -165,11 +194,11 @@ def parse_label_words(data: bytes, where: str) -> ClassTable:
         raise UserError(f"{where} does not name classes ({error!r}); correct or remove it") from None
     if not named:
         raise UserError(f"{where} does not name classes; correct or remove it")
-    labels = {word: label for label, word in enumerate(words)}
+    labels = {class_word(word): label for label, word in enumerate(words)}
     if isinstance(content, dict):
         if not all(_is_whole(label) for label in content.values()):
-            return _class_table(words, content, where, whole=False)
-        labels = content
+            return _class_table([*labels], content, where, whole=False)
+        labels = {class_word(word): label for word, label in content.items()}
     if sorted(labels.values()) != list(range(len(words))):
         raise UserError(f"{where} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
     return ClassTable(labels, tuple(sorted(labels, key=labels.__getitem__)))
@@ -220,8 +249,8 @@ def _as_table(content: Any) -> Any:
     if isinstance(content, list) and len(set(content)) == len(content):
         content = {word: label for label, word in enumerate(content) if isinstance(word, str)}
     if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
-        return {word: {"index": label, "name": word} for word, label in content.items()}
-    return content
+        content = {word: {"index": label, "name": word} for word, label in content.items()}
+    return {class_word(word): entry for word, entry in content.items()} if isinstance(content, dict) else content
 
 
 def class_table_content(table: ClassTable) -> dict[str, dict[str, Any]]:

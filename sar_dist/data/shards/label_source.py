@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sar_dist.data.layout import class_word
 from sar_dist.errors import UserError
 
 LABEL_EXTENSION = "cls"
@@ -45,7 +46,7 @@ class LabelSource:
         if text is None:
             return missing
         number = parse_number(text.encode("utf-8", "surrogatepass"))
-        return self.words.get(text.strip(), missing) if number == missing else number
+        return self.words.get(class_word(text), missing) if number == missing else number
 
     def _text(self, data: bytes) -> str | None:
         try:

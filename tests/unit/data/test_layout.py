@@ -146,6 +146,30 @@ def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
     assert contents(tiny) == [(0, image_of(0)), (1, image_of(1))]
 
 
+def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"  # macOS writes the second
+    for number, name in enumerate((f"train/{composed}", "train/dog", f"val/{decomposed}", "val/dog ")):
+        folder = tmp_path / "set" / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(image_of(number))
+    train, val = imagefolder_sources(tmp_path / "set", None)
+    assert train.classes == val.classes == (composed, "dog")
+    assert [int(val.sample(number)[1]["cls"]) for number in range(2)] == [0, 1]
+    (tmp_path / "set" / "train" / decomposed).mkdir()
+    (tmp_path / "set" / "train" / decomposed / "b.png").write_bytes(image_of(5))
+    with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9' in \S+ look the same"):
+        imagefolder_sources(tmp_path / "set", None)
+
+
+def test_a_class_folder_that_is_a_link_to_another_is_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(image_of(1))
+    (tmp_path / "kitty").symlink_to(tmp_path / "cat")
+    with pytest.raises(UserError, match=r"cat and kitty in \S+ are the same folder"):
+        imagefolder_sources(tmp_path, None)
+
+
 def test_numbers_are_sorted_as_numbers_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert sort_classes(["10", "2", "0"]) == ["0", "2", "10"]
     assert sort_classes(["b10", "b2"]) == ["b10", "b2"]

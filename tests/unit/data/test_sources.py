@@ -281,12 +281,41 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["path", "label"], [["a.jpg", "12345678"]], "too large"),
         (["path", "label"], [["a.jpg", "1"], ["a.jpg", "1"]], "names a.jpg twice"),
         (["path", "label"], [["gone.jpg", "1"]], r"cannot read .*gone\.jpg"),
+        (["path", "label"], [["a.jpg", "1", "2"]], "line 2: 3 fields, but the header line has 2"),
+        (["path", "label", "label"], [["a.jpg", "1", "2"]], "2 columns 'label'"),
+        (["path", "label", "Split"], [["a.jpg", "1", "train"], ["b.jpg", "1", "eval"]], "not clear whether Split says"),
+        (["path", "label", "set", "part"], [["a.jpg", "1", "val", "train"]], "not clear whether set or part says"),
     ],
 )
 def test_impossible_tables(tmp_path: Path, header: list[str], rows: list[list[str]], message: str) -> None:
     make_tree(tmp_path, ["a.jpg", "b.jpg"])
     with pytest.raises(UserError, match=message):
         csv_sources(write_csv(tmp_path / "t.csv", header, rows), None, CsvColumns(), "train")
+
+
+def test_csv_with_a_split_column_that_nobody_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    rows = [["a.jpg", "cat", "train"], ["b.jpg", "dog", "Validation"], ["c.jpg", "cat", "test"]]
+    table = write_csv(tmp_path / "t.csv", ["path", "label", "subset"], rows)
+    sources = csv_sources(table, None, CsvColumns(), None)
+    assert [(source.split, len(source)) for source in sources] == [("train", 1), ("val", 1)]
+    assert "the column subset says to which split a row belongs" in capsys.readouterr().err
+    (whole,) = csv_sources(table, None, CsvColumns(split=""), None)
+    assert (whole.split, len(whole)) == ("train", 3)
+
+
+def test_csv_written_by_hand(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    table = tmp_path / "t.csv"
+    table.write_text("path, label\n\na.jpg, caf\u00e9\nb.jpg,cafe\u0301 \n")  # one class, composed and decomposed
+    (source,) = csv_sources(table, None, CsvColumns(), None)
+    assert (source.classes, len(source)) == (("caf\u00e9",), 2)
+    table.write_text('path,label\na.jpg,"cat\nb.jpg,dog\n')
+    with pytest.raises(UserError, match=r"cannot read .*t\.csv: unexpected end of data"):
+        csv_sources(table, None, CsvColumns(), None)
+    table.write_text("path,label\n\na.jpg,cat\ntext.txt,dog\n")
+    with pytest.raises(UserError, match=r"line 4: 'text\.txt' is no image by name"):
+        csv_sources(table, None, CsvColumns(), None)
 
 
 def write_parquet(path: Path, images: list, labels: list, names: list[str] | None = None) -> Path:

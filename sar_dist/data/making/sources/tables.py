@@ -12,9 +12,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from sar_dist.data.layout import (
     ClassTable,
     Split,
     SplitChoice,
+    class_word,
     is_image_name,
     is_left_over,
     member_extension,
@@ -35,6 +36,7 @@ from sar_dist.data.making.sources.base import FileSample, FileSource, Source, ch
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
+from sar_dist.output import warn
 from sar_dist.randomness import keyed_permutation
 
 _SIGNATURES = (
@@ -52,7 +54,10 @@ _MOST_DIGITS = 7  # of a class number
 
 @dataclass(frozen=True)
 class CsvColumns:
-    """Names of the columns: path of the image, label (a number or a class name), and split, if there is one."""
+    """Names of the columns: path of the image, label (a number or a class name), and split.
+
+    With split "" the table has none; None: it is looked for.
+    """
 
     image: str = "path"
     label: str = "label"
@@ -66,21 +71,24 @@ def csv_sources(
 
     Labels are either all whole numbers, taken as they are, or class names, numbered in alphabetical order over the whole
     table, or over a ``classes.json`` beside it. With a split column, its rows named train, val or validation become these
-    splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. The separator is a tab in .tsv files, else a comma. Raises UserError naming the line.
+    splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. A column that holds nothing
+    but splits is the split column also where ``columns`` names none. The separator is a tab in .tsv files, else a comma.
+    Spaces around a field do not count. Raises UserError naming the line.
     """
-    rows = _read_table(table, columns)
+    content = _read_table(table, columns)
+    rows, columns = content.rows, content.columns
     labels, words = _labels([row[columns.label] for row in rows], table)
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     by_split: dict[str, list[tuple[str, int]]] = {}
-    for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
+    for line, row, label in zip(content.lines, rows, labels, strict=True):
         path = row[columns.image]
         if not is_image_name(path) or "\0" in path:
             raise UserError(
                 f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})"
             )
-        name = "" if columns.split is None else _split_named(row[columns.split], choice, f"{table}, line {line}")
+        name = "" if not columns.split else _split_named(row[columns.split], choice, f"{table}, line {line}")
         by_split.setdefault(name, []).append((path, label))
-    if columns.split is None:
+    if not columns.split:
         made: dict[Split, list[tuple[str, int]]] = (
             {"train" if choice is None else choice.wanted: by_split[""]} if rows else {}
         )
@@ -104,32 +112,74 @@ def _table_source(root: Path, split: Split, rows: Sequence[tuple[str, int]], wor
     return source
 
 
-def _read_table(table: Path, columns: CsvColumns) -> list[dict[str, str]]:
+class _Table(NamedTuple):
+    """The rows of a table with the number of the line each is on, and its columns, with the split column that was found."""
+
+    lines: list[int]
+    rows: list[dict[str, str]]
+    columns: CsvColumns
+
+
+def _read_table(table: Path, columns: CsvColumns) -> _Table:
     try:
         text = io.StringIO(read_regular(table).decode("utf-8-sig"), newline="")
-        reader = csv.DictReader(text, delimiter="\t" if table.suffix == ".tsv" else ",")
-        header = list(reader.fieldnames or ())
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Strict: a quote that is not closed would swallow all rows behind it.
+        reader = csv.reader(text, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True)
+        content = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if fields]
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {table}: it is not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {table}: {error}") from None
-    wanted = [name for name in (columns.image, columns.label, columns.split) if name is not None]
+    header = content[0][1] if content else []
+    _check_header(table, header, [name for name in (columns.image, columns.label, columns.split) if name])
+    lines = [line for line, _ in content[1:]]
+    for line, fields in content[1:]:
+        if len(fields) > len(header):
+            raise UserError(f"{table}, line {line}: {len(fields)} fields, but the header line has {len(header)}")
+    rows = [dict(itertools.zip_longest(header, fields, fillvalue="")) for _, fields in content[1:]]
+    if columns.split is None:
+        columns = replace(columns, split=_split_column(table, header, rows, columns))
+    wanted = [name for name in (columns.image, columns.label, columns.split) if name]
+    for line, row in zip(lines, rows, strict=True):
+        if not all(row[name] for name in wanted):
+            raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
+    return _Table(lines, rows, columns)
+
+
+def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in header:
             raise UserError(
                 f"{table} has no column {name!r}, only {', '.join(header) or 'no header line'}; "
                 "name them with --image-column, --label-column and --split-column"
             )
-    for line, row in enumerate(rows, start=2):
-        if not all(row[name] for name in wanted):
-            raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
-    return rows
+    for name in wanted:
+        if header.count(name) > 1:
+            raise UserError(f"{table} has {header.count(name)} columns {name!r}; rename all but one")
+
+
+def _split_column(
+    table: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]], columns: CsvColumns
+) -> str | None:
+    """The column that says to which split a row belongs: the one in which every entry is a split."""
+    others = [name for name in dict.fromkeys(header) if name not in (columns.image, columns.label)]
+    found = [name for name in others if rows and all(split_of_word(row[name]) for row in rows)]
+    named = [name for name in others if name.lower() == "split"]
+    if len(found) > 1 or (named and not found):
+        raise UserError(
+            f"{table}: it is not clear whether {' or '.join(found or named)} says to which split a row belongs; "
+            'name the column with --split-column, or give --split-column "" if there is none'
+        )
+    if found:
+        warn(f'{table}: the column {found[0]} says to which split a row belongs (--split-column "" if it does not)')
+    return found[0] if found else None
 
 
 def _labels(values: Sequence[str], table: Path) -> tuple[list[int], ClassTable | None]:
     words = _numbered_words(values, table, table.parent / CLASSES_NAME)
     if words is None:
         return [int(value) for value in values], None
-    return [words.labels[value] for value in values], words
+    return [words.labels[class_word(value)] for value in values], words
 
 
 def _numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> ClassTable | None:
@@ -138,7 +188,7 @@ def _numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> C
     Raises:
         UserError: some are numbers and some are not, or they are no class numbers.
     """
-    different = sorted(set(values))
+    different = sorted({class_word(value) for value in values})
     numbers = [value for value in different if re.fullmatch(r"\s*[+-]?[0-9]+([.][0-9]*)?\s*", value)]
     if not numbers:
         return read_class_table(different, classes_file, whole=True)
@@ -265,12 +315,13 @@ class ParquetSource(Source):
 
     def _number(self, label: object, where: str) -> int:
         if self.words is not None:
-            if label not in self.words.labels:
+            word = class_word(label) if isinstance(label, str) else ""
+            if word not in self.words.labels:
                 raise UserError(
                     f"{where} has the label {label!r}, which is not among the {len(self.words.labels)} classes of the training "
                     f"files; take such rows out, or number all classes in a {CLASSES_NAME} beside the files"
                 )
-            return self.words.labels[str(label)]
+            return self.words.labels[word]
         number = (
             int(label) if isinstance(label, str) and label.strip().isdecimal() and len(label) < _MOST_DIGITS else label
         )
@@ -339,7 +390,7 @@ def _add_columns(parser: argparse.ArgumentParser, image: str) -> None:
 
 def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
     _add_columns(parser, "path")
-    parser.add_argument("--split-column", help="column that says train or val (default: there is none)")
+    parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
     parser.add_argument("--images", type=Path, help="folder to which paths are relative (default: the table's)")
 
 
