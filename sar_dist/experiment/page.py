@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.curves import curves_figure, heads_figure
+from sar_dist.experiment.curves import curves_board, curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
 from sar_dist.experiment.statistics import Difference
 from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
@@ -138,6 +138,9 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
     arms = [
         [arm.name, arm.what, ", ".join(f"{key}={value}" for key, value in arm.changes.items())] for arm in results.arms
     ]
+    shown = {
+        name: Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
+    }
     return render_page(
         "experiment.html.j2",
         title=results.experiment.title,
@@ -145,9 +148,8 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         arms=TextTable("Arms", ["arm", "what", "changes"], arms),
         tables=list(tables(results)),
         unfinished=results.unfinished,
-        pictures=[
-            Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
-        ],
+        curves=curves_board(results, shown.pop("curves")),
+        pictures=list(shown.values()),
     )
 
 

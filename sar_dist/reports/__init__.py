@@ -1,6 +1,7 @@
 """Pages about finished runs: curves, final figures, transfer results, runs side by side; attention pictures."""
 
 from sar_dist.reports.attention_page import PictureSection, attention_page
+from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
 from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
@@ -12,6 +13,10 @@ __all__ = [
     "COLORS",
     "COLUMNS",
     "DPI",
+    "Chart",
+    "ChartBoard",
+    "ChartLine",
+    "ChartSeries",
     "Headline",
     "Picture",
     "PictureSection",
