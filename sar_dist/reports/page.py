@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sar_dist.observe import QUANTITIES, quantities_in
+from sar_dist.reports.attention_steps import attention_steps
+from sar_dist.reports.classes import hardest_classes
 from sar_dist.reports.curves import report_board
 from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
@@ -56,6 +58,8 @@ def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
         "origins": [_origin(run) for run in runs],
         "tables": tables,
         "differences": TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
+        "attended": attention_steps(runs),
+        "hardest": hardest_classes(runs),
         "curves": report_board(
             runs, Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png)
         ),

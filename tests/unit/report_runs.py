@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from sar_dist.observe.records import append_record
+import numpy as np
+from PIL import Image
+
+from sar_dist.observe.records import append_line, append_record
 
 STEPS_PER_EPOCH = 10
 
@@ -38,3 +44,39 @@ def write_run(folder: Path, name: str, weight: float, top1: float = 60.0, steps:
             }
             append_record(path / "metrics.jsonl", step, "val", 0.0, values)
     return path
+
+
+def jpeg(shade: int, side: int = 32) -> bytes:
+    """A grey image."""
+    out = io.BytesIO()
+    Image.new("L", (side, side), shade).convert("RGB").save(out, "JPEG")
+    return out.getvalue()
+
+
+def keep_details(run: Path, steps: Sequence[int], samples: Sequence[int] = (0, 7)) -> None:
+    """What training keeps for the report: two heads on a grid of 2 x 3, of which number `step` is one component."""
+    figures = run / "figures"
+    (figures / "samples").mkdir(parents=True, exist_ok=True)
+    for number in (*samples, 3):
+        (figures / "samples" / f"{number:08d}.jpg").write_bytes(jpeg(30 * number))
+    for place, step in enumerate(steps):
+        maps = np.full((len(samples), 2, 6), 4, dtype=np.uint8)
+        maps[:, :, place % 6] = 16 * 1 + 15
+        record = {
+            "samples": list(samples),
+            "labels": ["cat", "dog"],
+            "predicted": ["dog", "dog"],
+            "grid": [2, 3],
+            "entropies": [[step / 100, 0.0]] * len(samples),
+            "components": [[1, 2]] * len(samples),
+            "maps": base64.b64encode(maps.tobytes()).decode(),
+        }
+        append_line(figures / "attention.jsonl", {"step": step, **record})
+        hardest = {
+            "name": "cat",
+            "images": 8,
+            "right": 2,
+            "taken_for": [["dog", 5], ["cow", 1]],
+            "examples": [[3, "dog"]],
+        }
+        append_line(figures / "classes.jsonl", {"step": step, "classes": 3, "hardest": [hardest]})

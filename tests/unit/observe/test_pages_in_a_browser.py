@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
-from report_runs import write_run
+from report_runs import keep_details, write_run
 
 from sar_dist.reports import figure_png, load_runs, report_figure, report_page
 
@@ -38,9 +38,10 @@ OVERLAPS = """
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
-    runs = load_runs(
-        [write_run(folder, "regularized_run_with_a_long_name", 0.01, 62.0), write_run(folder, "base", 0.0)]
-    )
+    folders = [write_run(folder, "regularized_run_with_a_long_name", 0.01, 62.0), write_run(folder, "base", 0.0)]
+    keep_details(folders[0], [10, 20, 30])
+    keep_details(folders[1], [20, 40], samples=(7, 8))
+    runs = load_runs(folders)
     file = folder / "report.html"
     file.write_text(report_page(runs, figure_png(report_figure(runs))))
     return file
@@ -55,6 +56,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Browser]:
     """The report, 1200 pixels wide; whatever a test does, nothing fails in it and nothing is fetched."""
+    browser.problems.clear()
+    browser.requests.clear()
     browser.look(1200)
     browser.open(report)
     yield browser
@@ -103,6 +106,48 @@ def test_smoothing_of_training_and_not_of_validation(page: Browser) -> None:
     assert page.run("document.querySelector('.smoothing').nextElementSibling.textContent") == "0.98"
 
 
+def attention(page: Browser) -> list[tuple[str, str, int]]:
+    """Of each run's attention: what is said, the caption of its second head, and the marked patch of that head."""
+    script = """[...document.querySelectorAll(".attended-run")].map((run) => {
+        const canvas = run.querySelectorAll("canvas")[1];
+        const copy = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+        copy.drawImage(canvas, 0, 0);
+        const {data} = copy.getImageData(0, 0, 3, 2);
+        const marked = [0, 1, 2, 3, 4, 5].filter((patch) => data[4 * patch + 3] > 0);
+        return [run.querySelector(".verdict").textContent, canvas.closest("figure").innerText.trim(), marked.join(" ")];
+    })"""
+    return [tuple(each) for each in page.run(script)]
+
+
+def test_the_slider_goes_through_the_steps_with_the_keyboard(page: Browser) -> None:
+    last = "cat, predicted dog at step 30; mean of the heads: H 0.150, 1.5 components"
+    assert attention(page)[0] == (last, "head 1: H 0.00, 2 comp.", "2")
+    assert attention(page)[1][0] == "does not have this image"  # it has other ones
+    page.run("document.querySelector('[name=step]').focus()")
+    page.press("Home")
+    assert attention(page)[0][2] == "0"
+    assert page.run("document.querySelector('.shown-step').textContent") == "step 10"
+    page.press("ArrowRight")
+    assert attention(page)[0][0].startswith("cat, predicted dog at step 20; mean of the heads: H 0.100")
+    page.run("document.querySelector('[name=image]').focus()")
+    page.run("document.querySelector('[name=image]').value = 1")
+    page.run("document.querySelector('[name=image]').dispatchEvent(new Event('input'))")
+    assert [each[0].split(";")[0] for each in attention(page)] == [
+        "dog, predicted dog at step 20",
+        "cat, predicted dog at step 20",
+    ]
+    page.point(".play", click=True)
+    assert page.run("document.querySelector('.play').textContent") == "Stop"
+    page.point(".play", click=True)
+    assert page.run("document.querySelector('.play').textContent") == "Play"
+
+
+def test_the_similarity_is_shown_too(page: Browser) -> None:
+    page.run("document.querySelector('[name=view]').value = 'similarity'")
+    page.run("document.querySelector('[name=view]').dispatchEvent(new Event('input'))")
+    assert attention(page)[0][2] == "0 1 2 3 4 5"  # every patch has a colour
+
+
 @pytest.mark.parametrize("width", [400, 1200, 2000])
 def test_nothing_overlaps_or_leaves_the_page(page: Browser, width: int) -> None:
     page.look(width, scheme="dark" if width == 1200 else "light")
@@ -127,7 +172,7 @@ def test_a_screen_reader_finds_names(page: Browser) -> None:
     found = page.names()
     assert ("heading", "cross-entropy, nats") in found
     assert ("checkbox", "base") in found
-    assert [name for role, name in found if role == "slider"] == ["Smoothing"]
+    assert [name for role, name in found if role == "slider"] == ["Step", "Smoothing"]
     assert ("group", "cross-entropy, nats: chart, arrow keys move over it") in found
     unnamed = [
         role for role, name in found if role in ("checkbox", "slider", "button", "image", "combobox") and not name
