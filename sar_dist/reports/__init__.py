@@ -7,16 +7,21 @@ from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
+from sar_dist.reports.statistics import Difference, paired_difference
 from sar_dist.reports.summary import Summary, summarize
+from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, format_difference, format_summary
 
 __all__ = [
     "COLORS",
     "COLUMNS",
+    "DIFFERENCES_NOTE",
     "DPI",
+    "MEANS_NOTE",
     "Chart",
     "ChartBoard",
     "ChartLine",
     "ChartSeries",
+    "Difference",
     "Headline",
     "Picture",
     "PictureSection",
@@ -25,7 +30,10 @@ __all__ = [
     "TextTable",
     "attention_page",
     "figure_png",
+    "format_difference",
+    "format_summary",
     "load_runs",
+    "paired_difference",
     "render_page",
     "report_figure",
     "report_page",

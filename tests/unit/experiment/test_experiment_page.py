@@ -14,11 +14,10 @@ from PIL import Image
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import band, ordered_heads
-from sar_dist.experiment.page import format_difference, format_summary, markdown, print_tables, write_report
+from sar_dist.experiment.page import markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
-from sar_dist.experiment.statistics import Difference
-from sar_dist.reports import Summary
+from sar_dist.reports import Difference, Summary, format_difference, format_summary
 
 
 @pytest.fixture(scope="module")

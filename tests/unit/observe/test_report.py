@@ -176,6 +176,10 @@ def test_tool(pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert run(*pair, "--out", tmp_path / "page") == (0, "")
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["curves.png", "report.html"]
     assert (tmp_path / "page" / "report.html").read_text().count("data:image/png;base64,") == 1
+    assert run(pair[0], "--baseline", pair[1], "--out", tmp_path / "page") == (0, "")
+    assert "<h2>Differences to base</h2>" in (tmp_path / "page" / "report.html").read_text()
+    status, error = run(pair[0], "--baseline", pair[0], "--out", tmp_path / "page")
+    assert (status, "every run has the baseline's settings" in error) == (2, True)
     status, error = run(tmp_path, "--out", tmp_path / "page")
     assert (status, error.count("\n")) == (2, 1)
     status, error = run(pair[0], pair[0], "--out", tmp_path / "page")
