@@ -3,6 +3,10 @@
 It is one HTML file of less than 5 MB that opens without a network; the curves are beside it as a PNG file too.
 
 python tools/report.py runs/vit_s_in100 runs/vit_s_in100_baseline --out report
+
+Runs with several seeds are compared seed by seed, with intervals, as experiments are:
+
+python tools/report.py runs/method_seed0 runs/method_seed1 --baseline runs/plain_seed0 runs/plain_seed1 --out report
 """
 
 from __future__ import annotations
@@ -18,17 +22,27 @@ def main() -> None:
     """Read the runs, write ``report.html`` and ``curves.png``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
+    parser.add_argument(
+        "--baseline",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="compare with these runs, which differ in their seed alone (default: the runs without regularizer)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     arguments = parser.parse_args()
 
     from sar_dist.reports import figure_png, load_runs, report_figure, report_page  # slow: only when there is work
 
-    runs = load_runs(arguments.runs)
+    named = {run.resolve() for run in arguments.runs}
+    runs = load_runs([*arguments.runs, *(run for run in arguments.baseline if run.resolve() not in named)])
     curves = figure_png(report_figure(runs))
+    page = report_page(runs, curves, arguments.baseline)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "curves.png").write_bytes(curves)
-        (arguments.out / "report.html").write_text(report_page(runs, curves), encoding="utf-8")
+        (arguments.out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}") from error
     print(arguments.out / "report.html")

@@ -12,7 +12,18 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sar_dist.experiment.results import Results
-from sar_dist.reports import COLORS, COLUMNS, DPI, ReportedRun, summarize
+from sar_dist.reports import (
+    COLORS,
+    COLUMNS,
+    DPI,
+    Chart,
+    ChartBoard,
+    ChartLine,
+    ChartSeries,
+    Picture,
+    ReportedRun,
+    summarize,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -50,11 +61,39 @@ def curves_figure(results: Results) -> Figure:
         axis.remove()
     figure.supxlabel("epoch", fontsize=11)
     handles = [
-        Line2D([], [], color=color, linewidth=2, label=f"{arm.name}: {arm.what} ({len(results.runs[arm.name])} seeds)")
-        for arm, color in zip(results.arms, _colors(results).values(), strict=True)
+        Line2D([], [], color=color, linewidth=2, label=name)
+        for name, color in zip(_arm_names(results), _colors(results).values(), strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=10)
     return figure
+
+
+def curves_board(results: Results, picture: Picture) -> ChartBoard:
+    """The charts of ``curves_figure`` as those of a page; ``picture`` is that figure."""
+    charts = []
+    for title, prefix, name in curves_of(results):
+        lines = []
+        for number, arm in enumerate(results.arms):
+            epochs, values = band(list(results.runs[arm.name].values()), prefix, name)
+            if epochs.size:
+                mean, deviation = mean_and_deviation(values)
+                edges = ((mean - deviation).tolist(), (mean + deviation).tolist()) if len(values) > 1 else ([], [])
+                lines.append(ChartLine(number, epochs.tolist(), mean.tolist(), "", *edges))
+        charts.append(Chart(title, lines))
+    series = [
+        ChartSeries(name, color) for name, color in zip(_arm_names(results), _colors(results).values(), strict=True)
+    ]
+    return ChartBoard(picture.title, series, charts, "epoch", picture, kind="Arms")
+
+
+def _arm_names(results: Results) -> list[str]:
+    return [f"{arm.name}: {arm.what} ({len(results.runs[arm.name])} seeds)" for arm in results.arms]
+
+
+def mean_and_deviation(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation over the runs, each (n,), of values (runs, n); no deviation for one run is 0."""
+    found = [summarize(column) for column in values.T.tolist()]
+    return np.asarray([each.mean for each in found]), np.asarray([each.deviation or 0.0 for each in found])
 
 
 def heads_figure(results: Results) -> Figure | None:
@@ -123,9 +162,7 @@ def _prepare(axis: Axes, title: str) -> None:
 def _draw_band(axis: Axes, epochs: FloatArray, values: FloatArray, color: str) -> None:
     if not epochs.size:
         return
-    found = [summarize(column) for column in values.T.tolist()]
-    mean = np.asarray([each.mean for each in found])
+    mean, deviation = mean_and_deviation(values)
     axis.plot(epochs, mean, color=color, linewidth=1.8, marker="o" if len(epochs) < 25 else None, markersize=3)
     if len(values) > 1:
-        deviation = np.asarray([each.deviation for each in found])
         axis.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.18, linewidth=0)

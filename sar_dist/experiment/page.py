@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,18 +9,20 @@ from rich.console import Console
 from rich.table import Table
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.curves import curves_figure, heads_figure
+from sar_dist.experiment.curves import curves_board, curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
-from sar_dist.experiment.statistics import Difference
-from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
-
-NOTHING = "–"
-MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."
-DIFFERENCES_NOTE = (
-    "Difference of runs with the same seed, mean over the seeds; in brackets its 95 % interval by bootstrap over the "
-    "seeds, then by Student's t. Few seeds: the bootstrap cannot leave the range that was seen and is too narrow, "
-    "Student's t assumes normal differences. The intervals are not corrected for the number of rows."
+from sar_dist.reports import (
+    DIFFERENCES_NOTE,
+    MEANS_NOTE,
+    Headline,
+    Picture,
+    TextTable,
+    figure_png,
+    format_difference,
+    format_summary,
+    render_page,
 )
+
 PICTURES = {
     "curves": "Curves: mean over the seeds, band of one standard deviation",
     "heads": "Heads of the tapped blocks, validation set",
@@ -56,31 +57,6 @@ def differences_table(results: Results, comparisons: Sequence[Comparison]) -> Te
     ]
     header = ["", *(f"{pair.arm} - {pair.reference}" for pair in comparisons)]
     return TextTable("Paired differences", header, rows, DIFFERENCES_NOTE)
-
-
-def format_summary(summary: Summary | None) -> str:
-    """Such as ``76.02 ± 0.61 (3)``: as many digits as the deviation bears."""
-    if summary is None:
-        return NOTHING
-    digits = _digits(summary.deviation if summary.deviation else abs(summary.mean) / 100)
-    deviation = "" if summary.deviation is None else f" ± {summary.deviation:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{deviation} ({summary.count})"
-
-
-def format_difference(difference: Difference | None) -> str:
-    """Such as ``+0.61 [-0.20, 1.10] [-0.95, 2.17]``."""
-    if difference is None:
-        return NOTHING
-    spread = max(map(abs, difference.student or (difference.mean,)))
-    digits = _digits(spread / 2)
-    intervals = [difference.bootstrap, difference.student]
-    text = " ".join(f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" for pair in intervals if pair)
-    return f"{difference.mean:+.{digits}f} {text}".strip()
-
-
-def _digits(size: float) -> int:
-    """Decimals that show two significant digits of ``size``; four at most."""
-    return min(4, max(0, 1 - math.floor(math.log10(size)))) if 0 < size < math.inf else 2
 
 
 def print_tables(results: Results) -> None:
@@ -138,6 +114,9 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
     arms = [
         [arm.name, arm.what, ", ".join(f"{key}={value}" for key, value in arm.changes.items())] for arm in results.arms
     ]
+    shown = {
+        name: Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
+    }
     return render_page(
         "experiment.html.j2",
         title=results.experiment.title,
@@ -145,9 +124,8 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         arms=TextTable("Arms", ["arm", "what", "changes"], arms),
         tables=list(tables(results)),
         unfinished=results.unfinished,
-        pictures=[
-            Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
-        ],
+        curves=curves_board(results, shown.pop("curves")),
+        pictures=list(shown.values()),
     )
 
 

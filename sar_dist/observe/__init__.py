@@ -1,6 +1,12 @@
 """What training looks like from outside: metrics, progress, speed, arithmetic and pictures. See docs/observability.md."""
 
-from sar_dist.observe.attention_figures import attention_detail_figure, attention_figure
+from sar_dist.observe.attention_figures import (
+    COMPONENT_COLORS,
+    FURTHER_COLOR,
+    attention_detail_figure,
+    attention_figure,
+)
+from sar_dist.observe.attention_maps import LEVELS, packed_maps
 from sar_dist.observe.class_figures import confusion_figure, samples_figure
 from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.destinations import check_destinations
@@ -13,7 +19,7 @@ from sar_dist.observe.flops import (
     count_regularized_flops,
     vit_forward_macs,
 )
-from sar_dist.observe.logger import RunLogger
+from sar_dist.observe.logger import FIGURES_FOLDER, RunLogger, sample_file
 from sar_dist.observe.panels import FIGURE_DPI, PanelGrid, shorten_text
 from sar_dist.observe.quantities import QUANTITIES, known_quantities, panel_title, quantities_in, quantity_rows
 from sar_dist.observe.records import read_records
@@ -23,7 +29,11 @@ from sar_dist.observe.trace import StepTrace
 
 __all__ = [
     "BACKWARD_PER_FORWARD",
+    "COMPONENT_COLORS",
+    "FIGURES_FOLDER",
     "FIGURE_DPI",
+    "FURTHER_COLOR",
+    "LEVELS",
     "MEASURED",
     "OVERLAPPED",
     "PARTS",
@@ -48,12 +58,14 @@ __all__ = [
     "find_peak",
     "flop_table",
     "known_quantities",
+    "packed_maps",
     "panel_title",
     "peak_flops",
     "peak_memory_gib",
     "quantities_in",
     "quantity_rows",
     "read_records",
+    "sample_file",
     "samples_figure",
     "shorten_text",
     "vit_forward_macs",

@@ -46,11 +46,17 @@ def rank_components(labels: IntArray, mass: FloatArray) -> IntArray:
     return ranks[inverse]
 
 
+def mass_and_ranks(similarity: FloatArray, labels: IntArray) -> tuple[FloatArray, IntArray]:
+    """Excess over the mean inside the components, and the rank of each patch's component by it, both (gh, gw)."""
+    mass = np.where(labels > 0, np.maximum(similarity - similarity.mean(), 0), 0.0)
+    return mass, rank_components(labels, mass)
+
+
 def mass_and_colors(similarity: FloatArray, labels: IntArray) -> tuple[FloatArray, FloatArray]:
     """Excess over the mean inside the components, (gh, gw), and the colour of each patch's component, (gh, gw, 3)."""
-    mass = np.where(labels > 0, np.maximum(similarity - similarity.mean(), 0), 0.0)
+    mass, ranks = mass_and_ranks(similarity, labels)
     palette = np.array([to_rgb(color) for color in ("black", *COMPONENT_COLORS, FURTHER_COLOR)])
-    return mass, palette[np.minimum(rank_components(labels, mass), len(palette) - 1)]
+    return mass, palette[np.minimum(ranks, len(palette) - 1)]
 
 
 def overlay_components(image: FloatArray, similarity: FloatArray, labels: IntArray) -> FloatArray:

@@ -20,7 +20,7 @@ from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.destinations import open_destinations
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
-from sar_dist.observe.records import RESERVED, append_record, read_records, truncate_records
+from sar_dist.observe.records import RESERVED, append_line, append_record, read_records, truncate_records
 from sar_dist.observe.tensorboard_destination import TENSORBOARD_FOLDER
 from sar_dist.observe.trace import TRACE_SUFFIX
 from sar_dist.output import warn
@@ -28,6 +28,7 @@ from sar_dist.quantities import Quantity
 
 METRICS_FILE = "metrics.jsonl"
 FIGURES_FOLDER = "figures"
+_SAMPLE_SIDE = 160  # pixels: the images lie side by side
 _OWN_FILES = "the run directory or on stdout"
 
 
@@ -62,6 +63,7 @@ class RunLogger:
         self._enabled = enabled
         self._failures: Counter[str] = Counter()
         self._used = False
+        self._seen: set[int] = set()
         self._last_step = 0
         self._destinations = open_destinations(to, LoggedRun(self._directory, description, project, tuple(quantities)))
         self._progress = ProgressReporter(total_steps, description)
@@ -93,7 +95,8 @@ class RunLogger:
             line = destination.start(config, step)
             if line is not None:
                 self.message(line)
-        self._attempt(lambda: truncate_records(self._directory / METRICS_FILE, step))
+        for file in (self._directory / METRICS_FILE, *(self._directory / FIGURES_FOLDER).glob("*.jsonl")):
+            self._attempt(partial(truncate_records, file, step))
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
         """Write ``values``, if any, as ``prefix/name`` to each destination and as one line of metrics.jsonl, at once.
@@ -137,6 +140,30 @@ class RunLogger:
         path = self._directory / FIGURES_FOLDER / f"{name}_step_{step:08d}.png"
         self._attempt(lambda: _save_png(pixels, path))
         self._to_each(lambda destination: destination.figure(step, name, pixels))
+
+    def details(
+        self, name: str, step: int, values: Mapping[str, Any], samples: Mapping[int, NDArray[np.uint8]]
+    ) -> None:
+        """Keep what the report shows of a step: a line of ``figures/NAME.jsonl``, and the images that it speaks of.
+
+        Args:
+            name: such as "attention".
+            step: optimizer steps done.
+            values: what JSON can hold.
+            samples: number of a validation sample -> its image (S, S, 3), kept as ``figures/samples/00001234.jpg`` once a
+                start, because the validation set may be another one after a resume.
+        """
+        if not self._enabled:
+            return
+        folder = self._directory / FIGURES_FOLDER
+        for number in self.unseen(samples):
+            self._attempt(partial(_save_sample, samples[number], sample_file(folder, number)))
+        self._seen |= samples.keys()
+        self._attempt(lambda: append_line(folder / f"{name}.jsonl", {"step": step, **values}))
+
+    def unseen(self, samples: Iterable[int]) -> list[int]:
+        """Those of the validation samples whose image this start has not kept yet."""
+        return [number for number in dict.fromkeys(samples) if number not in self._seen]
 
     def histograms(self, step: int, values: Mapping[str, ArrayLike], prefix: str) -> None:
         """Write the distribution of each of ``values`` as the histogram ``prefix/name``.
@@ -208,6 +235,19 @@ class RunLogger:
                 )
             return False
         return True
+
+
+def sample_file(figures: Path, number: int) -> Path:
+    """Where the image of a validation sample is kept."""
+    return figures / "samples" / f"{number:08d}.jpg"
+
+
+def _save_sample(pixels: NDArray[np.uint8], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE))
+    with atomic_write(path) as file:
+        image.save(file, format="JPEG", quality=85)
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sar_dist.files import atomic_write, read_regular
 
@@ -27,10 +28,7 @@ def json_number(value: float) -> float | str:
 
 
 def append_record(path: Path, step: int, prefix: str, time: float, values: Mapping[str, float]) -> None:
-    """Append one record and hand it to the operating system before returning.
-
-    The file is opened for each record, so that a disk that comes back after a failure is used again. A record that
-    could not be written whole is taken back.
+    """Append one record of metrics, as ``append_line`` does.
 
     Raises:
         ValueError: a metric is called "step", "prefix" or "time".
@@ -40,6 +38,18 @@ def append_record(path: Path, step: int, prefix: str, time: float, values: Mappi
         raise ValueError(f"a metric cannot be called {min(taken)!r}: every record has this key already")
     record = {"step": step, "prefix": prefix, "time": round(time, 3)}
     record |= {name: json_number(value) for name, value in values.items()}
+    append_line(path, record)
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a record, which has a "step", as a line, and hand it to the operating system before returning.
+
+    The file is opened for each record, so that a disk that comes back after a failure is used again. A record that
+    could not be written whole is taken back.
+
+    Raises:
+        OSError: the record could not be written.
+    """
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:

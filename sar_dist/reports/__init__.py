@@ -1,17 +1,27 @@
 """Pages about finished runs: curves, final figures, transfer results, runs side by side; attention pictures."""
 
 from sar_dist.reports.attention_page import PictureSection, attention_page
+from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
 from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
+from sar_dist.reports.statistics import Difference, paired_difference
 from sar_dist.reports.summary import Summary, summarize
+from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, format_difference, format_summary
 
 __all__ = [
     "COLORS",
     "COLUMNS",
+    "DIFFERENCES_NOTE",
     "DPI",
+    "MEANS_NOTE",
+    "Chart",
+    "ChartBoard",
+    "ChartLine",
+    "ChartSeries",
+    "Difference",
     "Headline",
     "Picture",
     "PictureSection",
@@ -20,7 +30,10 @@ __all__ = [
     "TextTable",
     "attention_page",
     "figure_png",
+    "format_difference",
+    "format_summary",
     "load_runs",
+    "paired_difference",
     "render_page",
     "report_figure",
     "report_page",

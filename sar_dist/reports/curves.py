@@ -1,4 +1,4 @@
-"""The curves of runs: one chart for each quantity, runs side by side."""
+"""The curves of runs: one chart for each quantity, runs side by side, as a picture and as charts of a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from sar_dist.observe import panel_title, quantities_in
-from sar_dist.quantities import Quantity
+from sar_dist.quantities import Quantity, Scale
+from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
+from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
 
 LineStyle = Literal["solid", "dashed", "dotted"]
@@ -45,8 +47,7 @@ def report_figure(runs: Sequence[ReportedRun]) -> Figure:
     Colours tell the runs apart. Within a chart the first metric is a line, the second one, on fewer points, a thinner
     line with markers.
     """
-    quantities = quantities_in(record for run in runs for record in run.records)
-    panels = [panel for panel in panels_of(quantities) if any(_curves(run, panel) for run in runs)]
+    panels = _panels_with_curves(runs)
     rows = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(13, 3.1 * rows + 0.4 + 0.25 * len(runs)), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
@@ -54,14 +55,46 @@ def report_figure(runs: Sequence[ReportedRun]) -> Figure:
         _draw_panel(axis, panel, runs)
     for axis in axes[len(panels) :]:
         axis.remove()
-    unit = "epoch" if all(run.steps_per_epoch for run in runs) else "epoch (step where unknown)"
-    figure.supxlabel(unit, fontsize=11)
+    figure.supxlabel(_x_label(runs), fontsize=11)
     handles = [
         Line2D([], [], color=_color(number), linestyle=_style(number), linewidth=_width(number), label=run.name)
         for number, run in enumerate(runs)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=1, frameon=False, fontsize=11)
     return figure
+
+
+def report_board(runs: Sequence[ReportedRun], picture: Picture) -> ChartBoard:
+    """The charts of ``report_figure`` as those of a page; ``picture`` is that figure."""
+    charts = []
+    for panel in _panels_with_curves(runs):
+        drawn = [(number, curve) for number, run in enumerate(runs) for curve in _curves(run, panel)]
+        several = len({quantity.prefix for _, (_, _, quantity) in drawn}) > 1
+        lines = [
+            ChartLine(number, x, y, _note(panel, quantity) if several else "", markers=quantity != panel[0])
+            for number, (x, y, quantity) in drawn
+        ]
+        scale = panel[0].scale
+        logarithmic = is_logarithmic(scale, [value for line in lines for value in line.y])
+        from_zero = scale in ("from_zero", "share")
+        charts.append(Chart(panel_title(panel), lines, logarithmic, from_zero, percent=scale == "share"))
+    dashes = {"solid": (), "dashed": (6, 3), "dotted": (2, 2)}
+    series = [ChartSeries(run.name, _color(number), dashes[_style(number)]) for number, run in enumerate(runs)]
+    return ChartBoard("Curves", series, charts, _x_label(runs), picture)
+
+
+def is_logarithmic(scale: Scale, values: Sequence[float]) -> bool:
+    """Whether values that may span orders of magnitude do."""
+    return scale == "wide" and 0 < 30 * min(values) < max(values) < math.inf
+
+
+def _panels_with_curves(runs: Sequence[ReportedRun]) -> list[Panel]:
+    quantities = quantities_in(record for run in runs for record in run.records)
+    return [panel for panel in panels_of(quantities) if any(_curves(run, panel) for run in runs)]
+
+
+def _x_label(runs: Sequence[ReportedRun]) -> str:
+    return "epoch" if all(run.steps_per_epoch for run in runs) else "epoch (step where unknown)"
 
 
 def _curves(run: ReportedRun, panel: Panel) -> list[tuple[list[float], list[float], Quantity]]:
@@ -71,12 +104,17 @@ def _curves(run: ReportedRun, panel: Panel) -> list[tuple[list[float], list[floa
 
 def _caption(panel: Panel) -> str:
     """Which curve is which, where there are two."""
+    return f" ({'; with markers: '.join(_note(panel, curve) for curve in panel)})" if len(panel) > 1 else ""
+
+
+def _note(panel: Panel, curve: Quantity) -> str:
     notes = _NOTES if panel[0].prefix == "train" else _NOTES_OF_VALIDATION
-    return f" ({'; with markers: '.join(notes[curve.prefix] for curve in panel)})" if len(panel) > 1 else ""
+    return notes[curve.prefix]
 
 
 def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
-    lowest, highest, scale = math.inf, -math.inf, panel[0].scale
+    scale = panel[0].scale
+    values: list[float] = []
     for number, run in enumerate(runs):
         for x, y, quantity in _curves(run, panel):
             first = quantity == panel[0]
@@ -89,11 +127,11 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
                 marker="." if len(x) == 1 else None if first else "o",
                 markersize=6 if len(x) == 1 else 3.5,
             )
-            lowest, highest = min([lowest, *y]), max([highest, *y])
+            values += y
     axis.set_title(panel_title(panel) + _caption(panel), loc="left", fontsize=10.5)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if scale == "wide" and 0 < 30 * lowest < highest < math.inf:
+    if is_logarithmic(scale, values):
         axis.set_yscale("log")
     if scale == "share":
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))

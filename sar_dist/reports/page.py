@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sar_dist.observe import QUANTITIES, quantities_in
+from sar_dist.quantities import Quantity
+from sar_dist.reports.attention_steps import attention_steps
+from sar_dist.reports.classes import hardest_classes
+from sar_dist.reports.curves import report_board
 from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
-from sar_dist.reports.seeds import seeds_table
+from sar_dist.reports.seeds import (
+    SeedGroup,
+    difference,
+    differences_table,
+    find_baseline,
+    labels_of,
+    means_table,
+    seed_groups,
+)
+from sar_dist.reports.wording import format_difference, format_summary
 
 # Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
 COMPARED = ("validation", *(row for each in QUANTITIES if each.higher_is_better is not None for row in each.summed_up))
@@ -18,45 +32,74 @@ PAGE_BYTES = 5_000_000  # what mail, chats and issue trackers still take
 FRAME_BYTES = 1_500  # of HTML around a picture
 
 
-def report_page(runs: Sequence[ReportedRun], curves_png: bytes) -> str:
+def report_page(runs: Sequence[ReportedRun], curves_png: bytes, baseline: Sequence[Path] = ()) -> str:
     """The report as one HTML page of less than 5 MB that needs no other file.
 
     Args:
-        runs: the runs, in the order of the columns. With exactly one baseline among several runs, the figures of the
-            others show the difference to it.
+        runs: the runs, in the order of the columns.
         curves_png: the picture of ``report_figure``.
+        baseline: folders of the runs with which the others are compared seed by seed. Without any it is the runs without
+            regularizer, where they have the same settings.
+
+    Raises:
+        UserError: the baseline differs in more than seeds, or nothing is left to compare with it.
     """
-    values = _values(runs, curves_png)
+    values = _values(runs, curves_png, baseline)
     found = find_pictures(runs)
     bare = render_page("report.html.j2", pictures=PagePictures(), **values)
     room = (PAGE_BYTES - len(bare.encode()) - FRAME_BYTES * len(found)) * 3 // 4  # base64 makes 4 bytes of 3
     return render_page("report.html.j2", pictures=fit_pictures(found, room), **values)
 
 
-def _values(runs: Sequence[ReportedRun], curves_png: bytes) -> dict[str, Any]:
+def _values(runs: Sequence[ReportedRun], curves_png: bytes, chosen: Sequence[Path]) -> dict[str, Any]:
     """What the template shows besides the pictures."""
+    groups = seed_groups(runs)
+    baseline = find_baseline(groups, runs, chosen)
     final_ones = [final_figures(run) for run in runs]
     transfer = [transfer_figures(run) for run in runs]
-    tables = [_comparison("Final figures", runs, final_ones, compare=_is_compared)]
+    single = baseline.runs[0] if baseline is not None and len(baseline.runs) == 1 else None
+    tables = [_comparison("Final figures", runs, final_ones, single, compare=_is_compared)]
+    references = []
     if any(transfer) and len(runs) == 1:
         tables.append(_beside_references(runs[0]))
     elif any(transfer):
-        references = [transfer_references(run) for run in runs]
-        tables.append(_comparison("Transfer", runs, transfer, compare=lambda _: True))
-        tables.append(_comparison("Transfer: references", runs, references, compare=lambda _: False))
-    seeds = seeds_table(runs, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
-    if seeds is not None:
-        tables.append(seeds)
-    differences = config_differences(list(runs))
-    rows = [[key, *values] for key, values in differences.items()]
+        tables.append(_comparison("Transfer", runs, transfer, single, compare=lambda _: True))
+        known = [transfer_references(run) for run in runs]
+        references = [_comparison("Transfer: references", runs, known, None, compare=lambda _: False)]
+    over_seeds = _over_seeds(groups, baseline, final_ones, transfer, asked=bool(chosen))
+    picture = Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png)
+    differences = [[key, *values] for key, values in config_differences(list(runs)).items()]
+    header = ["key", *(run.name for run in runs)]
     return {
         "title": "Training report: " + ", ".join(run.name for run in runs),
-        "headlines": [headline for run in runs for headline in _headlines(run)],
+        "headlines": _headlines(runs, groups, baseline),
         "origins": [_origin(run) for run in runs],
-        "tables": tables,
-        "differences": TextTable("Different settings", ["key", *(run.name for run in runs)], rows) if rows else None,
-        "curves": Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png),
+        "tables": [*over_seeds, *tables],
+        "references": references,
+        "differences": TextTable("Different settings", header, differences) if differences else None,
+        "attended": attention_steps(runs),
+        "hardest": hardest_classes(runs),
+        "curves": report_board(runs, picture),
     }
+
+
+def _over_seeds(
+    groups: Sequence[SeedGroup],
+    baseline: SeedGroup | None,
+    final_ones: Sequence[dict[str, float | None]],
+    transfer: Sequence[dict[str, float | None]],
+    *,
+    asked: bool,
+) -> list[TextTable]:
+    """Differences with their intervals where a baseline was named or there are several seeds, then the means."""
+    means = means_table(groups, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
+    tables = [] if means is None else [means]
+    repeated = any(group.repeats_a_seed for group in groups)
+    if baseline is not None and not repeated and (asked or means is not None):
+        compared = [{label: value for label, value in final.items() if _is_compared(label)} for final in final_ones]
+        both = [final | scores for final, scores in zip(compared, transfer, strict=True)]
+        tables.insert(0, differences_table(groups, baseline, both))
+    return tables
 
 
 def _beside_references(run: ReportedRun) -> TextTable:
@@ -72,17 +115,40 @@ def _beside_references(run: ReportedRun) -> TextTable:
     return TextTable("Transfer", ["", run.name, *names], rows)
 
 
-def _headlines(run: ReportedRun) -> list[Headline]:
-    """How far the run is, and the first of its validation figures of which more is better."""
-    steps = max(record["step"] for record in run.records)
-    for quantity in quantities_in(run.records):
-        value = run.summed_up(quantity, "last")
-        if quantity.prefix == "val" and quantity.higher_is_better and value is not None:
-            unit = f" {quantity.unit}" if quantity.unit else ""
-            return [
-                Headline(run.name, f"{float(value):.4g}{unit}", f"validation {quantity.label} after step {steps:,}")
-            ]
-    return [Headline(run.name, f"{steps:,} steps", "not validated yet")]
+def _headlines(runs: Sequence[ReportedRun], groups: Sequence[SeedGroup], baseline: SeedGroup | None) -> list[Headline]:
+    """The first of the validation figures of which more is better: of each configuration, and how far from the baseline."""
+    quantities = quantities_in(record for run in runs for record in run.records)
+    for quantity in quantities:
+        values = [{"": run.summed_up(quantity, "last")} for run in runs]
+        if quantity.prefix == "val" and quantity.higher_is_better and any(value[""] is not None for value in values):
+            return [_headline(runs, group, baseline, values, quantity) for group in groups]
+    return [Headline(run.name, f"{_last_step(run):,} steps", "not validated yet") for run in runs]
+
+
+def _headline(
+    runs: Sequence[ReportedRun],
+    group: SeedGroup,
+    baseline: SeedGroup | None,
+    values: Sequence[dict[str, float | None]],
+    quantity: Quantity,
+) -> Headline:
+    found = group.summary(values, "")
+    if found is None:
+        return Headline(
+            group.name, f"{max(_last_step(runs[number]) for number in group.runs):,} steps", "not validated yet"
+        )
+    unit = f" {quantity.unit}" if quantity.unit else ""
+    value = f"{found.mean:.4g}{unit}" if found.count == 1 else f"{format_summary(found)}{unit}"
+    steps = " or ".join(f"{step:,}" for step in sorted({_last_step(runs[number]) for number in group.runs}))
+    note = f"validation {quantity.label} after step {steps}"
+    if baseline is not None and group is not baseline and not (group.repeats_a_seed or baseline.repeats_a_seed):
+        against = difference(group, baseline, values, "")
+        note += "" if against is None else f"; {format_difference(against)} against {baseline.name}"
+    return Headline(group.name, value, note)
+
+
+def _last_step(run: ReportedRun) -> int:
+    return max(record["step"] for record in run.records)
 
 
 def _origin(run: ReportedRun) -> str:
@@ -106,13 +172,12 @@ def _comparison(
     title: str,
     runs: Sequence[ReportedRun],
     figures: Sequence[dict[str, float | None]],
+    baseline: int | None,
     compare: Callable[[str], bool],
 ) -> TextTable:
-    """A row for each figure that some run has; differences to the only baseline in brackets, where ``compare`` says so."""
-    baselines = [number for number, run in enumerate(runs) if run.is_baseline]
-    baseline = baselines[0] if len(baselines) == 1 and len(runs) > 1 else None
+    """A row for each figure that some run has; differences to the baseline in brackets, where ``compare`` says so."""
     rows = []
-    for label in dict.fromkeys(label for values in figures for label in values):
+    for label in labels_of(figures):
         cells = []
         for number, values in enumerate(figures):
             value = values.get(label)

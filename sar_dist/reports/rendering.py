@@ -6,9 +6,11 @@ import base64
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def render_page(template: str, *, title: str, headlines: Sequence[Headline] = ()
 @functools.cache
 def _environment() -> Environment:
     # Everything is escaped but the templates themselves, the style sheet among them.
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("sar_dist.reports"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -84,3 +86,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["own_file"] = _own_file
+    return environment
+
+
+def _own_file(path: str) -> Markup:
+    """A script or style sheet of this package as it is: code, in which nothing is a placeholder."""
+    return Markup((files("sar_dist.reports") / path).read_text(encoding="utf-8"))

@@ -1,66 +1,143 @@
-"""Runs that differ in nothing but their seed, summed up: mean and standard deviation, and the difference to the baseline."""
+"""Runs that differ in nothing but their seed: their means, and their differences to a baseline, seed by seed."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from sar_dist.errors import UserError
 from sar_dist.reports.rendering import TextTable
-from sar_dist.reports.runs import ReportedRun
-from sar_dist.reports.summary import summarize
+from sar_dist.reports.runs import ReportedRun, config_differences
+from sar_dist.reports.statistics import Difference, paired_difference
+from sar_dist.reports.summary import Summary, summarize
+from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, NOTHING, format_difference, format_summary
 
 _OF_ONE_RUN = ("name", "dir", "seed")
-_NOTE = "Mean ± standard deviation over seeds; in brackets the difference to the runs without regularizer."
+Figures = Sequence[Mapping[str, float | None]]  # of each run, label to value
 
 
-def seed_groups(runs: Sequence[ReportedRun]) -> list[list[int]]:
-    """Numbers of the runs with the same configuration but for name, folder and seed, in order of first appearance."""
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs with the same configuration but for name, folder and seed.
+
+    Attributes:
+        name: for people.
+        runs: their numbers among the runs of a report.
+        seeds: of each.
+        is_baseline: trained without the regularizer and further terms.
+    """
+
+    name: str
+    runs: Sequence[int]
+    seeds: Sequence[int]
+    is_baseline: bool
+
+    @property
+    def repeats_a_seed(self) -> bool:
+        """Whether two of the runs have the same seed, so that they are no further repetition."""
+        return len(set(self.seeds)) < len(self.seeds)
+
+    def by_seed(self, figures: Figures, label: str) -> dict[int, float]:
+        """A figure of the runs that have it."""
+        values = ((seed, figures[number].get(label)) for seed, number in zip(self.seeds, self.runs, strict=True))
+        return {seed: value for seed, value in values if value is not None}
+
+    def summary(self, figures: Figures, label: str) -> Summary | None:
+        """Mean and deviation of a figure; None where no run has it."""
+        values = [value for number in self.runs if (value := figures[number].get(label)) is not None]
+        return summarize(values) if values else None
+
+
+def seed_groups(runs: Sequence[ReportedRun]) -> list[SeedGroup]:
+    """The groups in order of first appearance."""
     groups: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
-        shared = {key: value for key, value in run.config.items() if key != "run"}
-        rest = {key: value for key, value in run.config.get("run", {}).items() if key not in _OF_ONE_RUN}
-        groups.setdefault(json.dumps([shared, rest], sort_keys=True), []).append(number)
-    return list(groups.values())
+        groups.setdefault(_all_but_the_seed(run), []).append(number)
+    return [
+        SeedGroup(
+            _group_name([runs[number].name for number in numbers]),
+            numbers,
+            [runs[number].config.get("run", {}).get("seed", 0) for number in numbers],
+            runs[numbers[0]].is_baseline,
+        )
+        for numbers in groups.values()
+    ]
 
 
-def seeds_table(runs: Sequence[ReportedRun], figures: Sequence[Mapping[str, float | None]]) -> TextTable | None:
-    """The table over seeds; None where no configuration was run with two of them.
-
-    A cell is the mean with the standard deviation (n - 1) of the runs that have the figure, and in brackets the
-    difference of the means to the only group without the regularizer.
+def find_baseline(groups: Sequence[SeedGroup], runs: Sequence[ReportedRun], chosen: Iterable[Path]) -> SeedGroup | None:
+    """The group with which the others are compared.
 
     Args:
-        runs: all runs of a report.
-        figures: of each run, label to value.
+        groups, runs: of a report.
+        chosen: folders of runs that were named as the baseline; without any it is the only group without the regularizer.
+
+    Raises:
+        UserError: the chosen ones differ in more than their seed, there is nothing besides them, or a seed is there twice.
     """
-    groups = seed_groups(runs)
-    if all(len(group) == 1 for group in groups):
+    folders = {folder.resolve() for folder in chosen}
+    if not folders:
+        plain = [group for group in groups if group.is_baseline]
+        return plain[0] if len(plain) == 1 < len(groups) else None
+    found = [group for group in groups if any(runs[number].path.resolve() in folders for number in group.runs)]
+    if len(found) > 1:
+        first, second = (runs[group.runs[0]] for group in found[:2])
+        changed = ", ".join(key for key in config_differences([first, second]) if key != "run.seed")
+        raise UserError(
+            f"the baselines {first.name} and {second.name} differ in {changed}; a baseline differs in seeds alone"
+        )
+    if len(groups) == 1:
+        raise UserError("every run has the baseline's settings; name a run that differs in more than its seed")
+    for group in groups:
+        if group.repeats_a_seed:
+            names = ", ".join(runs[number].name for number in group.runs)
+            raise UserError(
+                f"{names} have the same settings, and a seed in common; differences take one run of each seed"
+            )
+    return found[0]
+
+
+def means_table(groups: Sequence[SeedGroup], figures: Figures) -> TextTable | None:
+    """Means over seeds, a column for each group; None where no configuration was run with two of them."""
+    if all(len(group.runs) == 1 for group in groups):
         return None
-    baselines = [number for number, group in enumerate(groups) if runs[group[0]].is_baseline]
-    baseline = baselines[0] if len(baselines) == 1 and len(groups) > 1 else None
-    rows = []
-    for label in dict.fromkeys(label for values in figures for label in values):
-        found = [_present([figures[number].get(label) for number in group]) for group in groups]
-        if not any(found):
-            continue
-        reference = found[baseline] if baseline is not None else []
-        cells = [_cell(values, reference if number != baseline else []) for number, values in enumerate(found)]
-        rows.append([label, *cells])
-    header = ["", *(_group_name([runs[number].name for number in group]) for group in groups)]
-    return TextTable("Over seeds", header, rows, _NOTE)
+    rows = [
+        [label, *(format_summary(group.summary(figures, label)) for group in groups)] for label in labels_of(figures)
+    ]
+    shown = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
+    return TextTable("Over seeds", ["", *(group.name for group in groups)], shown, MEANS_NOTE)
 
 
-def _present(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def differences_table(groups: Sequence[SeedGroup], baseline: SeedGroup, figures: Figures) -> TextTable:
+    """Differences to the baseline seed by seed, a column for each other group."""
+    others = [group for group in groups if group is not baseline]
+    rows = [
+        [label, *(format_difference(difference(group, baseline, figures, label)) for group in others)]
+        for label in labels_of(figures)
+    ]
+    shown = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
+    lonely = [group.name for group in others if not set(group.seeds) & set(baseline.seeds)]
+    alone = f" Without a seed in common with it: {', '.join(lonely)}." if lonely else ""
+    header = ["", *(group.name for group in others)]
+    return TextTable(f"Differences to {baseline.name}", header, shown, DIFFERENCES_NOTE + alone)
 
 
-def _cell(values: Sequence[float], reference: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    found = summarize(values)
-    text = f"{found.mean:.4g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")
-    return text + (f" ({found.mean - summarize(reference).mean:+.3g})" if reference else "")
+def difference(group: SeedGroup, baseline: SeedGroup, figures: Figures, label: str) -> Difference | None:
+    """Paired difference of a figure; None where no seed has it in both."""
+    return paired_difference(group.by_seed(figures, label), baseline.by_seed(figures, label))
+
+
+def labels_of(figures: Figures) -> list[str]:
+    """The figures that any run has, in order of first appearance."""
+    return list(dict.fromkeys(label for values in figures for label in values))
+
+
+def _all_but_the_seed(run: ReportedRun) -> str:
+    shared = {key: value for key, value in run.config.items() if key != "run"}
+    rest = {key: value for key, value in run.config.get("run", {}).items() if key not in _OF_ONE_RUN}
+    return json.dumps([shared, rest], sort_keys=True)
 
 
 def _group_name(names: Sequence[str]) -> str:

@@ -52,12 +52,15 @@ def evaluate(
             scored = valid & ~bad
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # b 5
             sums.add("bad_images", bad, valid)
-            for name, (values, mask) in classification_scores(logits, best, label, valid, scored).items():
+            scores = classification_scores(logits, best, label, valid, scored)
+            for name, (values, mask) in scores.items():
                 sums.add(name, values, mask)
             for name, values in measures.items():
                 sums.add(name, values, scored)
             if details is not None:
-                details.add(label, best[:, 0], scored, measures)
+                losses, _ = scores["loss_cls"]
+                samples = batch["sample"].to(task.device, non_blocking=True)
+                details.add(label, best[:, 0], scored, measures, losses=losses, samples=samples)
             between_batches()
     finally:
         model.train(was_training)

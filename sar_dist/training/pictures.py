@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sar_dist import distributed
 from sar_dist.config import RunConfig
 from sar_dist.data import ValidationLoader
-from sar_dist.observe import RunLogger, attention_detail_figure, attention_figure, confusion_figure, samples_figure
+from sar_dist.observe import (
+    RunLogger,
+    attention_detail_figure,
+    attention_figure,
+    confusion_figure,
+    packed_maps,
+    samples_figure,
+)
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy
 from sar_dist.training.task import ClassificationTask
-from sar_dist.training.validation_details import ValidationDetails
+from sar_dist.training.validation_details import Mistake, ValidationDetails, hardest_classes
 
 _SAMPLES = 16  # two lines; even, because mixup and cutmix mix neighbours
 _MAX_NAMED_TARGETS = 2  # as many classes as a mixed image can have
@@ -52,8 +62,7 @@ class Pictures:
         model.train(was_training)
         if not distributed.is_main():
             return
-        for name, figure in self._attention(output, self._fixed_batch).items():
-            self.logger.figure(name, figure, step)
+        self._draw_attention(output, self._fixed_batch, step)
         if batch is not None:
             self.logger.figure("training_samples", self._samples(batch), step)
 
@@ -72,25 +81,54 @@ class Pictures:
             return
         if gathered.confusion is not None:
             self.logger.figure("confusion", confusion_figure(gathered.confusion, self._class_names()), step)
+            self._keep_hardest_classes(gathered.confusion, gathered.mistakes, step)
         self.logger.histograms(step, gathered.distributions, prefix="attention")
 
-    def _attention(self, output: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Figure]:
-        """An overview of all images, and of each image every head's map, mask, components and overlay."""
+    def _keep_hardest_classes(self, confusion: Tensor, mistakes: Sequence[Mistake], step: int) -> None:
+        """The classes with the least accuracy, what they are taken for, and some of their images that are."""
+        names = self._class_names()
+        hardest = hardest_classes(confusion)
+        examples = {each.number: [wrong for wrong in mistakes if wrong.label == each.number] for each in hardest}
+        rows = [
+            {
+                "name": names[each.number],
+                "images": each.images,
+                "right": each.right,
+                "taken_for": [[names[number], count] for number, count in each.taken_for],
+                "examples": [[wrong.sample, names[wrong.predicted]] for wrong in examples[each.number]],
+            }
+            for each in hardest
+        ]
+        unseen = self.logger.unseen(wrong.sample for chosen in examples.values() for wrong in chosen)
+        images = _images(self.loader.samples(unseen)) if unseen else {}
+        self.logger.details("classes", step, {"classes": len(names), "hardest": rows}, images)
+
+    def _draw_attention(self, output: Mapping[str, Any], batch: Mapping[str, Any], step: int) -> None:
+        """An overview of all images, of each image every head's map, mask, components and overlay; and the maps kept."""
         similarity = class_similarity(output["queries"][-1], output["keys"][-1], self.task.grid)  # n H gh gw
         entropies = spatial_entropy(similarity, self.config.regularizer.backend)
         labels = component_labels(similarity)
         names = self._class_names()
-        captions = [
-            f"{names[label]}\npredicted {names[guess]}"
-            for label, guess in zip(batch["label"].tolist(), output["logits"].argmax(dim=1).tolist(), strict=True)
-        ]
+        true, predicted = (
+            [names[number] for number in numbers.tolist()]
+            for numbers in (batch["label"], output["logits"].argmax(dim=1))
+        )
+        captions = [f"{name}\npredicted {guess}" for name, guess in zip(true, predicted, strict=True)]
         pixels = batch["image"].float() / 255
-        return {"attention": attention_figure(pixels, similarity, entropies, labels, captions)} | {
-            f"attention_heads/image_{number}": attention_detail_figure(
-                pixels[number], similarity[number], entropies[number], labels[number], captions[number].splitlines()[0]
-            )
-            for number in range(len(pixels))
+        self.logger.figure("attention", attention_figure(pixels, similarity, entropies, labels, captions), step)
+        for number, (image, name) in enumerate(zip(pixels, true, strict=True)):
+            figure = attention_detail_figure(image, similarity[number], entropies[number], labels[number], name)
+            self.logger.figure(f"attention_heads/image_{number}", figure, step)
+        record = {
+            "samples": batch["sample"].tolist(),
+            "labels": true,
+            "predicted": predicted,
+            "grid": list(self.task.grid),
+            "entropies": [[round(value, 4) for value in heads] for heads in entropies.nan_to_num().tolist()],
+            "components": [[len(head[head > 0].unique()) for head in image] for image in labels],
+            "maps": packed_maps(similarity, labels),
         }
+        self.logger.details("attention", step, record, _images(batch))
 
     def _samples(self, batch: Mapping[str, Any]) -> Figure:
         """The first images of a batch as the model saw them. Augmentation is a function of the sample: it is repeated."""
@@ -117,3 +155,9 @@ class Pictures:
         """The data's names, and numbers for what it does not name: the model may have more classes than the data."""
         names = list(self.loader.class_names or ())
         return names + [f"class {number}" for number in range(len(names), self.config.model.num_classes)]
+
+
+def _images(batch: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
+    """Number of each sample of a validation batch -> its image (S, S, 3)."""
+    pixels = rearrange(batch["image"], "n c y x -> n y x c").cpu().numpy()
+    return dict(zip(batch["sample"].tolist(), pixels, strict=True))

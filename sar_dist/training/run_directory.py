@@ -163,7 +163,8 @@ class RunDirectory:
 
     def _check_kinds(self) -> None:
         """Refuse what is in the way, before a write fails on it or, as a FIFO makes it, waits for ever."""
-        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images)
+        kept = self.figures.glob("*.jsonl")
+        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images, *kept)
         folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
         for path in (*files, *folders):
             if path.exists() and not (path.is_dir() if path in folders else path.is_file()):

@@ -15,8 +15,9 @@ images = torch.load(sys.argv[1])
 details = ValidationDetails(5, torch.device("cpu"))
 for batch in range(dist.get_rank(), 6, dist.get_world_size()):
     measures = {name: images[name][batch] for name in ("entropy", "components", "of_images")}
-    details.add(*(images[name][batch] for name in ("labels", "predicted", "scored")), measures)
+    others = {name: images[name][batch] for name in ("losses", "samples")}
+    details.add(*(images[name][batch] for name in ("labels", "predicted", "scored")), measures, **others)
 gathered = details.gather()
 if dist.get_rank() == 0:
-    torch.save({"confusion": gathered.confusion, **gathered.distributions}, sys.argv[2])
+    torch.save({"confusion": gathered.confusion, "mistakes": gathered.mistakes, **gathered.distributions}, sys.argv[2])
 dist.destroy_process_group()

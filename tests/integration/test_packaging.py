@@ -56,6 +56,8 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
     assert place == str(installed / "sar_dist" / "reports" / "__init__.py")
     assert "<h1>From a wheel</h1>" in page
     assert "prefers-color-scheme: dark" in page
+    vendored = installed / "sar_dist" / "reports" / "vendor"
+    assert {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"} <= {file.name for file in vendored.iterdir()}
 
 
 def run(folder: Path, *arguments: str) -> str:

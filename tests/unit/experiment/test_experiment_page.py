@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -13,11 +14,10 @@ from PIL import Image
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import band, ordered_heads
-from sar_dist.experiment.page import format_difference, format_summary, markdown, print_tables, write_report
+from sar_dist.experiment.page import markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
-from sar_dist.experiment.statistics import Difference
-from sar_dist.reports import Summary
+from sar_dist.reports import Difference, Summary, format_difference, format_summary
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,9 @@ def test_page_and_files(results: Results, tmp_path: Path, capsys: pytest.Capture
     assert "A &lt;small&gt; experiment" in page
     assert page.count("data:image/png;base64,") == 2
     assert 'src="http' not in page
+    chart = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])["charts"][0]
+    baseline = chart["lines"][0]
+    assert (baseline["x"][-1], baseline["y"][-1], baseline["low"][-1], baseline["high"][-1]) == (2, 0.75, 0.75, 0.75)
     assert "Not finished: method_seed2." in page
     for name in ("curves", "heads"):
         assert Image.open(io.BytesIO((tmp_path / f"{name}.png").read_bytes())).width > 600

@@ -12,12 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sar_dist.experiment.statistics import (
-    bootstrap_interval,
-    paired_difference,
-    student_interval,
-)
 from sar_dist.reports import Summary, summarize
+from sar_dist.reports.statistics import bootstrap_interval, paired_difference, student_interval
 
 DIFFERENCES = [0.4, -0.3, 1.1, 0.9, 0.2]
 

@@ -9,7 +9,7 @@ import pytest
 from jinja2 import UndefinedError
 from support import ROOT
 
-from sar_dist.reports import Headline, Picture, TextTable, render_page
+from sar_dist.reports import Chart, ChartBoard, ChartLine, ChartSeries, Headline, Picture, TextTable, render_page
 
 EVIL = "<script>alert('x')</script>&"
 ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;"
@@ -18,6 +18,8 @@ ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;"
 def page(text: str = "x") -> str:
     table = TextTable(text, [text, text], [[text, text]], text)
     picture = Picture(text, text, b"png", caption=text)
+    lines = [ChartLine(0, [0.0, 1.0], [1.0, 2.0], text)]
+    board = ChartBoard(text, [ChartSeries(text, "#000000")], [Chart(text, lines)], text, picture, kind=text)
     return render_page(
         "experiment.html.j2",
         title=text,
@@ -25,20 +27,24 @@ def page(text: str = "x") -> str:
         arms=table,
         tables=[table],
         unfinished=[text],
+        curves=board,
         pictures=[picture],
     )
 
 
 def test_whatever_is_given_is_escaped_everywhere() -> None:
-    shown = page(EVIL)
-    assert "<script" not in shown
-    assert shown.count(ESCAPED) == page("&").count("&amp;") >= 15
-    assert page('" onerror="x').count('" onerror') == 0
+    shown, plain = page(EVIL), page("x")
+    assert shown.count("<script") == plain.count("<script") == 3
+    escaped = page("&").count("&amp;") - plain.count("&amp;")
+    assert shown.count(ESCAPED) == escaped >= 25
+    assert r"\u003cscript" in shown  # as the label of an axis, among the data of the charts
+    assert re.search(r'[^\\]" onerror', page('" onerror="x')) is None
 
 
 def test_a_page_fetches_nothing_and_fits_screen_phone_and_paper() -> None:
     shown = page()
-    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link|http', shown)
+    assert "Content-Security-Policy\" content=\"default-src 'none'; img-src data:;" in shown
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<link|http(?!-equiv)', shown.split("<script>\n/*! ")[0])
     for needed in ("initial-scale=1", "prefers-color-scheme: dark", "@media print", "max-width: 46rem", 'lang="en"'):
         assert needed in shown
 
@@ -60,5 +66,5 @@ def test_every_template_is_used() -> None:
     names = {entry.name for entry in folder.iterdir()}
     text = "".join(entry.read_text() for entry in folder.iterdir())
     text += "".join(path.read_text() for path in (ROOT / "sar_dist").rglob("*.py"))
-    assert {name for name in names if f'"{name}"' not in text} == set()
+    assert {name for name in names if f'"{name}"' not in text and f'/{name}"' not in text} == set()
     assert {"base.html.j2", "style.css"} <= names

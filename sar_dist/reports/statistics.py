@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sar_dist.reports import summarize
+from sar_dist.reports.summary import summarize
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
