@@ -264,7 +264,8 @@ class AugmentSettings(Settings):
 
 class OptimSettings(Settings):
     name: str = Field(
-        "adamw", description="optimizer: adamw, nadamw, lion, adan, adopt, or one of your own as my_module:MyOptimizer"
+        "adamw",
+        description="optimizer: adamw, nadamw, lion, adan, adopt, muon, or one of your own as my_module:MyOptimizer",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="settings of an optimizer other than adamw")
     global_batch: int = Field(1024, ge=1, le=2**24, description="images per optimizer step over all processes")

@@ -6,7 +6,8 @@ from sar_dist.engine.compile_probe import compile_problem
 from sar_dist.engine.deepspeed_config import BatchArithmetic, batch_arithmetic, deepspeed_config
 from sar_dist.engine.ema import ExponentialMovingAverage
 from sar_dist.engine.engine_state import restore, shared_state, snapshot
-from sar_dist.engine.optimizers import STATE_BYTES, Optimizer, optimizer_of
+from sar_dist.engine.optimizer import STATE_BYTES, Optimizer
+from sar_dist.engine.optimizers import optimizer_of
 from sar_dist.engine.protocol import Engine
 from sar_dist.engine.schedule import learning_rate_factor, total_steps
 

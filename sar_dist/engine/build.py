@@ -55,7 +55,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
         model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
     )
     settings = optimizer_of(optim)
-    optimizer = settings.build(groups, optim.peak_lr)
+    optimizer = settings.build(settings.arranged(groups, model.vit), optim.peak_lr)
     optimizer.settings = settings  # type: ignore[attr-defined] # for ``shards.optimizer_settings``
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -65,6 +65,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
         ),
         config=deepspeed_config(config, world_size),
     )
+    settings.connect(optimizer, engine)
     return engine
 
 

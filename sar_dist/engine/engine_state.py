@@ -29,7 +29,7 @@ def snapshot(
     states, moments = optimizer_states(engine), optimizer_settings(engine).moments
     for number, (shard, state) in enumerate(zip(flat_shards(engine), states, strict=True)):
         tensors[f"{number}/master"] = shard
-        tensors.update({f"{number}/{moment}": state[moment] for moment in moments})
+        tensors.update({f"{number}/{moment}": state[moment] for moment in moments if moment in state})
         if ema is not None:
             tensors[f"{number}/ema"] = ema.average[number]
     copies = {key: tensor.detach().to("cpu", copy=copy, non_blocking=True) for key, tensor in tensors.items()}
@@ -69,7 +69,8 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
     for fragment in fragments(engine):
         stretch = slice(fragment.offset, fragment.offset + fragment.numel)
         targets: dict[str, Tensor] = {"master": shards[fragment.shard].data}
-        targets.update({moment: states[fragment.shard][moment] for moment in moments})
+        state = states[fragment.shard]
+        targets.update({moment: state[moment] for moment in moments if moment in state})
         if ema is not None:  # a run that begins to average starts from the weights, as at its first step
             targets["ema"] = ema.average[fragment.shard]
         for kind, target in targets.items():

@@ -1,9 +1,10 @@
-"""The optimizers that a run may name: settings that build a ``torch.optim.Optimizer``, and say what it holds.
+"""The optimizers that a run may name.
 
 ZeRO flattens the parameters of a group and gives each process a slice. An optimizer must therefore be elementwise: what
 it does to a number may depend on that number's gradient and state, not on the tensor that it was part of. LAMB, LARS, MARS
 and factored optimizers look at whole tensors, and would compute something else without a word; so would the options
-``caution`` and ``clipping_threshold`` of timm's elementwise ones, which are therefore not offered.
+``caution`` and ``clipping_threshold`` of timm's elementwise ones, which are therefore not offered. Muon looks at whole
+matrices too, and puts them together itself.
 """
 
 from __future__ import annotations
@@ -15,70 +16,11 @@ import timm.optim
 import torch
 from pydantic import Field, field_validator
 
-from sar_dist.config import OptimSettings, Settings, apply_overrides
+from sar_dist.config import OptimSettings, apply_overrides
+from sar_dist.engine.muon import Muon
+from sar_dist.engine.optimizer import STATE_BYTES, AdamW, Optimizer
 from sar_dist.errors import UserError
 from sar_dist.extensions import import_object
-
-STATE_BYTES = 4
-"""A float32 number: the optimizer's copy of a weight, and each of its moments, in every precision."""
-
-
-class Optimizer(Settings):
-    """Base of an optimizer's settings. An elementwise optimizer of your own is a subclass in a file of yours.
-
-    Class attributes:
-        moments: names of the state tensors that are shaped like the parameters; checkpoints keep them under these names.
-        counts_steps: the state also has a scalar ``step``.
-    """
-
-    moments: ClassVar[tuple[str, ...]] = ()
-    counts_steps: ClassVar[bool] = False
-
-    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """The optimizer of parameter ``groups``, each with its own ``lr`` and ``weight_decay``; ``lr`` is the peak rate."""
-        raise NotImplementedError
-
-    def new_state(self, shard: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The state of a flat ``shard`` before its first step."""
-        step = (
-            {"step": torch.zeros((), dtype=torch.float32, device=self.step_device(shard))} if self.counts_steps else {}
-        )
-        return step | {moment: torch.zeros_like(shard.data) for moment in self.moments}
-
-    def step_device(self, shard: torch.Tensor) -> torch.device | str:
-        """Where the optimizer keeps its ``step``."""
-        return "cpu"
-
-    @property
-    def update_bytes_per_parameter(self) -> int:
-        """Bytes of temporary tensors during an update, for each parameter of a process's share."""
-        return 0
-
-    @property
-    def bytes_per_parameter(self) -> int:
-        """Bytes of the float32 weight and of its moments, which one process holds for each parameter of its share."""
-        return STATE_BYTES * (1 + len(self.moments))
-
-
-class AdamW(Optimizer):
-    """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101), torch's own."""
-
-    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
-    counts_steps: ClassVar[bool] = True
-
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decays of the moments")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    fused: bool = Field(True, description="update all parameters of a shard in one kernel, on GPU and CPU")
-
-    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=self.fused)
-
-    def step_device(self, shard: torch.Tensor) -> torch.device | str:
-        return shard.device if self.fused else "cpu"
-
-    @property
-    def update_bytes_per_parameter(self) -> int:
-        return 0 if self.fused else STATE_BYTES
 
 
 def _decays(*values: float) -> Any:
@@ -198,7 +140,14 @@ class _SavedAdopt(timm.optim.Adopt):
         return super().step(closure)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "nadamw": NAdamW, "lion": Lion, "adan": Adan, "adopt": Adopt}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adamw": AdamW,
+    "nadamw": NAdamW,
+    "lion": Lion,
+    "adan": Adan,
+    "adopt": Adopt,
+    "muon": Muon,
+}
 
 # Why each of these would compute something else on the slices of flattened parameters that ZeRO gives it.
 _LAYER_WISE = {

@@ -7,10 +7,12 @@ module is the only one that knows where they are. Checkpoints and the moving ave
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sar_dist.checkpoint import Fragment
-from sar_dist.engine.optimizers import Optimizer
+from sar_dist.engine.optimizer import Optimizer
 from sar_dist.engine.protocol import Engine
 
 
@@ -59,17 +61,25 @@ def optimizer_settings(engine: Engine) -> Optimizer:
     return settings
 
 
+def shard_groups(engine: Engine) -> list[dict[str, Any]]:
+    """The optimizer's parameter group that each flat shard is of."""
+    groups: list[dict[str, Any]] = engine.optimizer.optimizer.param_groups
+    if hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):
+        return [groups[group] for _, group in sorted(engine.optimizer.sub_group_to_group_id.items())]
+    return groups
+
+
 def optimizer_states(engine: Engine) -> list[dict[str, Tensor]]:
     """The optimizer's state of each flat shard, created where the optimizer has not made it yet.
 
     Returns:
-        One dictionary per shard: the optimizer's ``moments``, shaped like the shard, and the scalar ``step`` where it
-        counts. They are the optimizer's own tensors: writing into them changes the optimizer.
+        One dictionary per shard: those of the optimizer's ``moments`` that it keeps of this shard, shaped like it, and the
+        scalar ``step`` where it counts. They are the optimizer's own tensors: writing into them changes the optimizer.
     """
     states, settings = engine.optimizer.optimizer.state, optimizer_settings(engine)
-    for shard in flat_shards(engine):
+    for shard, group in zip(flat_shards(engine), shard_groups(engine), strict=True):
         if not states[shard]:
-            states[shard].update(settings.new_state(shard))
+            states[shard].update(settings.new_state(shard, group))
     return [states[shard] for shard in flat_shards(engine)]
 
 

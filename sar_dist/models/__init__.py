@@ -2,7 +2,7 @@
 
 import sar_dist.models.eva  # noqa: F401 - registers its family
 from sar_dist.models.attention_tap import TapBlock, TappedVisionTransformer
-from sar_dist.models.build import build_model, model_on_meta, parameter_groups
+from sar_dist.models.build import block_matrices, build_model, model_on_meta, parameter_groups
 from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.export import DTYPES, export_run
 from sar_dist.models.families import (
@@ -46,6 +46,7 @@ __all__ = [
     "TapBlock",
     "TappedVisionTransformer",
     "TimmViT",
+    "block_matrices",
     "build_model",
     "check_initial_weights",
     "class_names",

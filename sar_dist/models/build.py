@@ -99,6 +99,12 @@ def parameter_groups(vit: TimmViT, *, lr: float, weight_decay: float, layer_deca
     ]
 
 
+def block_matrices(vit: TimmViT) -> dict[str, nn.Parameter]:
+    """The weights of the linear layers in blocks, by name: what Muon treats as matrices."""
+    weights = {id(layer.weight) for layer in vit.blocks.modules() if isinstance(layer, nn.Linear)}
+    return {name: parameter for name, parameter in vit.named_parameters() if id(parameter) in weights}
+
+
 def _known(name: str, model: nn.Module) -> TimmViT:
     """The model itself, if it can be tapped.
 

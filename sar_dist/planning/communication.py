@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sar_dist.config import RunConfig
-from sar_dist.engine import batch_arithmetic, deepspeed_config
+from sar_dist.engine import batch_arithmetic, deepspeed_config, optimizer_of
 from sar_dist.planning.memory import MAX_LIVE_PARAMETERS
 from sar_dist.planning.precision import Precision
 from sar_dist.planning.shape import ModelShape
@@ -18,24 +18,26 @@ class Communication:
     Attributes:
         gradients: all-reduce (ZeRO 1 and 2) or reduce-scatter (ZeRO 3).
         weights: all-gather, once after the update (ZeRO 1 and 2) or in every micro-batch (ZeRO 3).
+        matrices: all-to-all of an optimizer that needs whole matrices (ZeRO 3).
         seconds: time of both at the link speeds, were nothing of it hidden behind computation.
     """
 
     gradients: float
     weights: float
+    matrices: float
     seconds: float
 
     @property
     def total(self) -> float:
         """Bytes sent in all."""
-        return self.gradients + self.weights
+        return self.gradients + self.weights + self.matrices
 
 
 def collective_payloads(shape: ModelShape, config: RunConfig, world_size: int) -> dict[str, float]:
     """Bytes of the tensors that go through each kind of collective in one optimizer step, on each process.
 
     Returns:
-        "all_reduce", "all_gather" and "reduce_scatter"; for a gather or scatter, bytes of the whole tensor.
+        "all_reduce", "all_gather", "reduce_scatter" and "all_to_all"; for a gather or scatter, bytes of the whole tensor.
     """
     zero = deepspeed_config(config, world_size)["zero_optimization"]
     precision = Precision.of(config)
@@ -44,7 +46,7 @@ def collective_payloads(shape: ModelShape, config: RunConfig, world_size: int) -
     if zero["stage"] < 3:
         reductions = micro_batches if zero["stage"] == 2 else 1  # ZeRO-1 adds up micro-batches before it reduces
         weights = float(precision.weight * shape.parameters)
-        return {"all_reduce": reductions * gradients, "all_gather": weights, "reduce_scatter": 0.0}
+        return {"all_reduce": reductions * gradients, "all_gather": weights, "reduce_scatter": 0.0, "all_to_all": 0.0}
     # What the limit of live parameters allows stays gathered from forward to backward; the rest is gathered again.
     kept = min(1.0, zero.get("stage3_max_live_parameters", MAX_LIVE_PARAMETERS) / shape.parameters)
     gathers = micro_batches * (2 - kept)
@@ -52,6 +54,7 @@ def collective_payloads(shape: ModelShape, config: RunConfig, world_size: int) -
         "all_reduce": 0.0,
         "all_gather": gathers * precision.sent_weights(shape),
         "reduce_scatter": micro_batches * gradients,
+        "all_to_all": optimizer_of(config.optim).exchanged_bytes(shape.block_matrices / world_size),
     }
 
 
@@ -77,6 +80,7 @@ def plan_communication(
     ring = (world_size - 1) / world_size
     gradients = 2 * ring * payloads["all_reduce"] + ring * payloads["reduce_scatter"]
     weights = ring * payloads["all_gather"]
+    matrices = ring * payloads["all_to_all"]  # of every process's slice, that which another owns
     speeds = ([link_gbps] if gpus_per_node > 1 else []) + ([node_link_gbps] if nodes > 1 else [])
-    seconds = 8e-9 * (gradients + weights) / min(speeds) if speeds else 0.0
-    return Communication(gradients=gradients, weights=weights, seconds=seconds)
+    seconds = 8e-9 * (gradients + weights + matrices) / min(speeds) if speeds else 0.0
+    return Communication(gradients=gradients, weights=weights, matrices=matrices, seconds=seconds)

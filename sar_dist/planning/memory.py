@@ -114,8 +114,9 @@ class _Held:
         )
         self.average = config.optim.ema is not None
         optimizer = optimizer_of(config.optim)
-        self.optimizer_bytes = optimizer.bytes_per_parameter
-        self.update_bytes = optimizer.update_bytes_per_parameter
+        matrices, scattered = shape.block_matrices / world_size, self.stage == 3 and world_size > 1
+        self.optimizer_bytes = optimizer.held_bytes(self.share, matrices)
+        self.update_bytes = optimizer.update_bytes(self.share, matrices, scattered=scattered)
         self.activations = plan_activations(
             shape, self.precision, config.engine.micro_batch, checkpointing=config.engine.activation_checkpointing
         )
@@ -133,7 +134,7 @@ class _Held:
         elif self.adds_up_whole:
             parts["gradients"] = accumulated * float(self.parameters)
         if self.offload == "none":
-            parts["optimizer"] = self.optimizer_bytes * self.share
+            parts["optimizer"] = self.optimizer_bytes
             parts["average"] = MASTER_BYTES * self.share if self.average else 0.0
         elif self.stage < 3:
             parts["temporary"] = (
@@ -147,7 +148,7 @@ class _Held:
             return {}
         weight, accumulated = self.precision.weight, self.precision.accumulated
         parts = {
-            "optimizer": self.optimizer_bytes * self.share,
+            "optimizer": self.optimizer_bytes,
             "average": MASTER_BYTES * self.share if self.average else 0.0,
             "gradients": MASTER_BYTES * self.share + (accumulated * self.share if self.stage == 3 else 0.0),
         }
@@ -194,13 +195,15 @@ class _Held:
 
     def update(self) -> dict[str, float]:
         """Beyond ``rest`` inside the optimizer: gradient slices, a flat copy of them, and that in float32."""
-        if self.offload != "none" or self.adds_up_whole:
+        if self.offload != "none":
             return {}
+        if self.adds_up_whole:
+            return {"temporary": self.update_bytes}
         gradient = self.precision.accumulated
         copies = 2.0 * gradient + (MASTER_BYTES if gradient < MASTER_BYTES else 0)
         return {
             "gradients": (MASTER_BYTES if self.stage == 3 else copies) * self.share,
-            "temporary": self.update_bytes * self.share,
+            "temporary": self.update_bytes,
         }
 
     def _buffers(self) -> float:

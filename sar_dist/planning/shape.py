@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sar_dist.config import RunConfig
-from sar_dist.models import BlockSizes, Rotation, family_of, model_on_meta
+from sar_dist.models import BlockSizes, Rotation, block_matrices, family_of, model_on_meta
 from sar_dist.observe import BACKWARD_PER_FORWARD
 from sar_dist.terms import TermCosts, term_costs
 
@@ -19,6 +19,7 @@ class ModelShape:
 
     Attributes:
         parameter_sizes: elements of each parameter.
+        block_matrices: elements of the weights of linear layers in blocks, which Muon treats as matrices.
         matrix_parameters: elements of the linear and convolution layers' parameters, which autocast casts.
         image_values: numbers in one input image.
         tokens: patches and prefix tokens.
@@ -35,6 +36,7 @@ class ModelShape:
     """
 
     parameter_sizes: tuple[int, ...]
+    block_matrices: int
     matrix_parameters: int
     image_values: int
     tokens: int
@@ -85,6 +87,7 @@ class ModelShape:
         matrices = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         return cls(
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
+            block_matrices=sum(matrix.numel() for matrix in block_matrices(vit).values()),
             matrix_parameters=sum(p.numel() for module in matrices for p in module.parameters(recurse=False)),
             image_values=3 * config.model.image_size**2,
             tokens=tokens,

@@ -83,14 +83,16 @@ def _memory(plan: TrainingPlan) -> Table:
 def _communication(plan: TrainingPlan) -> Table:
     table = Table(title="sent by each GPU in a step, if nothing is hidden behind computation", title_justify="left")
     table.add_column("ZeRO", no_wrap=True)
-    for name in ("gradients GB", "weights GB", "ms", "share of a step %"):
+    exchanges = any(setting.communication.matrices for setting in plan.settings)
+    for name in ("gradients GB", "weights GB", *(["matrices GB"] if exchanges else []), "ms", "share of a step %"):
         table.add_column(name, justify="right", no_wrap=True)
     for setting in plan.settings:
         if setting.offload != "none" or setting.checkpointing:
             continue  # neither changes what the processes send to each other
         sent = setting.communication
         share = 100 * sent.seconds / plan.cost.step_seconds
-        figures = (sent.gradients / 1e9, sent.weights / 1e9, 1e3 * sent.seconds, share)
+        matrices = [sent.matrices / 1e9] if exchanges else []
+        figures = (sent.gradients / 1e9, sent.weights / 1e9, *matrices, 1e3 * sent.seconds, share)
         table.add_row(str(setting.zero_stage), *(f"{figure:.2f}" for figure in figures))
     return table
 

@@ -16,7 +16,7 @@ from sar_dist.data.order import check_streams, default_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
-from sar_dist.models import TimmViT, check_initial_weights, family_of, model_on_meta
+from sar_dist.models import TimmViT, block_matrices, check_initial_weights, family_of, model_on_meta
 from sar_dist.observe import check_destinations
 from sar_dist.output import is_main_process, warn
 from sar_dist.places import find_data, looked_for
@@ -72,9 +72,14 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
             "use a smaller optim.global_batch"
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    each = optimizer_of(config.optim).bytes_per_parameter + (STATE_BYTES if config.optim.ema is not None else 0)
+    matrices = sum(matrix.numel() for matrix in block_matrices(model.vit).values())
+    state = optimizer_of(config.optim).held_bytes(parameters, matrices)
+    average = STATE_BYTES * parameters if config.optim.ema is not None else 0
     check_space(  # for the checkpoint that is kept and the one that is being written
-        directory.path, 2 * parameters * each, "two checkpoints of this model take", "free some space or set run.dir"
+        directory.path,
+        2 * math.ceil(state + average),
+        "two checkpoints of this model take",
+        "free some space or set run.dir",
     )
     return CheckedRun(config, train, val, directory)
 

@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore, SharedState, complete_checkpoints
-from sar_dist.config import RunConfig, load_config
+from sar_dist.config import OptimSettings, RunConfig, load_config
 from sar_dist.devices import select_device
 from sar_dist.engine import Engine, build_engine, learning_rate_factor, optimizer_of
 from sar_dist.engine.engine_state import restore, shared_state, snapshot
-from sar_dist.models import build_model, parameter_groups
+from sar_dist.models import TappedVisionTransformer, build_model, parameter_groups
 
 STEPS, HALF, BATCH, PER_EPOCH = 20, 10, 8, 6
-OPTIMIZERS = ("adamw", "nadamw", "lion", "adan", "adopt")
+OPTIMIZERS = ("adamw", "nadamw", "lion", "adan", "adopt", "muon")
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,28 +32,46 @@ def settings(name: str, stage: int, world_size: int) -> RunConfig:
     overrides = [f"optim.name={name}", f"engine.zero_stage={stage}", f"optim.global_batch={BATCH}", "optim.clip=1"]
     if name == "lion":  # whose steps are signs: rounding turns that of a momentum near 0, the more the larger the rate
         overrides.append("optim.lr=1e-4")
+    if name == "muon":  # whose iteration is in bfloat16, where rounding turns a last bit
+        overrides.append("optim.lr=3e-4")
     if stage == 3:
         overrides.append("engine.deepspeed.zero_optimization.stage3_param_persistence_threshold=0")
     return load_config(sys.argv[1], [*overrides, f"engine.micro_batch={BATCH // world_size}"])
 
 
+def torchs_muon(model: TappedVisionTransformer, optim: OptimSettings) -> list[torch.optim.Optimizer]:
+    """torch's own Muon for the matrices of the blocks, chosen here by name, and its AdamW for the rest."""
+    matrices, others = [], []
+    for name, parameter in model.vit.named_parameters():
+        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
+    unregularized = [parameter for parameter in others if parameter.ndim == 1 or parameter.shape[0] == 1]
+    decayed = [parameter for parameter in others if not any(parameter is other for other in unregularized)]
+    decay = optim.weight_decay
+    muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": unregularized, "weight_decay": 0.0}]
+    return [muon, torch.optim.AdamW(groups)]
+
+
 def plain_losses(config: RunConfig) -> list[float]:
-    """Of one process that knows no ZeRO: whole tensors, timm's optimizer as it is built for them."""
+    """Of one process that knows no ZeRO: whole tensors, and timm's or torch's optimizer as it is built for them."""
     torch.manual_seed(0)
     model = build_model(config.model, config.regularizer).train()
     optim = config.optim
     groups = parameter_groups(model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay)
-    optimizer = optimizer_of(optim).build(groups, optim.peak_lr)
+    optimizers = (
+        torchs_muon(model, optim) if optim.name == "muon" else [optimizer_of(optim).build(groups, optim.peak_lr)]
+    )
     losses = []
     for step in range(STEPS):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = optim.peak_lr * learning_rate_factor(step, optim, steps_per_epoch=PER_EPOCH)
         images, labels = batch(step)
         loss = functional.cross_entropy(model(images)["logits"], labels)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
     return losses
 

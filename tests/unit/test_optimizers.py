@@ -208,3 +208,12 @@ def test_what_each_holds_and_takes_for_an_update(name: str, held: int) -> None:
             level += event.nbytes()
             highest = max(highest, level)
     assert highest / len(weight) == pytest.approx(settings.update_bytes_per_parameter, abs=0.1)
+
+
+def test_muon_holds_one_moment_of_matrices_and_two_of_the_rest() -> None:
+    muon = optimizer_of(OptimSettings(name="muon"))
+    assert muon.held_bytes(10, 4) == 4 * 8 + 6 * 12
+    assert (muon.update_bytes(10, 4, scattered=False), muon.update_bytes(10, 4, scattered=True)) == (16, 48)
+    assert muon.exchanged_bytes(4) == 32
+    adamw = optimizer_of(OptimSettings())
+    assert (adamw.held_bytes(10, 4), adamw.update_bytes(10, 4, scattered=True), adamw.exchanged_bytes(4)) == (120, 0, 0)

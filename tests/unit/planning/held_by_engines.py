@@ -66,7 +66,20 @@ def count_collectives(counts: Counter[str]) -> Callable[[], None]:
             return _original(*arguments, **options)
 
         setattr(backend, name, counted)
-    return lambda: [delattr(backend, name) for name in KINDS] and None
+    all_to_all = torch.distributed.all_to_all_single  # of Muon, which does not go through DeepSpeed
+
+    def counted_all_to_all(arrived: Tensor, sent: Tensor, *sizes: Any) -> Any:
+        counts["all_to_all"] += sent.nbytes
+        return all_to_all(arrived, sent, *sizes)
+
+    torch.distributed.all_to_all_single = counted_all_to_all
+
+    def undo() -> None:
+        torch.distributed.all_to_all_single = all_to_all
+        for name in KINDS:
+            delattr(backend, name)
+
+    return undo
 
 
 def measure(config: RunConfig, world_size: int) -> dict[str, float]:
