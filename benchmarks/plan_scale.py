@@ -5,7 +5,7 @@
 The manifests are synthetic: the plan needs the number of samples of each shard and nothing else. "seek" makes a new plan
 and finds the samples of one rank's part of a random global batch, as a resumed worker does; "epoch change" is the first
 batch of the next epoch; "memory" is what the plan holds after a thousand batches (tracemalloc), and the same per sample of
-the data set.
+the data set. Then: what it takes for a mixture of several such sets to say which set a position is of, far into a run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.data.order import BatchPlan, PlanSettings, default_streams, window_samples
+from sar_dist.data.order import BatchPlan, Mixture, PlanSettings, default_streams, window_samples
 from sar_dist.data.shards import RECORD
 
 
@@ -105,6 +105,17 @@ def measure(case: Case, rounds: int) -> Result:
     )
 
 
+def mixture_microseconds(sets: int, positions: int = 4096, begin: int = 10**10) -> float:
+    """Median time to tell the set of one position, of sets with the weights 1, 2, 3, ..."""
+    mixture = Mixture(range(1, sets + 1))
+
+    def turns() -> None:
+        for position in range(begin, begin + positions):
+            mixture.at(position)
+
+    return 1e6 * timed(15, turns) / positions
+
+
 def timed(rounds: int, action: Callable[[], None]) -> float:
     """Median seconds of ``action``."""
     seconds = []
@@ -146,8 +157,11 @@ def main() -> None:
     arguments = parser.parse_args()
     results = [measure(case, arguments.rounds) for case in CASES]
     print_results(results)
+    mixtures = {sets: mixture_microseconds(sets) for sets in (1, 2, 4, 16)}
+    costs = ", ".join(f"{sets}: {microseconds:.2f}" for sets, microseconds in mixtures.items())
+    print(f"Microseconds a sample to tell its set, by number of sets: {costs}.")
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1))
+        arguments.out.write_text(json.dumps([*map(asdict, results), {"mixtures": mixtures}], indent=1))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from sar_dist.training import (
     Checkpointing,
     ClassificationTask,
     DataAdvice,
+    ImagesBySet,
     RunDirectory,
     RunLength,
     RunningAverages,
@@ -69,7 +70,7 @@ def fixed_batch(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "sample": number,
         "position": number,
     }
-    return {**{name: value.to(device) for name, value in tensors.items()}, "bad": 0, "bad_keys": []}
+    return {**{name: value.to(device) for name, value in tensors.items()}, "by_set": {}, "bad": 0, "bad_keys": []}
 
 
 class Loops:
@@ -216,6 +217,7 @@ class Loops:
             task=self.task,
             batches=itertools.repeat(self.batch),
             advice=DataAdvice(unused),
+            images_by_set=ImagesBySet([""], engine.device),
             accumulation=self.accumulation,
             val_loader=unused,
             length=RunLength(config, STEPS_PER_EPOCH),

@@ -40,7 +40,8 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
         model: the model whose keys a misspelt one is compared with; None compares it with nothing.
     """
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # What a setting was taken for, where it may be several things, is in parentheses and no part of its key.
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("("))
     message = first["msg"].removeprefix("Value error, ")
     keys = [] if model is None else [name for name, _ in field_types(model)]
     if first["type"] == "extra_forbidden":

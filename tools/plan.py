@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
         "--train-images",
         type=int,
         metavar="N",
-        help=f"images of the training set (default: counted in data.train; {IMAGENET_1K_IMAGES} where that is missing)",
+        help=f"images of an epoch (default: data.epoch_samples, or counted in data.train; {IMAGENET_1K_IMAGES} where that is missing)",
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything to this file, in bytes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
@@ -97,9 +97,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def count_train_images(config: RunConfig) -> int | None:
-    """Size of the configured training set, or None where the set is not on this machine."""
+    """Images of an epoch as configured, or those of all training sets; None where one is not on this machine."""
+    data = config.data
+    if data.epoch_samples is not None or not data.training_sets:
+        return data.epoch_samples
     try:
-        return load_manifest(locate_data("data.train", config.data.train), "train").total
+        return sum(load_manifest(locate_data("data.train", each.shards), "train").total for each in data.training_sets)
     except UserError:
         return None
 

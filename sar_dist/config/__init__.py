@@ -19,6 +19,7 @@ from sar_dist.config.settings import (
     RunSettings,
     Settings,
     TermSettings,
+    TrainingSetSettings,
     ValidationSettings,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "RunSettings",
     "Settings",
     "TermSettings",
+    "TrainingSetSettings",
     "ValidationSettings",
     "apply_overrides",
     "config_keys",

@@ -174,6 +174,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(str(value) for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " | ".join(_type_name(value) for value in arguments)
+    if origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel):
+        return f"[{{{', '.join(arguments[0].model_fields)}}}, ...]"
     if origin is tuple:
         return f"({', '.join('...' if value is Ellipsis else _type_name(value) for value in arguments)})"
     return "mapping" if origin is dict else getattr(annotation, "__name__", str(annotation))

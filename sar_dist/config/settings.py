@@ -7,9 +7,18 @@ Every field has a default unless a run cannot mean anything without it, and one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sar_dist.config.duration import Duration
 from sar_dist.config.values import PathText, checked, is_number
@@ -124,9 +133,40 @@ class RegularizerSettings(TermSettings):
     )
 
 
+class TrainingSetSettings(Settings):
+    """One of several data sets of ``data.train``."""
+
+    shards: PathText = Field(description="shards, as data.train names them")
+    weight: float = Field(gt=0, le=1e12, description="share of the samples, relative to the other sets' weights")
+    label: str | None = Field(
+        None, min_length=1, description="where its shards have the label; none: as data.label says"
+    )
+    classes: dict[str, str] = Field(
+        default_factory=dict, description="name in the first set of a class that has another name in this one"
+    )
+
+
+def _one_or_several(value: Any) -> str:
+    return "(sets)" if isinstance(value, list | tuple) else "(shards)"
+
+
 class DataSettings(Settings):
-    train: PathText | None = Field(
-        None, description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/"
+    train: (
+        Annotated[
+            Annotated[PathText, Tag("(shards)")] | Annotated[tuple[TrainingSetSettings, ...], Tag("(sets)")],
+            Discriminator(_one_or_several),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="training shards: a URL, or a folder as given, below $SAR_DIST_DATA or below data/; or several sets of "
+        "them, as [{shards: A, weight: 3}, {shards: B, weight: 1}]",
+    )
+    epoch_samples: int | None = Field(
+        None,
+        ge=1,
+        le=10**12,
+        description="samples that make up an epoch, in which durations are counted; none: those of all training sets",
     )
     val: PathText | None = Field(None, description="validation shards, found in the same way")
     label: str = Field(
@@ -176,6 +216,25 @@ class DataSettings(Settings):
         le=2**40,
         description="refuse images with more pixels than this, such as 8192 x 8192, before decoding them",
     )
+
+    @field_validator("train")
+    @classmethod
+    def _first_set_is_the_reference(cls, value: str | tuple[TrainingSetSettings, ...] | None) -> Any:
+        if isinstance(value, tuple):
+            if not value:
+                raise ValueError("names no data set; write [{shards: A, weight: 3}, {shards: B, weight: 1}]")
+            if value[0].classes:
+                raise ValueError(
+                    "gives the first set other class names, but they are the run's; give the others theirs"
+                )
+        return value
+
+    @property
+    def training_sets(self) -> tuple[TrainingSetSettings, ...]:
+        """The data sets of ``train``; one without a weight is the only one."""
+        if isinstance(self.train, tuple):
+            return self.train
+        return () if self.train is None else (TrainingSetSettings(shards=self.train, weight=1),)
 
     @model_validator(mode="before")
     @classmethod

@@ -43,16 +43,19 @@ _DecimalLoader.add_constructor("tag:yaml.org,2002:float", _DecimalLoader.constru
 def read_value(text: str, annotation: Any = Any) -> Any:
     """The value that ``text`` stands for where a setting of type ``annotation`` is expected.
 
-    Text is taken as typed, but for quotes around the whole of it; ``none`` (and ``null``, and nothing) is None where
-    the setting may be None; everything else is YAML with decimal numbers.
+    Text is taken as typed, but for quotes around the whole of it, and a list in brackets where the setting may be one;
+    ``none`` (and ``null``, and nothing) is None where the setting may be None; everything else is YAML with decimal numbers.
 
     Raises:
         ValueError: the text is no YAML.
     """
     members = _members(annotation)
+    lists = {member for member in members if typing.get_origin(member) is tuple}
+    singles = members - lists - {types.NoneType}
     if types.NoneType in members and text.strip().lower() in ("", "none", "null"):
         return None
-    if all(_is_text(member) for member in members - {types.NoneType}):
+    is_text = bool(singles) and all(_is_text(member) for member in singles)
+    if is_text and not (lists and text.lstrip().startswith("[")):
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
         return text[1:-1] if quoted else text
     try:

@@ -1,11 +1,12 @@
 """Images from WebDataset tar shards: exact order, exact resume, exact validation. See docs/data.md.
 
-``load_manifest`` -> ``check_shards`` -> ``TrainLoader`` / ``ValidationLoader``.
+``load_manifest`` -> ``check_shards`` -> ``TrainLoader`` / ``ValidationLoader``; of several training sets ``match_classes``.
 """
 
 from sar_dist.data.loader import TrainLoader, ValidationLoader
 from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
+from sar_dist.data.training_sets import TrainingSet, match_classes, set_names
 from sar_dist.data.workers import with_workers
 
 __all__ = [
@@ -13,9 +14,12 @@ __all__ = [
     "Manifest",
     "ShardEntry",
     "TrainLoader",
+    "TrainingSet",
     "ValidationLoader",
     "check_shards",
     "load_manifest",
+    "match_classes",
     "prefetch_to_device",
+    "set_names",
     "with_workers",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -85,6 +86,7 @@ class TrainBatching:
                 "sample": _int64(group, "sample"),
                 "position": _int64(group, "position"),
                 "epoch": _int64(group, "epoch"),
+                "by_set": Counter(sample["set"] for sample in group),
                 "bad": sum(bool(sample["bad"]) for sample in group),
                 "bad_keys": [key for sample in group for key in sample["bad"]],
                 **self._planned(group),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any
 
 import webdataset as wds
@@ -17,22 +18,25 @@ from sar_dist.data.batching import (
     ValidationDecoding,
     errors_as_batches,
 )
+from sar_dist.data.fingerprint import changes, pass_lengths, sets_fingerprint, with_known_content
 from sar_dist.data.images import BadSamples, Canvas, Draw, SampleDecoder, Transform
 from sar_dist.data.order import (
+    Mixture,
+    PlannedSet,
     PlanSettings,
     TrainRange,
     TrainSource,
     ValidationSource,
     check_streams,
-    default_streams,
     steps_per_epoch,
+    streams_of_part,
     window_samples,
 )
-from sar_dist.data.shards import Manifest, describe, open_shards
+from sar_dist.data.shards import Manifest, open_shards
+from sar_dist.data.training_sets import TrainingSet
 from sar_dist.data.workers import KeptPipeline, iterate_pipeline
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.setting_trees import ABSENT, differences
 
 # Part of the fingerprint: raise it whenever the same settings would give another order or other random numbers.
 ORDER_VERSION = 1
@@ -40,10 +44,11 @@ _VALIDATION_PREFETCH = 2  # the first batches lie in memory until the first vali
 
 
 class TrainLoader:
-    """Training batches as a function of (manifest, seed, global batch number), the same for any ranks and workers.
+    """Training batches as a function of (sets, seed, global batch number), the same for any ranks and workers.
 
     Args:
-        manifest: the training shards; run ``check_shards`` on them first.
+        sets: the training shards, or several sets of them, which take turns as ``Mixture`` says; run ``check_shards`` on
+            them first.
         data: workers, prefetch, streams, window, repeated augmentation, limit of bad samples.
         transform: encoded bytes to uint8 (3, S, S).
         global_batch: samples of one optimizer step over all ranks.
@@ -55,13 +60,13 @@ class TrainLoader:
         later: draws what is done to a sample's image on the device, and how; None: nothing is.
 
     Attributes: ``steps_per_epoch`` (global batches), ``accumulation`` (micro-batches of a rank in a global batch),
-    ``streams``, ``window`` (samples), ``next_batch`` (where ``load_state_dict`` left off), ``bad_samples``.
+    ``next_batch`` (where ``load_state_dict`` left off), ``bad_samples``.
     Raises UserError where the numbers do not fit together.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        sets: Manifest | Sequence[TrainingSet],
         *,
         data: DataSettings,
         transform: Transform,
@@ -78,24 +83,25 @@ class TrainLoader:
             raise UserError(
                 f"optim.global_batch={global_batch} is not a multiple of engine.micro_batch={micro_batch} x {world_size} processes"
             )
+        given = [TrainingSet(sets)] if isinstance(sets, Manifest) else list(sets)
         self._repeats = data.repeated_augmentation
-        self.streams = data.streams or default_streams(max(1, global_batch // self._repeats))
-        check_streams(self.streams, global_batch, world_size, self._repeats)
-        self.window = window_samples([shard.samples for shard in manifest.shards], data.window_shards)
-        self.steps_per_epoch = steps_per_epoch(manifest.total, global_batch)
+        check_streams(data.streams, global_batch, world_size, self._repeats, len(given))
+        self._mixture = Mixture([each.weight for each in given])
+        self._different = global_batch // self._repeats
+        self._sets = _planned(given, self._mixture, data, seed, self._different)
+        self._samples = sum(each.manifest.total for each in given)
+        self.steps_per_epoch = steps_per_epoch(data.epoch_samples or self._samples, global_batch)
         self.accumulation = global_batch // (micro_batch * world_size)
         self.next_batch = 0
         # Caller's batch number to the sequence's; other than 0 only after a change that data.allow_changed let pass.
         self._shift = 0
         self.bad_samples = BadSamples(data.max_bad_fraction, "training")
-        self._manifest = manifest
-        self._shards = open_shards(manifest, data)
         self._data = data
         self._canvas = None if later is None else later[1]
         self._decoder = SampleDecoder(transform, num_classes, seed, None if later is None else later[0])
-        self._settings = PlanSettings(seed, global_batch // self._repeats, self.streams, self.window)
         self._micro_batch = micro_batch
         self._rank = rank
+        self._seed = seed
         self._fingerprint_extra = fingerprint_extra or {}
 
     def iterate(self, start_batch: int, stop_batch: int) -> Iterator[Batch]:
@@ -103,15 +109,14 @@ class TrainLoader:
 
         Epochs follow each other without a break: one call can serve a whole run, and starts the workers once.
         Each micro-batch of b samples is a dictionary of ``image`` uint8 (b, 3, S, S); int64 (b,) ``label``, ``sample``
-        (global id), ``position`` (global batch * G + place in it) and ``epoch`` (number of the pass over the data; with r
-        copies of each sample, pass * r + copy); ``bad`` (how many are substitutes) and ``bad_keys`` (the samples they
-        replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
+        (global id over all sets), ``position`` (global batch * G + place in it) and ``epoch`` (number of the pass over the
+        set; with r copies of each sample, pass * r + copy); ``by_set`` (how many are of each set); ``bad`` (how many are
+        substitutes) and ``bad_keys`` (the samples they replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
         too many samples are bad.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
-        wanted = TrainRange(start, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
         pipeline = wds.DataPipeline(
-            TrainSource(self._shards, self._manifest, self._settings, wanted),
+            self._source(start, stop),
             TrainDecoding(self._decoder),
             TrainBatching(self._micro_batch, self._canvas),
             errors_as_batches,
@@ -124,10 +129,13 @@ class TrainLoader:
         They are read in this process, as they are stored; samples without a usable image are left out.
         """
         first = (batch + self._shift) * self.accumulation
-        stop = first + -(-count // self._micro_batch)
-        wanted = TrainRange(first, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
-        source = TrainSource(self._shards, self._manifest, self._settings, wanted)
+        source = self._source(first, first + -(-count // self._micro_batch))
         return [sample["jpg"] for sample in itertools.islice(source, count) if sample["jpg"] is not None]
+
+    def _source(self, start: int, stop: int) -> TrainSource:
+        """The raw samples of this rank's micro-batches [start, stop) of the sequence."""
+        wanted = TrainRange(start, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
+        return TrainSource(self._sets, self._mixture, self._different, wanted)
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -138,15 +146,10 @@ class TrainLoader:
         """What the sequence of batches depends on. Ranks, micro-batch and workers are not in it: they may change."""
         return {
             "order_version": ORDER_VERSION,
-            "manifest": self._manifest.fingerprint,
-            "content": self._shards.content,
-            "resized": describe(self._manifest.resized),
-            "samples": self._manifest.total,
-            "seed": self._settings.seed,
-            "global_batch": self._settings.global_batch * self._repeats,
+            **sets_fingerprint(self._sets, self._mixture.shares),
+            "seed": self._seed,
+            "global_batch": self._different * self._repeats,
             "repeated_augmentation": self._repeats,
-            "streams": self.streams,
-            "window": self.window,
             **self._fingerprint_extra,
         }
 
@@ -163,40 +166,36 @@ class TrainLoader:
         # A checkpoint from before there was repeated augmentation does not name it.
         saved = {"repeated_augmentation": 1} | state["fingerprint"]
         current = self.fingerprint()
-        # Neither does one from before the content of shards without a manifest was known; nor is that of remote ones.
-        if saved.get("content") is None or current["content"] is None:
-            saved["content"] = current["content"]
-        changes = _changes(saved, current)
+        changed = changes(with_known_content(saved, current), current)
         self.next_batch, self._shift = int(state["next_batch"]), int(state["shift"])
-        if not changes:
+        if not changed:
             return
-        what = ", ".join(changes)
+        what = ", ".join(changed)
         if not self._data.allow_changed:
             raise UserError(
                 f"the checkpoint was made with other training data or another order ({what}); "
                 "restore that, start a new run, or set data.allow_changed=true to go on with a new epoch"
             )
-        passes = -(-(self.next_batch + self._shift) // _steps_per_pass(saved))
-        self._shift = passes * _steps_per_pass(self.fingerprint()) - self.next_batch
-        warn(f"training data or order changed ({what}): going on with the beginning of epoch {passes}")
+        begun = max(-(-(self.next_batch + self._shift) // length) for length in pass_lengths(saved))
+        self._shift = max(ceil(begun * length) for length in pass_lengths(current)) - self.next_batch
+        warn(f"training data or order changed ({what}): going on with the beginning of epoch {begun}")
 
 
-def _steps_per_pass(fingerprint: dict[str, Any]) -> int:
-    """Global batches until the samples come round again: an epoch, or so many as each sample has copies in a batch."""
-    return int(fingerprint["samples"] // (fingerprint["global_batch"] // fingerprint["repeated_augmentation"]))
-
-
-def _changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, as "key old -> new". One that an older version did not know is unset there."""
-    pairs = {
-        key: [None if value is ABSENT else value for value in pair] for key, pair in differences(saved, current).items()
-    }
-    return [f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in sorted(pairs.items()) if old != new]
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+def _planned(
+    sets: Sequence[TrainingSet], mixture: Mixture, data: DataSettings, seed: int, different: int
+) -> list[PlannedSet]:
+    """Every set with the plan of its samples, of which its share of the ``different`` samples of a batch are one step."""
+    planned: list[PlannedSet] = []
+    first_id = 0
+    for each, share in zip(sets, mixture.shares, strict=True):
+        manifest = each.manifest
+        # A set alone is refused by its plan if it has fewer samples than a batch; in a mixture it comes round more often.
+        part = max(1, min(round(different * share), manifest.total)) if len(sets) > 1 else different
+        window = window_samples([shard.samples for shard in manifest.shards], data.window_shards)
+        settings = PlanSettings(seed, part, streams_of_part(part, data.streams), window)
+        planned.append(PlannedSet(open_shards(manifest, data), manifest, settings, first_id, each.classes))
+        first_id += manifest.total
+    return planned
 
 
 class ValidationLoader:

@@ -21,7 +21,15 @@ from sar_dist.observe.flops import (
 )
 from sar_dist.observe.logger import FIGURES_FOLDER, RunLogger, sample_file
 from sar_dist.observe.panels import FIGURE_DPI, PanelGrid, shorten_text
-from sar_dist.observe.quantities import QUANTITIES, known_quantities, panel_title, quantities_in, quantity_rows
+from sar_dist.observe.quantities import (
+    QUANTITIES,
+    known_quantities,
+    panel_title,
+    quantities_in,
+    quantity_rows,
+    set_quantities,
+    set_values,
+)
 from sar_dist.observe.records import read_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
@@ -67,6 +75,8 @@ __all__ = [
     "read_records",
     "sample_file",
     "samples_figure",
+    "set_quantities",
+    "set_values",
     "shorten_text",
     "vit_forward_macs",
 ]

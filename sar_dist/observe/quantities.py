@@ -179,7 +179,23 @@ _SPEED = (
     ),
 )
 
+_IMAGES_OF = "images_of_"
+
 QUANTITIES: tuple[Quantity, ...] = (*_LEARNING, *registered_quantities(), *_OPTIMIZATION, *_SPEED)
+
+
+def set_quantities(names: Sequence[str]) -> tuple[Quantity, ...]:
+    """What is logged of several training sets, by their names; nothing of one."""
+    chart = ("Learning", "training images of each data set")
+    return tuple(
+        Quantity(f"{_IMAGES_OF}{name}", "data", "", chart=chart, summed_up={f"training images of {name}": "last"})
+        for name in (names if len(names) > 1 else ())
+    )
+
+
+def set_values(images: Mapping[str, int]) -> dict[str, float]:
+    """The numbers of training images by name of their set, as they are logged."""
+    return {f"{_IMAGES_OF}{name}": float(count) for name, count in images.items()}
 
 
 def known_quantities(declared: Iterable[Quantity]) -> tuple[Quantity, ...]:
@@ -188,9 +204,12 @@ def known_quantities(declared: Iterable[Quantity]) -> tuple[Quantity, ...]:
 
 
 def quantities_in(records: Iterable[Mapping[str, Any]]) -> tuple[Quantity, ...]:
-    """The table and the terms that only these records of metrics.jsonl know."""
-    names = dict.fromkeys(name for record in records if record["prefix"] == "train" for name in record)
-    return with_unknown_terms(QUANTITIES, names)
+    """The table, and the terms and training sets that only these records of metrics.jsonl know."""
+    names: dict[str, dict[str, None]] = {}
+    for record in records:
+        names.setdefault(record["prefix"], {}).update(dict.fromkeys(record))
+    sets = [name.removeprefix(_IMAGES_OF) for name in names.get("data", ()) if name.startswith(_IMAGES_OF)]
+    return (*with_unknown_terms(QUANTITIES, names.get("train", ())), *set_quantities(sets))
 
 
 def quantity_rows(prefix: str) -> list[str]:

@@ -45,7 +45,7 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
         *_model_section(public["run"]["name"], hub, plain_timm),
         *_training_section(public, environments),
         *_results_section(hub["sar_dist"], records, results),
-        *_repeat_section(environments, asked),
+        *_repeat_section(config["data"]["train"], environments, asked),
     ]
     try:
         write_durably(export / TRAINING_FILE, json.dumps(public, indent=2) + "\n")
@@ -89,7 +89,7 @@ def _training_section(config: Mapping[str, Any], environments: list[dict[str, An
     reference = optim.get("lr_reference_batch")
     initial = config["model"].get("init_from") or "random"
     rows = [
-        ("training data", data["train"]),
+        ("training data", _training_data(data["train"])),
         ("validation data", data["val"]),
         ("initial weights", initial),
         ("epochs", optim["epochs"]),
@@ -112,6 +112,13 @@ def _training_section(config: Mapping[str, Any], environments: list[dict[str, An
             ("packages", f"Python {last['python']}, {packages}"),
         ]
     return ["## Training\n", _table(("", ""), rows), f"\nEvery setting is in `{TRAINING_FILE}`.\n"]
+
+
+def _training_data(train: Any) -> str:
+    """One data set, or several with their weights, as ``config.json`` has them."""
+    if not isinstance(train, list):
+        return str(train)
+    return ", ".join(f"{each['shards']} (weight {each['weight']:g})" for each in train)
 
 
 def _results_section(
@@ -164,11 +171,15 @@ def _paths_to_give(config: dict[str, Any], public: dict[str, Any]) -> list[str]:
     return sorted(named | cut)
 
 
-def _repeat_section(environments: list[dict[str, Any]], asked: list[str]) -> list[str]:
+def _repeat_section(train: Any, environments: list[dict[str, Any]], asked: list[str]) -> list[str]:
     processes = environments[-1]["world_size"] if environments else 1
+    shards = "data.train=FOLDER_OF_TRAINING_SHARDS"
+    if isinstance(train, list):
+        sets = (f"{{shards: FOLDER_{i}, weight: {each['weight']:g}}}" for i, each in enumerate(train, 1))
+        shards = f"'data.train=[{', '.join(sets)}]'"
     command = (
         f"deepspeed --num_accelerators {processes} tools/train.py --config {TRAINING_FILE} \\\n"
-        "    data.train=FOLDER_OF_TRAINING_SHARDS data.val=FOLDER_OF_VALIDATION_SHARDS run.dir=runs"
+        f"    {shards} data.val=FOLDER_OF_VALIDATION_SHARDS run.dir=runs"
     )
     again = f" It needs what these settings name too: {', '.join(asked)}." if asked else ""
     return ["## Repeat it\n", f"```\n{command}\n```\n", f"In a checkout of sar_dist at the commit above.{again}"]

@@ -4,6 +4,7 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import locate_data
 from sar_dist.training.evaluation import evaluate
+from sar_dist.training.images_by_set import ImagesBySet
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_benchmark import benchmark_loader
 from sar_dist.training.reporting import DataAdvice
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpointing",
     "ClassificationTask",
     "DataAdvice",
+    "ImagesBySet",
     "RunDirectory",
     "RunLength",
     "RunningAverages",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import zip_longest
+from typing import Literal
 
 import torch
 
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig
-from sar_dist.data import Manifest, check_shards, load_manifest
+from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, set_names
 from sar_dist.data.images import build_train_transform
-from sar_dist.data.order import check_streams, default_streams
+from sar_dist.data.order import check_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
@@ -30,7 +34,7 @@ class CheckedRun:
     """What the checks found, so that nothing is read twice."""
 
     config: RunConfig
-    train: Manifest
+    train: tuple[TrainingSet, ...]
     val: Manifest
     directory: RunDirectory
 
@@ -54,22 +58,24 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         raise UserError(
             f"mixup and cutmix mix pairs of images; engine.micro_batch={config.engine.micro_batch} must be even"
         )
-    repeats = config.data.repeated_augmentation
-    streams = config.data.streams or default_streams(max(1, config.optim.global_batch // repeats))
-    check_streams(streams, config.optim.global_batch, world_size, repeats)
+    data = config.data
+    check_streams(
+        data.streams, config.optim.global_batch, world_size, data.repeated_augmentation, len(data.training_sets)
+    )
     directory = RunDirectory(config)
     directory.check(config)
     if (
         not complete_checkpoints(directory.checkpoints) and not config.run.branch_from
     ):  # else the weights come from there
         check_initial_weights(model.vit, config.model)
-    train = check_data("data.train", config.data.train, config)
+    train = check_training_data(config)
     val = check_data("data.val", config.data.val, config)
-    check_same_classes(train, val)
-    if train.total < config.optim.global_batch:
+    check_same_classes(train[0].manifest, val)
+    total = sum(each.manifest.total for each in train)
+    if (data.epoch_samples or total) < config.optim.global_batch:
+        what = f"the training set has {total}" if data.epoch_samples is None else f"an epoch has {data.epoch_samples}"
         raise UserError(
-            f"the training set has {train.total} images, less than one global batch of {config.optim.global_batch}; "
-            "use a smaller optim.global_batch"
+            f"{what} images, less than one global batch of {config.optim.global_batch}; use a smaller optim.global_batch"
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     matrices = sum(matrix.numel() for matrix in block_matrices(model.vit).values())
@@ -117,27 +123,82 @@ def locate_data(key: str, path: str | None) -> str:
     )
 
 
-def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
+def check_training_data(config: RunConfig) -> tuple[TrainingSet, ...]:
+    """Find and check every data set of ``data.train``. The first one's labels are the run's.
+
+    Raises:
+        UserError: one is not there, damaged, there twice, or has a class that the first one does not have.
+    """
+    several = config.data.training_sets
+    if len(several) < 2:
+        path, label = (several[0].shards, several[0].label) if several else (None, None)
+        return (TrainingSet(check_data("data.train", path, config, label)),)
+    sets: list[TrainingSet] = []
+    for number, (given, name) in enumerate(zip(several, set_names([each.shards for each in several]), strict=True)):
+        key = f"data.train.{number}"
+        manifest = load_manifest(locate_data(key, given.shards), "train", given.label or config.data.label)
+        if any(_is_same_place(each.manifest.root, manifest.root) for each in sets):
+            raise UserError(
+                f"{key} is {manifest.root}, which is in data.train already; give it once, with the sum of the weights"
+            )
+        reference = sets[0].manifest if sets else manifest
+        classes = match_classes(key, reference, manifest, given.classes)
+        checked = TrainingSet(manifest, name, Fraction(repr(given.weight)), classes)
+        check_images(key, manifest, config, checked.num_classes)
+        sets.append(checked)
+    _warn_of_unnamed_classes(sets)
+    return tuple(sets)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    return one == other or ("://" not in one + other and os.path.samefile(one, other))
+
+
+def _warn_of_unnamed_classes(sets: Sequence[TrainingSet]) -> None:
+    """Say it where labels are taken as numbers because only some sets say what they mean."""
+    unnamed = [each.name for each in sets if each.manifest.classes is None]
+    if unnamed and len(unnamed) < len(sets):
+        warn(
+            f"data.train: {', '.join(unnamed)} does not name its classes, so that its labels are taken for the same numbers as "
+            "in the others; a classes.json beside its shards would tell"
+        )
+
+
+def check_data(key: str, path: str | None, config: RunConfig, label: str | None = None) -> Manifest:
     """Find and check the shards of ``data.train`` or ``data.val``, which ``key`` names.
 
     Raises:
         UserError: they are not there, damaged, or have more classes than the model.
     """
-    manifest = load_manifest(locate_data(key, path), "train" if key == "data.train" else "val", config.data.label)
-    check_shards(manifest, num_classes=config.model.num_classes, max_bad_fraction=config.data.max_bad_fraction)
-    if manifest.num_classes is not None and manifest.num_classes > config.model.num_classes:
+    split: Literal["train", "val"] = "train" if key == "data.train" else "val"
+    manifest = load_manifest(locate_data(key, path), split, label or config.data.label)
+    check_images(key, manifest, config)
+    return manifest
+
+
+def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: int | None = None) -> None:
+    """Check the shards of a set, whose labels are its own ``num_classes`` or, without them, those of the model.
+
+    Raises:
+        UserError: they are damaged, or have more classes than the model.
+    """
+    check_shards(
+        manifest,
+        num_classes=num_classes or config.model.num_classes,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+    if num_classes is None and manifest.num_classes is not None and manifest.num_classes > config.model.num_classes:
         raise UserError(
             f"{key} has {manifest.num_classes} classes, the model {config.model.num_classes}; "
             f"set model.num_classes={manifest.num_classes}"
         )
     _warn_of_small_images(key, manifest, config)
-    return manifest
 
 
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:
     """Say it where the shards' images were resized to less than this model takes them at."""
     size = config.model.image_size
-    wanted = size if key == "data.train" else math.floor(size / config.augment.crop_fraction)
+    wanted = size if key.startswith("data.train") else math.floor(size / config.augment.crop_fraction)
     kept = min((step.max_short_side for step in manifest.resized), default=wanted)
     if kept < wanted:
         warn(

@@ -17,7 +17,7 @@ from sar_dist.data import TrainLoader, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
-from sar_dist.training.checks import check_data
+from sar_dist.training.checks import check_training_data
 from sar_dist.training.loader_stages import IMAGES, Remedy, StageCosts, measure_stages
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import build_train_loader, count_flops_of
@@ -56,8 +56,7 @@ def benchmark_loader(config: RunConfig) -> str:
     device = select_device(local_rank)
     data = with_workers(config.data)
     config = RunDirectory(config).settled(config, device).model_copy(update={"data": data})
-    manifest = check_data("data.train", config.data.train, config)
-    loader = build_train_loader(config, data, manifest, rank, world_size)
+    loader = build_train_loader(config, data, check_training_data(config), rank, world_size)
     speed = measure(loader, data.workers or 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     stages = measure_stages(config, loader, total=1e3 / speed.images_per_core)
@@ -100,10 +99,11 @@ def report(
 ) -> str:
     """The measurement, where the time goes, what would help, and the demand of one GPU of each known kind, as text."""
     data, cores = config.data, len(os.sched_getaffinity(0))
+    shards = " and ".join(each.shards for each in data.training_sets)
     per_worker = f", {speed.images_per_second / data.workers:.0f} img/s per worker" if data.workers else ""
     others = f"; {world_size} processes measured at the same time, this is the first" if world_size > 1 else ""
     lines = [
-        f"loader alone: {speed.images} images of {data.train} in {speed.seconds:.1f} s, data.workers={data.workers}, "
+        f"loader alone: {speed.images} images of {shards} in {speed.seconds:.1f} s, data.workers={data.workers}, "
         f"{cores} core{'s' if cores > 1 else ''}{others}",
         f"  {speed.images_per_second:.0f} img/s{per_worker}; {1e3 / speed.images_per_core:.2f} ms of CPU time an image, "
         f"that is {speed.images_per_core:.0f} img/s per core",

@@ -77,6 +77,7 @@ def closing_lines(state: TrainState, skipped_steps: int, directory: RunDirectory
     bad_list = f" (listed in {directory.bad_images})" if state.bad_images else ""
     return [
         f"finished {state.step} steps, {state.images} images; best top-1 {state.best_top1:.2f} % after step {state.best_step}",
+        *([f"  images by set     {_listed(state.images_by_set)}"] if state.images_by_set else []),
         f"  replaced images   {state.bad_images}{bad_list}",
         f"  skipped steps     {skipped_steps}",
         f"  metrics           {directory.metrics}",
@@ -88,3 +89,8 @@ def closing_lines(state: TrainState, skipped_steps: int, directory: RunDirectory
         f"  checkpoints       {directory.checkpoints}",
         f"  attention figures {directory.figures}",
     ]
+
+
+def _listed(images: Mapping[str, int]) -> str:
+    total = sum(images.values())
+    return ", ".join(f"{name} {count} ({count / total:.2%})" for name, count in images.items())

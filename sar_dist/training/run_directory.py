@@ -20,9 +20,9 @@ from sar_dist.setting_trees import ABSENT, differences, is_below
 from sar_dist.training.lease import Lease, acquire
 
 # What a run is: another value would make the resumed run something that never existed from its start.
-_FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed")
+_FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed", "data.epoch_samples")
 # What decides the order of the data, which data.allow_changed=true lets go.
-_ORDER_KEYS = ("run.seed", "optim.global_batch", "augment")
+_ORDER_KEYS = ("run.seed", "optim.global_batch", "augment", "data.epoch_samples")
 # Where all runs augmented before there was augment.where.
 _FIRST_PLACE = "worker"
 

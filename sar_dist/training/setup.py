@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,13 +10,13 @@ import torch
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import DataSettings, RunConfig
-from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
+from sar_dist.data import Manifest, TrainingSet, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
 from sar_dist.devices import find_device, use_deterministic_kernels
 from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
-from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak
+from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak, set_quantities
 from sar_dist.output import warn
 from sar_dist.regularizer import find_backend_problem
 from sar_dist.terms import term_costs
@@ -23,6 +24,7 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.branching import starting_point
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import CheckedRun, check_run
+from sar_dist.training.images_by_set import ImagesBySet, describe_sets
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_stages import measure_stages
 from sar_dist.training.reporting import DataAdvice
@@ -62,16 +64,14 @@ def build_trainer(config: RunConfig) -> Trainer:
 
     task = ClassificationTask(config, grid, engine.device)
     task.prepare(engine.module)
-    logger = open_logger(config, checked.directory, length, task, rank)
+    logger = open_logger(checked, length, task, rank)
     recorded = config.model_dump(mode="json")
     distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step))
-    logger.message(f"{config.run.name}: {flops.summary()}; {describe_processes(data.workers or 0)}")
-    if report is not None:
-        logger.message(str(report))
+    announce(checked, logger, flops, data.workers or 0, report)
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, training_flops, peak)
     averages = RunningAverages(engine.device)
-    classes = checked.train.classes or checked.val.classes
+    classes = checked.train[0].manifest.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
     if saved is not None:
         checkpointing.resume(saved)
@@ -90,6 +90,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         checkpointing=checkpointing,
         directory=checked.directory,
         logger=logger,
+        images_by_set=ImagesBySet([each.name for each in checked.train], engine.device),
         throughput=Throughput(config.optim.global_batch, training_flops, device, peak=peak, world_size=world_size),
     )
 
@@ -167,16 +168,24 @@ def describe_processes(workers: int) -> str:
     return f"{world_size} process{plural}, {numbers} data worker{'' if counts == [1] else 's'}{each}"
 
 
-def open_logger(
-    config: RunConfig, directory: RunDirectory, length: RunLength, task: ClassificationTask, rank: int
-) -> RunLogger:
+def announce(checked: CheckedRun, logger: RunLogger, flops: FlopReport, workers: int, report: object | None) -> None:
+    """Say what is trained, on how many processes, from which weights and data. Call on every process."""
+    logger.message(f"{checked.config.run.name}: {flops.summary()}; {describe_processes(workers)}")
+    if report is not None:
+        logger.message(str(report))
+    for line in describe_sets(checked.train, checked.config.data.epoch_samples):
+        logger.message(line)
+
+
+def open_logger(checked: CheckedRun, length: RunLength, task: ClassificationTask, rank: int) -> RunLogger:
     """The run's logger, which writes on the main process alone."""
+    config = checked.config
     return RunLogger(
-        directory.path,
+        checked.directory.path,
         enabled=rank == 0,
         total_steps=length.last_step,
         description=config.run.name,
-        quantities=task.quantities,
+        quantities=(*task.quantities, *set_quantities([each.name for each in checked.train])),
         to=config.log.to,
         project=config.log.project,
     )
@@ -251,13 +260,13 @@ def build_loaders(
 
 
 def build_train_loader(
-    config: RunConfig, data: DataSettings, manifest: Manifest, rank: int, world_size: int
+    config: RunConfig, data: DataSettings, sets: Manifest | Sequence[TrainingSet], rank: int, world_size: int
 ) -> TrainLoader:
     """The training stream of this process."""
     size, augment = config.model.image_size, config.augment
     on_device = augment.where == "device"
     return TrainLoader(
-        manifest,
+        sets,
         data=data,
         transform=build_train_transform(augment, size, config.data.max_pixels),
         global_batch=config.optim.global_batch,

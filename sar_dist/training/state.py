@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -14,6 +14,7 @@ class TrainState:
         step: optimizer steps done, skipped ones included; also the number of global batches consumed.
         images: training images consumed.
         bad_images: training images that could not be decoded and were replaced.
+        images_by_set: those of each data set by its name, where there are several.
         best_top1: best validation top-1 accuracy so far, in percent.
         best_step: the step at which it was reached.
     """
@@ -21,6 +22,7 @@ class TrainState:
     step: int = 0
     images: int = 0
     bad_images: int = 0
+    images_by_set: dict[str, int] = field(default_factory=dict)
     best_top1: float | None = None
     best_step: int | None = None
 

@@ -14,7 +14,7 @@ from sar_dist import distributed
 from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage
-from sar_dist.observe import RunLogger, Throughput
+from sar_dist.observe import RunLogger, Throughput, set_values
 from sar_dist.output import is_main_process
 from sar_dist.regions import region
 from sar_dist.signals import begin_training
@@ -22,6 +22,7 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.guards import StepGuard, Verdict, Watchdog
+from sar_dist.training.images_by_set import ImagesBySet
 from sar_dist.training.length import RunLength
 from sar_dist.training.pictures import Pictures
 from sar_dist.training.preemption import AgreedStop, StopAgreed, request_requeue
@@ -49,6 +50,7 @@ class Trainer:
         ema: moving average of the weights, or None.
         checkpointing, directory, logger, throughput: where things are saved, written and counted.
         advice: what would help if training waits for data.
+        images_by_set: counts where training images come from.
         new_bad_images: replaced on this process since they were last counted over all of them.
         last_batch: the newest micro-batch.
         applied: learning rate and weights of the newest step.
@@ -70,6 +72,7 @@ class Trainer:
     logger: RunLogger
     throughput: Throughput
     advice: DataAdvice
+    images_by_set: ImagesBySet
     new_bad_images: int = 0
     last_batch: dict[str, Any] | None = None
     applied: dict[str, float] = field(default_factory=dict)
@@ -149,6 +152,7 @@ class Trainer:
                     self.engine.step()
                 self.averages.add(losses)
                 self.guard.saw(losses["loss"], batch["sample"])
+                self.images_by_set.add(batch["by_set"])
                 self._count_bad_images(batch)
             if self.ema is not None:
                 with region("optimizer"):
@@ -167,7 +171,7 @@ class Trainer:
     def save(self) -> None:
         """Let a checkpoint of this step be written while training goes on."""
         distributed.main_first(self.directory.check_held)
-        self._reduce_bad_images()
+        self._add_up_images()
         with self.throughput.paused():
             self.checkpointing.save(self.state)
         self.watchdog.moved()
@@ -177,7 +181,7 @@ class Trainer:
         values = self.averages.take()
         if not values:
             return
-        self._reduce_bad_images()
+        self._add_up_images()
         values |= {
             **self.applied,
             "gradient_norm": float(self.engine.get_global_grad_norm() or 0.0),
@@ -189,6 +193,7 @@ class Trainer:
         parts = self.profiler.take()
         self.logger.metrics(self.state.step, values)
         self.logger.metrics(self.state.step, parts, prefix="step_seconds")
+        self.logger.metrics(self.state.step, set_values(self.state.images_by_set), prefix="data")
         self._obey(*self.guard.after_interval(self.state.step, values["loss"]))
         self.logger.progress(self.state.step, progress_values(values, parts, self.task.quantities))
         with self.throughput.paused():
@@ -233,7 +238,7 @@ class Trainer:
     def leave(self, reason: str) -> None:
         """Stop before the end so that the same command goes on from here, also in the middle of a logging interval."""
         distributed.main_first(self.directory.check_held)
-        self._reduce_bad_images()
+        self._add_up_images()
         self.checkpointing.save_now(self.state)
         if distributed.is_main():
             request_requeue(self.state.step, reason)
@@ -248,7 +253,7 @@ class Trainer:
             self.validate()
         else:
             self.validation = earlier
-        self._reduce_bad_images()
+        self._add_up_images()
         self.checkpointing.save_now(self.state)
         if earlier is None:
             self.draw()
@@ -276,7 +281,10 @@ class Trainer:
         for key in batch["bad_keys"]:
             self.directory.record_bad_image(key, self.state.step)
 
-    def _reduce_bad_images(self) -> None:
+    def _add_up_images(self) -> None:
+        """Add what was counted on the processes since the last time to the state."""
         counted = torch.tensor(self.new_bad_images, device=self.engine.device)
         self.state.bad_images += int(distributed.all_reduce_sum(counted).item())
         self.new_bad_images = 0
+        for name, count in self.images_by_set.take().items():
+            self.state.images_by_set[name] = self.state.images_by_set.get(name, 0) + count

@@ -3,8 +3,11 @@
 Faults: `nan` makes the loss of that step not finite, `die` kills the process, `hang` stops it, `stuck_data` stops its
 data pipeline, `clock` sets the wall clock back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on,
 `slow_validation` makes each batch of the validation after that step wait for half a second, and says when it begins.
+`none` is no fault: every rank notes the samples of each step in samples_RANK.jsonl of the run directory.
 """
 
+import itertools
+import json
 import os
 import signal
 import sys
@@ -27,6 +30,8 @@ honest_step = Trainer.train_step
 
 
 def train_step(self: Trainer) -> None:
+    if fault == "none":
+        note_samples(self)
     if distributed.rank() == rank and self.state.step + 1 == step:
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -50,6 +55,14 @@ def train_step(self: Trainer) -> None:
             self.task.losses = honest_losses  # type: ignore[method-assign]
             return
     honest_step(self)
+
+
+def note_samples(trainer: Trainer) -> None:
+    batches = list(itertools.islice(trainer.batches, trainer.accumulation))
+    trainer.batches = itertools.chain(batches, trainer.batches)
+    samples = [sample for batch in batches for sample in batch["sample"].tolist()]
+    with (trainer.directory.path / f"samples_{distributed.rank()}.jsonl").open("a") as file:
+        file.write(json.dumps([trainer.state.step, samples]) + "\n")
 
 
 def stuck(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import read_metrics, run_processes, start_processes, tool
+from support import jpeg, read_metrics, run_processes, start_processes, tool, write_tar
 
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore, complete_checkpoints
+from sar_dist.config import load_config
+from sar_dist.training.checks import check_training_data
+from sar_dist.training.setup import build_train_loader
 
 STEPS = 8
 REPEATED = ("loss", "loss_entropy", "learning_rate", "gradient_norm", "entropy_weight", "bad_images")
@@ -76,6 +79,51 @@ def test_killed_run_continues_bit_for_bit(stage: int, precision: str, small_conf
     for kind in ("master", "exp_avg", "exp_avg_sq", "ema"):
         for name in one.shapes:
             assert torch.equal(one.parameter(name, kind), other.parameter(name, kind)), (kind, name)
+
+
+def noted_samples(run: Path) -> dict[int, list[int]]:
+    """Samples of the global batch of each step, as the ranks noted them; what a killed start noted last is overwritten."""
+    batches: dict[int, list[int]] = {}
+    for file in sorted(run.glob("samples_*.jsonl")):
+        for step, samples in map(json.loads, file.read_text().splitlines()):
+            batches[step] = [*batches.get(step, []), *samples]
+        file.unlink()
+    return batches
+
+
+def test_a_mixture_goes_on_with_another_number_of_processes(
+    small_config: Path, small_shards: Path, tmp_path: Path
+) -> None:
+    """Two data sets 3 to 1, killed on two processes and resumed on one: the samples of a loader that was never stopped."""
+    other, run = tmp_path / "other", tmp_path / "runs" / "small"
+    members = {f"{n:06d}.{end}": jpeg(n) if end == "jpg" else b"1" for n in range(2000, 2010) for end in ("jpg", "cls")}
+    write_tar(other / "train-0000.tar", members)
+    sets = f"[{{shards: {small_shards}, weight: 3}}, {{shards: {other}, weight: 1}}]"
+    common = [f"--config={small_config}", f"data.train={sets}", "run.max_steps=12", "engine.micro_batch=4"]
+    program = [str(Path(__file__).parent / "faulty_train.py"), "none", "0", "0"]
+    killed = start_processes(2, *program, *common)
+    wait_for_step(run, 3, killed)
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    before = noted_samples(run)
+    output = run_processes(1, *program, *common)
+    assert "training set other: 25.00% of the images, 10 samples, 2.65 passes an epoch of 106" in output
+    resumed = int(output.partition("resumed after step ")[2].split()[0])
+    assert 2 <= resumed <= len(before)
+    noted = {step: samples for step, samples in before.items() if step < resumed} | noted_samples(run)
+
+    config = load_config(run / "config.json")
+    loader = build_train_loader(config, config.data, check_training_data(config), 0, 1)
+    unbroken = [sample for batch in loader.iterate(0, 12) for sample in batch["sample"].tolist()]
+    assert [sample for step in range(12) for sample in noted[step]] == unbroken
+    assert [sample >= 96 for sample in unbroken].count(True) == 12 * 16 // 4
+    expected = {
+        step: {f"images_of_{small_shards.name}": 12 * step, "images_of_other": 4 * step} for step in range(1, 13)
+    }
+    found = read_metrics(run, "data")
+    assert {step: {name: found[step][name] for name in values} for step, values in expected.items()} == expected
+    assert f"images by set     {small_shards.name} 144 (75.00%), other 48 (25.00%)" in output
 
 
 def stop_in_validation(step: int, arguments: list[str], **environment: str) -> str:

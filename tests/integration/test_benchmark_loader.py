@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from multiprocessing import Event, get_context
 from pathlib import Path
@@ -18,9 +19,16 @@ from sar_dist.training.setup import count_flops_of
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_it_reports_and_leaves_nothing(small_config: Path, tmp_path: Path, workers: int) -> None:
-    done = tool("tools/benchmark_loader.py", f"--config={small_config}", f"data.workers={workers}")
+def test_it_reports_and_leaves_nothing(small_config: Path, small_shards: Path, tmp_path: Path, workers: int) -> None:
+    shards = small_shards
+    if workers:
+        shards = shutil.copytree(small_shards, tmp_path / "copy")
+    train = f"[{{shards: {small_shards}, weight: 3}}, {{shards: {shards}, weight: 1}}]" if workers else str(shards)
+    done = tool(
+        "tools/benchmark_loader.py", f"--config={small_config}", f"data.workers={workers}", f"data.train={train}"
+    )
     assert done.status == 0, done.stderr
+    assert f"images of {f'{small_shards} and {shards}' if workers else shards} in" in done.stdout
     measured = re.search(r"(\d+) img/s(, \d+ img/s per worker)?; ([\d.]+) ms of CPU time an image", done.stdout)
     assert measured is not None, done.stdout
     assert int(measured.group(1)) > 0

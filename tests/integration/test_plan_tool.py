@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_the_training_set_is_counted_where_it_is(plan, small_config):
     assert status == 0, text.err
     assert "96 images, 6 steps an epoch, 24 in all" in text.out
     assert "assumed; --train-images" not in text.out
+
+
+def test_the_sets_of_a_mixture_are_counted_together_unless_an_epoch_is_given(
+    plan, small_config, small_shards, tmp_path
+):
+    shutil.copytree(small_shards, tmp_path / "copy")
+    sets = f"data.train=[{{shards: {small_shards}, weight: 3}}, {{shards: {tmp_path / 'copy'}, weight: 1}}]"
+    run = ("--config", small_config, "--nodes", 1, "--gpus-per-node", 2)
+    for more, images, steps in (((), 192, 12), (("data.epoch_samples=48",), 48, 3)):
+        status, text = plan(*run, sets, *more)
+        assert status == 0, text.err
+        assert f"{images} images, {steps} steps an epoch" in text.out
 
 
 def test_a_missing_training_set_is_said(plan):

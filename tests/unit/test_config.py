@@ -135,10 +135,21 @@ PLAIN = st.recursive(
     ),
     max_leaves=6,
 )
+SETS = st.lists(
+    st.fixed_dictionaries(
+        {"shards": st.text(max_size=5), "weight": st.floats() | st.integers()},
+        optional={"label": PLAIN, "classes": st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2)},
+    ),
+    max_size=3,
+)
 ANYTHING = st.fixed_dictionaries(
     {},
     optional={
-        key: PLAIN if key == "terms" or key.endswith((".options", ".deepspeed")) else st.from_type(type_of) | PLAIN
+        key: SETS | PLAIN
+        if key == "data.train"
+        else PLAIN
+        if key == "terms" or key.endswith((".options", ".deepspeed"))
+        else st.from_type(type_of) | PLAIN
         for key, type_of in field_types(RunConfig)
         if key != "run.name"
     },

@@ -85,6 +85,19 @@ def test_the_recipe_can_be_repeated_and_says_nothing_of_this_machine(run: Path, 
     )
 
 
+def test_several_training_sets(run: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    places = ("/secret/in1k/train", "/secret/more")
+    config["data"]["train"] = [
+        {"shards": place, "weight": weight} for place, weight in zip(places, (3, 0.5), strict=True)
+    ]
+    (run / "config.json").write_text(json.dumps(config))
+    text = card(run, tmp_path / "out")
+    assert "| training data | in1k/train (weight 3), secret/more (weight 0.5) |" in text
+    assert "'data.train=[{shards: FOLDER_1, weight: 3}, {shards: FOLDER_2, weight: 0.5}]' data.val=FOLDER" in text
+    assert len(load_config(tmp_path / "out" / "training_config.json").data.training_sets) == 2
+
+
 def test_a_damaged_record_is_one_line(run: Path, tmp_path: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(UserError, match=r"environment\.json cannot be read"):

@@ -11,6 +11,9 @@ Global batch s takes samples [s G/L, (s+1) G/L) of every stream, stream after st
 [r L/W, (r+1) L/W): the global batch does not depend on W, every rank has the same number of steps, and no sample
 occurs twice in an epoch.
 
+Where a mixture of data sets makes up the global batch, each set has a plan of its own with its part of the batch as G, and is
+asked for its next samples wherever its plan's batches end: what asks counts samples, not batches.
+
 With repeated augmentation (each sample r times in a global batch) the plan is that of the G/r different samples, and place
 p of the global batch is copy p // (G/r) of sample p % (G/r): the copies are far apart, so that they are spread over the
 ranks and the neighbours that mixup mixes are different samples. An epoch of total // G batches is then one r-th of a pass
@@ -27,6 +30,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,14 +48,15 @@ def divisors(number: int) -> list[int]:
 
 def default_streams(global_batch: int) -> int:
     """Number of logical streams where none is given: the largest divisor of the global batch up to 256."""
-    return max(d for d in divisors(global_batch) if d <= MAX_DEFAULT_STREAMS)
+    return streams_of_part(global_batch, None)
 
 
-def check_streams(streams: int, global_batch: int, world_size: int, repeats: int = 1) -> None:
+def check_streams(streams: int | None, global_batch: int, world_size: int, repeats: int = 1, sets: int = 1) -> None:
     """Raise UserError, naming valid values, unless world size divides streams and streams divides the global batch.
 
     With ``repeats`` copies of a sample in a global batch, streams must divide the number of different samples in it, and
-    the ranks need not own whole streams.
+    the ranks need not own whole streams. Of several ``sets`` each has streams of its own, see ``streams_of_part``.
+    ``streams``: None for the default.
     """
     if global_batch % world_size:
         below = global_batch // world_size * world_size
@@ -65,8 +70,11 @@ def check_streams(streams: int, global_batch: int, world_size: int, repeats: int
         raise UserError(
             f"data.repeated_augmentation={repeats} must divide optim.global_batch={global_batch}; use {near}"
         )
+    if sets > 1:
+        return
+    different = global_batch // repeats
+    streams = streams or default_streams(different)
     if repeats > 1:
-        different = global_batch // repeats
         if different % streams:
             raise UserError(
                 f"data.streams={streams} must divide the {different} different samples of a global batch of {global_batch} "
@@ -78,6 +86,11 @@ def check_streams(streams: int, global_batch: int, world_size: int, repeats: int
             f"data.streams={streams} must divide optim.global_batch={global_batch} and be a multiple of the "
             f"{world_size} processes; valid: {', '.join(map(str, valid))}"
         )
+
+
+def streams_of_part(part: int, most: int | None) -> int:
+    """Streams of a data set that has ``part`` samples of a batch: its largest divisor up to ``most`` (None: 256)."""
+    return max(d for d in divisors(part) if d <= (most or MAX_DEFAULT_STREAMS))
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,16 @@ def steps_per_epoch(total: int, global_batch: int) -> int:
     return total // global_batch
 
 
+class Place(NamedTuple):
+    """Where one sample of the sequence is: in its epoch's plan, and in the shards."""
+
+    epoch: EpochPlan
+    stream: int
+    position: int
+    shard: int
+    sample: int
+
+
 class BatchPlan:
     """The endless sequence of global batches: batch g is step ``g % steps`` of epoch ``g // steps``."""
 
@@ -196,6 +219,18 @@ class BatchPlan:
         """The epoch's plan and the step within the epoch of global batch ``batch``."""
         epoch, step = divmod(batch, self.steps_per_epoch)
         return self.epoch(epoch), step
+
+    def places(self, positions: np.ndarray) -> list[Place]:
+        """The samples at the given positions (n,), in ascending order, of all global batches laid end to end."""
+        found: list[Place] = []
+        batches, places = np.divmod(positions, self.settings.global_batch)
+        for batch, start in zip(*np.unique(batches, return_index=True), strict=True):
+            epoch, step = self.at(int(batch))
+            streams, within = epoch.batch_places(step, places[start : start + np.count_nonzero(batches == batch)])
+            shards, indices = epoch.locate(streams, within)
+            rows = zip(streams.tolist(), within.tolist(), shards.tolist(), indices.tolist(), strict=True)
+            found += [Place(epoch, *row) for row in rows]
+        return found
 
     def batches(self, first: int) -> Iterator[tuple[EpochPlan, int]]:
         """Global batches from ``first`` on, without end."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sar_dist.data.order.plan import BatchPlan, EpochPlan, PlanSettings
-from sar_dist.data.shards import Manifest, ShardReader, Shards
+from sar_dist.data.order.mixture import Mixture
+from sar_dist.data.order.plan import BatchPlan, Place, PlanSettings
+from sar_dist.data.shards import NO_LABEL, Manifest, ShardReader, Shards
 
 Sample = dict[str, Any]
 
@@ -38,80 +39,142 @@ class TrainRange:
     repeats: int = 1
 
 
-class _Located(NamedTuple):
-    """A micro-batch before reading: where its samples are, and where it is in the sequence."""
+@dataclass(frozen=True)
+class PlannedSet:
+    """One data set of the training data, with the order of its samples.
+
+    ``first_id`` is the global id of its first sample, ``classes`` the label in the run of each of its own labels (-1: none;
+    None: they are the run's).
+    """
+
+    shards: Shards
+    manifest: Manifest
+    settings: PlanSettings
+    first_id: int = 0
+    classes: tuple[int, ...] | None = None
+
+    def plan(self, cached_windows: int) -> BatchPlan:
+        return BatchPlan(np.diff(self.manifest.offsets), self.settings, min(cached_windows, self.settings.streams))
+
+    def read(self, reader: ShardReader, shard: int, index: int) -> Sample:
+        """The raw sample with its global id and the run's label."""
+        sample = _raw_sample(reader, self.manifest.offsets, shard, index)
+        sample["sample"] += self.first_id
+        label = sample["cls"]
+        if self.classes is not None and label >= 0:
+            sample["cls"] = self.classes[label] if label < len(self.classes) else NO_LABEL
+            if sample["cls"] == NO_LABEL and sample["damage"] is None:
+                sample["damage"] = f"label {label} is of no class of the run"
+        return sample
+
+
+class _Placed(NamedTuple):
+    """A sample of a micro-batch before reading: which set it is of, where it is there, and the key of its random numbers."""
 
     number: int
-    epoch: EpochPlan
-    streams: list[int]
-    positions: list[int]
-    samples: list[tuple[int, int]]
+    place: Place
+    key: int
+
+
+class _Located(NamedTuple):
+    """A micro-batch before reading: its number, its first position in the endless sequence, and its samples."""
+
+    number: int
     first: int
-    keys: list[int]
+    samples: list[_Placed]
 
 
 class TrainSource(IterableDataset):
     """First stage of training: the raw samples of this worker's micro-batches, in order.
 
     Worker w of W reads the micro-batches start + w, start + w + W, ...: a data loader that asks its workers in turn gets
-    them in order. A sample has, besides WebDataset's keys, ``sample`` (global id), ``position`` (place in the endless
-    sequence of global batches), ``epoch`` (pass over the data; with r copies of each sample, pass * r + copy: with
-    ``sample`` the key of random numbers), and ``substitutes`` (iterator over the samples that may replace it).
+    them in order. A sample has, besides WebDataset's keys, ``sample`` (global id), ``set`` (number of the data set),
+    ``position`` (place in the endless sequence of global batches), ``epoch`` (pass over the set; with r copies of each
+    sample, pass * r + copy: with ``sample`` the key of random numbers), and ``substitutes`` (iterator over the samples of
+    the same set that may replace it).
+
+    Args:
+        sets: the data sets.
+        mixture: which of them each position is of.
+        different: samples of a global batch that are different ones.
+        wanted: the micro-batches.
     """
 
-    def __init__(self, shards: Shards, manifest: Manifest, settings: PlanSettings, wanted: TrainRange) -> None:
-        self._shards = shards
-        self._offsets = manifest.offsets
-        self._settings = settings
+    def __init__(self, sets: Sequence[PlannedSet], mixture: Mixture, different: int, wanted: TrainRange) -> None:
+        self._sets = sets
+        self._mixture = mixture
+        self._different = different
         self._wanted = wanted
 
     def __iter__(self) -> Iterator[Sample]:
         micro_batches = _share_of_worker(range(self._wanted.start, self._wanted.stop))
-        plan = self._plan()
-        if self._shards.remote:
+        plans = self._plans()
+        remote = any(each.shards.remote for each in self._sets)
+        if remote:
             # Whole shards are fetched: a window ahead, so that they are there when its turn comes.
-            ahead = -(-self._settings.window // (self._settings.global_batch // self._settings.streams))
-            ahead_plan = self._plan()
-        located = itertools.chain((self._locate(plan, micro) for micro in micro_batches), [None])
-        with contextlib.closing(ShardReader(self._shards)) as reader:
+            settings = [each.settings for each in self._sets if each.shards.remote]
+            ahead = max(-(-each.window // (each.global_batch // each.streams)) for each in settings)
+            ahead_plans = self._plans()
+        located = itertools.chain((self._locate(plans, micro) for micro in micro_batches), [None])
+        with contextlib.ExitStack() as stack:
+            opened = (ShardReader(each.shards, len(self._sets)) for each in self._sets)
+            readers = [stack.enter_context(contextlib.closing(reader)) for reader in opened]
             for batch, following in itertools.pairwise(located):
                 if batch is None:
                     return
-                if self._shards.remote:
-                    coming = self._locate(ahead_plan, batch.number + ahead * self._wanted.accumulation)
-                    self._shards.prefetch(shard for shard, _ in (*batch.samples, *coming.samples))
-                elif following is not None:
-                    for shard, index in following.samples:
-                        reader.will_need(shard, index)
-                yield from self._read(reader, batch)
+                if remote:
+                    coming = self._locate(ahead_plans, batch.number + ahead * self._wanted.accumulation)
+                    self._prefetch([*batch.samples, *coming.samples])
+                for number, place, _ in [] if following is None else following.samples:
+                    if not self._sets[number].shards.remote:
+                        readers[number].will_need(place.shard, place.sample)
+                yield from self._read(readers, batch)
 
-    def _plan(self) -> BatchPlan:
-        settings = self._settings
+    def _plans(self) -> list[BatchPlan]:
         per_rank = self._wanted.micro_batch * self._wanted.accumulation
-        streams_of_rank = -(-per_rank * settings.streams // settings.global_batch)
-        if self._wanted.repeats > 1:  # a rank's part may begin inside a stream
-            streams_of_rank = min(streams_of_rank + 1, settings.streams)
-        return BatchPlan(np.diff(self._offsets), settings, cached_windows=streams_of_rank)
+        whole = self._different * self._wanted.repeats
+        # A rank's part of a set may begin and end inside a stream where it does not own whole ones.
+        inside = 2 if len(self._sets) > 1 or self._wanted.repeats > 1 else 0
+        return [
+            each.plan(-(-per_rank * self._wanted.repeats * each.settings.streams // whole) + inside)
+            for each in self._sets
+        ]
 
-    def _locate(self, plan: BatchPlan, number: int) -> _Located:
-        wanted = self._wanted
+    def _prefetch(self, samples: Sequence[_Placed]) -> None:
+        for number, each in enumerate(self._sets):
+            if each.shards.remote:
+                each.shards.prefetch(sample.place.shard for sample in samples if sample.number == number)
+
+    def _locate(self, plans: Sequence[BatchPlan], number: int) -> _Located:
+        wanted, different = self._wanted, self._different
         batch, part = divmod(number, wanted.accumulation)
-        epoch, step = plan.at(batch)
         first = (wanted.rank * wanted.accumulation + part) * wanted.micro_batch
-        copies, places = np.divmod(np.arange(first, first + wanted.micro_batch), self._settings.global_batch)
-        streams, positions = epoch.batch_places(step, places)
-        shards, indices = epoch.locate(streams, positions)
-        samples = list(zip(shards.tolist(), indices.tolist(), strict=True))
-        position = batch * self._settings.global_batch * wanted.repeats + first
-        keys = (epoch.epoch * wanted.repeats + copies).tolist()
-        return _Located(number, epoch, streams.tolist(), positions.tolist(), samples, position, keys)
+        samples: list[_Placed] = []
+        for copy in range(first // different, (first + wanted.micro_batch - 1) // different + 1):
+            begin = max(first, copy * different) - copy * different
+            end = min(first + wanted.micro_batch, (copy + 1) * different) - copy * different
+            for which, place in self._in_turn(plans, range(batch * different + begin, batch * different + end)):
+                samples.append(_Placed(which, place, place.epoch.epoch * wanted.repeats + copy))
+        return _Located(number, batch * different * wanted.repeats + first, samples)
 
-    def _read(self, reader: ShardReader, batch: _Located) -> Iterator[Sample]:
-        for place, (shard, index) in enumerate(batch.samples):
-            where = {"position": batch.first + place, "epoch": batch.keys[place]}
-            others = batch.epoch.substitutes(batch.streams[place], batch.positions[place])
-            sample = _raw_sample(reader, self._offsets, shard, index) | where
-            yield sample | {"substitutes": _raw_samples(reader, self._offsets, others, where)}
+    def _in_turn(self, plans: Sequence[BatchPlan], positions: range) -> Iterator[tuple[int, Place]]:
+        """Set and place of each of these positions of the mixture."""
+        numbers = [self._mixture.at(position)[0] for position in positions]
+        ends = zip(self._mixture.counts(positions.start), self._mixture.counts(positions.stop), strict=True)
+        places = [iter(plan.places(np.arange(*end))) for plan, end in zip(plans, ends, strict=True)]
+        return ((number, next(places[number])) for number in numbers)
+
+    def _read(self, readers: Sequence[ShardReader], batch: _Located) -> Iterator[Sample]:
+        for offset, (number, place, key) in enumerate(batch.samples):
+            where = {"set": number, "position": batch.first + offset, "epoch": key}
+            sample = self._sets[number].read(readers[number], place.shard, place.sample) | where
+            others = place.epoch.substitutes(place.stream, place.position)
+            yield sample | {"substitutes": self._substitutes(number, readers[number], others, where)}
+
+    def _substitutes(
+        self, number: int, reader: ShardReader, places: Iterable[tuple[int, int]], where: Sample
+    ) -> Iterator[Sample]:
+        return (self._sets[number].read(reader, shard, index) | where for shard, index in places)
 
 
 class ValidationSource(IterableDataset):
@@ -173,9 +236,3 @@ def _raw_sample(reader: ShardReader, offsets: np.ndarray, shard: int, index: int
         "sample": sample,
         "damage": raw.damage,
     }
-
-
-def _raw_samples(
-    reader: ShardReader, offsets: np.ndarray, places: Iterable[tuple[int, int]], where: Sample
-) -> Iterator[Sample]:
-    return (_raw_sample(reader, offsets, shard, index) | where for shard, index in places)

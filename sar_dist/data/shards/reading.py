@@ -127,13 +127,16 @@ class RawSample(NamedTuple):
 
 
 class ShardReader:
-    """Reads samples by (shard, index), keeping the most recently used shards open. Not shared between processes."""
+    """Reads samples by (shard, index), keeping the most recently used shards open. Not shared between processes.
 
-    def __init__(self, shards: Shards) -> None:
+    ``readers`` is how many of them share the process's limit of open files.
+    """
+
+    def __init__(self, shards: Shards, readers: int = 1) -> None:
         self._shards = shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._max_open = max(_MIN_OPEN_SHARDS, min(_MAX_OPEN_SHARDS, (limit - _OTHER_FILES) // 2))
+        self._max_open = max(_MIN_OPEN_SHARDS, min(_MAX_OPEN_SHARDS, (limit - _OTHER_FILES) // (2 * readers)))
 
     def read(self, shard: int, index: int) -> RawSample:
         """The sample, compared with its checksum. Raises DamagedShard for a changed file and after repeated I/O errors."""

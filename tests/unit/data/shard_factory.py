@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sar_dist.config import DataSettings
-from sar_dist.data import Manifest, TrainLoader, load_manifest
+from sar_dist.data import Manifest, TrainingSet, TrainLoader, load_manifest
 from sar_dist.data.images.decode import decode_image
 from sar_dist.data.making.sources import DemoScenes
 from sar_dist.data.making.writing import WritingOptions, write_shards
@@ -106,7 +106,7 @@ def random_transform(data: bytes) -> Tensor:
 
 
 def train_loader(
-    manifest: Manifest | Path,
+    manifest: Manifest | Path | Sequence[TrainingSet],
     *,
     global_batch: int,
     micro_batch: int,

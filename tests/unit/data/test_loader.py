@@ -24,8 +24,8 @@ from shard_factory import (
 
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, load_manifest
+from sar_dist.data.fingerprint import changes
 from sar_dist.data.images import Canvas, build_operation_draw
-from sar_dist.data.loader import _changes
 from sar_dist.data.shards import BLOCK
 from sar_dist.errors import UserError
 
@@ -51,7 +51,7 @@ def samples_of(batches: list[dict]) -> list[int]:
 
 def test_batches(shards: Manifest) -> None:
     loader = train_loader(shards, global_batch=12, micro_batch=3)
-    assert (loader.steps_per_epoch, loader.accumulation, loader.streams) == (5, 4, 12)
+    assert (loader.steps_per_epoch, loader.accumulation, loader.fingerprint()["streams"]) == (5, 4, 12)
     batches = list(loader.iterate(4, 7))
     assert len(batches) == 3 * 4
     for batch in batches:
@@ -223,13 +223,13 @@ def test_changed_augmentation_is_named() -> None:
         {"augment": {"mixup": 0.0, "ratio": [1, 2]}, "seed": 0},
         {"augment": {"mixup": 0.8, "ratio": [1, 2]}, "seed": 0},
     )
-    assert _changes(old, new) == ["augment.mixup 0.0 -> 0.8"]
+    assert changes(old, new) == ["augment.mixup 0.0 -> 0.8"]
 
 
 def test_setting_that_an_older_version_did_not_have_is_unset_there() -> None:
     old, new = {"augment": {"mixup": 0.0}}, {"augment": {"mixup": 0.0, "later": None}}
-    assert _changes(old, new) == _changes(new, old) == []
-    assert _changes(old, {"augment": {"mixup": 0.0, "later": 1}, "seed": 0}) == [
+    assert changes(old, new) == changes(new, old) == []
+    assert changes(old, {"augment": {"mixup": 0.0, "later": 1}, "seed": 0}) == [
         "augment.later None -> 1",
         "seed None -> 0",
     ]

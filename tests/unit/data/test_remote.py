@@ -26,7 +26,7 @@ from shard_factory import (
 from web_server import Faults, serve
 
 from sar_dist.config import DataSettings
-from sar_dist.data import Manifest, ValidationLoader, check_shards, load_manifest
+from sar_dist.data import Manifest, TrainingSet, ValidationLoader, check_shards, load_manifest
 from sar_dist.data.making.sources import DemoScenes
 from sar_dist.data.making.writing import WritingOptions, write_shards
 from sar_dist.data.shards import BLOCK, ShardReader, remote, staging
@@ -77,6 +77,23 @@ def test_training_from_the_web_is_training_from_disk(web: tuple[str, Path, Fault
     transfers = [path for path in faults.requests if path.endswith(".tar")]
     pieces = sum(-(-(shard.bytes or 0) // 3000) for shard in manifest.shards)
     assert len(transfers) == 2 * pieces, "two workers fetched a shard twice"
+
+
+def test_a_mixture_of_a_remote_and_a_local_set(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
+    url, folder, _ = web
+    make_scenes(folder / "data" / "train")
+    here = TrainingSet(load_manifest(make_scenes(tmp_path / "here"), "train"), "here")
+
+    def samples(place: object, workers: int) -> list[list[int]]:
+        sets = [here, TrainingSet(load_manifest(place, "train"), "there")]
+        loader = train_loader(
+            sets, global_batch=4, micro_batch=2, transform=corner, workers=workers, stage=str(tmp_path / "stage")
+        )
+        return [batch["sample"].tolist() for batch in loader.iterate(0, 9)]
+
+    expected = samples(folder / "data", 0)
+    assert all(sum(sample >= 12 for sample in batch) == 1 for batch in expected)
+    assert samples(f"{url}/data", 0) == samples(f"{url}/data", 2) == expected
 
 
 def test_labels_in_words_behind_a_url(

@@ -38,7 +38,7 @@ def rows(
 
 def test_each_sample_has_its_copies_in_one_batch_augmented_differently(shards: Manifest) -> None:
     loader = train_loader(shards, global_batch=24, micro_batch=3, repeated_augmentation=3)
-    assert (loader.steps_per_epoch, loader.streams, loader.accumulation) == (2, 8, 8)
+    assert (loader.steps_per_epoch, loader.fingerprint()["streams"], loader.accumulation) == (2, 8, 8)
     for batch in rows(shards, 0, 12, global_batch=24, repeated_augmentation=3):
         images: dict[int, list] = {}
         for image, _, sample, _, _ in batch:

@@ -1,0 +1,104 @@
+"""The data sets that training takes its samples from: their weights, and that a label means the same class in all."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import PurePosixPath
+
+from sar_dist.data.layout import named_classes
+from sar_dist.data.shards import NO_LABEL, Manifest
+from sar_dist.errors import UserError
+
+_SPLIT_FOLDERS = ("train", "training")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One data set of the training data.
+
+    Attributes:
+        manifest: its shards.
+        name: what logs and reports call it; another one for each set.
+        weight: its share of the samples is this, divided by the sum over all sets.
+        classes: the label in the run of each of its own labels, -1 for those of no class; None: they are the run's.
+    """
+
+    manifest: Manifest
+    name: str = ""
+    weight: Fraction = Fraction(1)
+    classes: tuple[int, ...] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Labels that its samples may have; None: those of the run."""
+        return None if self.classes is None else len(self.classes)
+
+
+def set_names(places: Sequence[str]) -> list[str]:
+    """A short name for each of several folders or URLs: the last part that is not the split's, numbered where two agree.
+
+    Of letters, digits, hyphens and underscores: it becomes part of the names of metrics.
+    """
+    names: list[str] = []
+    for place in places:
+        parts = [part for part in PurePosixPath(place).parts if part not in ("/", *_SPLIT_FOLDERS)]
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", parts[-1]) if parts else "train"
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names
+
+
+def match_classes(
+    key: str, reference: Manifest, manifest: Manifest, renamed: Mapping[str, str]
+) -> tuple[int, ...] | None:
+    """The label in ``reference`` of each label of ``manifest``: classes are the same if their names are.
+
+    Args:
+        key: what messages call the set.
+        reference: the set whose labels are the run's.
+        manifest: another set.
+        renamed: name in ``reference`` by name in ``manifest``, where they differ.
+
+    Returns:
+        One label for each of the set's own; -1 for a place of a larger set that it does not name. None: they are the same,
+        or cannot be compared, as one of the two does not name its classes.
+
+    Raises:
+        UserError: a class of the set is none of ``reference``, or one of several of that name; or ``renamed`` has a name
+            that is not there.
+    """
+    ours, theirs = reference.classes, manifest.classes
+    if theirs is None or ours is None:
+        if renamed:
+            unnamed = manifest if theirs is None else reference
+            raise UserError(
+                f"{key}.classes: {unnamed.root} does not name its classes; put a classes.json beside its shards"
+            )
+        return None
+    if ours == theirs and not renamed:
+        return None
+    named = named_classes(theirs)
+    for name in renamed:
+        if name not in named.values():
+            raise UserError(f"{key}.classes: {manifest.root} has no class {name!r}")
+    labels = {name: label for label, name in named_classes(ours).items()}
+    wanted = {label: renamed.get(name, name) for label, name in named.items()}
+    unknown = [label for label, name in wanted.items() if name not in labels]
+    if unknown:
+        name, as_name = named[unknown[0]], wanted[unknown[0]]
+        raise UserError(
+            f"{key}: {len(unknown)} of the {len(named)} classes of {manifest.root} are not among the {len(labels)} of "
+            f"{reference.root}, the first is {as_name!r}; leave them out of the shards, or say which class each is, as "
+            f"classes: {{{name!r}: {ours[0]!r}}}"
+        )
+    several = {name for name, count in Counter(ours).items() if count > 1}
+    ambiguous = next((name for name in wanted.values() if name in several), None)
+    if ambiguous is not None:
+        raise UserError(
+            f"{key}: {reference.root} has several classes called {ambiguous!r}, so that names do not say which one is meant; "
+            "give both sets the same classes.json"
+        )
+    return tuple(labels[wanted[label]] if label in wanted else NO_LABEL for label in range(len(theirs)))

@@ -1,0 +1,104 @@
+"""``data.train`` with several sets, from what is typed to what is checked: one clear line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from support import jpeg, write_tar
+
+from sar_dist.config import RunConfig, load_config
+from sar_dist.errors import UserError
+from sar_dist.observe import quantities_in
+from sar_dist.training.checks import check_same_classes, check_training_data
+from sar_dist.training.images_by_set import describe_sets
+
+
+def shards(folder: Path, classes: list[str] | None = None, labels: int = 4, extension: str = "cls") -> Path:
+    """Eight images whose labels go round, with the names of the classes."""
+    members: dict[str, bytes] = {}
+    for number in range(8):
+        members |= {f"{number:06d}.jpg": jpeg(number), f"{number:06d}.{extension}": b"%d" % (number % labels)}
+    write_tar(folder / "train-0000.tar", members)
+    if classes is not None:
+        (folder / "classes.json").write_text(json.dumps(classes))
+    return folder
+
+
+def with_sets(config: Path, *entries: str) -> RunConfig:
+    return load_config(config, [f"data.train=[{', '.join(f'{{{entry}}}' for entry in entries)}]"])
+
+
+def test_sets_are_found_checked_and_described(small_config: Path, tmp_path: Path) -> None:
+    one = shards(tmp_path / "one", ["cat", "dog", "owl", "yak"])
+    other = shards(tmp_path / "other", ["yak", "hound"], labels=2, extension="y")
+    config = with_sets(
+        small_config,
+        f"shards: {one}, weight: 0.75",
+        f"shards: {other}, weight: 2.5e-1, label: y, classes: {{hound: dog}}",
+    )
+    first, second = check_training_data(config)
+    assert (first.name, first.weight, first.classes) == ("one", Fraction(3, 4), None)
+    assert (second.name, second.weight, second.classes) == ("other", Fraction(1, 4), (3, 1))
+    assert describe_sets([first, second], 64) == [
+        "training set one: 75.00% of the images, 8 samples, 6.00 passes an epoch of 64",
+        "training set other: 25.00% of the images, 8 samples, 2.00 passes an epoch of 64; its 2 classes matched by name",
+    ]
+    assert describe_sets([first], 64) == []
+    check_same_classes(first.manifest, first.manifest)
+
+
+def test_a_set_that_does_not_name_its_classes_is_said(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = shards(tmp_path / "one", ["cat", "dog", "owl", "yak"]), shards(tmp_path / "other")
+    sets = check_training_data(with_sets(small_config, f"shards: {one}, weight: 3", f"shards: {other}, weight: 1"))
+    assert [each.classes for each in sets] == [None, None]
+    assert "data.train: other does not name its classes, so that its labels are taken for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (("shards: A, weight: 3", "shards: B, weight: 0"), "data.train.1.weight=0: Input should be greater than 0"),
+        (("shards: A, weight: -3",), "data.train.0.weight=-3: Input should be greater than 0"),
+        (("shards: A, weight: nan",), "data.train.0.weight='nan': Input should be a finite number"),
+        (("shards: A, weight: lots",), "data.train.0.weight='lots': Input should be a valid number"),
+        (("shards: A, weight: true",), "data.train.0.weight=True: should be a number"),
+        (("shards: A",), "data.train.0.weight is missing"),
+        (("shards: A, weight: 1, classes: {a: b}",), "gives the first set other class names, but they are the run's"),
+        ((), "data.train=[]: names no data set; write [{shards: A, weight: 3}, {shards: B, weight: 1}]"),
+        (("shards: A, weight: 3", "shards: nowhere, weight: 1"), "data.train.1: there is no nowhere or"),
+        (("shards: A, weight: 3", "shards: A/, weight: 1"), "A, which is in data.train already; give it once"),
+        (("shards: A, weight: 3", "shards: LINK, weight: 1"), "LINK, which is in data.train already; give it once"),
+        (("shards: A, weight: 3", "shards: B, weight: 1"), "2 of the 4 classes of B are not among the 4 of A, the first"),
+        (("shards: A, weight: 3", "shards: C, weight: 1"), "without a label in 0..1 (model.num_classes=2)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shards(Path("A"), ["cat", "dog", "owl", "yak"])
+    shards(Path("B"), ["emu", "dog", "fox", "yak"])
+    shards(Path("C"), ["dog", "yak"])  # with labels that are none of its classes
+    Path("LINK").symlink_to("A")
+    with pytest.raises(UserError) as error:
+        check_training_data(with_sets(small_config, *entries))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_text_stays_a_path(small_config: Path) -> None:
+    for text in ("123", "true", "{a: b}", "s3://bucket/a", "a, b"):
+        assert load_config(small_config, [f"data.train={text}"]).data.train == text
+    assert load_config(small_config, ["data.train=none"]).data.training_sets == ()
+    assert [each.shards for each in load_config(small_config, ["data.train=a"]).data.training_sets] == ["a"]
+
+
+def test_reports_know_the_sets_of_a_log() -> None:
+    records = [{"step": 1, "prefix": "data", "time": 0.0, "images_of_a": 3.0, "images_of_b": 1.0}]
+    found = [quantity.summed_up for quantity in quantities_in(records) if quantity.prefix == "data"]
+    assert found == [{"training images of a": "last"}, {"training images of b": "last"}]
