@@ -63,13 +63,20 @@ class StageCosts:
 
 
 def measure_stages(
-    config: RunConfig, loader: TrainLoader, *, batch: int = 0, total: float | None = None, images: int = IMAGES
+    config: RunConfig,
+    loader: TrainLoader,
+    device: torch.device,
+    *,
+    batch: int = 0,
+    total: float | None = None,
+    images: int = IMAGES,
 ) -> StageCosts:
     """Measure the stages on this thread, one after the other; a second or two. Changes no random numbers of the run.
 
     Args:
         config: the run's.
         loader: its training loader.
+        device: that trains; operations are moved to it only if it is not the CPU that the workers share.
         batch: global batch from which on images are taken.
         total: CPU milliseconds an image of the whole loader, to tell what batches cost; None: not known.
         images: how many.
@@ -81,9 +88,10 @@ def measure_stages(
         decoder = decode_pil if config.augment.backend == "pil" else decode_image
         decode = _milliseconds(lambda data: decoder(data, config.data.max_pixels), encoded)
         plain = _transform_milliseconds(config, encoded, plain=True)
-        whole = max(plain, _transform_milliseconds(config, encoded))
+        # Without operations the two are one transform, measured twice.
+        whole = max(plain, _transform_milliseconds(config, encoded)) if _has_operations(config) else plain
         rest = 0.0 if total is None else max(0.0, total - read - whole)
-        options = _remedies(config, encoded, plain, whole)
+        options = _remedies(config, encoded, device, plain)
     remedies = [Remedy(what, read + rest + milliseconds) for what, milliseconds in options]
     least = (1 - _LEAST_SAVING) * (read + whole + rest)
     remedies = sorted((each for each in remedies if each.milliseconds <= least), key=lambda each: each.milliseconds)
@@ -91,7 +99,14 @@ def measure_stages(
     return StageCosts(read, decode, plain - decode, whole - plain, rest, tuple(remedies))
 
 
-def _remedies(config: RunConfig, encoded: Sequence[bytes], plain: float, whole: float) -> Iterator[tuple[str, float]]:
+def _has_operations(config: RunConfig) -> bool:
+    augment = config.augment
+    return augment.where != "device" and any((augment.rand_augment, augment.three_augment, augment.color_jitter))
+
+
+def _remedies(
+    config: RunConfig, encoded: Sequence[bytes], device: torch.device, plain: float
+) -> Iterator[tuple[str, float]]:
     """What can be changed, with the CPU milliseconds that the transform takes then."""
     augment = config.augment
     side = math.floor(config.model.image_size / augment.crop_fraction)
@@ -101,7 +116,7 @@ def _remedies(config: RunConfig, encoded: Sequence[bytes], plain: float, whole: 
         yield f"train on smaller images ({command})", _transform_milliseconds(config, smaller)
     if augment.backend == "pil":
         yield "set augment.backend=fast", _transform_milliseconds(config, encoded, backend="fast")
-    elif whole > plain and augment.where != "device":
+    elif device.type != "cpu" and _has_operations(config):
         yield "set augment.where=device", plain
 
 
