@@ -7,6 +7,9 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 SIDE_BY_SIDE := tests/unit tests/counting tests/faults
 ONE_BY_ONE := tests/cluster tests/distributed tests/gpu tests/integration
 
+# DeepSpeed's launcher warns of a machine without GPUs unless it is told that the CPU is meant.
+WITHOUT_GPU := $(if $(wildcard /dev/nvidiactl /dev/dxg /dev/kfd),,DS_ACCELERATOR=cpu)
+
 .PHONY: help install demo test test-long test-gpu docs lint format clean
 
 help:  ## show this
@@ -23,7 +26,7 @@ $(VENV)/installed: requirements.txt setup.py pyproject.toml
 
 demo: install  ## make a data set, train on it, evaluate, and show it all on one page
 	test -f data/demo/val/manifest.json || $(RUN) python tools/make_shards.py demo data/demo
-	$(RUN) deepspeed --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
+	$(RUN) $(WITHOUT_GPU) deepspeed --quiet --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
 	$(RUN) python tools/transfer_eval.py --task knn --model runs/demo --data data/demo workers=2
 	$(RUN) python tools/transfer_eval.py --task voc_attention --model runs/demo --data data/demo image_size=64 workers=2
 	$(RUN) python tools/report.py runs/demo --out runs/demo/report

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -87,6 +88,7 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_mi
         meeting.wait_for_all(timeout.total_seconds())
     import deepspeed  # slow to import: only once everything cheap has been checked
 
+    _silence_renamed_collectives()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl":
         leave_at_once()
@@ -215,6 +217,17 @@ def main_first(action: Callable[[], T]) -> T:
     if problem is not None:
         raise UserError(problem)
     return result  # type: ignore[return-value]
+
+
+def _silence_renamed_collectives() -> None:
+    """DeepSpeed calls collectives by names that newer PyTorch renamed; nobody who trains can do anything about it.
+
+    Each process would say it several times, between the lines of the run.
+    """
+    names = "all_gather_into_tensor|_all_gather_base|reduce_scatter_tensor|_reduce_scatter_base|gather_into_tensor"
+    warnings.filterwarnings(
+        "ignore", rf"`torch\.distributed\.({names})` is", FutureWarning, r"torch\.distributed\.c10d_logger"
+    )
 
 
 def _do_without_compiled_reduction() -> None:

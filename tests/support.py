@@ -14,10 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from forked import ForkedProcess, can_fork
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
+
+Process = subprocess.Popen[str] | ForkedProcess
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)  # some tests fork, which the threads of OpenCV's pool do not survive
@@ -34,16 +37,21 @@ class Finished:
 
 def tool(*arguments: str, timeout: float = 300, **environment: str) -> Finished:
     """Run ``python ARGUMENTS`` from the repository's root, as a user would."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=program_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    process = start(*arguments, environment=program_environment(**environment), stderr=subprocess.PIPE)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode is not None
+    return Finished(process.returncode, stdout, stderr)
+
+
+def start(*arguments: str, environment: dict[str, str], stderr: int) -> Process:
+    """Start ``python ARGUMENTS`` from the repository's root, with the libraries loaded already where that makes no difference."""
+    if can_fork(arguments, environment):
+        return ForkedProcess(arguments, environment, ROOT, stderr=stderr == subprocess.PIPE)
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def program_environment(**extra: str) -> dict[str, str]:
@@ -54,23 +62,15 @@ def program_environment(**extra: str) -> dict[str, str]:
     return {**environment, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **extra}
 
 
-def start_processes(world_size: int, *arguments: str, **environment: str) -> list[subprocess.Popen[str]]:
+def start_processes(world_size: int, *arguments: str, **environment: str) -> list[Process]:
     """Start one Python process per rank, joined the way every launcher does it: through RANK and its kin."""
     port = free_port()
     processes = []
     for rank in range(world_size):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env=program_environment(**ranks, **meeting, **environment),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        variables = program_environment(**ranks, **meeting, **environment)
+        processes.append(start(*arguments, environment=variables, stderr=subprocess.STDOUT))
     return processes
 
 

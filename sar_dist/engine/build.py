@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -57,6 +59,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
     settings = optimizer_of(optim)
     optimizer = settings.build(settings.arranged(groups, model.vit), optim.peak_lr)
     optimizer.settings = settings  # type: ignore[attr-defined] # for ``shards.optimizer_settings``
+    _leave_muon_uncompiled()
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -77,6 +80,25 @@ def input_dtype(config: RunConfig) -> torch.dtype:
 def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
     """What the engine's forward pass runs in, for a model that is called without the engine, as in validation."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.engine.precision == "bf16")
+
+
+def _leave_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon without wrapping its functions in ``torch.compile``, unless somebody has imported it to use it.
+
+    Each engine imports it to ask whether its optimizer is one, and the wrapping loads all of Inductor: a second of
+    processor time at every start.
+    """
+    module = "deepspeed.runtime.zero.muon.original_muon"
+    if module in sys.modules:
+        return
+    from deepspeed.runtime import compiler
+
+    wrap = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module(module)
+    finally:
+        compiler.compile = wrap
 
 
 def _compile_blocks(model: TappedVisionTransformer, *, sharded: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
             sys.executable,
             "-m",
             "deepspeed.launcher.runner",
+            "--quiet",
             "--num_accelerators=2",
             "--master_port=29831",
             "tools/train.py",
@@ -43,12 +45,26 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     for said in ("2 processes", "tensorboard --logdir", str(run / "checkpoints"), str(run / "figures")):
         assert said in done.stdout
     assert len(list((run / "figures").glob("attention_*.png"))) == 1
+    assert_nothing_buries_the_run(done.stdout, done.stderr)
+
+
+def assert_nothing_buries_the_run(stdout: str, stderr: str) -> None:
+    """Neither the launcher nor a library speaks between the lines of two processes, and each step is said once."""
+    assert stderr == ""
+    lines = stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines if line.startswith("demo  step")] == [
+        "step 1/3 (33.3%)",
+        "step 2/3 (66.7%)",
+        "step 3/3 (100.0%)",
+    ]
+    ours = r"demo: |peak |demo  step |warning: training waited|step 3: validation|finished 3 steps|  (replaced|skipped|metrics|TensorBoard|checkpoints|attention) "
+    assert [line for line in lines if not re.match(ours, line)] == []
 
 
 def test_makefile_demo_uses_what_the_test_uses() -> None:
     recipe = (ROOT / "Makefile").read_text()
     assert "tools/make_shards.py demo data/demo" in recipe
-    assert "deepspeed --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py" in recipe
+    assert "deepspeed --quiet --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py" in recipe
     assert "tools/train.py --config configs/demo.py" in recipe
 
 

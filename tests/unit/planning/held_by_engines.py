@@ -87,6 +87,7 @@ def measure(config: RunConfig, world_size: int) -> dict[str, float]:
     before = held_bytes()
     model = build_model(config.model, config.regularizer)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=10)
+    assert "torch._inductor.compile_fx" not in sys.modules, "the start pays for a compiler that is not used"
     average = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
     size, micro = config.model.image_size, config.engine.micro_batch
     images, labels = torch.randn(micro, 3, size, size, dtype=input_dtype(config)), torch.zeros(micro, dtype=torch.long)
