@@ -11,7 +11,9 @@ from sar_dist.quantities import Quantity
 from sar_dist.reports.attention_steps import attention_steps
 from sar_dist.reports.classes import hardest_classes
 from sar_dist.reports.curves import report_board
+from sar_dist.reports.incidents import incidents_table
 from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
+from sar_dist.reports.provenance import commands, environment_table, settings_table
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
 from sar_dist.reports.seeds import (
@@ -66,16 +68,20 @@ def _values(runs: Sequence[ReportedRun], curves_png: bytes, chosen: Sequence[Pat
         tables.append(_comparison("Transfer", runs, transfer, single, compare=lambda _: True))
         known = [transfer_references(run) for run in runs]
         references = [_comparison("Transfer: references", runs, known, None, compare=lambda _: False)]
-    over_seeds = _over_seeds(groups, baseline, final_ones, transfer, asked=bool(chosen))
+    compared, means = _over_seeds(groups, baseline, final_ones, transfer, asked=bool(chosen))
     picture = Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png)
     differences = [[key, *values] for key, values in config_differences(list(runs)).items()]
     header = ["key", *(run.name for run in runs)]
     return {
         "title": "Training report: " + ", ".join(run.name for run in runs),
         "headlines": _headlines(runs, groups, baseline),
-        "origins": [_origin(run) for run in runs],
-        "tables": [*over_seeds, *tables],
+        "first_tables": tables if compared is None else [compared],
+        "further_tables": [*([] if means is None else [means]), *([] if compared is None else tables)],
         "references": references,
+        "incidents": incidents_table(runs),
+        "environment": environment_table(runs),
+        "settings": settings_table(runs),
+        "commands": commands(runs),
         "differences": TextTable("Different settings", header, differences) if differences else None,
         "attended": attention_steps(runs),
         "hardest": hardest_classes(runs),
@@ -90,16 +96,15 @@ def _over_seeds(
     transfer: Sequence[dict[str, float | None]],
     *,
     asked: bool,
-) -> list[TextTable]:
-    """Differences with their intervals where a baseline was named or there are several seeds, then the means."""
+) -> tuple[TextTable | None, TextTable | None]:
+    """Differences with their intervals, where a baseline was named or there are several seeds; means over seeds."""
     means = means_table(groups, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
-    tables = [] if means is None else [means]
     repeated = any(group.repeats_a_seed for group in groups)
-    if baseline is not None and not repeated and (asked or means is not None):
-        compared = [{label: value for label, value in final.items() if _is_compared(label)} for final in final_ones]
-        both = [final | scores for final, scores in zip(compared, transfer, strict=True)]
-        tables.insert(0, differences_table(groups, baseline, both))
-    return tables
+    if baseline is None or repeated or not (asked or means is not None):
+        return None, means
+    compared = [{label: value for label, value in final.items() if _is_compared(label)} for final in final_ones]
+    both = [final | scores for final, scores in zip(compared, transfer, strict=True)]
+    return differences_table(groups, baseline, both), means
 
 
 def _beside_references(run: ReportedRun) -> TextTable:
@@ -138,7 +143,7 @@ def _headline(
             group.name, f"{max(_last_step(runs[number]) for number in group.runs):,} steps", "not validated yet"
         )
     unit = f" {quantity.unit}" if quantity.unit else ""
-    value = f"{found.mean:.4g}{unit}" if found.count == 1 else f"{format_summary(found)}{unit}"
+    value = f"{found.mean:.4g}{unit}" if found.count == 1 else f"{format_summary(found).rpartition(' (')[0]}{unit}"
     steps = " or ".join(f"{step:,}" for step in sorted({_last_step(runs[number]) for number in group.runs}))
     note = f"validation {quantity.label} after step {steps}"
     if baseline is not None and group is not baseline and not (group.repeats_a_seed or baseline.repeats_a_seed):
@@ -149,19 +154,6 @@ def _headline(
 
 def _last_step(run: ReportedRun) -> int:
     return max(record["step"] for record in run.records)
-
-
-def _origin(run: ReportedRun) -> str:
-    environment = run.environment
-    parts = [f"{run.name}: {run.path}"]
-    if environment:
-        commit = str(environment.get("git_commit") or "no commit")[:12]
-        changes = " with changes" if environment.get("git_changes") else ""
-        parts.append(f"{environment.get('world_size')} x {environment.get('device')}")
-        parts.append(f"started {environment.get('started')}, {commit}{changes}")
-    if run.unfinished:
-        parts.append(f"evaluations without a result yet: {', '.join(run.unfinished)}")
-    return "; ".join(parts)
 
 
 def _is_compared(label: str) -> bool:
