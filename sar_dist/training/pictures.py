@@ -24,8 +24,9 @@ from sar_dist.observe import (
     samples_figure,
 )
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy
+from sar_dist.training.hard_classes import HardClass
 from sar_dist.training.task import ClassificationTask
-from sar_dist.training.validation_details import Mistake, ValidationDetails, hardest_classes
+from sar_dist.training.validation_details import ValidationDetails
 
 _SAMPLES = 16  # two lines; even, because mixup and cutmix mix neighbours
 _MAX_NAMED_TARGETS = 2  # as many classes as a mixed image can have
@@ -81,25 +82,23 @@ class Pictures:
             return
         if gathered.confusion is not None:
             self.logger.figure("confusion", confusion_figure(gathered.confusion, self._class_names()), step)
-            self._keep_hardest_classes(gathered.confusion, gathered.mistakes, step)
+            self._keep_hardest_classes(gathered.hardest, step)
         self.logger.histograms(step, gathered.distributions, prefix="attention")
 
-    def _keep_hardest_classes(self, confusion: Tensor, mistakes: Sequence[Mistake], step: int) -> None:
-        """The classes with the least accuracy, what they are taken for, and some of their images that are."""
+    def _keep_hardest_classes(self, hardest: Sequence[HardClass], step: int) -> None:
+        """What the report shows of the classes with the least accuracy, and the images of their examples."""
         names = self._class_names()
-        hardest = hardest_classes(confusion)
-        examples = {each.number: [wrong for wrong in mistakes if wrong.label == each.number] for each in hardest}
         rows = [
             {
                 "name": names[each.number],
                 "images": each.images,
                 "right": each.right,
                 "taken_for": [[names[number], count] for number, count in each.taken_for],
-                "examples": [[wrong.sample, names[wrong.predicted]] for wrong in examples[each.number]],
+                "examples": [[wrong.sample, names[wrong.predicted]] for wrong in each.examples],
             }
             for each in hardest
         ]
-        unseen = self.logger.unseen(wrong.sample for chosen in examples.values() for wrong in chosen)
+        unseen = self.logger.unseen(wrong.sample for each in hardest for wrong in each.examples)
         images = _images(self.loader.samples(unseen)) if unseen else {}
         self.logger.details("classes", step, {"classes": len(names), "hardest": rows}, images)
 
