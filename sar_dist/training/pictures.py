@@ -46,16 +46,17 @@ class Pictures:
         self.task = task
         self.loader = loader
         self.logger = logger
+        count = min(config.log.figure_images, loader.total)
+        self._fixed_samples = [number * loader.total // count for number in range(count)]
         self._fixed_batch: dict[str, Any] | None = None
 
     @torch.no_grad()
     def draw(self, model: torch.nn.Module, batch: Mapping[str, Any] | None, step: int) -> None:
         """Draw attention, and the samples of a training micro-batch. Call on every process, as ZeRO-3 needs."""
-        count = min(self.config.log.figure_images, self.loader.total)
-        if not count:
+        if not self._fixed_samples:
             return
         if self._fixed_batch is None:
-            self._fixed_batch = self.loader.samples([number * self.loader.total // count for number in range(count)])
+            self._fixed_batch = self.loader.samples(self._fixed_samples)
         was_training = model.training
         model.eval()
         with torch.compiler.set_stance("force_eager"):  # a graph for this batch size alone would take minutes
@@ -101,6 +102,9 @@ class Pictures:
         unseen = self.logger.unseen(wrong.sample for each in hardest for wrong in each.examples)
         images = _images(self.loader.samples(unseen)) if unseen else {}
         self.logger.details("classes", step, {"classes": len(names), "hardest": rows}, images)
+        self.logger.forget_samples(
+            {*self._fixed_samples, *(wrong.sample for each in hardest for wrong in each.examples)}
+        )
 
     def _draw_attention(self, output: Mapping[str, Any], batch: Mapping[str, Any], step: int) -> None:
         """An overview of all images, of each image every head's map, mask, components and overlay; and the maps kept."""

@@ -108,6 +108,12 @@ def test_the_headline_says_how_much_better() -> None:
     assert "<dt>plain (2 seeds)</dt><dd>60.50 ± 0.71 %</dd><dd>validation top-1 after step 10</dd>" in page
 
 
+def test_a_run_that_diverged_has_a_headline() -> None:
+    records = [*RUNS[0].records, {"step": 10, "prefix": "val", "top1": "NaN"}]
+    page = report_page([ReportedRun("x", Path("x"), RUNS[0].config, {}, records, {})], b"")
+    assert "<dd>nan %</dd><dd>validation top-1 after step 10</dd>" in page
+
+
 def test_a_colour_is_a_configuration_and_a_line_style_a_seed() -> None:
     looks = looks_of(RUNS)
     assert [look.color for look in looks] == [COLORS[0], COLORS[1], COLORS[0], COLORS[1], COLORS[1]]
