@@ -17,6 +17,7 @@ from sar_dist.reports import (
     Headline,
     Picture,
     TextTable,
+    attention_steps,
     figure_png,
     format_difference,
     format_summary,
@@ -125,6 +126,7 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         tables=list(tables(results)),
         unfinished=results.unfinished,
         curves=curves_board(results, shown.pop("curves")),
+        attended=attention_steps([next(iter(by_seed.values())) for by_seed in results.runs.values()]),
         pictures=list(shown.values()),
     )
 

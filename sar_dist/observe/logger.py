@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sar_dist.quantities import Quantity
 
 METRICS_FILE = "metrics.jsonl"
 FIGURES_FOLDER = "figures"
+SAMPLES_FOLDER = "samples"
 _SAMPLE_SIDE = 160  # pixels: the images lie side by side
 _OWN_FILES = "the run directory or on stdout"
 
@@ -161,6 +162,15 @@ class RunLogger:
         self._seen |= samples.keys()
         self._attempt(lambda: append_line(folder / f"{name}.jsonl", {"step": step, **values}))
 
+    def forget_samples(self, but: Collection[int]) -> None:
+        """Remove the images of all validation samples ``but`` these, so that their number does not grow with training."""
+        if not self._enabled:
+            return
+        self._seen &= set(but)
+        for file in (self._directory / FIGURES_FOLDER / SAMPLES_FOLDER).glob("*.jpg"):
+            if file.stem.isdigit() and int(file.stem) not in but:
+                self._attempt(partial(file.unlink, missing_ok=True))
+
     def unseen(self, samples: Iterable[int]) -> list[int]:
         """Those of the validation samples whose image this start has not kept yet."""
         return [number for number in dict.fromkeys(samples) if number not in self._seen]
@@ -239,7 +249,7 @@ class RunLogger:
 
 def sample_file(figures: Path, number: int) -> Path:
     """Where the image of a validation sample is kept."""
-    return figures / "samples" / f"{number:08d}.jpg"
+    return figures / SAMPLES_FOLDER / f"{number:08d}.jpg"
 
 
 def _save_sample(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pages about finished runs: curves, final figures, transfer results, runs side by side; attention pictures."""
 
 from sar_dist.reports.attention_page import PictureSection, attention_page
+from sar_dist.reports.attention_steps import attention_steps
 from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
 from sar_dist.reports.model_card import write_card
@@ -29,6 +30,7 @@ __all__ = [
     "Summary",
     "TextTable",
     "attention_page",
+    "attention_steps",
     "figure_png",
     "format_difference",
     "format_summary",

@@ -10,12 +10,11 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from sar_dist.observe import COMPONENT_COLORS, FURTHER_COLOR, LEVELS
-from sar_dist.reports.kept import kept_records, read_sample
+from sar_dist.reports.kept import FIELDS, kept_records, read_sample
 from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
 
 MAP_BYTES = 1_500_000  # of the page's five million, for the maps of all runs together
-_FIELDS = ("samples", "labels", "predicted", "grid", "entropies", "components", "maps")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class AttentionSteps:
                     "images": list(run.images),
                     "heads": run.heads,
                     "records": [
-                        {name: record[name] for name in ("step", *_FIELDS) if name != "samples"}
+                        {name: record[name] for name in ("step", *FIELDS["attention"]) if name != "samples"}
                         for record in run.records
                     ],
                 }
@@ -81,7 +80,7 @@ def attention_steps(runs: Sequence[ReportedRun], room: int = MAP_BYTES) -> Atten
 
     Of each run those steps are shown whose images are the ones of its newest step.
     """
-    found = [(run, records) for run in runs if (records := kept_records(run, "attention", _FIELDS))]
+    found = [(run, records) for run in runs if (records := kept_records(run, "attention"))]
     if not found:
         return None
     images: dict[tuple[int, bytes], Picture] = {}

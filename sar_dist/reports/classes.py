@@ -11,7 +11,6 @@ from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
 
 EXAMPLE_BYTES = 600_000  # of the page's five million, for the images of all runs together
-_FIELDS = ("classes", "hardest")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class HardestClasses:
 
 def hardest_classes(runs: Sequence[ReportedRun], room: int = EXAMPLE_BYTES) -> list[HardestClasses]:
     """A table for each run that kept its hardest classes; images as far as ``room`` bytes go, of the hardest first."""
-    found = [(run, records[-1]) for run in runs if (records := kept_records(run, "classes", _FIELDS))]
+    found = [(run, records[-1]) for run in runs if (records := kept_records(run, "classes"))]
     return [
         HardestClasses(run.name, newest["step"], newest["classes"], _rows(run, newest["hardest"], room // len(found)))
         for run, newest in found

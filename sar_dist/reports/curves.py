@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from sar_dist.quantities import Quantity, Scale
 from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
+from sar_dist.reports.seeds import seed_groups
 
 LineStyle = Literal["solid", "dashed", "dotted"]
 
@@ -25,6 +27,15 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 STYLES: tuple[LineStyle, ...] = ("solid", "dashed", "dotted")
 COLUMNS = 2
 DPI = 130
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, line style and width in points of a run's curves."""
+
+    color: str
+    style: LineStyle
+    width: float
 
 
 Panel = tuple[Quantity, ...]  # what one chart draws: a curve, or two that belong together
@@ -44,21 +55,22 @@ def panels_of(quantities: Iterable[Quantity]) -> list[Panel]:
 def report_figure(runs: Sequence[ReportedRun]) -> Figure:
     """The curves of all runs, one chart for each quantity that at least one run has, over epochs.
 
-    Colours tell the runs apart. Within a chart the first metric is a line, the second one, on fewer points, a thinner
+    Colours tell the configurations apart, line styles their seeds. Within a chart the first metric is a line, the second one, on fewer points, a thinner
     line with markers.
     """
     panels = _panels_with_curves(runs)
     rows = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(13, 3.1 * rows + 0.4 + 0.25 * len(runs)), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    looks = looks_of(runs)
     for axis, panel in zip(axes, panels, strict=False):
-        _draw_panel(axis, panel, runs)
+        _draw_panel(axis, panel, runs, looks)
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.supxlabel(_x_label(runs), fontsize=11)
     handles = [
-        Line2D([], [], color=_color(number), linestyle=_style(number), linewidth=_width(number), label=run.name)
-        for number, run in enumerate(runs)
+        Line2D([], [], color=look.color, linestyle=look.style, linewidth=look.width, label=run.name)
+        for run, look in zip(runs, looks, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=1, frameon=False, fontsize=11)
     return figure
@@ -79,7 +91,8 @@ def report_board(runs: Sequence[ReportedRun], picture: Picture) -> ChartBoard:
         from_zero = scale in ("from_zero", "share")
         charts.append(Chart(panel_title(panel), lines, logarithmic, from_zero, percent=scale == "share"))
     dashes = {"solid": (), "dashed": (6, 3), "dotted": (2, 2)}
-    series = [ChartSeries(run.name, _color(number), dashes[_style(number)]) for number, run in enumerate(runs)]
+    looks = looks_of(runs)
+    series = [ChartSeries(run.name, look.color, dashes[look.style]) for run, look in zip(runs, looks, strict=True)]
     return ChartBoard("Curves", series, charts, _x_label(runs), picture)
 
 
@@ -112,18 +125,18 @@ def _note(panel: Panel, curve: Quantity) -> str:
     return notes[curve.prefix]
 
 
-def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
+def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun], looks: Sequence[Look]) -> None:
     scale = panel[0].scale
     values: list[float] = []
-    for number, run in enumerate(runs):
+    for run, look in zip(runs, looks, strict=True):
         for x, y, quantity in _curves(run, panel):
             first = quantity == panel[0]
             axis.plot(
                 x,
                 y,
-                color=_color(number),
-                linestyle=_style(number),
-                linewidth=_width(number) if first else 1.0,
+                color=look.color,
+                linestyle=look.style,
+                linewidth=look.width if first else 1.0,
                 marker="." if len(x) == 1 else None if first else "o",
                 markersize=6 if len(x) == 1 else 3.5,
             )
@@ -139,17 +152,17 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[ReportedRun]) -> None:
         axis.set_ylim(bottom=0)
 
 
-def _color(number: int) -> str:
-    return COLORS[number % len(COLORS)]
+def looks_of(runs: Sequence[ReportedRun]) -> list[Look]:
+    """A colour for each configuration and a line style for each of its seeds; later configurations are drawn thinner.
 
-
-def _style(number: int) -> LineStyle:
-    return STYLES[number // len(COLORS) % len(STYLES)]
-
-
-def _width(number: int) -> float:
-    """Later runs are drawn thinner, so that curves that coincide can both be seen."""
-    return max(1.2, 2.6 - 0.9 * number)
+    Thinner, so that curves that coincide can both be seen. Beyond the colours there are, the line style changes.
+    """
+    looks: dict[int, Look] = {}
+    for number, group in enumerate(seed_groups(runs)):
+        for place, run in enumerate(group.runs):
+            style = STYLES[(number // len(COLORS) + place) % len(STYLES)]
+            looks[run] = Look(COLORS[number % len(COLORS)], style, max(1.2, 2.6 - 0.9 * number))
+    return [looks[number] for number in range(len(runs))]
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -6,24 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sar_dist.observe import QUANTITIES, quantities_in
-from sar_dist.quantities import Quantity
+from sar_dist.observe import QUANTITIES
 from sar_dist.reports.attention_steps import attention_steps
 from sar_dist.reports.classes import hardest_classes
 from sar_dist.reports.curves import report_board
+from sar_dist.reports.headlines import headlines
+from sar_dist.reports.incidents import incidents_table
 from sar_dist.reports.pictures import PagePictures, find_pictures, fit_pictures
-from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
+from sar_dist.reports.provenance import commands, environment_table, settings_table
+from sar_dist.reports.rendering import Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, transfer_figures, transfer_references
 from sar_dist.reports.seeds import (
     SeedGroup,
-    difference,
     differences_table,
     find_baseline,
     labels_of,
     means_table,
     seed_groups,
 )
-from sar_dist.reports.wording import format_difference, format_summary
 
 # Rows in which a difference to the baseline means something; "validation" also for terms that only the log knows.
 COMPARED = ("validation", *(row for each in QUANTITIES if each.higher_is_better is not None for row in each.summed_up))
@@ -66,16 +66,20 @@ def _values(runs: Sequence[ReportedRun], curves_png: bytes, chosen: Sequence[Pat
         tables.append(_comparison("Transfer", runs, transfer, single, compare=lambda _: True))
         known = [transfer_references(run) for run in runs]
         references = [_comparison("Transfer: references", runs, known, None, compare=lambda _: False)]
-    over_seeds = _over_seeds(groups, baseline, final_ones, transfer, asked=bool(chosen))
+    compared, means = _over_seeds(groups, baseline, final_ones, transfer, asked=bool(chosen))
     picture = Picture("Curves", "curves of all runs, one chart for each logged quantity", curves_png)
     differences = [[key, *values] for key, values in config_differences(list(runs)).items()]
     header = ["key", *(run.name for run in runs)]
     return {
         "title": "Training report: " + ", ".join(run.name for run in runs),
-        "headlines": _headlines(runs, groups, baseline),
-        "origins": [_origin(run) for run in runs],
-        "tables": [*over_seeds, *tables],
+        "headlines": headlines(runs, groups, baseline),
+        "first_tables": tables if compared is None else [compared],
+        "further_tables": [*([] if means is None else [means]), *([] if compared is None else tables)],
         "references": references,
+        "incidents": incidents_table(runs),
+        "environment": environment_table(runs),
+        "settings": settings_table(runs),
+        "commands": commands(runs),
         "differences": TextTable("Different settings", header, differences) if differences else None,
         "attended": attention_steps(runs),
         "hardest": hardest_classes(runs),
@@ -90,16 +94,15 @@ def _over_seeds(
     transfer: Sequence[dict[str, float | None]],
     *,
     asked: bool,
-) -> list[TextTable]:
-    """Differences with their intervals where a baseline was named or there are several seeds, then the means."""
+) -> tuple[TextTable | None, TextTable | None]:
+    """Differences with their intervals, where a baseline was named or there are several seeds; means over seeds."""
     means = means_table(groups, [final | scores for final, scores in zip(final_ones, transfer, strict=True)])
-    tables = [] if means is None else [means]
     repeated = any(group.repeats_a_seed for group in groups)
-    if baseline is not None and not repeated and (asked or means is not None):
-        compared = [{label: value for label, value in final.items() if _is_compared(label)} for final in final_ones]
-        both = [final | scores for final, scores in zip(compared, transfer, strict=True)]
-        tables.insert(0, differences_table(groups, baseline, both))
-    return tables
+    if baseline is None or repeated or not (asked or means is not None):
+        return None, means
+    compared = [{label: value for label, value in final.items() if _is_compared(label)} for final in final_ones]
+    both = [final | scores for final, scores in zip(compared, transfer, strict=True)]
+    return differences_table(groups, baseline, both), means
 
 
 def _beside_references(run: ReportedRun) -> TextTable:
@@ -113,55 +116,6 @@ def _beside_references(run: ReportedRun) -> TextTable:
     ]
     rows += [[label, _number(value), *[""] * len(names)] for label, value in references.items() if label not in beside]
     return TextTable("Transfer", ["", run.name, *names], rows)
-
-
-def _headlines(runs: Sequence[ReportedRun], groups: Sequence[SeedGroup], baseline: SeedGroup | None) -> list[Headline]:
-    """The first of the validation figures of which more is better: of each configuration, and how far from the baseline."""
-    quantities = quantities_in(record for run in runs for record in run.records)
-    for quantity in quantities:
-        values = [{"": run.summed_up(quantity, "last")} for run in runs]
-        if quantity.prefix == "val" and quantity.higher_is_better and any(value[""] is not None for value in values):
-            return [_headline(runs, group, baseline, values, quantity) for group in groups]
-    return [Headline(run.name, f"{_last_step(run):,} steps", "not validated yet") for run in runs]
-
-
-def _headline(
-    runs: Sequence[ReportedRun],
-    group: SeedGroup,
-    baseline: SeedGroup | None,
-    values: Sequence[dict[str, float | None]],
-    quantity: Quantity,
-) -> Headline:
-    found = group.summary(values, "")
-    if found is None:
-        return Headline(
-            group.name, f"{max(_last_step(runs[number]) for number in group.runs):,} steps", "not validated yet"
-        )
-    unit = f" {quantity.unit}" if quantity.unit else ""
-    value = f"{found.mean:.4g}{unit}" if found.count == 1 else f"{format_summary(found)}{unit}"
-    steps = " or ".join(f"{step:,}" for step in sorted({_last_step(runs[number]) for number in group.runs}))
-    note = f"validation {quantity.label} after step {steps}"
-    if baseline is not None and group is not baseline and not (group.repeats_a_seed or baseline.repeats_a_seed):
-        against = difference(group, baseline, values, "")
-        note += "" if against is None else f"; {format_difference(against)} against {baseline.name}"
-    return Headline(group.name, value, note)
-
-
-def _last_step(run: ReportedRun) -> int:
-    return max(record["step"] for record in run.records)
-
-
-def _origin(run: ReportedRun) -> str:
-    environment = run.environment
-    parts = [f"{run.name}: {run.path}"]
-    if environment:
-        commit = str(environment.get("git_commit") or "no commit")[:12]
-        changes = " with changes" if environment.get("git_changes") else ""
-        parts.append(f"{environment.get('world_size')} x {environment.get('device')}")
-        parts.append(f"started {environment.get('started')}, {commit}{changes}")
-    if run.unfinished:
-        parts.append(f"evaluations without a result yet: {', '.join(run.unfinished)}")
-    return "; ".join(parts)
 
 
 def _is_compared(label: str) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from sar_dist.observe import FIGURES_FOLDER
+from sar_dist.reports.kept import kept_records
 from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
 
@@ -17,21 +20,27 @@ LEAST_BYTES = 60_000  # of a picture that is worth looking at
 LARGEST_WIDTH = 1500
 JPEG_QUALITY = 85
 _OF_A_STEP = re.compile(r"(.+)_step_(\d+)\.png")
-_FIRST = "attention"  # the figure that says most about this project's runs
-_SHOWN = {
-    "attention": "what the heads attend to on some validation images",
-    "attention_heads": "similarity, mask, components and overlay of each head on one validation image",
-    "confusion": "confusion matrix over the validation set",
-    "training_samples": "training images as the model saw them",
+_EVALUATIONS, _OTHERS = "Pictures of the evaluations", "Further pictures"
+_FIGURES = {
+    "attention": ("Attention at the end", "what the heads attend to on some validation images"),
+    "confusion": ("Confusion", "confusion matrix over the validation set"),
+    "training_samples": ("Training samples", "training images as the model saw them"),
+    "attention_heads": (
+        "Attention, head by head",
+        "similarity, mask, components and overlay of each head on one validation image",
+    ),
 }
+SECTIONS = ("Attention at the end", _EVALUATIONS, "Confusion", "Training samples", "Attention, head by head", _OTHERS)
+"""From the most important ones to those that are left out first."""
 
 
 @dataclass(frozen=True)
 class FoundPicture:
-    """A picture's file, the run it belongs to, and what it shows."""
+    """A picture's file, the run it belongs to, the section of the page that it goes into, and what it shows."""
 
     file: Path
     run: str
+    section: str
     title: str
     shows: str
 
@@ -41,12 +50,12 @@ class PagePictures:
     """What goes onto a page, and what does not.
 
     Attributes:
-        by_run: name of the run -> its pictures.
+        by_section: title of a section -> its pictures, runs one after the other.
         left_out: number of pictures for which the page has no room.
         unreadable: files that are no pictures, or damaged.
     """
 
-    by_run: dict[str, list[Picture]] = field(default_factory=dict)
+    by_section: dict[str, list[Picture]] = field(default_factory=dict)
     left_out: int = 0
     unreadable: list[Path] = field(default_factory=list)
 
@@ -54,25 +63,30 @@ class PagePictures:
 def find_pictures(runs: Sequence[ReportedRun]) -> list[FoundPicture]:
     """The newest of each figure of each run and all pictures of its evaluations, the most important ones first.
 
-    First the attention of every run, then the evaluations, then the other figures; runs take turns.
+    That is section by section; within a section runs take turns.
     """
-    ranked = sorted(_pictures_in_order(runs), key=lambda found: found[0])
-    return [picture for _, picture in ranked]
-
-
-def _pictures_in_order(runs: Sequence[ReportedRun]) -> Iterator[tuple[tuple[int, int], FoundPicture]]:
-    """Each picture with (kind, place within its kind and run)."""
+    ranked: list[tuple[int, int, FoundPicture]] = []
     for run in runs:
-        figures = [(name, step, file) for name, (step, file) in newest_figures(run.path / "figures").items()]
-        for kind, chosen in ((0, [f for f in figures if f[0] == _FIRST]), (2, [f for f in figures if f[0] != _FIRST])):
-            for place, (name, step, file) in enumerate(chosen):
-                title = f"{_words(name)}, step {step:,}"
-                what = _SHOWN.get(name.partition("/")[0])
-                yield (kind, place), FoundPicture(file, run.name, title, f"{title}: {what}" if what else title)
-        files = (file for name in run.transfer for file in sorted((run.path / "transfer" / name).glob("*.png")))
-        for place, file in enumerate(files):
-            shows = f"{_words(file.stem)} of the evaluation {file.parent.name}"
-            yield (1, place), FoundPicture(file, run.name, f"{file.parent.name}: {_words(file.stem)}", shows)
+        places = Counter[str]()
+        for found in _pictures_of(run):
+            ranked.append((SECTIONS.index(found.section), places[found.section], found))
+            places[found.section] += 1
+    return [found for *_, found in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _pictures_of(run: ReportedRun) -> Iterator[FoundPicture]:
+    kept_maps = bool(kept_records(run, "attention"))
+    for name, (step, file) in newest_figures(run.path / FIGURES_FOLDER).items():
+        family = name.partition("/")[0]
+        if family == "attention_heads" and kept_maps:
+            continue  # the slider shows each head of the same images
+        section, what = _FIGURES.get(family, (_OTHERS, ""))
+        title = f"{_words(name)}, step {step:,}"
+        yield FoundPicture(file, run.name, section, title, f"{title}: {what}" if what else title)
+    for evaluation in run.transfer:
+        for file in sorted((run.path / "transfer" / evaluation).glob("*.png")):
+            shows = f"{_words(file.stem)} of the evaluation {evaluation}"
+            yield FoundPicture(file, run.name, _EVALUATIONS, f"{evaluation}: {_words(file.stem)}", shows)
 
 
 def newest_figures(folder: Path) -> dict[str, tuple[int, Path]]:
@@ -99,10 +113,12 @@ def fit_pictures(found: Sequence[FoundPicture], room: int) -> PagePictures:
     for file in sorted(sizes, key=sizes.__getitem__):
         fitted[file] = shrunk(file.read_bytes(), room // (len(sizes) - len(fitted)))
         room -= len(fitted[file][0])
-    for picture in tried:
-        if picture.file in fitted:
-            shown = Picture(picture.title, f"{picture.run}: {picture.shows}", *fitted[picture.file], picture.title)
-            page.by_run.setdefault(picture.run, []).append(shown)
+    for section in SECTIONS:
+        for picture in tried:
+            if picture.section == section and picture.file in fitted:
+                caption = f"{picture.run}: {picture.title}"
+                shown = Picture(picture.title, f"{picture.run}: {picture.shows}", *fitted[picture.file], caption)
+                page.by_section.setdefault(section, []).append(shown)
     return page
 
 

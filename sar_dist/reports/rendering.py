@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -22,12 +23,14 @@ class TextTable:
         header: a cell for each column.
         rows: of as many cells; the first one is the name of the row.
         note: how to read it.
+        differing: numbers of the rows in which the columns differ, which are marked.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    differing: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,13 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["own_file"] = _own_file
+    environment.filters["anchor"] = _anchor
     return environment
+
+
+def _anchor(title: str) -> str:
+    """A heading as the name of a place in the page."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def _own_file(path: str) -> Markup:

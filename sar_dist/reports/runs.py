@@ -29,6 +29,7 @@ class ReportedRun:
         records: the lines of metrics.jsonl, in order.
         transfer: name of an evaluation's folder -> what it found, of every task, also of those that are a user's own.
         unfinished: folders of evaluations that have no result yet.
+        starts: all records of environment.json, in order.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ReportedRun:
     records: list[dict[str, Any]]
     transfer: dict[str, Result]
     unfinished: tuple[str, ...] = ()
+    starts: tuple[dict[str, Any], ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -110,6 +112,7 @@ def _load(path: Path) -> ReportedRun:
         records=records,  # type: ignore[arg-type]
         transfer={file.parent.name: read_result(file) for file in finished},
         unfinished=tuple(name for name in begun if name not in {file.parent.name for file in finished}),
+        starts=tuple(environments),
     )
 
 

@@ -24,8 +24,9 @@ from sar_dist.observe import (
     samples_figure,
 )
 from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy
+from sar_dist.training.hard_classes import HardClass
 from sar_dist.training.task import ClassificationTask
-from sar_dist.training.validation_details import Mistake, ValidationDetails, hardest_classes
+from sar_dist.training.validation_details import ValidationDetails
 
 _SAMPLES = 16  # two lines; even, because mixup and cutmix mix neighbours
 _MAX_NAMED_TARGETS = 2  # as many classes as a mixed image can have
@@ -45,16 +46,17 @@ class Pictures:
         self.task = task
         self.loader = loader
         self.logger = logger
+        count = min(config.log.figure_images, loader.total)
+        self._fixed_samples = [number * loader.total // count for number in range(count)]
         self._fixed_batch: dict[str, Any] | None = None
 
     @torch.no_grad()
     def draw(self, model: torch.nn.Module, batch: Mapping[str, Any] | None, step: int) -> None:
         """Draw attention, and the samples of a training micro-batch. Call on every process, as ZeRO-3 needs."""
-        count = min(self.config.log.figure_images, self.loader.total)
-        if not count:
+        if not self._fixed_samples:
             return
         if self._fixed_batch is None:
-            self._fixed_batch = self.loader.samples([number * self.loader.total // count for number in range(count)])
+            self._fixed_batch = self.loader.samples(self._fixed_samples)
         was_training = model.training
         model.eval()
         with torch.compiler.set_stance("force_eager"):  # a graph for this batch size alone would take minutes
@@ -81,27 +83,28 @@ class Pictures:
             return
         if gathered.confusion is not None:
             self.logger.figure("confusion", confusion_figure(gathered.confusion, self._class_names()), step)
-            self._keep_hardest_classes(gathered.confusion, gathered.mistakes, step)
+            self._keep_hardest_classes(gathered.hardest, step)
         self.logger.histograms(step, gathered.distributions, prefix="attention")
 
-    def _keep_hardest_classes(self, confusion: Tensor, mistakes: Sequence[Mistake], step: int) -> None:
-        """The classes with the least accuracy, what they are taken for, and some of their images that are."""
+    def _keep_hardest_classes(self, hardest: Sequence[HardClass], step: int) -> None:
+        """What the report shows of the classes with the least accuracy, and the images of their examples."""
         names = self._class_names()
-        hardest = hardest_classes(confusion)
-        examples = {each.number: [wrong for wrong in mistakes if wrong.label == each.number] for each in hardest}
         rows = [
             {
                 "name": names[each.number],
                 "images": each.images,
                 "right": each.right,
                 "taken_for": [[names[number], count] for number, count in each.taken_for],
-                "examples": [[wrong.sample, names[wrong.predicted]] for wrong in examples[each.number]],
+                "examples": [[wrong.sample, names[wrong.predicted]] for wrong in each.examples],
             }
             for each in hardest
         ]
-        unseen = self.logger.unseen(wrong.sample for chosen in examples.values() for wrong in chosen)
+        unseen = self.logger.unseen(wrong.sample for each in hardest for wrong in each.examples)
         images = _images(self.loader.samples(unseen)) if unseen else {}
         self.logger.details("classes", step, {"classes": len(names), "hardest": rows}, images)
+        self.logger.forget_samples(
+            {*self._fixed_samples, *(wrong.sample for each in hardest for wrong in each.examples)}
+        )
 
     def _draw_attention(self, output: Mapping[str, Any], batch: Mapping[str, Any], step: int) -> None:
         """An overview of all images, of each image every head's map, mask, components and overlay; and the maps kept."""

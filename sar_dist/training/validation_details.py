@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sar_dist import distributed
+from sar_dist.training.hard_classes import HardClass, find_mistakes, hardest_classes, with_examples
 
 MAX_CONFUSION_CLASSES = 2000  # the matrix has the square of it as elements, on every process
-HARDEST_CLASSES = 20
-CLASSES_TAKEN_FOR = 3
-EXAMPLES_OF_A_CLASS = 4
-
-
-@dataclass(frozen=True, order=True)
-class Mistake:
-    """A validation image that is taken for another class; the ones with the highest loss come first.
-
-    Attributes:
-        label: its class.
-        gain: its cross-entropy with the sign changed, so that the order is as above.
-        sample: its number.
-        predicted: the class that it is taken for.
-    """
-
-    label: int
-    gain: float
-    sample: int
-    predicted: int
 
 
 @dataclass(frozen=True)
@@ -40,13 +20,13 @@ class GatheredDetails:
 
     Attributes:
         confusion: int64 (C, C), ``[t, p]`` images of class t predicted as class p; None above 2000 classes.
-        mistakes: of each class the images with the highest losses that are taken for another one, by class.
+        hardest: the classes with the least accuracy; none above 2000 classes.
         distributions: what the terms measure, a value for each image; of values for each head those of the last tapped
             block, as ``entropy_head3``.
     """
 
     confusion: Tensor | None
-    mistakes: Sequence[Mistake]
+    hardest: Sequence[HardClass]
     distributions: Mapping[str, Tensor]
 
 
@@ -88,9 +68,9 @@ class ValidationDetails:
         if self._counts is not None:
             known = scored & (labels < self._num_classes)
             self._counts.index_add_(0, torch.where(known, labels * self._num_classes + predicted, 0), known.long())
+            columns = (labels, -losses, samples, predicted)
+            self._images.append(torch.stack([column.double() for column in columns], dim=1))  # b 4, exact up to 2**53
         self._scored.append(scored)
-        columns = (labels, -losses, samples, predicted)
-        self._images.append(torch.stack([column.double() for column in columns], dim=1))  # b 4, exact up to 2**53
         for name, values in measures.items():
             self._measures.setdefault(name, []).append((values[:, -1] if values.ndim > 1 else values).float())
 
@@ -100,8 +80,11 @@ class ValidationDetails:
         if self._counts is not None:
             confusion = distributed.all_reduce_sum(self._counts).view(self._num_classes, self._num_classes).cpu()
         scored = torch.cat(self._scored).cpu()
-        worst = _worst(torch.cat(self._images).cpu()[scored])
-        mistakes = _first_of_each_class(each for mine in distributed.gather_objects(worst) for each in mine)
+        hardest = []
+        if confusion is not None:
+            hardest = hardest_classes(confusion)
+            mistakes = find_mistakes(torch.cat(self._images).cpu()[scored], hardest)
+            hardest = with_examples(hardest, distributed.gather_objects(mistakes))
         mine = {name: torch.cat(values).cpu()[scored] for name, values in self._measures.items()}  # each n or n H
         everyones = distributed.gather_objects(mine)
         distributions: dict[str, Tensor] = {}
@@ -111,57 +94,4 @@ class ValidationDetails:
                 distributions[name] = values
             else:
                 distributions |= {f"{name}_head{head}": of_head for head, of_head in enumerate(values.unbind(dim=1))}
-        return GatheredDetails(confusion, mistakes, distributions)
-
-
-@dataclass(frozen=True)
-class HardClass:
-    """A class with little accuracy.
-
-    Attributes:
-        number: of the class.
-        images, right: how many images it has, and how many of them are recognized.
-        taken_for: the classes that the others are taken for most often, with the number of images.
-    """
-
-    number: int
-    images: int
-    right: int
-    taken_for: Sequence[tuple[int, int]]
-
-
-def hardest_classes(confusion: Tensor) -> list[HardClass]:
-    """The classes with the least accuracy, the hardest first, as far as they have mistakes.
-
-    Args:
-        confusion: int64 (C, C), as in ``GatheredDetails``.
-    """
-    images, right = confusion.sum(dim=1), confusion.diagonal()
-    accuracy = right.double() / images.clamp(min=1)
-    order = torch.argsort(accuracy, stable=True).tolist()
-    wrong = [number for number in order if images[number] > right[number]]
-    found = []
-    for number in wrong[:HARDEST_CLASSES]:
-        others = confusion[number].clone()
-        others[number] = 0
-        most = torch.argsort(others, descending=True, stable=True)[:CLASSES_TAKEN_FOR].tolist()
-        taken_for = [(other, int(others[other])) for other in most if others[other]]
-        found.append(HardClass(number, int(images[number]), int(right[number]), taken_for))
-    return found
-
-
-def _worst(images: Tensor) -> list[Mistake]:
-    """The mistakes among this process's images (n, 4)."""
-    labels, _, _, predicted = images.unbind(dim=1)
-    wrong = images[labels != predicted].nan_to_num(nan=-math.inf)
-    found = (Mistake(int(label), gain, int(sample), int(taken)) for label, gain, sample, taken in wrong.tolist())
-    return _first_of_each_class(found)
-
-
-def _first_of_each_class(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    by_class: dict[int, list[Mistake]] = {}
-    for mistake in sorted(mistakes):
-        of_class = by_class.setdefault(mistake.label, [])
-        if len(of_class) < EXAMPLES_OF_A_CLASS:
-            of_class.append(mistake)
-    return [mistake for of_class in by_class.values() for mistake in of_class]
+        return GatheredDetails(confusion, hardest, distributions)

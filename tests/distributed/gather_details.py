@@ -19,5 +19,5 @@ for batch in range(dist.get_rank(), 6, dist.get_world_size()):
     details.add(*(images[name][batch] for name in ("labels", "predicted", "scored")), measures, **others)
 gathered = details.gather()
 if dist.get_rank() == 0:
-    torch.save({"confusion": gathered.confusion, "mistakes": gathered.mistakes, **gathered.distributions}, sys.argv[2])
+    torch.save({"confusion": gathered.confusion, "hardest": gathered.hardest, **gathered.distributions}, sys.argv[2])
 dist.destroy_process_group()

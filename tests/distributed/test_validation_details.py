@@ -12,7 +12,8 @@ import torch
 from support import run_processes
 
 from sar_dist.training import validation_details
-from sar_dist.training.validation_details import ValidationDetails, hardest_classes
+from sar_dist.training.hard_classes import hardest_classes
+from sar_dist.training.validation_details import ValidationDetails
 
 BATCHES, SIZE, CLASSES, HEADS = 6, 7, 5, 3
 
@@ -41,7 +42,7 @@ def test_one_process_counts_every_scored_image_once(images: dict[str, torch.Tens
         measures = {"entropy": entropy, "components": components, "of_images": of_images}
         details.add(labels, predicted, scored, measures, losses=losses, samples=samples)
     gathered = details.gather()
-    check({"confusion": gathered.confusion, "mistakes": gathered.mistakes, **gathered.distributions}, images)
+    check({"confusion": gathered.confusion, "hardest": gathered.hardest, **gathered.distributions}, images)
 
 
 def test_two_processes_count_every_scored_image_once(images: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -58,7 +59,8 @@ def check(found: dict[str, Any], images: dict[str, torch.Tensor]) -> None:
     for label, predicted in zip(images["labels"][scored].tolist(), images["predicted"][scored].tolist(), strict=True):
         expected[label, predicted] += 1
     assert torch.equal(found.pop("confusion"), expected)
-    assert [astuple(mistake) for mistake in found.pop("mistakes")] == worst_images(images)
+    examples = {each.number: [astuple(mistake) for mistake in each.examples] for each in found.pop("hardest")}
+    assert examples == worst_images(images)
     of_images = found.pop("of_images")
     assert torch.equal(of_images.sort().values, images["of_images"][scored].sort().values)
     assert len(found) == 2 * HEADS
@@ -69,22 +71,22 @@ def check(found: dict[str, Any], images: dict[str, torch.Tensor]) -> None:
         )
 
 
-def worst_images(images: dict[str, torch.Tensor]) -> list[tuple[int, float, int, int]]:
-    """Label, loss with the sign changed, number and predicted class of each class's four worst mistakes."""
+def worst_images(images: dict[str, torch.Tensor]) -> dict[int, list[tuple[int, float, int, int]]]:
+    """Of each class label, loss times -1, number and predicted class of the four worst mistakes."""
     columns = [images[name].flatten().tolist() for name in ("labels", "losses", "samples", "predicted", "scored")]
     wrong = [
         (label, -loss, sample, predicted)
         for label, loss, sample, predicted, scored in zip(*columns, strict=True)
         if scored and label != predicted
     ]
-    return [each for label in range(CLASSES) for each in sorted(one for one in wrong if one[0] == label)[:4]]
+    return {label: sorted(each for each in wrong if each[0] == label)[:4] for label in range(CLASSES)}
 
 
 def test_hardest_classes_and_what_they_are_taken_for() -> None:
     confusion = torch.tensor([[8, 1, 1, 0], [0, 5, 0, 0], [3, 5, 2, 0], [0, 0, 0, 0]])
     assert [astuple(each) for each in hardest_classes(confusion)] == [
-        (2, 10, 2, [(1, 5), (0, 3)]),
-        (0, 10, 8, [(1, 1), (2, 1)]),
+        (2, 10, 2, [(1, 5), (0, 3)], ()),
+        (0, 10, 8, [(1, 1), (2, 1)], ()),
     ]
 
 
@@ -95,5 +97,5 @@ def test_a_huge_number_of_classes_has_no_matrix(monkeypatch: pytest.MonkeyPatch)
     measures = {"entropy": torch.rand(1, 1, 2), "components": torch.ones(1, 1, 2, dtype=torch.int64)}
     details.add(one, one, one == 0, measures, losses=torch.tensor([math.nan]), samples=one)
     gathered = details.gather()
-    assert gathered.confusion is None
+    assert (gathered.confusion, gathered.hardest) == (None, [])
     assert sorted(gathered.distributions) == ["components_head0", "components_head1", "entropy_head0", "entropy_head1"]

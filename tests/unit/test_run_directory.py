@@ -126,12 +126,14 @@ def test_files_that_say_the_same_are_not_written_again(config: RunConfig, monkey
     assert json.loads(directory.summary_file.read_text()) == {"step": 4}
 
 
-@pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl", "checkpoints", "tensorboard", ""])
+@pytest.mark.parametrize(
+    "name", ["config.json", "summary.json", "metrics.jsonl", "figures/a.jsonl", "checkpoints", "tensorboard", ""]
+)
 def test_something_else_in_the_way_is_one_line(name: str, tmp_path: Path) -> None:
     config = configuration(tmp_path)
     directory = RunDirectory(config)
     path = directory.path / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         path.mkdir(parents=True)
     else:

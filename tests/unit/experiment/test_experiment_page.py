@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from experiment_factory import make_experiment, make_tools
 from PIL import Image
+from report_runs import keep_details
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import band, ordered_heads
@@ -104,6 +106,15 @@ def test_page_and_files(results: Results, tmp_path: Path, capsys: pytest.Capture
     assert "| knn: top1 | 40.50 ± 0.71 (2) | 40.50 ± 0.71 (2) | – | 10 |" in text
     print_tables(results)
     assert "not finished: method_seed2" in capsys.readouterr().out
+
+
+def test_the_page_has_the_attention_of_a_run_of_each_arm(results: Results, tmp_path: Path) -> None:
+    assert "Attention over training" not in write_report(results, tmp_path).read_text()
+    kept = [next(iter(by_seed.values())) for by_seed in results.runs.values()]
+    for run in kept:
+        keep_details(run.path, [1, 2])
+    page = write_report(results, tmp_path).read_text()
+    assert re.findall(r'<div class="attended-run">\s*<h3>(.*?)</h3>', page) == [run.name for run in kept]
 
 
 def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: Path) -> None:

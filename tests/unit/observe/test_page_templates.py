@@ -10,6 +10,7 @@ from jinja2 import UndefinedError
 from support import ROOT
 
 from sar_dist.reports import Chart, ChartBoard, ChartLine, ChartSeries, Headline, Picture, TextTable, render_page
+from sar_dist.reports.attention_steps import AttendedRun, AttentionSteps
 
 EVIL = "<script>alert('x')</script>&"
 ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;"
@@ -28,13 +29,14 @@ def page(text: str = "x") -> str:
         tables=[table],
         unfinished=[text],
         curves=board,
+        attended=AttentionSteps([AttendedRun(text, 1, [], [0])], [picture], 1),
         pictures=[picture],
     )
 
 
 def test_whatever_is_given_is_escaped_everywhere() -> None:
     shown, plain = page(EVIL), page("x")
-    assert shown.count("<script") == plain.count("<script") == 3
+    assert shown.count("<script") == plain.count("<script") == 5
     escaped = page("&").count("&amp;") - plain.count("&amp;")
     assert shown.count(ESCAPED) == escaped >= 25
     assert r"\u003cscript" in shown  # as the label of an axis, among the data of the charts
@@ -44,7 +46,9 @@ def test_whatever_is_given_is_escaped_everywhere() -> None:
 def test_a_page_fetches_nothing_and_fits_screen_phone_and_paper() -> None:
     shown = page()
     assert "Content-Security-Policy\" content=\"default-src 'none'; img-src data:;" in shown
-    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<link|http(?!-equiv)', shown.split("<script>\n/*! ")[0])
+    assert not re.search(
+        r'(src|href)="(?!data:|#)|url\(|@import|<link|http(?!-equiv)', shown.split("<script>\n/*! ")[0]
+    )
     for needed in ("initial-scale=1", "prefers-color-scheme: dark", "@media print", "max-width: 46rem", 'lang="en"'):
         assert needed in shown
 

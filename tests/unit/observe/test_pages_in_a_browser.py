@@ -160,8 +160,9 @@ def test_nothing_overlaps_or_leaves_the_page(page: Browser, width: int) -> None:
 def test_paper_and_a_browser_without_scripts_have_the_picture(page: Browser, report: Path) -> None:
     seen = "['.still', '.drawn'].map((part) => document.querySelector(part).getClientRects().length > 0)"
     assert page.run(seen) == [False, True]
-    page.look(1200, media="print")
+    page.look(794, media="print")  # A4
     assert page.run(seen) == [True, False]
+    assert page.run("document.documentElement.scrollWidth") <= 794
     page.look(1200)
     page.open(report, scripts=False)
     page.ask("Emulation.setScriptExecutionDisabled", value=False)

@@ -93,7 +93,8 @@ def test_every_evaluation_is_shown_also_one_of_a_users_own_task(pair: list[Path]
     assert '<th scope="row">sharpness_flowers (partial): confidence</th><td>43.25</td><td>–</td>' in page
     assert '<th scope="row">sharpness_flowers (partial): scored samples</th><td>200</td><td>–</td>' in page
     assert "sharpness_flowers (partial): unreadable ones, which count as wrong</th><td>3</td>" in page
-    assert "0123456789ab; evaluations without a result yet: ade20k" in page
+    assert '<th scope="row">evaluations without a result yet</th><td>0</td><td>ade20k</td>' in page
+    assert '<th scope="row">unreadable images of evaluations</th><td>sharpness_flowers: 3</td><td>0</td>' in page
 
 
 def test_a_single_run_has_the_references_beside_its_metrics(pair: list[Path]) -> None:

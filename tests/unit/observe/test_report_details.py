@@ -42,6 +42,13 @@ def test_details_are_forgotten_as_metrics_are_and_images_kept_once(tmp_path: Pat
     assert first.unseen([12, 13, 13]) == [13]
     with Image.open(tmp_path / "figures" / "samples" / "00000012.jpg") as kept:
         assert (kept.size, kept.getpixel((0, 0))) == ((160, 160), (99, 99, 99))
+    first.details("classes", 7, {"hardest": []}, {5: image, 14: image})
+    first.forget_samples({12, 14})
+    assert sorted(file.name for file in (tmp_path / "figures" / "samples").iterdir()) == [
+        "00000012.jpg",
+        "00000014.jpg",
+    ]
+    assert first.unseen([5, 12]) == [5]
     first.close()
     resumed = logger()
     assert resumed.unseen([12]) == [12]

@@ -63,15 +63,21 @@ def test_the_newest_of_each_figure_and_those_of_evaluations(tmp_path: Path) -> N
         ("one &lt;&amp;&gt;: attention, step 20: what the heads attend to on some validation images", noise(4, 4, 2)),
         ("one &lt;&amp;&gt;: sweep of the evaluation knn", noise(4, 4, 5)),
         ("one &lt;&amp;&gt;: own picture of the evaluation my_task", noise(4, 4, 7)),
+        ("one &lt;&amp;&gt;: confusion, step 9: confusion matrix over the validation set", noise(4, 4, 4)),
         (
             "one &lt;&amp;&gt;: attention heads, image 0, step 20: similarity, mask, components and overlay of each head on one "
             "validation image",
             noise(4, 4, 3),
         ),
-        ("one &lt;&amp;&gt;: confusion, step 9: confusion matrix over the validation set", noise(4, 4, 4)),
     ]
-    assert "<figcaption>attention heads, image 0, step 20</figcaption>" in page
-    assert page.count("Pictures of ") == 1
+    assert "<figcaption>one &lt;&amp;&gt;: attention heads, image 0, step 20</figcaption>" in page
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings[headings.index("Attention at the end") :][:4] == [
+        "Attention at the end",
+        "Pictures of the evaluations",
+        "Confusion",
+        "Attention, head by head",
+    ]
     assert "further pictures" not in page
     assert newest_figures(tmp_path / "two" / "figures") == {}
 
@@ -105,8 +111,11 @@ def test_what_finds_no_room_or_is_damaged_is_said(tmp_path: Path) -> None:
     files["figures/attention_step_00000001.png"] = noise(30, 30)[:-600]
     run = run_with(tmp_path / "run", files)
     fitted = fit_pictures(find_pictures([run]), 3 * LEAST_BYTES)
-    assert [picture.title for picture in fitted.by_run["run"]] == ["figure0, step 1", "figure1, step 1"]
-    assert sum(len(picture.content) for picture in fitted.by_run["run"]) <= 3 * LEAST_BYTES
+    assert [picture.title for picture in fitted.by_section["Further pictures"]] == [
+        "figure0, step 1",
+        "figure1, step 1",
+    ]
+    assert sum(len(picture.content) for picture in fitted.by_section["Further pictures"]) <= 3 * LEAST_BYTES
     assert fitted.left_out == 2
     assert fitted.unreadable == [run.path / "figures" / "attention_step_00000001.png"]
     assert fit_pictures(find_pictures([run]), -1).left_out == 5

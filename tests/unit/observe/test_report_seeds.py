@@ -8,7 +8,8 @@ import pytest
 from result_factory import some_result
 
 from sar_dist.errors import UserError
-from sar_dist.reports import figure_png, report_figure, report_page
+from sar_dist.reports import COLORS, figure_png, report_figure, report_page
+from sar_dist.reports.curves import looks_of
 from sar_dist.reports.runs import ReportedRun
 from sar_dist.reports.seeds import differences_table, find_baseline, means_table, seed_groups
 
@@ -103,5 +104,19 @@ def test_the_headline_says_how_much_better() -> None:
     ]
     page = report_page(runs, b"")
     note = "validation top-1 after step 10; +10.5 [10.0, 11.0] [4.1, 16.9] against plain (2 seeds)"
-    assert f"<dt>method (2 seeds)</dt><dd>71.0 ± 1.4 (2) %</dd><dd>{note}</dd>" in page
-    assert "<dt>plain (2 seeds)</dt><dd>60.50 ± 0.71 (2) %</dd><dd>validation top-1 after step 10</dd>" in page
+    assert f"<dt>method (2 seeds)</dt><dd>71.0 ± 1.4 %</dd><dd>{note}</dd>" in page
+    assert "<dt>plain (2 seeds)</dt><dd>60.50 ± 0.71 %</dd><dd>validation top-1 after step 10</dd>" in page
+
+
+def test_a_run_that_diverged_has_a_headline() -> None:
+    records = [*RUNS[0].records, {"step": 10, "prefix": "val", "top1": "NaN"}]
+    page = report_page([ReportedRun("x", Path("x"), RUNS[0].config, {}, records, {})], b"")
+    assert "<dd>nan %</dd><dd>validation top-1 after step 10</dd>" in page
+
+
+def test_a_colour_is_a_configuration_and_a_line_style_a_seed() -> None:
+    looks = looks_of(RUNS)
+    assert [look.color for look in looks] == [COLORS[0], COLORS[1], COLORS[0], COLORS[1], COLORS[1]]
+    assert [look.style for look in looks] == ["solid", "solid", "dashed", "dashed", "dotted"]
+    many = looks_of([run(str(weight), float(weight), 0, 60.0) for weight in range(len(COLORS) + 1)])
+    assert (many[-1].color, many[-1].style) == (COLORS[0], "dashed")
