@@ -51,7 +51,19 @@ ARMS = (
         against=("no_skip",),
         optional=True,
     ),
+    Arm(
+        name="entropy_10",
+        what="plain ViT, entropy weight .1",
+        changes={"regularizer.weight": 0.1, "model.no_skip_last_block": False},
+        optional=True,
+    ),
 )
+
+
+def arms_named(*names: str) -> tuple[Arm, ...]:
+    """These of ``ARMS``, in this order, each of them run without being asked for."""
+    by_name = {arm.name: arm for arm in ARMS}
+    return tuple(by_name[name].model_copy(update={"optional": False}) for name in names)
 
 
 def control_arms(base: RunConfig) -> tuple[Arm, ...]:

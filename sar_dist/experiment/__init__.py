@@ -3,12 +3,14 @@
 from sar_dist.experiment.page import print_tables, write_report
 from sar_dist.experiment.results import collect
 from sar_dist.experiment.runner import RunOptions, check_evaluation_data, evaluate, train
-from sar_dist.experiment.specification import Arm, Evaluation, Experiment, load_experiment
+from sar_dist.experiment.specification import Analysis, Arm, Evaluation, Experiment, Measure, load_experiment
 
 __all__ = [
+    "Analysis",
     "Arm",
     "Evaluation",
     "Experiment",
+    "Measure",
     "RunOptions",
     "check_evaluation_data",
     "collect",

@@ -37,6 +37,30 @@ class Evaluation(Settings):
     metrics: tuple[str, ...] = Field((), description="those that the tables show; none: the task's primary one")
 
 
+class Measure(Settings):
+    """A metric that the analysis was declared for before the runs."""
+
+    metric: str = Field(description='its row in the tables, such as "knn: top1"')
+    why: str = Field(description="what it stands for, and which way it would have to go")
+    matters: float = Field(gt=0, description="smallest difference of means that would matter to a user")
+
+
+class Analysis(Settings):
+    """What decides, written down before the runs so that it cannot be chosen by their results.
+
+    ``arm`` minus ``reference``, paired by seed, in every measure of ``primary``. A difference is established when both
+    tests, Student's t and the exact permutation of signs, have p of at most ``level``, two-sided and after Holm's
+    correction over the primary measures, with all the experiment's seeds. Everything else is secondary: intervals
+    without a verdict.
+    """
+
+    arm: str
+    reference: str
+    primary: tuple[Measure, ...] = Field(min_length=1)
+    level: float = Field(0.05, gt=0, lt=1, description="family-wise error rate of the primary measures")
+    explored: tuple[int, ...] = Field((), description="seeds that suggested the comparison: also told without them")
+
+
 class Experiment(Settings):
     """A grid of arms x seeds, trained and evaluated alike.
 
@@ -49,6 +73,7 @@ class Experiment(Settings):
     arms: tuple[Arm, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     evaluations: tuple[Evaluation, ...] = ()
+    analysis: tuple[Analysis, ...] = Field((), description="one comparison that counts each, a family of tests each")
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -64,6 +89,9 @@ class Experiment(Settings):
             self._check_arm(arm)
             if unknown := set(arm.against) - {other.name for other in self.arms}:
                 raise ValueError(f"arm {arm.name} is compared with {min(unknown)!r}, which is no arm")
+        for analysis in self.analysis:
+            if unknown := {analysis.arm, analysis.reference} - {arm.name for arm in self.arms}:
+                raise ValueError(f"the analysis names {min(unknown)!r}, which is no arm")
         return self
 
     def _check_arm(self, arm: Arm) -> None:

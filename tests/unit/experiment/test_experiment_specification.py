@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support import ROOT
 
 from sar_dist.errors import UserError
-from sar_dist.experiment import Arm, Evaluation, load_experiment
+from sar_dist.experiment import Analysis, Arm, Evaluation, Measure, load_experiment
 
 SPECIFICATIONS = sorted(
     path for path in (ROOT / "configs" / "experiments").glob("*.py") if path.stem not in ("__init__", "arms")
@@ -18,6 +18,9 @@ SPECIFICATIONS = sorted(
 
 
 RESIZED = "resized_in100"
+ANALYSIS = Analysis(
+    arm="method", reference="baseline", primary=(Measure(metric="knn: top1", why="features", matters=1.0),)
+)
 
 
 @pytest.mark.parametrize("path", SPECIFICATIONS, ids=lambda path: path.stem)
@@ -43,8 +46,11 @@ def test_arms_about_the_method(path: Path) -> None:
     arms = {arm.name: experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms}
     assert arms["no_skip"].regularizer.weight == 0
     assert arms["no_skip"].model.no_skip_last_block
-    assert arms["method"].regularizer.weight == 0.01
-    for name in ("total_variation", "head_diversity", "attention_entropy"):
+    weights = {"method": 0.01, "entropy": 0.01, "method_10": 0.1, "entropy_10": 0.1}
+    for name in weights.keys() & arms.keys():
+        assert arms[name].regularizer.weight == weights[name]
+        assert arms[name].model.no_skip_last_block == name.startswith("method")
+    for name in {"total_variation", "head_diversity", "attention_entropy"} & arms.keys():
         (term,) = arms[name].terms
         assert (term["name"], term["weight"], arms[name].regularizer.weight) == (name, 0.01, 0)
         assert (term["ramp_epochs"], term["unit"]) == (baseline.regularizer.ramp_epochs, baseline.regularizer.unit)
@@ -83,6 +89,7 @@ def test_selection(tmp_path: Path) -> None:
         ({"arms": (Arm(name="a", what="w", changes={"optim.rate": 1}),)}, "arm a: unknown key 'optim.rate'"),
         ({"arms": (Arm(name="a", what="w", changes={"optim.lr": -1}),)}, "arm a: optim.lr=-1: .*greater than 0"),
         ({"arms": (Arm(name="a", what="w", against=("b",)),)}, "arm a is compared with 'b', which is no arm"),
+        ({"analysis": (ANALYSIS.model_copy(update={"arm": "methd"}),)}, "the analysis names 'methd', which is no arm"),
     ],
 )
 def test_inconsistent_specifications(tmp_path: Path, changes: dict, message: str) -> None:
