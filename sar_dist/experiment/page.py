@@ -12,7 +12,7 @@ from rich.table import Table
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
-from sar_dist.experiment.statistics import Difference
+from sar_dist.paired_statistics import Difference
 from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
 
 NOTHING = "–"

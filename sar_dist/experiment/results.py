@@ -10,8 +10,8 @@ from pathlib import Path
 from sar_dist.errors import UserError
 from sar_dist.experiment.runner import evaluation_result, is_finished
 from sar_dist.experiment.specification import Arm, Experiment
-from sar_dist.experiment.statistics import Difference, paired_difference
 from sar_dist.observe import quantities_in
+from sar_dist.paired_statistics import Difference, paired_difference
 from sar_dist.quantities import Quantity
 from sar_dist.reports import ReportedRun, Summary, load_runs, summarize
 from sar_dist.transfer import read_result

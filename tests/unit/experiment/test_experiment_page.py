@@ -16,7 +16,7 @@ from sar_dist.experiment.curves import band, ordered_heads
 from sar_dist.experiment.page import format_difference, format_summary, markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
-from sar_dist.experiment.statistics import Difference
+from sar_dist.paired_statistics import Difference
 from sar_dist.reports import Summary
 
 
