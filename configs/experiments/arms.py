@@ -7,7 +7,7 @@ And the evaluations that several experiments share.
 """
 
 from sar_dist.config import RunConfig
-from sar_dist.experiment import Arm, Evaluation
+from sar_dist.experiment import Arm, Evaluation, term_arm
 
 _CONTROLS = {
     "total_variation": "total variation of the [CLS] map",
@@ -71,18 +71,15 @@ def control_arms(base: RunConfig) -> tuple[Arm, ...]:
 
     Optional arms. The first two are the ablations of the method's authors, the third makes attention narrow only.
     """
-    ramp = {"ramp_epochs": base.regularizer.ramp_epochs, "unit": base.regularizer.unit}
+    onto = arms_named("no_skip")[0]
     return tuple(
-        Arm(
-            name=name,
-            what=f"last block without skip, {what}, weight .01",
-            changes={
-                "regularizer.weight": 0.0,
-                "model.no_skip_last_block": True,
-                "terms": [{"name": name, "weight": 0.01, **ramp}],
-            },
-            against=("no_skip", "method"),
-            optional=True,
+        term_arm(base, onto, name, 0.01).model_copy(
+            update={
+                "name": name,
+                "what": f"{onto.what.partition(',')[0]}, {what}, weight .01",
+                "against": ("no_skip", "method"),
+                "optional": True,
+            }
         )
         for name, what in _CONTROLS.items()
     )

@@ -106,7 +106,7 @@ def test_page_and_files(results: Results, tmp_path: Path, capsys: pytest.Capture
 def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: Path) -> None:
     knn = results.experiment.evaluations[0].model_copy(update={"metrics": ("top3",)})
     wrong = results.experiment.model_copy(update={"evaluations": (knn,)})
-    with pytest.raises(UserError, match=r"result.json has no 'top3', which the experiment shows: top1"):
+    with pytest.raises(UserError, match=r"evaluation knn of baseline, seed 0, has no 'top3', which .* shows: top1"):
         collect(wrong, next(iter(results.runs["baseline"].values())).path.parents[1])
 
 

@@ -78,6 +78,35 @@ def test_selection(tmp_path: Path) -> None:
         experiment.select(seeds=[-1])
 
 
+def test_runs_are_in_the_order_of_seeds_and_arms_have_their_own(tmp_path: Path) -> None:
+    own = ARMS[1].model_copy(update={"seeds": (1, 7)})
+    experiment = make_experiment(tmp_path, arms=(ARMS[0], own, ARMS[2]))
+    names = [experiment.run_name(arm, seed) for arm, seed in experiment.runs()]
+    assert names == ["baseline_seed0", "baseline_seed1", "method_seed1", "method_seed7"]
+    names = [experiment.run_name(arm, seed) for arm, seed in experiment.runs(["method", "strong"], [3])]
+    assert names == ["method_seed3", "strong_seed3"]
+
+
+def test_an_arm_by_term(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path).with_term("method", "total_variation", 0.3)
+    arm = experiment.arms[-1]
+    assert (arm.name, arm.against, arm.optional) == ("method-total_variation-0.3", ("method",), False)
+    config = experiment.run_config(arm, 0, tmp_path)
+    (term,) = config.terms
+    assert (term["name"], term["weight"], config.regularizer.weight) == ("total_variation", 0.3, 0.01)
+    assert term["ramp_epochs"] == config.regularizer.ramp_epochs
+    two = experiment.with_term(arm.name, "my_terms:LogitNorm", 2)
+    assert [term["name"] for term in two.run_config(two.arms[-1], 0, tmp_path).terms] == [
+        "total_variation",
+        "my_terms:LogitNorm",
+    ]
+    assert two.arms[-1].name == "method-total_variation-0.3-LogitNorm-2"
+    with pytest.raises(UserError, match="no arm 'nothing'"):
+        experiment.with_term("nothing", "total_variation", 0.3)
+    with pytest.raises(UserError, match="two arms have the same name"):
+        experiment.with_term("method", "total_variation", 0.3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
