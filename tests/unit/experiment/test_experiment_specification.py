@@ -9,6 +9,7 @@ from experiment_factory import ARMS, make_experiment
 from pydantic import ValidationError
 from support import ROOT
 
+from sar_dist.engine import total_steps
 from sar_dist.errors import UserError
 from sar_dist.experiment import Analysis, Arm, Evaluation, Measure, load_experiment
 
@@ -17,7 +18,7 @@ SPECIFICATIONS = sorted(
 )
 
 
-RESIZED = "resized_in100"
+RESIZED, SIZES = "resized_in100", "confirm_cifar_sizes"
 ANALYSIS = Analysis(
     arm="method", reference="baseline", primary=(Measure(metric="knn: top1", why="features", matters=1.0),)
 )
@@ -38,7 +39,22 @@ def test_arms_about_image_size_differ_in_the_data_alone() -> None:
     assert len({config.vary(same).model_dump_json() for config in arms}) == 1
 
 
-@pytest.mark.parametrize("path", [p for p in SPECIFICATIONS if p.stem != RESIZED], ids=lambda path: path.stem)
+def test_arms_about_the_size_of_the_training_set_take_the_same_steps() -> None:
+    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{SIZES}.py")
+    arms = {arm.name: experiment.run_config(arm, 3, Path("out")) for arm in experiment.arms}
+    for size in (500, 1500, 5000):
+        plain, method = arms[f"no_skip_{size}"], arms[f"method_10_{size}"]
+        assert (plain.regularizer.weight, method.regularizer.weight) == (0, 0.1)
+        assert plain.data.train == method.data.train
+        batches = size // method.optim.global_batch
+        assert total_steps(method.optim, batches) == total_steps(plain.optim, batches) == 780
+        assert method.regularizer.ramp_epochs * batches == pytest.approx(78)
+    assert len({(config.data.train, config.data.val) for config in arms.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SPECIFICATIONS if p.stem not in (RESIZED, SIZES)], ids=lambda path: path.stem
+)
 def test_arms_about_the_method(path: Path) -> None:
     experiment = load_experiment(path)
     baseline = experiment.run_config(experiment.baseline, 0, Path("out"))
