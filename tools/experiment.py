@@ -4,42 +4,74 @@
 
 Ends in DIR/results.md (tables), DIR/experiment.html (tables and curves on one page) and pictures. Finished runs and
 evaluations are skipped, interrupted ones go on. --arm and --seed choose some of the runs, for example to reproduce one
-of them; the tables are of everything that is in DIR. See docs/results.md.
+of them or to add a seed; the tables are of everything that is in DIR.
+
+--records FOLDER: small files with everything that finished runs measured. Runs that have one count as finished, so that
+an experiment goes on where none of its runs lie; those that finish here get one. A run that is in both is compared.
+
+    python tools/experiment.py configs/experiments/confirm_tiny.py --out results/confirm_tiny \
+        --records docs/results/confirm_tiny --stage report
+
+See docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sar_dist.program import run_tool
+
+if TYPE_CHECKING:
+    from sar_dist.experiment import Experiment
 
 STAGES = ("train", "evaluate", "report")
 
 
 def main() -> None:
     """Parse the command line and run the experiment's stages."""
+    started = time.monotonic()
     given = parse_arguments()
 
     from sar_dist.experiment import RunOptions, check_evaluation_data, evaluate, load_experiment, train  # slow
 
+    if given.nice:
+        os.nice(19)  # what is started from here has it too
+    deadline = None if given.minutes is None else started + 60 * given.minutes
     experiment = load_experiment(given.spec)
+    for term, weight in given.term:
+        experiment = experiment.with_term(given.onto, term, weight)
     experiment.select(given.arm, given.seed)
-    options = RunOptions(given.out, given.jobs, given.launcher)
+    options = RunOptions(given.out, given.jobs, given.launcher, records=given.records, deadline=deadline)
     stages = given.stage or STAGES
     if "evaluate" in stages:
         check_evaluation_data(experiment)  # before hours of training
+    in_time = True
     if "train" in stages:
-        train(experiment, given.arm, given.seed, options, say)
-    if "evaluate" in stages:
-        evaluate(experiment, given.arm, given.seed, options, say)
+        in_time = train(experiment, given.arm, given.seed, options, say)
+    if "evaluate" in stages and in_time:
+        in_time = evaluate(experiment, given.arm, given.seed, options, say)
+    if not in_time:
+        say(f"{given.minutes:g} minutes are over; everything is saved, the same command goes on from there")
+        return
     if "report" in stages:
-        from sar_dist.experiment import collect, print_tables, write_report
+        report(experiment, given.out, given.records)
 
-        results = collect(experiment, given.out)
-        page = write_report(results, given.out)
-        print_tables(results)
-        say(str(page))
+
+def report(experiment: Experiment, out: Path, records: Path | None) -> None:
+    """Write the records, the tables and the page of everything that is finished."""
+    from sar_dist.experiment import collect, keep_records, print_tables, write_report
+
+    results = collect(experiment, out, records)
+    if records is not None:
+        say(f"{keep_records(results, records)} records of runs in {records}")
+    page = write_report(results, out)
+    print_tables(results)
+    say(str(page))
 
 
 def say(line: str) -> None:
@@ -59,7 +91,49 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--launcher", default="", help='starts each training, such as "deepspeed --num_gpus 8"')
-    return parser.parse_args()
+    parser.add_argument("--records", type=Path, metavar="FOLDER", help="small files of finished runs, read and written")
+    parser.add_argument(
+        "--term",
+        action="append",
+        default=[],
+        type=_term,
+        metavar="TERM=WEIGHT",
+        help="one more arm: --onto with this term of the loss (docs/terms.md); may be repeated. To see it in the tables "
+        "of --stage report, name it there too",
+    )
+    parser.add_argument("--onto", metavar="ARM", help="arm that --term is added to")
+    parser.add_argument("--nice", action="store_true", help="take only time of the processor that nothing else wants")
+    parser.add_argument(
+        "--minutes",
+        type=_minutes,
+        metavar="M",
+        help="after this long ask what is running to save and stop, as in a lease that ends; the same command goes on",
+    )
+    given = parser.parse_args()
+    if bool(given.term) != bool(given.onto):
+        parser.error("--term TERM=WEIGHT and --onto ARM go together")
+    return given
+
+
+def _term(text: str) -> tuple[str, float]:
+    name, _, weight = text.rpartition("=")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not name or not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TERM=WEIGHT with a positive weight")
+    return name, value
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes")
+    return value
 
 
 def _positive(text: str) -> int:

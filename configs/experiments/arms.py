@@ -7,7 +7,7 @@ And the evaluations that several experiments share.
 """
 
 from sar_dist.config import RunConfig
-from sar_dist.experiment import Arm, Evaluation
+from sar_dist.experiment import Arm, Evaluation, term_arm
 
 _CONTROLS = {
     "total_variation": "total variation of the [CLS] map",
@@ -51,7 +51,19 @@ ARMS = (
         against=("no_skip",),
         optional=True,
     ),
+    Arm(
+        name="entropy_10",
+        what="plain ViT, entropy weight .1",
+        changes={"regularizer.weight": 0.1, "model.no_skip_last_block": False},
+        optional=True,
+    ),
 )
+
+
+def arms_named(*names: str) -> tuple[Arm, ...]:
+    """These of ``ARMS``, in this order, each of them run without being asked for."""
+    by_name = {arm.name: arm for arm in ARMS}
+    return tuple(by_name[name].model_copy(update={"optional": False}) for name in names)
 
 
 def control_arms(base: RunConfig) -> tuple[Arm, ...]:
@@ -59,18 +71,15 @@ def control_arms(base: RunConfig) -> tuple[Arm, ...]:
 
     Optional arms. The first two are the ablations of the method's authors, the third makes attention narrow only.
     """
-    ramp = {"ramp_epochs": base.regularizer.ramp_epochs, "unit": base.regularizer.unit}
+    onto = arms_named("no_skip")[0]
     return tuple(
-        Arm(
-            name=name,
-            what=f"last block without skip, {what}, weight .01",
-            changes={
-                "regularizer.weight": 0.0,
-                "model.no_skip_last_block": True,
-                "terms": [{"name": name, "weight": 0.01, **ramp}],
-            },
-            against=("no_skip", "method"),
-            optional=True,
+        term_arm(base, onto, name, 0.01).model_copy(
+            update={
+                "name": name,
+                "what": f"{onto.what.partition(',')[0]}, {what}, weight .01",
+                "against": ("no_skip", "method"),
+                "optional": True,
+            }
         )
         for name, what in _CONTROLS.items()
     )

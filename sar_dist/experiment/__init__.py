@@ -1,20 +1,24 @@
 """Experiments: grids of runs that differ in what is to be found out, evaluated alike, ended in a table with error bars."""
 
 from sar_dist.experiment.page import print_tables, write_report
-from sar_dist.experiment.results import collect
+from sar_dist.experiment.results import collect, keep_records
 from sar_dist.experiment.runner import RunOptions, check_evaluation_data, evaluate, train
-from sar_dist.experiment.specification import Arm, Evaluation, Experiment, load_experiment
+from sar_dist.experiment.specification import Analysis, Arm, Evaluation, Experiment, Measure, load_experiment, term_arm
 
 __all__ = [
+    "Analysis",
     "Arm",
     "Evaluation",
     "Experiment",
+    "Measure",
     "RunOptions",
     "check_evaluation_data",
     "collect",
     "evaluate",
+    "keep_records",
     "load_experiment",
     "print_tables",
+    "term_arm",
     "train",
     "write_report",
 ]

@@ -96,6 +96,42 @@ def mean_and_deviation(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.asarray([each.mean for each in found]), np.asarray([each.deviation or 0.0 for each in found])
 
 
+def points_figure(results: Results) -> Figure | None:
+    """A chart for each primary measure: a point for each seed, grey lines between those of one seed, a bar for the mean.
+
+    None without a declared analysis or without values.
+    """
+    measures = dict.fromkeys(measure.metric for each in results.experiment.analysis for measure in each.primary)
+    drawn = [metric for metric in measures if metric in results.values]
+    if not drawn:
+        return None
+    rows = math.ceil(len(drawn) / COLUMNS)
+    width = max(4.0, 0.75 * len(results.arms)) * min(COLUMNS, len(drawn))
+    figure = Figure(figsize=(width, 3.6 * rows), layout="constrained", dpi=DPI)
+    axes = figure.subplots(rows, min(COLUMNS, len(drawn)), squeeze=False).ravel()
+    for axis, metric in zip(axes, drawn, strict=False):
+        _prepare(axis, metric)
+        _draw_points(axis, results, metric)
+    for axis in axes[len(drawn) :]:
+        axis.remove()
+    return figure
+
+
+def _draw_points(axis: Axes, results: Results, metric: str) -> None:
+    by_arm = results.values[metric]
+    names = [arm.name for arm in results.arms if arm.name in by_arm]
+    for seed in sorted({seed for name in names for seed in by_arm[name]}):
+        places = [place for place, name in enumerate(names) if seed in by_arm[name]]
+        axis.plot(places, [by_arm[names[place]][seed] for place in places], color="0.75", linewidth=0.8, zorder=1)
+    colors = _colors(results)
+    for place, name in enumerate(names):
+        values = list(by_arm[name].values())
+        axis.scatter([place] * len(values), values, color=colors[name], s=18, zorder=2)
+        axis.hlines(summarize(values).mean, place - 0.25, place + 0.25, color=colors[name], linewidth=2.5, zorder=3)
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=9)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+
+
 def heads_figure(results: Results) -> Figure | None:
     """A row of charts for entropy and one for components, a chart for each arm, a line for each head; None without data.
 

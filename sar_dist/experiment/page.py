@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.curves import curves_board, curves_figure, heads_figure
+from sar_dist.experiment.curves import curves_board, curves_figure, heads_figure, points_figure
 from sar_dist.experiment.results import Comparison, Results
+from sar_dist.experiment.specification import Analysis
+from sar_dist.experiment.verdicts import verdicts
+from sar_dist.paired_statistics import Difference
 from sar_dist.reports import (
     DIFFERENCES_NOTE,
     MEANS_NOTE,
+    NOTHING,
     Headline,
     Picture,
     TextTable,
@@ -24,18 +29,63 @@ from sar_dist.reports import (
     render_page,
 )
 
+ANALYSIS_NOTE = (
+    "Mean difference of runs with the same seed, in brackets its 95 % interval by Student's t, not corrected. p are "
+    "two-sided and corrected over these rows by Holm's method. Established: both p are at most {level:g}, with all seeds of the plan."
+)
 PICTURES = {
+    "points": "Primary measures: a point for each seed, lines join the same seed, bars are means",
     "curves": "Curves: mean over the seeds, band of one standard deviation",
     "heads": "Heads of the tapped blocks, validation set",
 }
 
 
 def tables(results: Results) -> Iterator[TextTable]:
-    """Means of every arm, then paired differences."""
+    """The declared analyses, means of every arm, paired differences."""
+    for analysis in results.experiment.analysis:
+        yield verdicts_table(results, analysis)
     yield means_table(results)
     comparisons = results.comparisons()
     if comparisons:
         yield differences_table(results, comparisons)
+
+
+def verdicts_table(results: Results, analysis: Analysis) -> TextTable:
+    """A row for each primary measure of a declared analysis."""
+    found = verdicts(results, analysis)
+    rows = [
+        [
+            verdict.measure.metric,
+            str(verdict.difference.count if verdict.difference else 0),
+            _one_interval(verdict.difference),
+            _p(verdict.student),
+            _p(verdict.permutation),
+            f"{verdict.measure.matters:g}",
+            *([_one_interval(verdict.without_explored)] if analysis.explored else []),
+            verdict.words,
+        ]
+        for verdict in found
+    ]
+    header = [
+        "",
+        "pairs",
+        "difference",
+        "p, Student's t",
+        "p, permutation",
+        "would matter",
+        *([f"without seeds {', '.join(map(str, analysis.explored))}"] if analysis.explored else []),
+        "verdict",
+    ]
+    note = ANALYSIS_NOTE.format(level=analysis.level)
+    return TextTable(f"Declared before the runs: {analysis.arm} - {analysis.reference}", header, rows, note)
+
+
+def _one_interval(difference: Difference | None) -> str:
+    return format_difference(difference and replace(difference, bootstrap=None))
+
+
+def _p(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}" if value >= 0.001 else "< .001"
 
 
 def means_table(results: Results) -> TextTable:
@@ -88,7 +138,7 @@ def markdown(results: Results) -> str:
 
 
 def write_report(results: Results, out: Path) -> Path:
-    """Write ``results.md``, ``curves.png``, ``heads.png`` and the page ``experiment.html``; gives the page's path.
+    """Write ``results.md``, ``points.png``, ``curves.png``, ``heads.png`` and the page ``experiment.html``; gives the page's path.
 
     Raises:
         UserError: no run is finished, or the folder cannot be written.
@@ -97,10 +147,8 @@ def write_report(results: Results, out: Path) -> Path:
         raise UserError(
             f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
         )
-    pictures = {"curves": figure_png(curves_figure(results))}
-    heads = heads_figure(results)
-    if heads is not None:
-        pictures["heads"] = figure_png(heads)
+    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
+    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
     try:
         for name, png in pictures.items():
             (out / f"{name}.png").write_bytes(png)

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.runner import evaluation_result, is_finished
+from sar_dist.experiment.records import (
+    RunRecord,
+    joined,
+    read_record,
+    record_file,
+    record_of,
+    recorded_seeds,
+    write_record,
+)
+from sar_dist.experiment.runs import is_finished, run_folder
 from sar_dist.experiment.specification import Arm, Experiment
 from sar_dist.observe import quantities_in
+from sar_dist.paired_statistics import Difference, paired_difference
 from sar_dist.quantities import Quantity
-from sar_dist.reports import Difference, ReportedRun, Summary, load_runs, paired_difference, summarize
-from sar_dist.transfer import read_result
+from sar_dist.reports import ReportedRun, Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class Results:
     Attributes:
         experiment: what was run.
         arms: the arms that have at least one finished run, in the order of the specification.
-        runs: arm -> seed -> the run.
+        records: arm -> seed -> everything that the run measured.
+        runs: arm -> seed -> the same, as charts take it.
         values: metric -> arm -> seed -> value; metrics in the order of the tables.
         references: metric -> name of a reference without training ("uniform", "random backbone") -> mean over all runs.
         unfinished: names of runs that were begun, or are in the specification, and have no end yet.
@@ -39,6 +49,7 @@ class Results:
 
     experiment: Experiment
     arms: tuple[Arm, ...]
+    records: Mapping[str, Mapping[int, RunRecord]]
     runs: Mapping[str, Mapping[int, ReportedRun]]
     values: Mapping[str, Mapping[str, Mapping[int, float]]]
     references: Mapping[str, Mapping[str, float]]
@@ -70,33 +81,43 @@ class Results:
         return [pair for pair in pairs if {pair.arm, pair.reference} <= names]
 
 
-def collect(experiment: Experiment, out: Path) -> Results:
+def collect(experiment: Experiment, out: Path, records: Path | None = None) -> Results:
     """Read all finished runs of the experiment and their evaluations.
 
+    Args:
+        experiment: what was run.
+        out: its folder.
+        records: folder with records of further runs, or of the same.
+
     Raises:
-        UserError: a file is damaged, or a result lacks a metric that the specification shows.
+        UserError: a file is damaged, a result lacks a metric that the specification shows, or a run and its record differ.
     """
-    runs: dict[str, dict[int, ReportedRun]] = {}
+    found: dict[str, dict[int, RunRecord]] = {}
     unfinished = []
     for arm in experiment.arms:
-        for seed in _seeds(experiment, arm, out):
-            folder = out / "runs" / experiment.run_name(arm, seed)
-            if is_finished(folder):
-                runs.setdefault(arm.name, {})[seed] = load_runs([folder])[0]
+        for seed in _seeds(experiment, arm, out, records):
+            record = _finished_run(experiment, arm, seed, out, records)
+            if record is None:
+                unfinished.append(experiment.run_name(arm, seed))
             else:
-                unfinished.append(folder.name)
+                found.setdefault(arm.name, {})[seed] = record
+    runs = {
+        arm: {seed: record.run(run_folder(out, f"{arm}_seed{seed}")) for seed, record in by_seed.items()}
+        for arm, by_seed in found.items()
+    }
     values: dict[str, dict[str, dict[int, float]]] = {}
     references: dict[str, dict[str, list[float]]] = {}
     for name, by_seed in runs.items():
         for seed, run in by_seed.items():
             for metric, value in _validation_figures(run).items():
                 values.setdefault(metric, {}).setdefault(name, {})[seed] = value
-    for name, by_seed in runs.items():
-        for seed, run in by_seed.items():
-            _add_evaluations(experiment, out, name, seed, run, values, references)
+    for recorded in found.values():
+        for record in recorded.values():
+            _add_evaluations(experiment, record, values, references)
     return Results(
         experiment,
         tuple(arm for arm in experiment.arms if arm.name in runs),
+        found,
         runs,
         values,
         {metric: {name: summarize(each).mean for name, each in found.items()} for metric, found in references.items()},
@@ -104,12 +125,35 @@ def collect(experiment: Experiment, out: Path) -> Results:
     )
 
 
-def _seeds(experiment: Experiment, arm: Arm, out: Path) -> list[int]:
+def keep_records(results: Results, folder: Path) -> int:
+    """Write the record of every run whose evaluations are all done; gives their number. Raises UserError."""
+    wanted = {evaluation.name for evaluation in results.experiment.evaluations}
+    complete = [
+        record
+        for by_seed in results.records.values()
+        for record in by_seed.values()
+        if wanted <= record.evaluations.keys()
+    ]
+    for record in complete:
+        write_record(record, folder)
+    return len(complete)
+
+
+def _finished_run(experiment: Experiment, arm: Arm, seed: int, out: Path, records: Path | None) -> RunRecord | None:
+    """What is known of a run, from its folder, its record or both; None while it has no end."""
+    kept = read_record(records, experiment, arm, seed) if records is not None else None
+    if not is_finished(run_folder(out, experiment.run_name(arm, seed))):
+        return kept
+    made = record_of(experiment, arm, seed, out)
+    return joined(kept, made, record_file(records, arm.name, seed)) if records is not None and kept else made
+
+
+def _seeds(experiment: Experiment, arm: Arm, out: Path, records: Path | None) -> list[int]:
     """Seeds of the specification (for arms that are not optional) and of the runs that are there."""
     pattern = re.compile(re.escape(experiment.run_name(arm, 0)).removesuffix("0") + r"(\d+)")
     found = [pattern.fullmatch(folder.name) for folder in (out / "runs").glob("*/")]
-    planned = set() if arm.optional else set(experiment.seeds)
-    return sorted(planned | {int(match[1]) for match in found if match})
+    kept = recorded_seeds(records, arm.name) if records is not None else set()
+    return sorted(set(experiment.seeds_of(arm)) | kept | {int(match[1]) for match in found if match})
 
 
 def _validation_figures(run: ReportedRun) -> dict[str, float]:
@@ -122,24 +166,23 @@ def _validation_figures(run: ReportedRun) -> dict[str, float]:
 
 def _add_evaluations(
     experiment: Experiment,
-    out: Path,
-    arm: str,
-    seed: int,
-    run: ReportedRun,
+    record: RunRecord,
     values: dict[str, dict[str, dict[int, float]]],
     references: dict[str, dict[str, list[float]]],
 ) -> None:
     for evaluation in experiment.evaluations:
-        file = evaluation_result(out, run.path.name, evaluation)
-        if file is None:
+        result = record.evaluations.get(evaluation.name)
+        if result is None:
             continue
-        result = read_result(file)
         mark = " (partial)" if result.partial else ""
         for name in evaluation.metrics or (result.primary,):
             if name not in result.metrics:
-                raise UserError(f"{file} has no {name!r}, which the experiment shows: {', '.join(result.metrics)}")
+                raise UserError(
+                    f"the evaluation {evaluation.name} of {record.arm}, seed {record.seed}, has no {name!r}, which the "
+                    f"experiment shows: {', '.join(result.metrics)}"
+                )
             metric = f"{evaluation.name}: {name}{mark}"
-            values.setdefault(metric, {}).setdefault(arm, {})[seed] = result.metrics[name]
+            values.setdefault(metric, {}).setdefault(record.arm, {})[record.seed] = result.metrics[name]
             for reference, its in result.baselines.items():
                 if name in its:
                     references.setdefault(metric, {}).setdefault(reference, []).append(its[name])

@@ -14,7 +14,7 @@ from sar_dist.config import RunConfig, Settings
 from sar_dist.errors import UserError
 from sar_dist.validation import describe_problem
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
 class Arm(Settings):
@@ -25,6 +25,7 @@ class Arm(Settings):
     changes: dict[str, Any] = Field(default_factory=dict, description="dotted configuration keys and their values")
     optional: bool = Field(False, description="run only when it is asked for by name")
     against: tuple[str, ...] = Field((), description="arms that it is compared with, beside the baseline")
+    seeds: tuple[int, ...] = Field((), description="its own seeds in the place of the experiment's")
 
 
 class Evaluation(Settings):
@@ -35,6 +36,53 @@ class Evaluation(Settings):
     data: str = Field(description="its data: as given, below $SAR_DIST_DATA or below data/")
     settings: dict[str, Any] = Field(default_factory=dict, description="key=value settings of the task")
     metrics: tuple[str, ...] = Field((), description="those that the tables show; none: the task's primary one")
+
+
+class Measure(Settings):
+    """A metric that the analysis was declared for before the runs."""
+
+    metric: str = Field(description='its row in the tables, such as "knn: top1"')
+    why: str = Field(description="what it stands for, and which way it would have to go")
+    matters: float = Field(gt=0, description="smallest difference of means that would matter to a user")
+
+
+class Analysis(Settings):
+    """What decides, written down before the runs so that it cannot be chosen by their results.
+
+    ``arm`` minus ``reference``, paired by seed, in every measure of ``primary``. A difference is established when both
+    tests, Student's t and the exact permutation of signs, have p of at most ``level``, two-sided and after Holm's
+    correction over the primary measures, with all the experiment's seeds. Everything else is secondary: intervals
+    without a verdict.
+    """
+
+    arm: str
+    reference: str
+    primary: tuple[Measure, ...] = Field(min_length=1)
+    level: float = Field(0.05, gt=0, lt=1, description="family-wise error rate of the primary measures")
+    explored: tuple[int, ...] = Field((), description="seeds that suggested the comparison: also told without them")
+
+
+def term_arm(base: RunConfig, onto: Arm, term: str, weight: float) -> Arm:
+    """The arm ``onto`` with one more term of the loss, which rises over the epochs that the entropy's weight does.
+
+    Args:
+        base: of the experiment.
+        onto: arm to which the term is added, and with which it is compared.
+        term: registered name or import path.
+        weight: of the term.
+    """
+    entry = {
+        "name": term,
+        "weight": weight,
+        "ramp_epochs": base.regularizer.ramp_epochs,
+        "unit": base.regularizer.unit,
+    }
+    return Arm(
+        name=f"{onto.name}-{term.rpartition(':')[2]}-{weight:g}",
+        what=f"{onto.what}, {term.rpartition(':')[2]} at weight {weight:g}",
+        changes={**onto.changes, "terms": [*onto.changes.get("terms", base.terms), entry]},
+        against=(onto.name,),
+    )
 
 
 class Experiment(Settings):
@@ -49,6 +97,7 @@ class Experiment(Settings):
     arms: tuple[Arm, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     evaluations: tuple[Evaluation, ...] = ()
+    analysis: tuple[Analysis, ...] = Field((), description="one comparison that counts each, a family of tests each")
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -64,6 +113,9 @@ class Experiment(Settings):
             self._check_arm(arm)
             if unknown := set(arm.against) - {other.name for other in self.arms}:
                 raise ValueError(f"arm {arm.name} is compared with {min(unknown)!r}, which is no arm")
+        for analysis in self.analysis:
+            if unknown := {analysis.arm, analysis.reference} - {arm.name for arm in self.arms}:
+                raise ValueError(f"the analysis names {min(unknown)!r}, which is no arm")
         return self
 
     def _check_arm(self, arm: Arm) -> None:
@@ -93,6 +145,29 @@ class Experiment(Settings):
             raise UserError(f"a seed is 0 or more, not {negative[0]}")
         chosen = [by_name[name] for name in dict.fromkeys(arms)] or [arm for arm in self.arms if not arm.optional]
         return chosen, list(dict.fromkeys(seeds)) or list(self.seeds)
+
+    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
+        """The seeds that an arm is run with when none are named; none for an optional arm."""
+        return () if arm.optional else arm.seeds or self.seeds
+
+    def runs(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[tuple[Arm, int]]:
+        """The runs of these arms and seeds, seed by seed, so that comparisons are complete early; see ``select``."""
+        chosen, named = self.select(arms, seeds)
+        own = {arm.name: tuple(named) if seeds else arm.seeds or self.seeds for arm in chosen}
+        order = dict.fromkeys(seed for seed in (*named, *(seed for each in own.values() for seed in each)))
+        return [(arm, seed) for seed in order for arm in chosen if seed in own[arm.name]]
+
+    def with_term(self, onto: str, term: str, weight: float) -> Experiment:
+        """This experiment with one more arm: the arm ``onto`` and a term of the loss, run without being asked for.
+
+        Raises:
+            UserError: there is no such arm or term, or the weight does not fit.
+        """
+        (arm,), _ = self.select([onto])
+        try:
+            return Experiment(**{**dict(self), "arms": (*self.arms, term_arm(self.base, arm, term, weight))})
+        except ValidationError as error:
+            raise UserError(f"{term}={weight:g} on {onto}: {describe_problem(error)}") from error
 
     def run_name(self, arm: Arm, seed: int) -> str:
         """Name of a run's directory."""

@@ -8,9 +8,8 @@ from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
-from sar_dist.reports.statistics import Difference, paired_difference
 from sar_dist.reports.summary import Summary, summarize
-from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, format_difference, format_summary
+from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, NOTHING, format_difference, format_summary
 
 __all__ = [
     "COLORS",
@@ -18,11 +17,11 @@ __all__ = [
     "DIFFERENCES_NOTE",
     "DPI",
     "MEANS_NOTE",
+    "NOTHING",
     "Chart",
     "ChartBoard",
     "ChartLine",
     "ChartSeries",
-    "Difference",
     "Headline",
     "Picture",
     "PictureSection",
@@ -35,7 +34,6 @@ __all__ = [
     "format_difference",
     "format_summary",
     "load_runs",
-    "paired_difference",
     "render_page",
     "report_figure",
     "report_page",

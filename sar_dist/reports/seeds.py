@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar_dist.errors import UserError
+from sar_dist.paired_statistics import Difference, paired_difference
 from sar_dist.reports.rendering import TextTable
 from sar_dist.reports.runs import ReportedRun, config_differences
-from sar_dist.reports.statistics import Difference, paired_difference
 from sar_dist.reports.summary import Summary, summarize
 from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, NOTHING, format_difference, format_summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sar_dist.reports.statistics import Difference
+from sar_dist.paired_statistics import Difference
 from sar_dist.reports.summary import Summary
 
 NOTHING = "–"

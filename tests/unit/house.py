@@ -27,6 +27,7 @@ GROUND: dict[str, set[str]] = {
     "model_specs": set(),
     "progress": {"output"},
     "randomness": set(),
+    "paired_statistics": set(),
     "setting_trees": set(),
     "environment": set(),
     "files": {"errors"},

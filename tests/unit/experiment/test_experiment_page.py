@@ -19,7 +19,8 @@ from sar_dist.experiment.curves import band, ordered_heads
 from sar_dist.experiment.page import markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
-from sar_dist.reports import Difference, Summary, format_difference, format_summary
+from sar_dist.paired_statistics import Difference
+from sar_dist.reports import Summary, format_difference, format_summary
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_the_page_has_the_attention_of_a_run_of_each_arm(results: Results, tmp_p
 def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: Path) -> None:
     knn = results.experiment.evaluations[0].model_copy(update={"metrics": ("top3",)})
     wrong = results.experiment.model_copy(update={"evaluations": (knn,)})
-    with pytest.raises(UserError, match=r"result.json has no 'top3', which the experiment shows: top1"):
+    with pytest.raises(UserError, match=r"evaluation knn of baseline, seed 0, has no 'top3', which .* shows: top1"):
         collect(wrong, next(iter(results.runs["baseline"].values())).path.parents[1])
 
 

@@ -15,7 +15,8 @@ from support import ROOT, program_environment
 
 from sar_dist.errors import UserError
 from sar_dist.experiment import Experiment
-from sar_dist.experiment.runner import Job, RunOptions, evaluate, run_jobs, train
+from sar_dist.experiment.jobs import Job, Processes, run_jobs
+from sar_dist.experiment.runner import RunOptions, evaluate, train
 
 
 @pytest.fixture
@@ -140,11 +141,41 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
         run_jobs([job], 1, quiet)
 
 
+def test_says_how_much_longer_it_takes(tmp_path: Path) -> None:
+    def job(name: str) -> Job:
+        file = tmp_path / name
+        return Job(name, [sys.executable, "-c", f"open({str(file)!r}, 'w')"], tmp_path / "log", file.exists)
+
+    lines: list[str] = []
+    (tmp_path / "d").touch()
+    assert run_jobs([job(name) for name in "abcd"], 1, lines.append)
+    words = [line.partition(", about")[0] for line in lines if "about" in line]
+    assert words == ["2 of 4 done", "3 of 4 done"]
+    assert all(line.endswith("s left for these") for line in lines if "about" in line)
+
+
+def test_time_that_is_left() -> None:
+    processes = Processes(seconds=[80.0, 120.0])
+    assert processes.seconds_left(6, at_once=2) == pytest.approx(300)
+    now = time.monotonic()
+    processes.running = {1: now - 50, 2: now - 900}  # type: ignore[dict-item]
+    assert processes.seconds_left(2, at_once=2) == pytest.approx(25, abs=1)
+
+
+def test_a_deadline_lets_what_is_running_save(tmp_path: Path) -> None:
+    child = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(60)"
+    jobs = [Job(name, [sys.executable, "-c", child], tmp_path / f"{name}.log", lambda: False) for name in "ab"]
+    lines: list[str] = []
+    assert not run_jobs(jobs, 1, lines.append, time.monotonic() + 1)
+    assert [line.partition(":")[0] for line in lines if "started" in line] == ["a"]
+    assert not run_jobs(jobs, 1, lines.append, time.monotonic() - 1)
+
+
 STOPPED = """
 import sys
 from pathlib import Path
 from sar_dist.program import run_tool
-from sar_dist.experiment.runner import Job, run_jobs
+from sar_dist.experiment.jobs import Job, run_jobs
 folder = Path(sys.argv[1])
 child = '''
 import signal, sys, time

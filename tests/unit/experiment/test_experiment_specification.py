@@ -9,15 +9,19 @@ from experiment_factory import ARMS, make_experiment
 from pydantic import ValidationError
 from support import ROOT
 
+from sar_dist.engine import total_steps
 from sar_dist.errors import UserError
-from sar_dist.experiment import Arm, Evaluation, load_experiment
+from sar_dist.experiment import Analysis, Arm, Evaluation, Measure, load_experiment
 
 SPECIFICATIONS = sorted(
     path for path in (ROOT / "configs" / "experiments").glob("*.py") if path.stem not in ("__init__", "arms")
 )
 
 
-RESIZED = "resized_in100"
+RESIZED, SIZES = "resized_in100", "confirm_cifar_sizes"
+ANALYSIS = Analysis(
+    arm="method", reference="baseline", primary=(Measure(metric="knn: top1", why="features", matters=1.0),)
+)
 
 
 @pytest.mark.parametrize("path", SPECIFICATIONS, ids=lambda path: path.stem)
@@ -35,7 +39,22 @@ def test_arms_about_image_size_differ_in_the_data_alone() -> None:
     assert len({config.vary(same).model_dump_json() for config in arms}) == 1
 
 
-@pytest.mark.parametrize("path", [p for p in SPECIFICATIONS if p.stem != RESIZED], ids=lambda path: path.stem)
+def test_arms_about_the_size_of_the_training_set_take_the_same_steps() -> None:
+    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{SIZES}.py")
+    arms = {arm.name: experiment.run_config(arm, 3, Path("out")) for arm in experiment.arms}
+    for size in (500, 1500, 5000):
+        plain, method = arms[f"no_skip_{size}"], arms[f"method_10_{size}"]
+        assert (plain.regularizer.weight, method.regularizer.weight) == (0, 0.1)
+        assert plain.data.train == method.data.train
+        batches = size // method.optim.global_batch
+        assert total_steps(method.optim, batches) == total_steps(plain.optim, batches) == 780
+        assert method.regularizer.ramp_epochs * batches == pytest.approx(78)
+    assert len({(config.data.train, config.data.val) for config in arms.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SPECIFICATIONS if p.stem not in (RESIZED, SIZES)], ids=lambda path: path.stem
+)
 def test_arms_about_the_method(path: Path) -> None:
     experiment = load_experiment(path)
     baseline = experiment.run_config(experiment.baseline, 0, Path("out"))
@@ -43,8 +62,11 @@ def test_arms_about_the_method(path: Path) -> None:
     arms = {arm.name: experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms}
     assert arms["no_skip"].regularizer.weight == 0
     assert arms["no_skip"].model.no_skip_last_block
-    assert arms["method"].regularizer.weight == 0.01
-    for name in ("total_variation", "head_diversity", "attention_entropy"):
+    weights = {"method": 0.01, "entropy": 0.01, "method_10": 0.1, "entropy_10": 0.1}
+    for name in weights.keys() & arms.keys():
+        assert arms[name].regularizer.weight == weights[name]
+        assert arms[name].model.no_skip_last_block == name.startswith("method")
+    for name in {"total_variation", "head_diversity", "attention_entropy"} & arms.keys():
         (term,) = arms[name].terms
         assert (term["name"], term["weight"], arms[name].regularizer.weight) == (name, 0.01, 0)
         assert (term["ramp_epochs"], term["unit"]) == (baseline.regularizer.ramp_epochs, baseline.regularizer.unit)
@@ -72,6 +94,35 @@ def test_selection(tmp_path: Path) -> None:
         experiment.select(seeds=[-1])
 
 
+def test_runs_are_in_the_order_of_seeds_and_arms_have_their_own(tmp_path: Path) -> None:
+    own = ARMS[1].model_copy(update={"seeds": (1, 7)})
+    experiment = make_experiment(tmp_path, arms=(ARMS[0], own, ARMS[2]))
+    names = [experiment.run_name(arm, seed) for arm, seed in experiment.runs()]
+    assert names == ["baseline_seed0", "baseline_seed1", "method_seed1", "method_seed7"]
+    names = [experiment.run_name(arm, seed) for arm, seed in experiment.runs(["method", "strong"], [3])]
+    assert names == ["method_seed3", "strong_seed3"]
+
+
+def test_an_arm_by_term(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path).with_term("method", "total_variation", 0.3)
+    arm = experiment.arms[-1]
+    assert (arm.name, arm.against, arm.optional) == ("method-total_variation-0.3", ("method",), False)
+    config = experiment.run_config(arm, 0, tmp_path)
+    (term,) = config.terms
+    assert (term["name"], term["weight"], config.regularizer.weight) == ("total_variation", 0.3, 0.01)
+    assert term["ramp_epochs"] == config.regularizer.ramp_epochs
+    two = experiment.with_term(arm.name, "my_terms:LogitNorm", 2)
+    assert [term["name"] for term in two.run_config(two.arms[-1], 0, tmp_path).terms] == [
+        "total_variation",
+        "my_terms:LogitNorm",
+    ]
+    assert two.arms[-1].name == "method-total_variation-0.3-LogitNorm-2"
+    with pytest.raises(UserError, match="no arm 'nothing'"):
+        experiment.with_term("nothing", "total_variation", 0.3)
+    with pytest.raises(UserError, match="two arms have the same name"):
+        experiment.with_term("method", "total_variation", 0.3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,6 +134,7 @@ def test_selection(tmp_path: Path) -> None:
         ({"arms": (Arm(name="a", what="w", changes={"optim.rate": 1}),)}, "arm a: unknown key 'optim.rate'"),
         ({"arms": (Arm(name="a", what="w", changes={"optim.lr": -1}),)}, "arm a: optim.lr=-1: .*greater than 0"),
         ({"arms": (Arm(name="a", what="w", against=("b",)),)}, "arm a is compared with 'b', which is no arm"),
+        ({"analysis": (ANALYSIS.model_copy(update={"arm": "methd"}),)}, "the analysis names 'methd', which is no arm"),
     ],
 )
 def test_inconsistent_specifications(tmp_path: Path, changes: dict, message: str) -> None:

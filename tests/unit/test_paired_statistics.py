@@ -1,4 +1,4 @@
-"""Means and paired differences against SciPy and against exact enumeration."""
+"""Means, paired differences and tests against SciPy, exact enumeration and figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sar_dist.paired_statistics import (
+    bootstrap_interval,
+    holm,
+    paired_difference,
+    permutation_p,
+    student_interval,
+    student_p,
+)
 from sar_dist.reports import Summary, summarize
-from sar_dist.reports.statistics import bootstrap_interval, paired_difference, student_interval
 
 DIFFERENCES = [0.4, -0.3, 1.1, 0.9, 0.2]
 
@@ -88,3 +95,50 @@ def test_difference_of_one_pair_or_none() -> None:
     assert single is not None
     assert (single.mean, single.bootstrap, single.student, single.count) == (0.5, None, None, 1)
     assert paired_difference({0: 2.0}, {1: 1.5}) is None
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+def test_permutation_enumerates_all_signs(values: list[float]) -> None:
+    sums = [
+        abs(math.fsum(s * v for s, v in zip(signs, values, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(values))
+    ]
+    observed = abs(math.fsum(values))
+    slack = 1e-9 * max(1.0, observed)
+    found = permutation_p(values)
+    assert found is not None
+    # Sums that are equal but for their rounding may fall on either side.
+    assert sum(each > observed + slack for each in sums) <= found * len(sums) + 1e-6
+    assert found * len(sums) <= sum(each >= observed - slack for each in sums) + 1e-6
+
+
+def test_permutation_by_hand() -> None:
+    # 1 + 2 + 3: of the eight sums, 6 and -6 alone are as far from zero.
+    assert permutation_p([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
+    # 1 + 2 - 3 = 0: none is nearer.
+    assert permutation_p([1.0, 2.0, -3.0]) == 1
+    assert permutation_p([0.1] * 8) == pytest.approx(2 / 256)
+    assert permutation_p(np.random.default_rng(0).normal(1, 1, 40).tolist()) == pytest.approx(1 / 5000, rel=0.5)
+
+
+def test_student_by_hand() -> None:
+    # 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.4641 with 2 degrees of freedom, p = 1 - t / sqrt(2 + t**2).
+    assert student_p([1.0, 2.0, 3.0]) == pytest.approx(1 - math.sqrt(12) / math.sqrt(14))
+    assert student_p(DIFFERENCES) == pytest.approx(stats.ttest_1samp(DIFFERENCES, 0).pvalue)
+
+
+def test_what_a_test_cannot_say() -> None:
+    for values in ([], [1.0], [1.0, math.nan], [1.0, math.inf]):
+        assert student_p(values) is None
+        assert permutation_p(values) is None
+    assert student_p([0.4, 0.4, 0.1 + 0.3]) is None  # an interval without width is not certainty
+    assert student_p([0.0, 0.0]) is None
+    assert permutation_p([0.0, 0.0]) == 1
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03: 3 x .01, 2 x .02, then .03, which may not be below the one before it.
+    assert holm([0.02, 0.03, 0.01]) == pytest.approx([0.04, 0.04, 0.03])
+    assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []

@@ -1,0 +1,72 @@
+"""Where the files of a run lie in an experiment's folder, and whether it is finished.
+
+OUT/configs/ARM_seedN.json     the full configuration of a run
+OUT/runs/ARM_seedN/            its run directory, the same as any other
+OUT/evaluations/ARM_seedN/     what tools/transfer_eval.py wrote, a folder for each evaluation
+OUT/logs/                      what the tools printed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sar_dist.errors import UserError
+from sar_dist.experiment.specification import Evaluation
+from sar_dist.setting_trees import differences, is_below
+
+# What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
+_IDENTITY_KEYS = ("model", "regularizer", "augment", "optim", "terms", "engine.precision")
+
+
+def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration's tree that decides what a run finds."""
+    return {
+        **{key: config[key] for key in _IDENTITY_KEYS if key in config},
+        "engine": {"precision": config.get("engine", {}).get("precision")},
+    }
+
+
+def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> None:
+    """Make sure that the run at ``place``, with the configuration ``old``, is the one with the configuration ``new``.
+
+    Raises:
+        UserError: it is not.
+    """
+    for key, (before, after) in differences(identity_of(old), identity_of(new)).items():
+        if is_below(key, _IDENTITY_KEYS):
+            raise UserError(
+                f"{place} was made with {key}={before}, the experiment says {after}; "
+                "remove that run, or give another --out (another --records where it is one of those)"
+            )
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """The run directory of a run."""
+    return out / "runs" / name
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run directory holds a run that was trained to its end (or to its ``run.max_steps``)."""
+    try:
+        summary = json.loads((run / "summary.json").read_text())
+        limit = json.loads((run / "config.json").read_text())["run"]["max_steps"]
+    except (OSError, ValueError):
+        return False
+    return bool(summary["step"] >= min(summary["total_steps"], limit or math.inf))
+
+
+def evaluation_folder(out: Path, run: str, evaluation: Evaluation) -> Path:
+    """Where an evaluation of a run goes."""
+    return out / "evaluations" / run / evaluation.name
+
+
+def evaluation_result(out: Path, run: str, evaluation: Evaluation) -> Path | None:
+    """The result file of an evaluation of a run, None where there is none that is newer than the run."""
+    trained = (run_folder(out, run) / "summary.json").stat().st_mtime
+    # The tool names a folder after task, variant and data below the one that it is given.
+    files = sorted(evaluation_folder(out, run, evaluation).glob("*/result.json"))
+    return next((file for file in files if file.stat().st_mtime >= trained), None)
