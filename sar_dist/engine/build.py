@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+import torch._dynamo
 from torch.optim.lr_scheduler import LambdaLR
 
 from sar_dist.config import RunConfig
@@ -20,6 +22,8 @@ from sar_dist.models import TappedVisionTransformer, parameter_groups
 # with the gather of the small parameters that are kept whole, so some must be: a bias of the smallest model has 192.
 _PERSISTENCE = "stage3_param_persistence_threshold"
 _LEAST_PERSISTENCE = 10_000
+# Training and validation of a block with and without its tap; each is a graph, of every size of images.
+_GRAPHS_PER_SIZE = 4
 
 
 def check_engine(config: RunConfig, device: torch.device, world_size: int) -> None:
@@ -50,6 +54,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
 
     if config.engine.compile:
         _compile_blocks(model, sharded=config.engine.zero_stage == 3)
+    _allow_graphs(len(set(config.model.train_sizes or ())))
     optim = config.optim
     groups = parameter_groups(
         model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
@@ -76,6 +81,13 @@ def input_dtype(config: RunConfig) -> torch.dtype:
 def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
     """What the engine's forward pass runs in, for a model that is called without the engine, as in validation."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.engine.precision == "bf16")
+
+
+def _allow_graphs(sizes: int) -> None:
+    """Each of ``sizes`` of training images has graphs of its own; PyTorch gives up compiling what has more than its limit."""
+    if sizes:
+        limits: Any = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, _GRAPHS_PER_SIZE * (sizes + 1))
 
 
 def _compile_blocks(model: TappedVisionTransformer, *, sharded: bool) -> None:
