@@ -76,6 +76,16 @@ class ModelSettings(Settings):
         description="name of a timm ViT: VisionTransformer, DeiT, or Eva (DINOv3, RoPE ViT, EVA-02, Perception Encoder)",
     )
     image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
+    train_sizes: tuple[Annotated[int, Field(ge=1, le=16384)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="sides of square training images, pixels, one for each step; none: all have image_size",
+    )
+    train_size_schedule: Literal["random", "in_order"] = Field(
+        "random",
+        description="which of train_sizes a step has: one that is drawn; or one after the other, for equal parts of training",
+    )
     patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
     patch_projection: Literal["convolution", "linear"] = Field(
         "convolution",

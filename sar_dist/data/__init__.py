@@ -6,6 +6,7 @@
 from sar_dist.data.loader import TrainLoader, ValidationLoader
 from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
+from sar_dist.data.train_sizes import SizedTransforms, TrainSizes
 from sar_dist.data.training_sets import TrainingSet, match_classes, set_names
 from sar_dist.data.workers import with_workers
 
@@ -13,7 +14,9 @@ __all__ = [
     "DamagedShard",
     "Manifest",
     "ShardEntry",
+    "SizedTransforms",
     "TrainLoader",
+    "TrainSizes",
     "TrainingSet",
     "ValidationLoader",
     "check_shards",

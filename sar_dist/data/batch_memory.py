@@ -85,7 +85,7 @@ def _release(owner: int, memory: mmap.mmap, slot: int) -> None:
 
 
 class WorkerSlots:
-    """The slots of this worker. Their size is that of the first batch, rounded up to pages."""
+    """The slots of this worker. Their size is that of the first batch, or the room asked for then, rounded up to pages."""
 
     def __init__(self, memory: BatchMemory, worker: int) -> None:
         self._key = memory.key
@@ -96,10 +96,13 @@ class WorkerSlots:
         self._slot_bytes = 0
         self._tensors: list[Tensor] = []
 
-    def empty(self, shape: Sequence[int]) -> Tensor | None:
-        """An uninitialised uint8 tensor (*shape) in a free slot; None: there is none, or it is too small."""
+    def empty(self, shape: Sequence[int], room: int = 0) -> Tensor | None:
+        """An uninitialised uint8 tensor (*shape) in a free slot; None: there is none, or it is too small.
+
+        ``room`` is how many bytes later ones may need.
+        """
         count = math.prod(shape)
-        memory = self._memory or self._map(count)
+        memory = self._memory or self._map(max(count, room))
         slot = memory.find(_FREE, 0, self._count)
         if slot < 0 or not 0 < count <= self._slot_bytes:
             return None
@@ -154,10 +157,13 @@ def use_slots(memory: BatchMemory, worker: int) -> None:
     _slots_of_this_worker = WorkerSlots(memory, worker)
 
 
-def empty_batch(shape: Sequence[int]) -> Tensor:
-    """An uninitialised uint8 tensor (*shape), in a data worker where the parent will find it."""
+def empty_batch(shape: Sequence[int], room: int = 0) -> Tensor:
+    """An uninitialised uint8 tensor (*shape), in a data worker where the parent will find it.
+
+    ``room`` is how many bytes a later batch of this worker may need, where that is more.
+    """
     slots = _slots_of_this_worker
-    found = None if slots is None else slots.empty(shape)
+    found = None if slots is None else slots.empty(shape, room)
     return torch.empty(*shape, dtype=torch.uint8) if found is None else found
 
 

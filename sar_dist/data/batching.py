@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,20 +27,22 @@ class TrainDecoding:
     that this one had to replace.
 
     A bad sample is replaced by the next good one of its window: the choice is the same whoever makes it, and no rank
-    gets fewer samples than the others. Raises UserError after 100 bad samples in a row.
+    gets fewer samples than the others. Raises UserError after 100 bad samples in a row. ``decoder_of`` gives the decoder of
+    a global batch's samples, by the batch's number.
     """
 
-    def __init__(self, decoder: SampleDecoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder_of: Callable[[int], SampleDecoder]) -> None:
+        self._decoder_of = decoder_of
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         return map(self._first_good, samples)
 
     def _first_good(self, sample: Sample) -> Sample:
         bad: list[str] = []
+        decoder = self._decoder_of(sample["batch"])
         for candidate in itertools.chain([sample], sample["substitutes"]):
             try:
-                image, drawn = self._decoder.decode_and_draw(candidate)
+                image, drawn = decoder.decode_and_draw(candidate)
                 return candidate | {"image": image, "drawn": drawn, "bad": bad}
             except BadSample as problem:
                 bad.append(str(problem))
@@ -71,17 +73,19 @@ class ValidationDecoding:
 class TrainBatching:
     """Last stage of training: micro-batches of ``size`` samples, as ``TrainLoader.iterate`` describes them.
 
-    With a ``canvas``, what was drawn for the samples is planned for the device.
+    With a ``canvas``, what was drawn for the samples is planned for the device. ``largest`` is the side of the largest images
+    (0: that of the first), for which there should be room.
     """
 
-    def __init__(self, size: int, canvas: Canvas | None = None) -> None:
+    def __init__(self, size: int, canvas: Canvas | None = None, largest: int = 0) -> None:
         self._size = size
         self._canvas = canvas
+        self._room = 3 * size * largest**2
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         for group in _groups(samples, self._size):
             yield {
-                "image": _stack([sample["image"] for sample in group]),
+                "image": _stack([sample["image"] for sample in group], self._room),
                 "label": _int64(group, "cls"),
                 "sample": _int64(group, "sample"),
                 "position": _int64(group, "position"),
@@ -140,6 +144,6 @@ def _int64(group: list[Sample], key: str) -> Tensor:
     return torch.tensor([sample[key] for sample in group], dtype=torch.int64)
 
 
-def _stack(images: list[Tensor]) -> Tensor:
-    """uint8 (b, 3, S, S); in a worker, directly in the memory from which the parent takes it."""
-    return torch.stack(images, out=empty_batch((len(images), *images[0].shape)))
+def _stack(images: list[Tensor], room: int = 0) -> Tensor:
+    """uint8 (b, 3, S, S); in a worker, directly in the memory from which the parent takes it. ``room`` as of ``empty_batch``."""
+    return torch.stack(images, out=empty_batch((len(images), *images[0].shape), room))

@@ -33,6 +33,7 @@ from sar_dist.data.order import (
     window_samples,
 )
 from sar_dist.data.shards import Manifest, open_shards
+from sar_dist.data.train_sizes import SizedTransforms
 from sar_dist.data.training_sets import TrainingSet
 from sar_dist.data.workers import KeptPipeline, iterate_pipeline
 from sar_dist.errors import UserError
@@ -58,6 +59,7 @@ class TrainLoader:
         num_classes: samples with a label outside 0..num_classes-1 are bad.
         fingerprint_extra: what else must not change within a run, such as the augmentation; JSON values.
         later: draws what is done to a sample's image on the device, and how; None: nothing is.
+        sized: where the size of images depends on the step: what then takes the place of ``transform`` and of what draws.
 
     Attributes: ``steps_per_epoch`` (global batches), ``accumulation`` (micro-batches of a rank in a global batch),
     ``next_batch`` (where ``load_state_dict`` left off), ``bad_samples``.
@@ -78,6 +80,7 @@ class TrainLoader:
         num_classes: int,
         fingerprint_extra: dict[str, Any] | None = None,
         later: tuple[Draw, Canvas] | None = None,
+        sized: SizedTransforms | None = None,
     ) -> None:
         if global_batch % (micro_batch * world_size):
             raise UserError(
@@ -99,6 +102,9 @@ class TrainLoader:
         self._data = data
         self._canvas = None if later is None else later[1]
         self._decoder = SampleDecoder(transform, num_classes, seed, None if later is None else later[0])
+        self._sized = sized
+        views = {} if sized is None else sized.views
+        self._decoders = {side: SampleDecoder(view, num_classes, seed, draw) for side, (view, draw) in views.items()}
         self._micro_batch = micro_batch
         self._rank = rank
         self._seed = seed
@@ -117,8 +123,8 @@ class TrainLoader:
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         pipeline = wds.DataPipeline(
             self._source(start, stop),
-            TrainDecoding(self._decoder),
-            TrainBatching(self._micro_batch, self._canvas),
+            TrainDecoding(self._decoder_of),
+            TrainBatching(self._micro_batch, self._canvas, 0 if self._sized is None else self._sized.largest),
             errors_as_batches,
         )
         return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch))
@@ -136,6 +142,10 @@ class TrainLoader:
         """The raw samples of this rank's micro-batches [start, stop) of the sequence."""
         wanted = TrainRange(start, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
         return TrainSource(self._sets, self._mixture, self._different, wanted)
+
+    def _decoder_of(self, batch: int) -> SampleDecoder:
+        """The decoder of the samples of a global batch of the sequence."""
+        return self._decoder if self._sized is None else self._decoders[self._sized.sizes.at(batch - self._shift)]
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:

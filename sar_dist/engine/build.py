@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,6 +23,8 @@ from sar_dist.models import TappedVisionTransformer, parameter_groups
 # with the gather of the small parameters that are kept whole, so some must be: a bias of the smallest model has 192.
 _PERSISTENCE = "stage3_param_persistence_threshold"
 _LEAST_PERSISTENCE = 10_000
+# Training and validation of a block with and without its tap; each is a graph, of every size of images.
+_GRAPHS_PER_SIZE = 4
 
 
 def check_engine(config: RunConfig, device: torch.device, world_size: int) -> None:
@@ -52,6 +55,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
 
     if config.engine.compile:
         _compile_blocks(model, sharded=config.engine.zero_stage == 3)
+    _allow_graphs(len(set(config.model.train_sizes or ())))
     optim = config.optim
     groups = parameter_groups(
         model.vit, lr=optim.peak_lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
@@ -99,6 +103,15 @@ def _leave_muon_uncompiled() -> None:
         importlib.import_module(module)
     finally:
         compiler.compile = wrap
+
+
+def _allow_graphs(sizes: int) -> None:
+    """Each of ``sizes`` of training images has graphs of its own; PyTorch gives up compiling what has more than its limit."""
+    if sizes:
+        import torch._dynamo.config  # takes a second to load, which most runs do not need
+
+        limits: Any = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, _GRAPHS_PER_SIZE * (sizes + 1))
 
 
 def _compile_blocks(model: TappedVisionTransformer, *, sharded: bool) -> None:

@@ -171,7 +171,7 @@ class TappedVisionTransformer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch grid."""
+        """Rows and columns of the patch grid of images of the model's own size."""
         return self.vit.patch_embed.grid_size
 
     def forward(self, images: Tensor, sample_keys: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
@@ -185,14 +185,15 @@ class TappedVisionTransformer(nn.Module):
         Returns:
             ``logits`` (B, classes); ``queries``, ``keys`` and ``heads``: one (B, heads, d), one (B, heads, gh * gw, d)
             and one (B, heads, N, d) for each tapped block, in the order of the blocks (no ``heads`` of families whose
-            blocks do not give them). With ``vit.distilled_training`` also ``distillation_logits`` (B, classes) of the
+            blocks do not give them); ``grid``, the rows and columns gh, gw of the images' patches. With ``vit.distilled_training`` also ``distillation_logits`` (B, classes) of the
             distillation token, and in training the ``logits`` are those of [CLS] alone, as in DeiT.
         """
         vit: Any = self.vit
         if self.training and self.drop_paths is not None:
             self.drop_paths.draw_at_random(len(images)) if sample_keys is None else self.drop_paths.draw(*sample_keys)
         x, further = self._embed(vit, images)  # B N C
-        output: dict[str, Any] = {"queries": [], "keys": [], "heads": []}
+        grid = vit.patch_embed.dynamic_feat_size(images.shape[-2:])
+        output: dict[str, Any] = {"grid": grid, "queries": [], "keys": [], "heads": []}
         for index, (block, arguments) in enumerate(zip(vit.blocks, further, strict=True)):
             if index in self.tapped:
                 x, query, key, *heads = self._run(block, x, *arguments, tap=True)

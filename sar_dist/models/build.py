@@ -61,12 +61,35 @@ def model_on_meta(model: ModelSettings, regularizer: RegularizerSettings) -> Tap
         raise UserError(
             f"{model.name} with model.options={model.options} cannot classify colour images: {_reason(error)}"
         ) from error
+    for side in sorted(set(model.train_sizes or ())):
+        _check_size(built, side)
     if shape != (2, model.num_classes):
         raise UserError(
             f"{model.name} with model.options={model.options} gives logits of shape {shape} for 2 images, not "
             f"(2, {model.num_classes}); leave out model.options.global_pool"
         )
     return built.train()
+
+
+def _check_size(model: TappedVisionTransformer, side: int) -> None:
+    """Run a model on the meta device on images of another size than its own.
+
+    Raises:
+        UserError: it cannot take them.
+    """
+    patch: int = model.vit.patch_embed.patch_size[0]
+    if side % patch:
+        below = side // patch * patch
+        raise UserError(
+            f"model.train_sizes: {side} is not divisible by the patch size {patch}; use {below or patch} or {below + patch}"
+        )
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            model(torch.empty(2, 3, side, side))
+    except Exception as error:  # the options reach any code of timm
+        raise UserError(
+            f"model.train_sizes: the model cannot take images of {side} pixels: {_reason(error)}"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -127,6 +150,8 @@ def _build_vit(model: ModelSettings) -> TimmViT:
     options = dict(model.options)
     if model.patch_size is not None:
         options["patch_size"] = model.patch_size
+    if model.train_sizes is not None:  # the position embedding has the grid of image_size, and is resampled to others
+        options["dynamic_img_size"] = True
     try:
         built = timm.create_model(
             name,

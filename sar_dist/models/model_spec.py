@@ -97,8 +97,9 @@ def _load_random(name: str) -> LoadedModel:
 
 def _load_run(path: Path) -> LoadedModel:
     config, reader = open_run(path)
-    build = functools.partial(build_model, config.model, config.regularizer)
-    _refuse_misfit(config.model, config.regularizer, reader.shapes, "the checkpoint")
+    settings = _at_its_own_size(config.model)
+    build = functools.partial(build_model, settings, config.regularizer)
+    _refuse_misfit(settings, config.regularizer, reader.shapes, "the checkpoint")
     model = build()
     try:
         reader.check_shapes({name: tuple(parameter.shape) for name, parameter in model.vit.named_parameters()})
@@ -109,21 +110,26 @@ def _load_run(path: Path) -> LoadedModel:
     description = f"{config.run.name} ({config.model.name}), {weights} after step {reader.step}"
     return LoadedModel(
         model.eval(),
-        config.model.image_size,
+        settings.image_size,
         config.augment,
         description,
         build,
-        config.model,
+        settings,
         str(path),
         reader.manifest.classes,
     )
+
+
+def _at_its_own_size(settings: ModelSettings) -> ModelSettings:
+    """The settings of a model that is evaluated, whatever sizes it was trained with; what is trained anew has its own."""
+    return settings.model_copy(update={"train_sizes": None})
 
 
 def _load_export(path: Path) -> LoadedModel:
     config = read_export_config(path)
     try:
         provenance = config[PROVENANCE_KEY]
-        settings = ModelSettings.model_validate(provenance["model"])
+        settings = _at_its_own_size(ModelSettings.model_validate(provenance["model"]))
         regularizer = RegularizerSettings.model_validate(provenance["regularizer"])
         augment = _augment_of(config["pretrained_cfg"])
         description = f"{path} ({settings.name}), run {provenance['run']} after step {provenance['step']}"

@@ -97,6 +97,12 @@ _OPTIMIZATION = (
         panel=True,
     ),
     Quantity(
+        "image_size",
+        "train",
+        "side of the images of the last step, pixels; of runs with `model.train_sizes`",
+        chart=("Optimization", "size of the training images"),
+    ),
+    Quantity(
         "gradient_norm",
         "train",
         "global norm before clipping, of the last step",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,8 @@ class Throughput:
     Args:
         global_batch: images in one optimizer step over all processes.
         flops_per_image: FLOPs of forward and backward on one image, without recomputation, such as
-            ``FlopReport.training_flops``; None leaves the utilisation out.
+            ``FlopReport.training_flops``; by the side of the images where they are of several sizes; None leaves the
+            utilisation out.
         device: where the model runs.
         peak: what the utilisation refers to; None leaves it out.
         world_size: processes that train together.
@@ -43,7 +44,7 @@ class Throughput:
     def __init__(
         self,
         global_batch: int,
-        flops_per_image: float | None,
+        flops_per_image: float | Mapping[int, float] | None,
         device: torch.device,
         *,
         peak: DevicePeak | None = None,
@@ -64,6 +65,7 @@ class Throughput:
         self._waited = 0.0
         self._paused = 0.0
         self._images = 0
+        self._flops = 0.0
         self._steps = 0
 
     @contextmanager
@@ -84,12 +86,15 @@ class Throughput:
         finally:
             self._paused += self._clock() - start
 
-    def step_done(self, images: int | None = None) -> None:
-        """Count one optimizer step on ``images`` images over all processes (None: the global batch).
+    def step_done(self, images: int | None = None, side: int | None = None) -> None:
+        """Count one optimizer step on ``images`` images over all processes (None: the global batch), of ``side`` pixels.
 
         The first step only starts the clock: it compiles kernels, fills the allocator and waits for the first data.
         """
-        self._images += self._global_batch if images is None else images
+        images = self._global_batch if images is None else images
+        self._images += images
+        each = self._flops_per_image
+        self._flops += images * (each[side or 0] if isinstance(each, Mapping) else each or 0.0)
         self._steps += 1
         if not self._warm:
             self._warm = True
@@ -114,7 +119,7 @@ class Throughput:
             figures["step_seconds"] = elapsed / self._steps
             figures["data_wait_share"] = min(1.0, self._waited / elapsed)
             if self._peak is not None and self._peak.flops is not None and self._flops_per_image is not None:
-                utilisation = per_process * self._flops_per_image / self._peak.flops
+                utilisation = self._flops / elapsed / self._world_size / self._peak.flops
                 figures["mfu_of_matmul" if self._peak.measured else "mfu"] = utilisation
         self._begin()
         return figures

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -74,9 +75,14 @@ class ModelShape:
     def of(cls, config: RunConfig) -> ModelShape:
         """Read the shape from the configured model, built without memory for its weights.
 
+        With ``model.train_sizes`` what memory follows from is of the largest, and operations are the mean over them.
+
         Raises:
             UserError: the model or a term cannot be built, or the model's blocks belong to no registered family, whose sizes the formulas need.
         """
+        sides = config.model.train_sizes
+        if sides is not None:
+            return cls._of_sizes(config, sides)
         model = model_on_meta(config.model, config.regularizer)
         vit = model.vit
         blocks: list[Any] = list(vit.blocks)
@@ -101,6 +107,29 @@ class ModelShape:
             training_macs=outside + sum(share * macs for share, macs in zip(shares, of_each, strict=True)),
             computed_blocks=sum(shares),
             terms=term_costs(config, model),
+        )
+
+    @classmethod
+    def _of_sizes(cls, config: RunConfig, sides: Sequence[int]) -> ModelShape:
+        model_on_meta(config.model, config.regularizer)  # which refuses sizes that it cannot take
+
+        def of_size(side: int) -> ModelShape:
+            return cls.of(config.vary({"model.image_size": side, "model.train_sizes": None}))
+
+        own, by_side = of_size(config.model.image_size), {side: of_size(side) for side in set(sides)}
+        shapes = [by_side[side] for side in sides]
+
+        def mean(values: Iterable[float]) -> float:
+            return sum(values) / len(shapes)
+
+        return replace(
+            by_side[max(sides)],
+            parameter_sizes=own.parameter_sizes,
+            training_macs=mean(shape.training_macs for shape in shapes),
+            terms=replace(
+                own.terms,
+                flops={name: mean(shape.terms.flops[name] for shape in shapes) for name in own.terms.flops},
+            ),
         )
 
 

@@ -193,6 +193,8 @@ def _random_like(shapes: Any) -> Any:
     """Normally distributed CPU tensors in the shapes of an output, float32, ready for a gradient."""
     if isinstance(shapes, Tensor):
         return torch.randn(shapes.shape, requires_grad=True)
+    if isinstance(shapes, tuple):  # the grid
+        return shapes
     if isinstance(shapes, Mapping):
         return {name: _random_like(value) for name, value in shapes.items()}
     return [_random_like(value) for value in shapes]
@@ -203,7 +205,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield output
         return
     for value in output.values() if isinstance(output, Mapping) else output:
-        yield from _tensors(value)
+        if not isinstance(value, tuple):
+            yield from _tensors(value)
 
 
 def _place(error: Exception) -> str:

@@ -22,7 +22,7 @@ class MapTerm(WeightedTerm):
 
     def __call__(self, output: Mapping[str, Any]) -> TermScores:
         """The measure of every map."""
-        maps = zip(output["queries"], output["keys"], strict=True)
-        measured = [self.measure(class_similarity(query, key, self.setup.grid)) for query, key in maps]
+        maps, grid = zip(output["queries"], output["keys"], strict=True), output.get("grid", self.setup.grid)
+        measured = [self.measure(class_similarity(query, key, grid)) for query, key in maps]
         values = torch.stack(measured, dim=1)  # B blocks H
         return TermScores(values.mean(), {self.name: values})

@@ -51,8 +51,9 @@ class SpatialEntropy(WeightedTerm):
 
     def __call__(self, output: Mapping[str, Any]) -> TermScores:
         """Entropy in nats and number of components of every map."""
+        grid = output.get("grid", self.setup.grid)
         results = [
-            spatial_entropy_from_query_key(query, key, self.setup.grid, self.backend, return_components=True)
+            spatial_entropy_from_query_key(query, key, grid, self.backend, return_components=True)
             for query, key in zip(output["queries"], output["keys"], strict=True)
         ]
         entropies, components = (torch.stack(values, dim=1) for values in zip(*results, strict=True))  # B blocks H

@@ -34,7 +34,7 @@ class TermSetup:
     """What a term may know of its run.
 
     Attributes:
-        grid: rows and columns of the model's patches.
+        grid: rows and columns of the model's patches, of images of its own size; the output has those of its images.
         epochs: length of the training.
         num_classes: classes of the model.
         device: where micro-batches are.
@@ -82,8 +82,8 @@ class Term(Protocol):
 
         Args:
             output: of the model: ``logits`` (B, classes), ``queries``, ``keys`` and ``heads``, one (B, heads, d), one
-                (B, heads, gh * gw, d) and one (B, heads, tokens, d) for each block of ``regularizer.blocks``; and its
-                ``images`` (B, 3, S, S).
+                (B, heads, gh * gw, d) and one (B, heads, tokens, d) for each block of ``regularizer.blocks``; their
+                ``grid`` (gh, gw), which changes with ``model.train_sizes``; and its ``images`` (B, 3, S, S).
         """
 
     def prepare(self, model: Any) -> None:

@@ -53,7 +53,8 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     family_of(model.vit.blocks[0]).check_training(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
-    build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
+    for side in {config.model.image_size, *(config.model.train_sizes or ())}:
+        build_train_transform(config.augment, side, config.data.max_pixels)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
         raise UserError(
             f"mixup and cutmix mix pairs of images; engine.micro_batch={config.engine.micro_batch} must be even"
@@ -198,7 +199,11 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:
     """Say it where the shards' images were resized to less than this model takes them at."""
     size = config.model.image_size
-    wanted = size if key.startswith("data.train") else math.floor(size / config.augment.crop_fraction)
+    wanted = (
+        max(config.model.train_sizes or (size,))
+        if key.startswith("data.train")
+        else math.floor(size / config.augment.crop_fraction)
+    )
     kept = min((step.max_short_side for step in manifest.resized), default=wanted)
     if kept < wanted:
         warn(

@@ -16,11 +16,11 @@ from sar_dist.config import RunConfig
 from sar_dist.data import TrainLoader, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
-from sar_dist.observe import PEAK_TFLOPS, FlopReport, peak_flops
+from sar_dist.observe import PEAK_TFLOPS, peak_flops
 from sar_dist.training.checks import check_training_data
 from sar_dist.training.loader_stages import IMAGES, Remedy, StageCosts, measure_stages
 from sar_dist.training.run_directory import RunDirectory
-from sar_dist.training.setup import build_train_loader, count_flops_of
+from sar_dist.training.setup import at_each_size, build_train_loader, count_flops_of, mean_flops
 
 SECONDS = 20.0
 UTILISATION = (0.4, 0.6)  # model FLOPs utilisation of a training step: usual, and very good
@@ -60,7 +60,9 @@ def benchmark_loader(config: RunConfig) -> str:
     speed = measure(loader, data.workers or 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     stages = measure_stages(config, loader, device, total=1e3 / speed.images_per_core)
-    return report(config, speed, count_flops_of(config), stages, device_name=name, world_size=world_size)
+    by_side = {side: count_flops_of(variant).training_flops for side, variant in at_each_size(config).items()}
+    flops = mean_flops(config, by_side)
+    return report(config, speed, flops, stages, device_name=name, world_size=world_size)
 
 
 def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> LoaderSpeed:
@@ -91,14 +93,18 @@ def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> Load
 def report(
     config: RunConfig,
     speed: LoaderSpeed,
-    flops: FlopReport,
+    training_flops: float,
     stages: StageCosts,
     *,
     device_name: str | None,
     world_size: int,
 ) -> str:
-    """The measurement, where the time goes, what would help, and the demand of one GPU of each known kind, as text."""
+    """The measurement, where the time goes, what would help, and the demand of one GPU of each known kind, as text.
+
+    ``training_flops`` is what training the model needs for an image, on average over ``model.train_sizes``.
+    """
     data, cores = config.data, len(os.sched_getaffinity(0))
+    sides = ", ".join(map(str, config.model.train_sizes or (config.model.image_size,)))
     shards = " and ".join(each.shards for each in data.training_sets)
     per_worker = f", {speed.images_per_second / data.workers:.0f} img/s per worker" if data.workers else ""
     others = f"; {world_size} processes measured at the same time, this is the first" if world_size > 1 else ""
@@ -109,13 +115,13 @@ def report(
         f"that is {speed.images_per_core:.0f} img/s per core",
         f"  of it, ms of {IMAGES} images on one thread: {stages}",
         *(f"  {_saving(remedy, speed)}" for remedy in stages.remedies),
-        f"{config.model.name} at {config.model.image_size} px: {flops.training_flops / 1e9:.1f} GFLOPs per image in training",
+        f"{config.model.name} at {sides} px: {training_flops / 1e9:.1f} GFLOPs per image in training",
         f"one GPU takes at most, and needs for it in loader cores (this process may use {cores}):",
     ]
-    lines += [_demand_line(name, peak * 1e12, flops, speed) for name, peak in PEAK_TFLOPS]
+    lines += [_demand_line(name, peak * 1e12, training_flops, speed) for name, peak in PEAK_TFLOPS]
     peak = None if device_name is None else peak_flops(device_name)
     if peak is not None:
-        usual = UTILISATION[0] * peak / flops.training_flops
+        usual = UTILISATION[0] * peak / training_flops
         verdict = "keeps up with" if speed.images_per_second >= usual else "is too slow for"
         lines.append(f"this loader {verdict} this machine's {device_name} at {UTILISATION[0]:.0%} of its peak")
     lines.append("Regularizer and activation checkpointing make steps longer and the demand smaller.")
@@ -126,11 +132,11 @@ def _saving(remedy: Remedy, speed: LoaderSpeed) -> str:
     return f"{1e3 / remedy.milliseconds:.0f} img/s per core, {1e3 / remedy.milliseconds / speed.images_per_core:.1f}x: {remedy.what}"
 
 
-def _demand_line(name: str, peak: float, flops: FlopReport, speed: LoaderSpeed) -> str:
+def _demand_line(name: str, peak: float, training_flops: float, speed: LoaderSpeed) -> str:
     """Images per second and cores for each utilisation of a GPU of ``peak`` FLOP/s."""
     parts = []
     for utilisation in UTILISATION:
-        rate = utilisation * peak / flops.training_flops
+        rate = utilisation * peak / training_flops
         parts.append(f"{rate:8.0f} img/s = {rate / speed.images_per_core:6.1f} cores at {utilisation:.0%} of peak")
     return f"  {name:<10} {', '.join(parts)}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,10 +10,19 @@ import torch
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointStore
 from sar_dist.config import DataSettings, RunConfig
-from sar_dist.data import Manifest, TrainingSet, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
+from sar_dist.data import (
+    Manifest,
+    SizedTransforms,
+    TrainingSet,
+    TrainLoader,
+    TrainSizes,
+    ValidationLoader,
+    prefetch_to_device,
+    with_workers,
+)
 from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
 from sar_dist.devices import find_device, use_deterministic_kernels
-from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem
+from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem, total_steps
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, build_model, load_initial_weights, model_on_meta
 from sar_dist.observe import DevicePeak, FlopReport, RunLogger, Throughput, count_flops, find_peak, set_quantities
@@ -57,8 +66,7 @@ def build_trainer(config: RunConfig) -> Trainer:
 
     model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
-    grid, flops = model.grid, count_flops_of(config)
-    training_flops = training_flops_of(config, flops)
+    grid, flops, training_flops = model.grid, count_flops_of(config), flops_by_side(config)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
     ema = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
 
@@ -69,7 +77,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step))
     announce(checked, logger, flops, data.workers or 0, report)
     peak = find_peak(device) if rank == 0 else None
-    log_hardware(logger, state.step, training_flops, peak)
+    log_hardware(logger, state.step, mean_flops(config, training_flops), peak)
     averages = RunningAverages(engine.device)
     classes = checked.train[0].manifest.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
@@ -231,6 +239,24 @@ def training_flops_of(config: RunConfig, model: FlopReport) -> float:
     return model.training_flops + term_costs(config, model_on_meta(config.model, config.regularizer)).total_flops
 
 
+def at_each_size(config: RunConfig) -> dict[int, RunConfig]:
+    """For each side of training images the run as it would be at that size alone."""
+    sides = set(config.model.train_sizes or (config.model.image_size,))
+    return {side: config.vary({"model.image_size": side, "model.train_sizes": None}) for side in sides}
+
+
+def flops_by_side(config: RunConfig) -> dict[int, float]:
+    """FLOPs that training needs for one image, by the side of the images that it sees."""
+    variants = at_each_size(config).items()
+    return {side: training_flops_of(variant, count_flops_of(variant)) for side, variant in variants}
+
+
+def mean_flops(config: RunConfig, by_side: Mapping[int, float]) -> float:
+    """FLOPs for one image on average over training, whatever the order of the sizes."""
+    sides = config.model.train_sizes or tuple(by_side)
+    return sum(by_side[side] for side in sides) / len(sides)
+
+
 def log_hardware(logger: RunLogger, step: int, training_flops: float, peak: DevicePeak | None) -> None:
     """Record what the utilisation is computed from, so that it can be checked from the log alone."""
     if peak is None:
@@ -265,6 +291,8 @@ def build_train_loader(
     """The training stream of this process."""
     size, augment = config.model.image_size, config.augment
     on_device = augment.where == "device"
+    sizes, schedule = config.model.train_sizes, config.model.train_size_schedule
+    samples = sets.total if isinstance(sets, Manifest) else sum(each.manifest.total for each in sets)
     return TrainLoader(
         sets,
         data=data,
@@ -279,6 +307,29 @@ def build_train_loader(
         fingerprint_extra={
             "image_size": size,
             "augment": augment.model_dump(mode="json", exclude={"crop_mode"} if on_device else {"crop_mode", "where"}),
+            **({} if sizes is None else {"train_sizes": list(sizes), "train_size_schedule": schedule}),
         },
         later=(build_operation_draw(augment, size), canvas_of(augment)) if on_device else None,
+        sized=sized_transforms(config, samples),
     )
+
+
+def sized_transforms(config: RunConfig, samples: int) -> SizedTransforms | None:
+    """What the loader makes of images where their size depends on the step; None where all have one size.
+
+    Args:
+        config: the run.
+        samples: of all training sets.
+    """
+    model, augment = config.model, config.augment
+    if model.train_sizes is None:
+        return None
+    steps = total_steps(config.optim, (config.data.epoch_samples or samples) // config.optim.global_batch)
+    views = {
+        side: (
+            build_train_transform(augment, side, config.data.max_pixels),
+            build_operation_draw(augment, side) if augment.where == "device" else None,
+        )
+        for side in model.train_sizes
+    }
+    return SizedTransforms(TrainSizes(model.train_sizes, model.train_size_schedule, config.run.seed, steps), views)

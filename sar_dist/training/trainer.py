@@ -158,9 +158,11 @@ class Trainer:
                 with region("optimizer"):
                     self.ema.update()
         self.last_batch = batch
+        if self.config.model.train_sizes is not None:
+            self.applied["image_size"] = batch["image"].shape[-1]
         self.state.step += 1
         self.state.images += self.config.optim.global_batch
-        self.throughput.step_done()
+        self.throughput.step_done(side=batch["image"].shape[-1])
         self.watchdog.moved()
         self._obey(*self.guard.after_step(self.state.step, self.engine.was_step_applied()))
 

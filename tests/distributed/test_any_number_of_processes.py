@@ -11,6 +11,7 @@ STEPS = 10
 COMMON = (
     f"run.max_steps={STEPS}",
     "model.drop_path=0.2",
+    "model.train_sizes=[24,32,40]",
     "augment.mixup=0.8",
     "augment.cutmix=1.0",
     "augment.random_erasing=0.25",

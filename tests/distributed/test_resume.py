@@ -56,6 +56,8 @@ def test_killed_run_continues_bit_for_bit(stage: int, precision: str, small_conf
     common.append(f"engine.precision={precision}")
     common += ["model.drop_path=0.2", "optim.ema=0.9", "augment.mixup=0.8", "augment.random_erasing=0.25"]
     common += ["augment.where=device", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
+    if stage == 3:
+        common.append("model.train_sizes=[24,32,40]")
     run_processes(2, *common, "run.name=unbroken")
 
     killed = start_processes(2, *common, "run.name=killed", "log.every=1")

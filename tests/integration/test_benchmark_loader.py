@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(small_config: Path, tmp_path: Path) -> None:
 
 def test_cores_are_the_demand_over_what_a_core_delivers(small_config: Path) -> None:
     config = load_config(small_config)
-    flops = count_flops_of(config)
+    flops = count_flops_of(config).training_flops
     speed = LoaderSpeed(images=3000, seconds=10.0, cpu_seconds=15.0)
     stages = StageCosts(0.1, 3.0, 1.0, 0.5, 0.4, (Remedy("train on smaller images", 2.0),))
     text = report(config, speed, flops, stages, device_name="NVIDIA H100 80GB HBM3", world_size=2)
@@ -81,7 +81,7 @@ def test_cores_are_the_demand_over_what_a_core_delivers(small_config: Path) -> N
     assert "500 img/s per core, 2.5x: train on smaller images" in text
     assert "300 img/s; 5.00 ms of CPU time an image, that is 200 img/s per core" in text
     assert "2 processes measured at the same time" in text
-    rate = 0.6 * 989e12 / flops.training_flops
+    rate = 0.6 * 989e12 / flops
     (line,) = [line for line in text.splitlines() if line.startswith("  H100  ")]
     assert f"{rate:.0f} img/s = {rate / 200:.1f} cores at 60% of peak" in re.sub(r"= +", "= ", line)
     assert "is too slow for this machine's NVIDIA H100 80GB HBM3" in text

@@ -77,9 +77,11 @@ class _Placed(NamedTuple):
 
 
 class _Located(NamedTuple):
-    """A micro-batch before reading: its number, its first position in the endless sequence, and its samples."""
+    """A micro-batch before reading: its number and its global batch's, its first position in the endless sequence, and its
+    samples."""
 
     number: int
+    global_batch: int
     first: int
     samples: list[_Placed]
 
@@ -89,7 +91,7 @@ class TrainSource(IterableDataset):
 
     Worker w of W reads the micro-batches start + w, start + w + W, ...: a data loader that asks its workers in turn gets
     them in order. A sample has, besides WebDataset's keys, ``sample`` (global id), ``set`` (number of the data set),
-    ``position`` (place in the endless sequence of global batches), ``epoch`` (pass over the set; with r copies of each
+    ``position`` (place in the endless sequence of global batches), ``batch`` (number of the global batch there), ``epoch`` (pass over the set; with r copies of each
     sample, pass * r + copy: with ``sample`` the key of random numbers), and ``substitutes`` (iterator over the samples of
     the same set that may replace it).
 
@@ -155,7 +157,7 @@ class TrainSource(IterableDataset):
             end = min(first + wanted.micro_batch, (copy + 1) * different) - copy * different
             for which, place in self._in_turn(plans, range(batch * different + begin, batch * different + end)):
                 samples.append(_Placed(which, place, place.epoch.epoch * wanted.repeats + copy))
-        return _Located(number, batch * different * wanted.repeats + first, samples)
+        return _Located(number, batch, batch * different * wanted.repeats + first, samples)
 
     def _in_turn(self, plans: Sequence[BatchPlan], positions: range) -> Iterator[tuple[int, Place]]:
         """Set and place of each of these positions of the mixture."""
@@ -166,7 +168,7 @@ class TrainSource(IterableDataset):
 
     def _read(self, readers: Sequence[ShardReader], batch: _Located) -> Iterator[Sample]:
         for offset, (number, place, key) in enumerate(batch.samples):
-            where = {"set": number, "position": batch.first + offset, "epoch": key}
+            where = {"set": number, "position": batch.first + offset, "epoch": key, "batch": batch.global_batch}
             sample = self._sets[number].read(readers[number], place.shard, place.sample) | where
             others = place.epoch.substitutes(place.stream, place.position)
             yield sample | {"substitutes": self._substitutes(number, readers[number], others, where)}
