@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sar_dist.config.duration import Duration
+from sar_dist.config.image_size import Side
 from sar_dist.config.values import PathText, checked, is_number
 from sar_dist.setting_trees import set_leaf
 
@@ -66,7 +67,9 @@ class ModelSettings(Settings):
         "vit_small_patch16_224",
         description="name of a timm ViT: VisionTransformer, DeiT, or Eva (DINOv3, RoPE ViT, EVA-02, Perception Encoder)",
     )
-    image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
+    image_size: Side | tuple[Side, Side] = Field(
+        224, description="input image, pixels: the side of a square, or [height, width]"
+    )
     patch_size: int | None = Field(None, ge=1, le=16384, description="side of a patch, pixels; none: the model's own")
     patch_projection: Literal["convolution", "linear"] = Field(
         "convolution",
@@ -95,6 +98,17 @@ class ModelSettings(Settings):
         default_factory=dict,
         description="further timm constructor arguments, such as embed_dim, depth, num_heads, reg_tokens",
     )
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_way_to_say_a_size(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+            return value[0]
+        if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int for side in value):
+            return value
+        if type(value) is not int:
+            raise ValueError("should be a whole number of pixels, or two: [height, width]")
+        return value
 
 
 class TermSettings(Settings):

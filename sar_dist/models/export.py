@@ -24,7 +24,7 @@ from sar_dist.checkpoint import (
     FileRecord,
     TensorKind,
 )
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_folder, check_space
 from sar_dist.models.build import model_on_meta
@@ -127,7 +127,7 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
         "model_args": arguments,
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [3, model.image_size, model.image_size],
+            "input_size": [3, *height_and_width(model.image_size)],
             "fixed_input_size": traits["fixed_input_size"],
             "interpolation": augment.interpolation,
             "crop_pct": augment.crop_fraction,

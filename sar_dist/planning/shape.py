@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.models import BlockSizes, Rotation, block_matrices, family_of, model_on_meta
 from sar_dist.observe import BACKWARD_PER_FORWARD
 from sar_dist.terms import TermCosts, term_costs
@@ -89,7 +90,7 @@ class ModelShape:
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
             block_matrices=sum(matrix.numel() for matrix in block_matrices(vit).values()),
             matrix_parameters=sum(p.numel() for module in matrices for p in module.parameters(recurse=False)),
-            image_values=3 * config.model.image_size**2,
+            image_values=3 * math.prod(height_and_width(config.model.image_size)),
             tokens=tokens,
             width=vit.embed_dim,
             depth=len(blocks),

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import torch
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width, size_text
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.order import check_streams, default_streams
@@ -136,12 +136,12 @@ def check_data(key: str, path: str | None, config: RunConfig) -> Manifest:
 
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:
     """Say it where the shards' images were resized to less than this model takes them at."""
-    size = config.model.image_size
+    size = max(height_and_width(config.model.image_size))
     wanted = size if key == "data.train" else math.floor(size / config.augment.crop_fraction)
     kept = min((step.max_short_side for step in manifest.resized), default=wanted)
     if kept < wanted:
         warn(
-            f"{key}: the images of {manifest.root} were resized to a short side of at most {kept} px, and model.image_size={size} "
+            f"{key}: the images of {manifest.root} were resized to a short side of at most {kept} px, and model.image_size={size_text(config.model.image_size)} "
             f"takes them at {wanted}; use the original shards, or resize them with --max-short-side {wanted} or more"
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sar_dist import distributed, signals
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, size_text
 from sar_dist.data import TrainLoader, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
@@ -109,7 +109,7 @@ def report(
         f"that is {speed.images_per_core:.0f} img/s per core",
         f"  of it, ms of {IMAGES} images on one thread: {stages}",
         *(f"  {_saving(remedy, speed)}" for remedy in stages.remedies),
-        f"{config.model.name} at {config.model.image_size} px: {flops.training_flops / 1e9:.1f} GFLOPs per image in training",
+        f"{config.model.name} at {size_text(config.model.image_size)} px: {flops.training_flops / 1e9:.1f} GFLOPs per image in training",
         f"one GPU takes at most, and needs for it in loader cores (this process may use {cores}):",
     ]
     lines += [_demand_line(name, peak * 1e12, flops, speed) for name, peak in PEAK_TFLOPS]

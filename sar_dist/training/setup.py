@@ -8,7 +8,7 @@ import torch
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointStore
-from sar_dist.config import DataSettings, RunConfig
+from sar_dist.config import DataSettings, RunConfig, height_and_width
 from sar_dist.data import Manifest, TrainLoader, ValidationLoader, prefetch_to_device, with_workers
 from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
 from sar_dist.devices import find_device, use_deterministic_kernels
@@ -208,8 +208,8 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
 def count_flops_of(config: RunConfig) -> FlopReport:
     """Count the model's operations on one image, without its weights, which ZeRO may have sharded away."""
     model = model_on_meta(config.model, config.regularizer)
-    size = config.model.image_size
-    report = count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
+    images = torch.empty(1, 3, *height_and_width(config.model.image_size), device="meta")
+    report = count_flops(model, (images,))
     shares = model.computed_shares(config.engine.micro_batch)
     skipped = sum(
         (1 - share) * report.macs_by_module[f"vit.blocks.{block}"] for block, share in enumerate(shares) if share < 1
@@ -268,7 +268,7 @@ def build_train_loader(
         num_classes=config.model.num_classes,
         # crop_mode is of validation alone; runs from before it, and from before the device augmented, have none.
         fingerprint_extra={
-            "image_size": size,
+            "image_size": size if isinstance(size, int) else list(size),
             "augment": augment.model_dump(mode="json", exclude={"crop_mode"} if on_device else {"crop_mode", "where"}),
         },
         later=(build_operation_draw(augment, size), canvas_of(augment)) if on_device else None,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sar_dist.config import AugmentSettings, DataSettings
+from sar_dist.config import AugmentSettings, DataSettings, as_image_size
 from sar_dist.data.images import DeviceTransform, Transform, build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.models import LoadedModel, TimmViT, load_model
@@ -28,7 +28,7 @@ class Backbone:
         model: the same model with its attention tap.
         spec, description: what the user typed, and what it stands for.
         fingerprint: sha256 over names, shapes and bytes of all weights.
-        image_size: side of the square input it was trained at, pixels.
+        image_size: of the input it was trained at.
         augment: its resizing, cropping and normalisation of validation images.
         loaded: what ``model_spec`` loaded.
         has_class_token: it has a [CLS] token.
@@ -93,12 +93,11 @@ class Backbone:
         other.vit = other.model.vit
         other.vit.set_input_size(img_size=(height, width))
         other.vit.requires_grad_(False)
-        if height == width:
-            other.image_size = height
+        other.image_size = as_image_size(height, width)
         return other
 
     def eval_transform(self) -> Transform:
-        """The model's own validation transform: bytes of an image file to uint8 (3, S, S)."""
+        """The model's own validation transform: bytes of an image file to uint8 (3, H, W)."""
         return build_eval_transform(self.augment, self.image_size, MAX_PIXELS)
 
     def normalise(self, images: Tensor) -> Tensor:
