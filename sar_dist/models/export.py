@@ -114,7 +114,7 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
     model, augment, traits = config.model, config.augment, cast("dict[str, Any]", vit.pretrained_cfg)
     base = import_model(model.name).split(".")[0]  # without the tag of pretrained weights
     arguments = {name: value for name, value in model.options.items() if not name.endswith("drop_rate")}
-    arguments |= {"img_size": model.image_size, "num_classes": model.num_classes}
+    arguments["img_size"] = model.image_size  # not the number of classes: transformers passes it beside these
     if model.patch_size is not None:
         arguments["patch_size"] = model.patch_size
     if model.no_skip_last_block:
