@@ -14,7 +14,7 @@ import torch
 from timm.utils import AverageMeter, dispatch_clip_grad
 
 from sar_dist.checkpoint import CheckpointStore
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.engine import autocast, build_engine
 from sar_dist.models import TappedVisionTransformer, build_model, parameter_groups
 from sar_dist.observe import RunLogger, Throughput
@@ -60,11 +60,11 @@ def run_config(arguments: Namespace, precision: str, compiled: bool) -> RunConfi
 
 def fixed_batch(config: RunConfig, device: torch.device) -> dict[str, Any]:
     """A micro-batch as the loader yields it, random pixels."""
-    batch, size = config.engine.micro_batch, config.model.image_size
+    batch, size = config.engine.micro_batch, height_and_width(config.model.image_size)
     generator = torch.Generator().manual_seed(0)
     number = torch.arange(batch)
     tensors = {
-        "image": torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator),
+        "image": torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator),
         "label": torch.randint(0, config.model.num_classes, (batch,), generator=generator),
         "epoch": torch.zeros_like(number),
         "sample": number,

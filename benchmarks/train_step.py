@@ -31,6 +31,7 @@ from rich.table import Table
 from step_sides import SIDES, Loops, Step, run_config
 
 from sar_dist import distributed
+from sar_dist.config import ImageSize
 from sar_dist.devices import select_device
 from sar_dist.models import TappedVisionTransformer
 from sar_dist.observe import find_peak, vit_forward_macs
@@ -118,7 +119,7 @@ def measure(arguments: argparse.Namespace, precision: str, compiled: bool, devic
     }
 
 
-def forward_macs(model: TappedVisionTransformer, image_size: int) -> float:
+def forward_macs(model: TappedVisionTransformer, image_size: ImageSize) -> float:
     """Multiply-accumulates of the forward pass on one image."""
     vit = model.vit
     return vit_forward_macs(

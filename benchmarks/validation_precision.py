@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.devices import select_device
 from sar_dist.engine import input_dtype
 from sar_dist.models import build_model
@@ -46,8 +46,8 @@ def scorer(arguments: argparse.Namespace, precision: str, device: torch.device) 
     torch.manual_seed(0)
     model = build_model(config.model, config.regularizer).eval().to(device, input_dtype(config))
     task = ClassificationTask(config, model.grid, device)
-    size, generator = config.model.image_size, torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (arguments.batch, 3, size, size), dtype=torch.uint8, generator=generator)
+    size, generator = height_and_width(config.model.image_size), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (arguments.batch, 3, *size), dtype=torch.uint8, generator=generator)
     batch = {"image": images.to(device)}
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Export a run's weights for timm: OUT/model.safetensors, OUT/config.json, and a model card, OUT/README.md.
 
-python tools/export.py runs/vit_b_in1k exports/vit_b_in1k
+python tools/export.py runs/vit_b_in1k exports/vit_b_in1k [--push-to-hub me/vit_b_in1k]
 """
 
 from __future__ import annotations
@@ -29,11 +29,21 @@ def main() -> None:
     parser.add_argument(
         "--license", default="unknown", metavar="ID", help="of the weights, for the model card, such as apache-2.0"
     )
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="NAME",
+        help="upload the folder to the Hugging Face hub, such as me/vit_b_in1k; a new repository is private",
+    )
+    parser.add_argument("--public", action="store_true", help="with --push-to-hub: a new repository is public")
     arguments = parser.parse_args()
+    if arguments.public and not arguments.push_to_hub:
+        parser.error("--public goes with --push-to-hub")
 
     from sar_dist.models import DTYPES, NO_SKIP_ARCHITECTURE, PROVENANCE_KEY, export_run  # slow
-    from sar_dist.reports import write_card
+    from sar_dist.reports import check_hub, push_to_hub, write_card
 
+    if arguments.push_to_hub:
+        check_hub(arguments.push_to_hub)
     ema = True if arguments.ema else False if arguments.live else None
     export = export_run(arguments.run, arguments.out, step=arguments.step, ema=ema, dtype=DTYPES[arguments.dtype])
 
@@ -48,6 +58,8 @@ def main() -> None:
     print(f"{action} {export.folder}: {weights} of {source['run']} after step {source['step']}, {source['dtype']}")
     needs = "" if plain_timm else "import sar_dist.models; "
     print(f'load with: {needs}timm.create_model("local-dir:{export.folder}", pretrained=True)')
+    if arguments.push_to_hub:
+        print(f"uploaded to {push_to_hub(export.folder, arguments.push_to_hub, private=not arguments.public)}")
 
 
 if __name__ == "__main__":

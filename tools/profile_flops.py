@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sar_dist.config import load_config
+from sar_dist.config import height_and_width, load_config
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
 
@@ -34,12 +34,12 @@ def main() -> None:
     from sar_dist.terms import build_terms
 
     model = model_on_meta(config.model, config.regularizer)
-    size = config.model.image_size
+    height, width = height_and_width(config.model.image_size)
     terms = build_terms(config, model.grid, torch.device("cpu"))
-    report = count_regularized_flops(model, torch.empty(1, 3, size, size, device="meta"), terms)
+    report = count_regularized_flops(model, torch.empty(1, 3, height, width, device="meta"), terms)
 
     console = Console(soft_wrap=True)
-    console.print(f"{config.model.name} at {size} x {size} pixels", highlight=False)
+    console.print(f"{config.model.name} at {height} x {width} pixels", highlight=False)
     console.print(flop_table(report, arguments.depth))
     console.print(
         f"regularizer: {2e-6 * report.macs_by_module['regularizer']:.3g} MFLOPs forward, "

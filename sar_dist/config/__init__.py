@@ -2,6 +2,7 @@
 
 from sar_dist.config.command_line import parse_run_arguments
 from sar_dist.config.duration import Duration, duration_in_steps
+from sar_dist.config.image_size import ImageSize, Side, as_image_size, height_and_width, size_text
 from sar_dist.config.load import apply_overrides, config_keys, help_text, load_config
 from sar_dist.config.moved import follow_moved_run
 from sar_dist.config.settings import (
@@ -30,6 +31,7 @@ __all__ = [
     "Duration",
     "EngineSettings",
     "GuardSettings",
+    "ImageSize",
     "LogSettings",
     "ModelSettings",
     "OptimSettings",
@@ -38,14 +40,18 @@ __all__ = [
     "RunConfig",
     "RunSettings",
     "Settings",
+    "Side",
     "TermSettings",
     "TrainingSetSettings",
     "ValidationSettings",
     "apply_overrides",
+    "as_image_size",
     "config_keys",
     "duration_in_steps",
     "follow_moved_run",
+    "height_and_width",
     "help_text",
     "load_config",
     "parse_run_arguments",
+    "size_text",
 ]

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from sar_dist.config.duration import Duration
+from sar_dist.config.image_size import Side
 from sar_dist.config.values import PathText, checked, is_number
 from sar_dist.setting_trees import set_leaf
 
@@ -75,8 +76,10 @@ class ModelSettings(Settings):
         "vit_small_patch16_224",
         description="name of a timm ViT: VisionTransformer, DeiT, or Eva (DINOv3, RoPE ViT, EVA-02, Perception Encoder)",
     )
-    image_size: int = Field(224, ge=1, le=16384, description="side of the square input image, pixels")
-    train_sizes: tuple[Annotated[int, Field(ge=1, le=16384)], ...] | None = Field(
+    image_size: Side | tuple[Side, Side] = Field(
+        224, description="input image, pixels: the side of a square, or [height, width]"
+    )
+    train_sizes: tuple[Side, ...] | None = Field(
         None,
         min_length=1,
         max_length=64,
@@ -114,6 +117,23 @@ class ModelSettings(Settings):
         default_factory=dict,
         description="further timm constructor arguments, such as embed_dim, depth, num_heads, reg_tokens",
     )
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_way_to_say_a_size(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+            return value[0]
+        if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int for side in value):
+            return value
+        if type(value) is not int:
+            raise ValueError("should be a whole number of pixels, or two: [height, width]")
+        return value
+
+    @model_validator(mode="after")
+    def _train_sizes_are_of_squares(self) -> ModelSettings:
+        if self.train_sizes is not None and not isinstance(self.image_size, int):
+            raise ValueError("train_sizes are sides of squares and need a square image_size")
+        return self
 
 
 class TermSettings(Settings):

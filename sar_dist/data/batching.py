@@ -99,8 +99,8 @@ class TrainBatching:
     def _planned(self, group: list[Sample]) -> Batch:
         if self._canvas is None:
             return {}
-        side = group[0]["image"].shape[-1]
-        plan, packed = make_plan([sample["drawn"] for sample in group], side, self._canvas)
+        height, width = group[0]["image"].shape[1:]
+        plan, packed = make_plan([sample["drawn"] for sample in group], (height, width), self._canvas)
         return {"plan": plan, "operations": packed}
 
 

@@ -9,7 +9,7 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from sar_dist.config import ModelSettings, RegularizerSettings
+from sar_dist.config import ModelSettings, RegularizerSettings, height_and_width, size_text
 from sar_dist.errors import UserError
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.families import TimmViT, import_model, is_known_model, is_tappable
@@ -53,7 +53,7 @@ def model_on_meta(model: ModelSettings, regularizer: RegularizerSettings) -> Tap
     """
     with torch.device("meta"):
         built = build_model(model, regularizer)
-        images = torch.empty(2, 3, model.image_size, model.image_size)
+        images = torch.empty(2, 3, *height_and_width(model.image_size))
     try:
         with torch.no_grad():
             shape = tuple(built.eval()(images)["logits"].shape)
@@ -167,12 +167,13 @@ def _build_vit(model: ModelSettings) -> TimmViT:
         ) from error
     vit = _known(name, built)
     patch: int = vit.patch_embed.patch_size[0]
-    if model.image_size % patch:
-        below = model.image_size // patch * patch
-        raise UserError(
-            f"model.image_size={model.image_size} is not divisible by the patch size {patch}; "
-            f"use {below or patch} or {below + patch}"
-        )
+    for side in height_and_width(model.image_size):
+        if side % patch:
+            below = side // patch * patch
+            raise UserError(
+                f"model.image_size={size_text(model.image_size)} is not divisible by the patch size {patch}; "
+                f"use {below or patch} or {below + patch}{'' if isinstance(model.image_size, int) else f' for {side}'}"
+            )
     return vit
 
 

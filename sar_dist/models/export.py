@@ -24,7 +24,7 @@ from sar_dist.checkpoint import (
     FileRecord,
     TensorKind,
 )
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_folder, check_space
 from sar_dist.models.build import model_on_meta
@@ -114,7 +114,7 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
     model, augment, traits = config.model, config.augment, cast("dict[str, Any]", vit.pretrained_cfg)
     base = import_model(model.name).split(".")[0]  # without the tag of pretrained weights
     arguments = {name: value for name, value in model.options.items() if not name.endswith("drop_rate")}
-    arguments |= {"img_size": model.image_size, "num_classes": model.num_classes}
+    arguments["img_size"] = model.image_size  # not the number of classes: transformers passes it beside these
     if model.patch_size is not None:
         arguments["patch_size"] = model.patch_size
     if model.no_skip_last_block:
@@ -127,7 +127,7 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
         "model_args": arguments,
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [3, model.image_size, model.image_size],
+            "input_size": [3, *height_and_width(model.image_size)],
             "fixed_input_size": traits["fixed_input_size"],
             "interpolation": augment.interpolation,
             "crop_pct": augment.crop_fraction,

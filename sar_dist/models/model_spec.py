@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from timm.data import ImageNetInfo, resolve_model_data_config
 
 from sar_dist.checkpoint import DamagedCheckpoint
-from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
+from sar_dist.config import AugmentSettings, ImageSize, ModelSettings, RegularizerSettings, as_image_size
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
@@ -39,7 +39,7 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode.
-        image_size: side of the square input, pixels.
+        image_size: of its input.
         augment: how validation images are resized, cropped and normalised for it.
         description: one line that says where the weights come from.
         build_untrained: makes the same architecture with timm's random initialisation.
@@ -49,7 +49,7 @@ class LoadedModel:
     """
 
     model: TappedVisionTransformer
-    image_size: int
+    image_size: ImageSize
     augment: AugmentSettings
     description: str
     build_untrained: Callable[[], TappedVisionTransformer]
@@ -182,7 +182,7 @@ def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> No
 
 def _timm_settings(name: str) -> ModelSettings:
     defaults = timm_defaults(name)
-    return ModelSettings(name=name, image_size=defaults.input_size[-1] if defaults is not None else 224)
+    return ModelSettings(name=name, image_size=as_image_size(*defaults.input_size[1:]) if defaults is not None else 224)
 
 
 def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -> LoadedModel:
@@ -208,7 +208,14 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
     # Weights with 1000 classes that timm names are ImageNet-1k's, in the order of their WordNet ids.
     names = tuple(ImageNetInfo("imagenet-1k").label_names()) if pretrained and model.vit.num_classes == 1000 else None
     return LoadedModel(
-        model.eval(), data["input_size"][-1], _augment_of(data), description, build, settings, weights, names
+        model.eval(),
+        as_image_size(*data["input_size"][1:]),
+        _augment_of(data),
+        description,
+        build,
+        settings,
+        weights,
+        names,
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
+from sar_dist.config import ImageSize, height_and_width
 from sar_dist.terms import Term
 
 with warnings.catch_warnings():
@@ -231,7 +232,7 @@ def count_regularized_flops(model: nn.Module, images: Tensor, terms: Sequence[Te
 
 def vit_forward_macs(
     *,
-    image_size: int,
+    image_size: ImageSize,
     patch_size: int,
     embed_dim: int,
     depth: int,
@@ -249,7 +250,7 @@ def vit_forward_macs(
     for the patch embedding, in each block the projections, the MLP and the two attention products, and the head on one
     token. ViT-B/16 at 224 pixels: 17.56e9, ViT-L/16: 61.55e9.
     """
-    patches = (image_size // patch_size) ** 2
+    patches = math.prod(side // patch_size for side in height_and_width(image_size))
     tokens = patches + prefix_tokens
     hidden = int(embed_dim * mlp_ratio)
     embedding = patches * channels * patch_size**2 * embed_dim

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from sar_dist.config import RunConfig
+from sar_dist.config import ImageSize, RunConfig, height_and_width
 from sar_dist.models import BlockSizes, Rotation, block_matrices, family_of, model_on_meta
 from sar_dist.observe import BACKWARD_PER_FORWARD
 from sar_dist.terms import TermCosts, term_costs
@@ -95,7 +96,7 @@ class ModelShape:
             parameter_sizes=tuple(parameter.numel() for parameter in model.parameters()),
             block_matrices=sum(matrix.numel() for matrix in block_matrices(vit).values()),
             matrix_parameters=sum(p.numel() for module in matrices for p in module.parameters(recurse=False)),
-            image_values=3 * config.model.image_size**2,
+            image_values=3 * math.prod(height_and_width(config.model.image_size)),
             tokens=tokens,
             width=vit.embed_dim,
             depth=len(blocks),
@@ -113,7 +114,7 @@ class ModelShape:
     def _of_sizes(cls, config: RunConfig, sides: Sequence[int]) -> ModelShape:
         model_on_meta(config.model, config.regularizer)  # which refuses sizes that it cannot take
 
-        def of_size(side: int) -> ModelShape:
+        def of_size(side: ImageSize) -> ModelShape:
             return cls.of(config.vary({"model.image_size": side, "model.train_sizes": None}))
 
         own, by_side = of_size(config.model.image_size), {side: of_size(side) for side in set(sides)}

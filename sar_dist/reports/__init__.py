@@ -4,6 +4,7 @@ from sar_dist.reports.attention_page import PictureSection, attention_page
 from sar_dist.reports.attention_steps import attention_steps
 from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, report_figure
+from sar_dist.reports.hub import check_hub, push_to_hub
 from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
 from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
@@ -30,10 +31,12 @@ __all__ = [
     "TextTable",
     "attention_page",
     "attention_steps",
+    "check_hub",
     "figure_png",
     "format_difference",
     "format_summary",
     "load_runs",
+    "push_to_hub",
     "render_page",
     "report_figure",
     "report_page",

@@ -11,7 +11,7 @@ from sar_dist.errors import UserError
 from sar_dist.files import write_durably
 from sar_dist.observe import read_records
 from sar_dist.reports.runs import read_json
-from sar_dist.transfer import RESULT_FILE, Result, read_result
+from sar_dist.transfer import RESULT_FILE, Result, export_fingerprint, read_result
 
 CARD_FILE = "README.md"
 TRAINING_FILE = "training_config.json"
@@ -19,7 +19,7 @@ _STARTING_POINTS = (("model", "init_from"), ("run", "branch_from"))
 
 
 def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> None:
-    """Write README.md and training_config.json into an export, from what the run directory holds now.
+    """Write README.md and training_config.json into an export, from what the run directory holds now, and evaluations of the export.
 
     Both say nothing of where things lay on this machine: of an absolute path its last two parts are kept.
 
@@ -34,7 +34,8 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
     """
     config, hub = read_json(run / "config.json"), read_json(export / "config.json")
     environments = read_json(run / "environment.json") if (run / "environment.json").is_file() else []
-    results = [read_result(file) for file in sorted((run / "transfer").glob(f"*/{RESULT_FILE}"))]
+    files = [file for folder in (run, export) for file in sorted((folder / "transfer").glob(f"*/{RESULT_FILE}"))]
+    results = [read_result(file) for file in files]
     public = without_folders(config)
     public["run"]["dir"] = "runs"
     public.get("log", {}).pop("to", None)  # somebody else has another account
@@ -44,7 +45,7 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
         _front_matter(hub, licence),
         *_model_section(public["run"]["name"], hub, plain_timm),
         *_training_section(public, environments),
-        *_results_section(hub["sar_dist"], records, results),
+        *_results_section(hub["sar_dist"], records, results, export_fingerprint(export)),
         *_repeat_section(config["data"]["train"], environments, asked),
     ]
     try:
@@ -71,15 +72,18 @@ def _front_matter(hub: Mapping[str, Any], licence: str) -> str:
 def _model_section(name: str, hub: Mapping[str, Any], plain_timm: bool) -> list[str]:
     origin, needs = hub["sar_dist"], "" if plain_timm else "import sar_dist.models  # registers the architecture\n"
     kind = "moving average of the weights" if origin["ema"] else "weights"
-    side = hub["pretrained_cfg"]["input_size"][-1]
+    height, width = hub["pretrained_cfg"]["input_size"][1:]
     return [
         f"# {name}\n",
-        f"`{hub['architecture']}`, {side} x {side} pixels, {hub['num_classes']} classes, trained with sar_dist "
+        f"`{hub['architecture']}`, {height} x {width} pixels, {hub['num_classes']} classes, trained with sar_dist "
         f"{origin['version']}: the {kind} after optimizer step {origin['step']}, in {origin['dtype']}.\n",
         f'```python\n{needs}import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         "data = timm.data.resolve_model_data_config(model)\n"
         "transform = timm.data.create_transform(**data, is_training=False)\n```\n",
-        "FOLDER is the folder that holds this file.\n",
+        f"```python\n{needs}from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
+        'model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()\n'
+        'processor = AutoImageProcessor.from_pretrained("FOLDER")\n```\n',
+        "FOLDER is the folder that holds this file; on the hub, `hf-hub:NAME` stands for `local-dir:FOLDER`, and NAME for FOLDER.\n",
     ]
 
 
@@ -92,7 +96,7 @@ def _training_section(config: Mapping[str, Any], environments: list[dict[str, An
         ("training data", _training_data(data["train"])),
         ("validation data", data["val"]),
         ("initial weights", initial),
-        ("epochs", optim["epochs"]),
+        ("epochs", _figure(optim["epochs"])),
         ("global batch", optim["global_batch"]),
         ("learning rate", f"{optim['lr']}{f' for a batch of {reference}' if reference else ''}"),
         ("weight decay", optim["weight_decay"]),
@@ -122,14 +126,14 @@ def _training_data(train: Any) -> str:
 
 
 def _results_section(
-    origin: Mapping[str, Any], records: Iterable[Mapping[str, Any]], results: list[Result]
+    origin: Mapping[str, Any], records: Iterable[Mapping[str, Any]], results: list[Result], fingerprint: str
 ) -> list[str]:
     prefix, step = "val_ema" if origin["ema"] else "val", origin["step"]
     validations = [record for record in records if record.get("prefix") == prefix and record["step"] == step]
     lines = ["## Results\n"]
     if validations:
         shown = ("top1", "top5", "loss_cls", "images", "bad_images")
-        rows = [(name, validations[-1][name]) for name in shown if name in validations[-1]]
+        rows = [(name, _figure(validations[-1][name])) for name in shown if name in validations[-1]]
         lines += [
             "On the validation data, these weights (top-1 and top-5 in percent):\n",
             _table(("", "value"), rows),
@@ -137,14 +141,14 @@ def _results_section(
         ]
     else:
         lines.append("These weights were not validated during training.\n")
-    of_these = [result for result in results if _is_of(result, origin)]
+    of_these = [result for result in results if result.model.fingerprint == fingerprint]
     if of_these:
         figures = [
             (
                 f"{result.label}{' (part of the samples)' if result.partial else ''}",
                 result.data.name,
                 metric,
-                f"{value:.4g}",
+                _figure(value),
             )
             for result in of_these
             for metric, value in result.metrics.items()
@@ -153,15 +157,14 @@ def _results_section(
     else:
         lines.append("No transfer results were measured of these weights.\n")
     if others := len(results) - len(of_these):
-        lines.append(f"{others} transfer results of the run are of other weights and not shown.\n")
+        rounded = "" if origin["dtype"] == "float32" else f", such as those that {origin['dtype']} was rounded from,"
+        lines.append(f"{others} transfer results of the run are of other weights{rounded} and not shown.\n")
     return lines
 
 
-def _is_of(result: Result, origin: Mapping[str, Any]) -> bool:
-    """Whether an evaluation of the run was of the exported weights, by its description, which the tool writes."""
-    description = result.model.description
-    average = "average" in description.rpartition("), ")[2]
-    return description.endswith(f" after step {origin['step']}") and average is bool(origin["ema"])
+def _figure(value: float) -> str:
+    """Four digits, of whole numbers all."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _paths_to_give(config: dict[str, Any], public: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sar_dist.config import RunConfig, apply_overrides
+from sar_dist.config import RunConfig, apply_overrides, height_and_width
 from sar_dist.errors import UserError
 from sar_dist.terms.registry import TERMS, term_class
 from sar_dist.terms.term import Term, TermScores, TermSetup
@@ -132,8 +132,7 @@ def random_output(config: RunConfig, model: torch.nn.Module) -> dict[str, Any]:
         config: the run.
         model: on the meta device; its mode decides as usual.
     """
-    size = config.model.image_size
-    images = torch.empty(_BATCH, 3, size, size, device="meta")
+    images = torch.empty(_BATCH, 3, *height_and_width(config.model.image_size), device="meta")
     with torch.no_grad():
         shapes = {**model(images), "images": images}
     made: dict[str, Any] = _random_like(shapes)

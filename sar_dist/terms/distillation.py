@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from sar_dist.config import Settings, TermSettings
+from sar_dist.config import Settings, TermSettings, height_and_width
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.terms.term import TermScores, TermSetup, WeightedTerm
@@ -67,7 +67,7 @@ class Distillation(WeightedTerm):
             )
         self.dtype = _TYPES.get(setup.precision, torch.float32)
         self.teacher = loaded.model.vit.requires_grad_(False).eval().to(setup.device, self.dtype)
-        self.image_size = loaded.image_size
+        self.image_size = height_and_width(loaded.image_size)
         # (x std + mean - teacher's mean) / teacher's std, in one multiplication and addition
         std, mean, teachers_std, teachers_mean = (
             torch.tensor(values)[:, None, None]
@@ -88,12 +88,10 @@ class Distillation(WeightedTerm):
 
     @torch.no_grad()
     def teacher_logits(self, images: Tensor) -> Tensor:
-        """The teacher's float32 logits (B, classes) of the student's normalised images (B, 3, S, S)."""
+        """The teacher's float32 logits (B, classes) of the student's normalised images (B, 3, H, W)."""
         images = images.float() * self.scale + self.shift
-        if images.shape[-1] != self.image_size:
-            images = functional.interpolate(
-                images, size=(self.image_size, self.image_size), mode="bicubic", antialias=True
-            )
+        if images.shape[2:] != self.image_size:
+            images = functional.interpolate(images, size=self.image_size, mode="bicubic", antialias=True)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.setup.precision == "bf16"):
             logits: Tensor = self.teacher(images.to(self.dtype))
         return logits.float()
@@ -113,7 +111,7 @@ class Distillation(WeightedTerm):
         with torch.random.fork_rng(devices=[]):
             teacher = copy.deepcopy(self.teacher).to("meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            teacher(torch.empty(1, 3, self.image_size, self.image_size, dtype=self.dtype, device="meta"))
+            teacher(torch.empty(1, 3, *self.image_size, dtype=self.dtype, device="meta"))
         return float(counter.get_total_flops())
 
     @property

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width, size_text
 from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, set_names
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.order import check_streams
@@ -198,7 +198,7 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
 
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:
     """Say it where the shards' images were resized to less than this model takes them at."""
-    size = config.model.image_size
+    size = max(height_and_width(config.model.image_size))
     wanted = (
         max(config.model.train_sizes or (size,))
         if key.startswith("data.train")
@@ -207,7 +207,7 @@ def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> No
     kept = min((step.max_short_side for step in manifest.resized), default=wanted)
     if kept < wanted:
         warn(
-            f"{key}: the images of {manifest.root} were resized to a short side of at most {kept} px, and model.image_size={size} "
+            f"{key}: the images of {manifest.root} were resized to a short side of at most {kept} px, and model.image_size={size_text(config.model.image_size)} "
             f"takes them at {wanted}; use the original shards, or resize them with --max-short-side {wanted} or more"
         )
 

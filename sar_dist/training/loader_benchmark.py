@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sar_dist import distributed, signals
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, size_text
 from sar_dist.data import TrainLoader, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
@@ -104,7 +104,7 @@ def report(
     ``training_flops`` is what training the model needs for an image, on average over ``model.train_sizes``.
     """
     data, cores = config.data, len(os.sched_getaffinity(0))
-    sides = ", ".join(map(str, config.model.train_sizes or (config.model.image_size,)))
+    sides = ", ".join(map(size_text, config.model.train_sizes or (config.model.image_size,)))
     shards = " and ".join(each.shards for each in data.training_sets)
     per_worker = f", {speed.images_per_second / data.workers:.0f} img/s per worker" if data.workers else ""
     others = f"; {world_size} processes measured at the same time, this is the first" if world_size > 1 else ""

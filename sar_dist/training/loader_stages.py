@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, height_and_width
 from sar_dist.data import TrainLoader
 from sar_dist.data.images import UndecodableImage, build_train_transform, decode_image, decode_pil
 from sar_dist.data.making import resized_image
@@ -109,7 +109,7 @@ def _remedies(
 ) -> Iterator[tuple[str, float]]:
     """What can be changed, with the CPU milliseconds that the transform takes then."""
     augment = config.augment
-    side = math.floor(config.model.image_size / augment.crop_fraction)
+    side = math.floor(max(height_and_width(config.model.image_size)) / augment.crop_fraction)
     smaller = list(_resized(encoded, Resizing(side), config.data.max_pixels))
     if any(new is not old for new, old in zip(smaller, encoded, strict=True)):
         command = f"tools/make_shards.py shards SRC OUT --max-short-side {side}"

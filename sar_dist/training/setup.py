@@ -9,7 +9,7 @@ import torch
 
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointStore
-from sar_dist.config import DataSettings, RunConfig
+from sar_dist.config import DataSettings, ImageSize, RunConfig, height_and_width
 from sar_dist.data import (
     Manifest,
     SizedTransforms,
@@ -225,8 +225,8 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
 def count_flops_of(config: RunConfig) -> FlopReport:
     """Count the model's operations on one image, without its weights, which ZeRO may have sharded away."""
     model = model_on_meta(config.model, config.regularizer)
-    size = config.model.image_size
-    report = count_flops(model, (torch.empty(1, 3, size, size, device="meta"),))
+    images = torch.empty(1, 3, *height_and_width(config.model.image_size), device="meta")
+    report = count_flops(model, (images,))
     shares = model.computed_shares(config.engine.micro_batch)
     skipped = sum(
         (1 - share) * report.macs_by_module[f"vit.blocks.{block}"] for block, share in enumerate(shares) if share < 1
@@ -240,13 +240,15 @@ def training_flops_of(config: RunConfig, model: FlopReport) -> float:
 
 
 def at_each_size(config: RunConfig) -> dict[int, RunConfig]:
-    """For each side of training images the run as it would be at that size alone."""
-    sides = set(config.model.train_sizes or (config.model.image_size,))
-    return {side: config.vary({"model.image_size": side, "model.train_sizes": None}) for side in sides}
+    """For each width of training images the run as it would be at that size alone."""
+    sizes: set[ImageSize] = set(config.model.train_sizes or (config.model.image_size,))
+    return {
+        height_and_width(size)[1]: config.vary({"model.image_size": size, "model.train_sizes": None}) for size in sizes
+    }
 
 
 def flops_by_side(config: RunConfig) -> dict[int, float]:
-    """FLOPs that training needs for one image, by the side of the images that it sees."""
+    """FLOPs that training needs for one image, by the width of the images that it sees."""
     variants = at_each_size(config).items()
     return {side: training_flops_of(variant, count_flops_of(variant)) for side, variant in variants}
 
@@ -305,7 +307,7 @@ def build_train_loader(
         num_classes=config.model.num_classes,
         # crop_mode is of validation alone; runs from before it, and from before the device augmented, have none.
         fingerprint_extra={
-            "image_size": size,
+            "image_size": size if isinstance(size, int) else list(size),
             "augment": augment.model_dump(mode="json", exclude={"crop_mode"} if on_device else {"crop_mode", "where"}),
             **({} if sizes is None else {"train_sizes": list(sizes), "train_size_schedule": schedule}),
         },

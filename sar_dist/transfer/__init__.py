@@ -5,7 +5,7 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 """
 
 from sar_dist.models import LoadedModel, load_model
-from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform
+from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform, export_fingerprint
 from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
 from sar_dist.transfer.class_scores import TOP, ClassificationScores
 from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
@@ -54,6 +54,7 @@ __all__ = [
     "Transform",
     "any_label",
     "evaluate",
+    "export_fingerprint",
     "find_task",
     "image_of",
     "last_block_tokens",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sar_dist.config import AugmentSettings, DataSettings
+from sar_dist.config import AugmentSettings, DataSettings, as_image_size
 from sar_dist.data.images import DeviceTransform, Transform, build_eval_transform
 from sar_dist.errors import UserError
-from sar_dist.models import LoadedModel, TimmViT, load_model
+from sar_dist.models import LoadedModel, TimmViT, load_model, open_weights
 from sar_dist.regularizer import class_similarity
 
 MAX_PIXELS = DataSettings().max_pixels  # the limit of training
@@ -28,7 +30,7 @@ class Backbone:
         model: the same model with its attention tap.
         spec, description: what the user typed, and what it stands for.
         fingerprint: sha256 over names, shapes and bytes of all weights.
-        image_size: side of the square input it was trained at, pixels.
+        image_size: of the input it was trained at.
         augment: its resizing, cropping and normalisation of validation images.
         loaded: what ``model_spec`` loaded.
         has_class_token: it has a [CLS] token.
@@ -93,12 +95,11 @@ class Backbone:
         other.vit = other.model.vit
         other.vit.set_input_size(img_size=(height, width))
         other.vit.requires_grad_(False)
-        if height == width:
-            other.image_size = height
+        other.image_size = as_image_size(height, width)
         return other
 
     def eval_transform(self) -> Transform:
-        """The model's own validation transform: bytes of an image file to uint8 (3, S, S)."""
+        """The model's own validation transform: bytes of an image file to uint8 (3, H, W)."""
         return build_eval_transform(self.augment, self.image_size, MAX_PIXELS)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -171,8 +172,18 @@ def check_weights(spec: str, model: nn.Module) -> None:
 
 def weights_fingerprint(model: nn.Module) -> str:
     """sha256 over names, shapes and float32 bytes of the state dict, so that the same weights have the same in any file."""
+    return _fingerprint(sorted(model.state_dict().items()))
+
+
+def export_fingerprint(export: Path) -> str:
+    """The fingerprint that an evaluation of an export finds, tensor by tensor. Raises UserError."""
+    weights = open_weights(str(export))
+    return _fingerprint((f"vit.{name}", weights.read(name)) for name in sorted(weights.shapes))
+
+
+def _fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from sar_dist import distributed
+from sar_dist.config import height_and_width
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
 from sar_dist.progress import Progress
@@ -103,7 +104,7 @@ def extract(
         UserError: the folder cannot be written, or lacks chunks of other processes afterwards.
     """
     transform = transform or backbone.eval_transform()
-    blank = torch.zeros(3, backbone.image_size, backbone.image_size, dtype=torch.uint8)
+    blank = torch.zeros(3, *height_and_width(backbone.image_size), dtype=torch.uint8)
     images = LabelledImages(samples, transform, blank)
     key = _key(backbone, samples, name, batch, transform)
     store = folder / f"{name.replace(' ', '_')}_{key}"

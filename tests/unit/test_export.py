@@ -71,7 +71,9 @@ def test_every_model_loads_in_timm_by_folder_and_by_file(changes: dict[str, Any]
     config = export_run(run, out).config
     by_folder = timm.create_model(f"local-dir:{out}", pretrained=True)
     weights = out / "model.safetensors"
-    by_file = timm.create_model(config["architecture"], checkpoint_path=weights, **config["model_args"])
+    by_file = timm.create_model(
+        config["architecture"], checkpoint_path=weights, num_classes=config["num_classes"], **config["model_args"]
+    )
     for loaded in (by_folder, by_file, load_model(str(out)).model):
         assert torch.equal(logits(loaded), logits(model))
     assert isinstance(by_folder.blocks[-1], TapBlock) is bool(changes.get("no_skip_last_block"))
@@ -92,7 +94,8 @@ def test_another_number_of_classes_and_image_size_adapts_as_in_timm(tmp_path: Pa
 def test_weights_without_skip_do_not_load_into_a_plain_model(tmp_path: Path) -> None:
     model = settings(no_skip_last_block=True)
     config = export_run(write_run(tmp_path, model, {1: random_model(model).vit}), tmp_path / "out").config
-    arguments = {name: value for name, value in config["model_args"].items() if name != "base"}
+    arguments = {**config["model_args"], "num_classes": config["num_classes"]}
+    del arguments["base"]
     with pytest.raises(RuntimeError, match=r"blocks\.1\.norm2\.weight"):
         timm.create_model(
             config["model_args"]["base"], checkpoint_path=tmp_path / "out" / "model.safetensors", **arguments

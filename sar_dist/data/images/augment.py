@@ -28,7 +28,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRa
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 from torch import Tensor
 
-from sar_dist.config import AugmentSettings
+from sar_dist.config import AugmentSettings, ImageSize, height_and_width
 from sar_dist.data.images.decode import decode_image, decode_pil
 from sar_dist.data.images.drawn_operations import Canvas, apply_on_host
 from sar_dist.data.images.image_operations import planes_of
@@ -40,7 +40,7 @@ Transform = Callable[[bytes], Tensor]
 MAX_ASPECT_RATIO = 32
 
 
-def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
+def build_train_transform(augment: AugmentSettings, image_size: ImageSize, max_pixels: int) -> Transform:
     """Training transform: random resized crop; then flip, RandAugment or 3-Augment, colour jitter.
 
     With ``augment.where=device`` it ends with the crop. What ``build_operation_draw`` gives draws the rest right
@@ -48,11 +48,11 @@ def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels:
 
     Args:
         augment: what to do, and with which backend.
-        image_size: side S of the result, pixels.
+        image_size: of the result.
         max_pixels: larger images are refused before decoding.
 
     Returns:
-        picklable function from the bytes of an image file to a uint8 tensor (3, S, S); it raises ``UndecodableImage``.
+        picklable function from the bytes of an image file to a uint8 tensor (3, H, W); it raises ``UndecodableImage``.
 
     Raises:
         UserError: ``augment.rand_augment`` cannot be read.
@@ -64,11 +64,12 @@ def build_train_transform(augment: AugmentSettings, image_size: int, max_pixels:
     return FastTrainTransform(augment, image_size, max_pixels, here, canvas_of(augment))
 
 
-def build_eval_transform(augment: AugmentSettings, image_size: int, max_pixels: int) -> Transform:
+def build_eval_transform(augment: AugmentSettings, image_size: ImageSize, max_pixels: int) -> Transform:
     """Validation transform of timm: a resize to ``floor(image_size / crop_fraction)``, then the centre crop.
 
     The short side is resized to that with ``crop_mode=center``, both sides with ``squash``, and with ``border`` the long
-    one, after which the short one is padded with the mean colour.
+    one, after which the short one is padded with the mean colour. Where height and width differ, ``center`` resizes to the
+    smallest image of the same shape that covers both, ``border`` to the largest that fits into them.
 
     Arguments and result as for ``build_train_transform``.
     """
@@ -111,7 +112,7 @@ class FastTrainTransform:
     """``backend=fast`` for training; see ``build_train_transform``."""
 
     augment: AugmentSettings
-    image_size: int
+    image_size: ImageSize
     max_pixels: int
     draw: OperationDraw | None  # None: what comes after the crop is done elsewhere
     canvas: Canvas
@@ -121,7 +122,7 @@ class FastTrainTransform:
         box = random_crop_box(image.shape[1], image.shape[2], self.augment.scale, self.augment.ratio)
         top, left, height, width = box
         crop = image[:, top : top + height, left : left + width]
-        planes = planes_of(_resized(crop, (self.image_size, self.image_size), self.augment.interpolation))
+        planes = planes_of(_resized(crop, height_and_width(self.image_size), self.augment.interpolation))
         for drawn in () if self.draw is None else self.draw():
             planes = apply_on_host(planes, drawn, self.canvas)
         return torch.from_numpy(planes)
@@ -132,27 +133,32 @@ class FastEvalTransform:
     """``backend=fast`` for validation; see ``build_eval_transform``."""
 
     augment: AugmentSettings
-    image_size: int
+    image_size: ImageSize
     max_pixels: int
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, self.max_pixels)  # 3 H W
+        rows, columns = height_and_width(self.image_size)
         if self.augment.crop_mode == "center":
             top, left, height, width = _middle_box(image.shape[1], image.shape[2])
             image = image[:, top : top + height, left : left + width]
         pixels = _resized(image, self._resized_size(*image.shape[1:]), self.augment.interpolation)
         if self.augment.crop_mode == "border":
-            pixels = _padded(pixels, self.image_size, self.augment.mean)
-        top, left = (round((side - self.image_size) / 2) for side in pixels.shape[:2])
-        return torch.from_numpy(planes_of(pixels[top : top + self.image_size, left : left + self.image_size]))
+            pixels = _padded(pixels, (rows, columns), self.augment.mean)
+        top, left = round((pixels.shape[0] - rows) / 2), round((pixels.shape[1] - columns) / 2)
+        return torch.from_numpy(planes_of(pixels[top : top + rows, left : left + columns]))
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing an image of ``height`` x ``width`` pixels, rounded as in timm."""
-        side = math.floor(self.image_size / self.augment.crop_fraction)
+        target = _before_crop(self.augment, self.image_size)
         if self.augment.crop_mode == "squash":
-            return side, side
+            return target
         if self.augment.crop_mode == "border":
-            return _within(height, width, (side, side))
+            return _within(height, width, target)
+        if target[0] != target[1]:
+            ratio = min(height / target[0], width / target[1])
+            return max(target[0], round(height / ratio)), max(target[1], round(width / ratio))
+        side = target[0]
         long = int(side * max(height, width) / min(height, width))
         return (side, long) if height <= width else (long, side)
 
@@ -197,7 +203,13 @@ def _within(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _timm_eval_transform(augment: AugmentSettings, image_size: int) -> Callable[[Image.Image], Tensor]:
+def _before_crop(augment: AugmentSettings, image_size: ImageSize) -> tuple[int, int]:
+    """Height and width of which the centre crop takes ``crop_fraction``, rounded as in timm."""
+    height, width = height_and_width(image_size)
+    return math.floor(height / augment.crop_fraction), math.floor(width / augment.crop_fraction)
+
+
+def _timm_eval_transform(augment: AugmentSettings, image_size: ImageSize) -> Callable[[Image.Image], Tensor]:
     pipeline = transforms_imagenet_eval(
         image_size,
         crop_pct=augment.crop_fraction,
@@ -207,12 +219,12 @@ def _timm_eval_transform(augment: AugmentSettings, image_size: int) -> Callable[
         normalize=False,
     )
     if augment.crop_mode == "border":
-        side = math.floor(image_size / augment.crop_fraction)
-        pipeline.transforms[0] = _ResizeKeepRatio((side, side), longest=1.0, interpolation=augment.interpolation)
+        size = _before_crop(augment, image_size)
+        pipeline.transforms[0] = _ResizeKeepRatio(size, longest=1.0, interpolation=augment.interpolation)
     return pipeline
 
 
-def _timm_train_transform(augment: AugmentSettings, image_size: int) -> Callable[[Image.Image], Tensor]:
+def _timm_train_transform(augment: AugmentSettings, image_size: ImageSize) -> Callable[[Image.Image], Tensor]:
     pipeline = transforms_imagenet_train(
         image_size,
         scale=augment.scale,
@@ -250,9 +262,9 @@ def _middle_box(height: int, width: int) -> tuple[int, int, int, int]:
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _padded(pixels: NDArray[np.uint8], size: int, mean: tuple[float, float, float]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3), padded evenly with the colour ``mean`` (of 0..1) to at least ``size`` x ``size``, as in timm."""
-    missing = [max(0, size - side) for side in pixels.shape[:2]]
+def _padded(pixels: NDArray[np.uint8], size: tuple[int, int], mean: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3), padded evenly with the colour ``mean`` (of 0..1) to at least ``size``, as in timm."""
+    missing = [max(0, wanted - side) for wanted, side in zip(size, pixels.shape[:2], strict=True)]
     if not any(missing):
         return pixels
     padded = np.empty((pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], 3), np.uint8)

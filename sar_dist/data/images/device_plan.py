@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sar_dist.config import ImageSize, height_and_width
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind, apply_on_host
 
 # Numbers of a drawn operation on the device: as many as the geometric ones take.
@@ -87,12 +88,12 @@ class DevicePlan:
         return index.view(torch.int64), amounts.view(torch.float64).view(-1, AMOUNTS), tables.view(-1, 256), flips
 
 
-def make_plan(drawn: Sequence[Sequence[DrawnOperation]], side: int, canvas: Canvas) -> tuple[DevicePlan, Tensor]:
+def make_plan(drawn: Sequence[Sequence[DrawnOperation]], size: ImageSize, canvas: Canvas) -> tuple[DevicePlan, Tensor]:
     """Order what was drawn for each image of a batch.
 
     Args:
         drawn: of each image, in turn; a flip can only be the first.
-        side: pixels of a side of the images.
+        size: of the images.
         canvas: of the geometric operations.
 
     Returns:
@@ -118,7 +119,7 @@ def make_plan(drawn: Sequence[Sequence[DrawnOperation]], side: int, canvas: Canv
             found += found[-1:] * (-len(found) % GROUP_MULTIPLE)
             groups.append(Group(family, len(index), len(index) + len(found), len(tables)))
             index += [number for number, _ in found]
-            amounts += [_amounts(operation, side) for _, operation in found]
+            amounts += [_amounts(operation, size) for _, operation in found]
             if family is Family.TABLE:
                 tables += [apply_on_host(_LEVELS, operation, canvas)[0, 0] for _, operation in found]
         layers.append(tuple(groups))
@@ -132,7 +133,7 @@ def make_plan(drawn: Sequence[Sequence[DrawnOperation]], side: int, canvas: Canv
     return DevicePlan(len(drawn), len(index), len(tables), tuple(layers)), torch.from_numpy(packed)
 
 
-def _amounts(operation: DrawnOperation, side: int) -> Sequence[float]:
+def _amounts(operation: DrawnOperation, size: ImageSize) -> Sequence[float]:
     """The numbers with which the device does an operation; at most AMOUNTS."""
     kind, amount = operation
     if kind is Kind.SHEAR_X:
@@ -144,21 +145,22 @@ def _amounts(operation: DrawnOperation, side: int) -> Sequence[float]:
     if kind is Kind.TRANSLATE_Y:
         return 1.0, 0.0, 0.0, 0.0, 1.0, amount
     if kind is Kind.ROTATE:
-        return _rotation(amount, side / 2)
+        height, width = height_and_width(size)
+        return _rotation(amount, width / 2, height / 2)
     if kind is Kind.BLUR:
         return _box_weights(amount)
     return (float(np.float32(amount)),)
 
 
-def _rotation(degrees: float, centre: float) -> Sequence[float]:
-    """From a pixel of the result to a place in the image, (a, b, c, d, e, f) for x' = a x + b y + c, y' = d x + e y + f.
+def _rotation(degrees: float, x: float, y: float) -> Sequence[float]:
+    """About (x, y): from a pixel of the result to a place in the image, (a, b, c, d, e, f) for x' = a x + b y + c, y' = d x + e y + f.
 
     Cosine and sine are rounded to 15 digits, as by Pillow.
     """
     angle = -math.radians(degrees % 360)
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
-    along, down = cosine * -centre + sine * -centre, -sine * -centre + cosine * -centre
-    return cosine, sine, along + centre, -sine, cosine, down + centre
+    along, down = cosine * -x + sine * -y, -sine * -x + cosine * -y
+    return cosine, sine, along + x, -sine, cosine, down + y
 
 
 def _box_weights(radius: float) -> Sequence[float]:

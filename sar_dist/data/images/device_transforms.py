@@ -87,7 +87,7 @@ class DeviceTransform:
         """Normalise and augment a training micro-batch.
 
         Args:
-            images: uint8 (b, 3, S, S).
+            images: uint8 (b, 3, H, W).
             labels: int64 (b,), class of each image.
             epoch, sample: int64 (b,), epoch and dataset index of each image; they decide its erasing.
             position: int64 (b,), place of each image in the global order of the epoch; ``position // 2`` decides how a
@@ -95,7 +95,7 @@ class DeviceTransform:
             drawn: flip, RandAugment and so on as ``make_plan`` gives them, the bytes on the device; None: done already.
 
         Returns:
-            float32 images (b, 3, S, S), float32 targets (b, C) whose rows sum to 1.
+            float32 images (b, 3, H, W), float32 targets (b, C) whose rows sum to 1.
 
         Raises:
             UserError: mixing is on and b is odd.
@@ -110,7 +110,7 @@ class DeviceTransform:
         return finished
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Normalise: uint8 (b, 3, S, S) to float32 (b, 3, S, S)."""
+        """Normalise: uint8 (b, 3, H, W) to float32 (b, 3, H, W)."""
         return _normalised(images, self._on("mean", images.device), self._on("std", images.device))
 
     def _finished(
@@ -138,12 +138,12 @@ class DeviceTransform:
         return targets.scatter_(1, labels.unsqueeze(1), 1 - self.augment.label_smoothing + low)
 
     def _erase(self, images: Tensor, epoch: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
-        size = images.shape[-1]
+        height, width = images.shape[2:]
         uniform = counter_uniform(self._erase_seed, (epoch, sample), 4 + 2 * ERASE_ATTEMPTS).to(images.device)
-        top, left, height, width = _erase_box(uniform[:, 2:], size)
-        erased = (uniform[:, 0] < self.augment.random_erasing) & (height > 0)
-        inside = _box_mask(top, left, top + height, left + width, size) & erased.view(-1, 1, 1)
-        # A gather of rows costs a copy; drawing b x 3 x S x S normal numbers, of which 4 % are used, costs far more.
+        top, left, rows, columns = _erase_box(uniform[:, 2:], height, width)
+        erased = (uniform[:, 0] < self.augment.random_erasing) & (rows > 0)
+        inside = _box_mask(top, left, top + rows, left + columns, height, width) & erased.view(-1, 1, 1)
+        # A gather of rows costs a copy; drawing b x 3 x H x W normal numbers, of which 4 % are used, costs far more.
         windows = noise.unfold(0, images[0].numel(), _NOISE_STRIDE)
         chosen = windows[(uniform[:, 1] * _NOISE_WINDOWS).long()].view_as(images)
         return torch.where(inside.unsqueeze(1), chosen, images)
@@ -151,13 +151,13 @@ class DeviceTransform:
     def _mix(
         self, images: Tensor, targets: Tensor, epoch: Tensor, position: Tensor, constants: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        size = images.shape[-1]
+        height, width = images.shape[2:]
         uniform = counter_uniform(self._mix_seed, (epoch[0::2], position[0::2] // 2), 5).to(images.device)  # b/2 5
         use_cutmix, share = self._mix_parameters(uniform, constants)
-        top, left, bottom, right = _cutmix_box(share, uniform[:, 3:], size)
-        cut_share = 1 - (bottom - top) * (right - left) / size**2
+        top, left, bottom, right = _cutmix_box(share, uniform[:, 3:], height, width)
+        cut_share = 1 - (bottom - top) * (right - left) / (height * width)
         share = torch.where(use_cutmix, cut_share, share).to(torch.float32)
-        inside = _box_mask(top, left, bottom, right, size)  # b/2 S S
+        inside = _box_mask(top, left, bottom, right, height, width)  # b/2 H W
         weight = torch.where(use_cutmix.view(-1, 1, 1), (~inside).to(torch.float32), share.view(-1, 1, 1))
         return _mix_pairs(images, weight[:, None, None]), _mix_pairs(targets, share.view(-1, 1, 1))
 
@@ -205,38 +205,44 @@ def _beta_quantiles(alpha: float) -> Tensor:
     return torch.from_numpy(betaincinv(alpha, alpha, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
 
 
-def _erase_box(uniform: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _erase_box(uniform: Tensor, image_height: int, image_width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes to erase from uniform numbers (b, 2 + 2 attempts): top, left, height, width, int64 (b,).
 
     As in timm, the first of ten drawn boxes that is smaller than the image; height 0 where none is.
     """
     draws = uniform[:, 2:].view(-1, 2, ERASE_ATTEMPTS)
-    area = (ERASE_AREA[0] + draws[:, 0] * (ERASE_AREA[1] - ERASE_AREA[0])) * size**2
+    area = (ERASE_AREA[0] + draws[:, 0] * (ERASE_AREA[1] - ERASE_AREA[0])) * (image_height * image_width)
     log_low, log_high = math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])
     aspect = torch.exp(log_low + draws[:, 1] * (log_high - log_low))
     height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # b attempts
-    fits = (height < size) & (width < size)
+    fits = (height < image_height) & (width < image_width)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)
     height, width = ((side * fits).gather(1, first).squeeze(1) for side in (height, width))
-    top = (uniform[:, 0] * (size - height + 1)).floor()
-    left = (uniform[:, 1] * (size - width + 1)).floor()
+    top = (uniform[:, 0] * (image_height - height + 1)).floor()
+    left = (uniform[:, 1] * (image_width - width + 1)).floor()
     return top.long(), left.long(), height.long(), width.long()
 
 
-def _cutmix_box(share: Tensor, uniform: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Square of area 1 - share around a uniform centre, clipped to the image: top, left, bottom, right, int64 (n,)."""
-    side = (size * (1 - share).sqrt()).long()
-    centre = (uniform * size).long()  # n 2
-    low = (centre - (side // 2).unsqueeze(1)).clamp(0, size)
-    high = (centre + ((side + 1) // 2).unsqueeze(1)).clamp(0, size)
-    return low[:, 0], low[:, 1], high[:, 0], high[:, 1]
+def _cutmix_box(share: Tensor, uniform: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes of the image's shape and of area 1 - share around a uniform centre, clipped to the image, int64 (n,) each.
+
+    Returns:
+        top, left, bottom, right.
+    """
+    lows, highs = [], []
+    for axis, size in enumerate((height, width)):
+        side = (size * (1 - share).sqrt()).long()
+        centre = (uniform[:, axis] * size).long()
+        lows.append((centre - side // 2).clamp(0, size))
+        highs.append((centre + (side + 1) // 2).clamp(0, size))
+    return lows[0], lows[1], highs[0], highs[1]
 
 
-def _box_mask(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, size: int) -> Tensor:
-    """bool (n, size, size), true inside the half-open boxes."""
-    line = torch.arange(size, device=top.device)
-    rows = (line >= top[:, None]) & (line < bottom[:, None])
-    columns = (line >= left[:, None]) & (line < right[:, None])
+def _box_mask(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, width: int) -> Tensor:
+    """bool (n, height, width), true inside the half-open boxes."""
+    row, column = torch.arange(height, device=top.device), torch.arange(width, device=top.device)
+    rows = (row >= top[:, None]) & (row < bottom[:, None])
+    columns = (column >= left[:, None]) & (column < right[:, None])
     return rows[:, :, None] & columns[:, None, :]
 
 

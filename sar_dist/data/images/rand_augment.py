@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from sar_dist.config import AugmentSettings
+from sar_dist.config import AugmentSettings, ImageSize, height_and_width
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
 from sar_dist.errors import UserError
 
@@ -27,6 +27,8 @@ from sar_dist.errors import UserError
 _SCALE = 10.0
 # A standard deviation of the magnitude above this means: uniform between 0 and the magnitude (timm's notation).
 _UNIFORM_ABOVE = 100
+
+Size = tuple[int, int]  # height and width, pixels
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class _Alone:
 
     kind: Kind
 
-    def __call__(self, _magnitude: float, _side: int) -> DrawnOperation:
+    def __call__(self, _magnitude: float, _size: Size) -> DrawnOperation:
         return DrawnOperation(self.kind)
 
 
@@ -102,7 +104,7 @@ class _Whole:
     limit: float = math.inf
     falling: bool = False
 
-    def __call__(self, magnitude: float, _side: int) -> DrawnOperation:
+    def __call__(self, magnitude: float, _size: Size) -> DrawnOperation:
         amount = min(self.limit, int(magnitude / _SCALE * self.most))
         return DrawnOperation(self.kind, self.most - amount if self.falling else amount)
 
@@ -114,7 +116,7 @@ class _Enhance:
     kind: Kind
     increasing: bool
 
-    def __call__(self, magnitude: float, _side: int) -> DrawnOperation:
+    def __call__(self, magnitude: float, _size: Size) -> DrawnOperation:
         if self.increasing:
             factor = max(0.1, 1 + _randomly_negated(magnitude / _SCALE * 0.9))
         else:
@@ -124,18 +126,18 @@ class _Enhance:
 
 @dataclass(frozen=True)
 class _Either:
-    """A rotation, shear or translation by up to ``strength`` to either side; of a translation it is a share of the side."""
+    """A rotation, shear or translation by up to ``strength`` to either side; of a translation it is a share of the width or height."""
 
     kind: Kind
     strength: float
 
-    def __call__(self, magnitude: float, side: int) -> DrawnOperation:
-        unit = side if self.kind in (Kind.TRANSLATE_X, Kind.TRANSLATE_Y) else 1
+    def __call__(self, magnitude: float, size: Size) -> DrawnOperation:
+        unit = {Kind.TRANSLATE_X: size[1], Kind.TRANSLATE_Y: size[0]}.get(self.kind, 1)
         return DrawnOperation(self.kind, _randomly_negated(magnitude / _SCALE * self.strength) * unit)
 
 
-def _draws(increasing: bool) -> tuple[Callable[[float, int], DrawnOperation], ...]:
-    """The fifteen operations in timm's order, which decides what a drawn index means: of (magnitude in 0..10, side)."""
+def _draws(increasing: bool) -> tuple[Callable[[float, Size], DrawnOperation], ...]:
+    """The fifteen operations in timm's order, which decides what a drawn index means: of (magnitude in 0..10, size)."""
     return (
         _Alone(Kind.AUTO_CONTRAST),
         _Alone(Kind.EQUALIZE),
@@ -162,13 +164,13 @@ class RandAugment:
         self.policy = policy
         self._draws = _draws(policy.increasing)
 
-    def __call__(self, side: int) -> list[DrawnOperation]:
-        """What happens to one image of ``side`` x ``side`` pixels."""
+    def __call__(self, size: Size) -> list[DrawnOperation]:
+        """What happens to one image of ``size`` pixels."""
         drawn = []
         for index in np.random.choice(len(self._draws), self.policy.layers):  # noqa: NPY002 - seeded per sample
             if self.policy.probability < 1 and random.random() > self.policy.probability:
                 continue
-            drawn.append(self._draws[index](self._magnitude(), side))
+            drawn.append(self._draws[index](self._magnitude(), size))
         return drawn
 
     def _magnitude(self) -> float:
@@ -180,7 +182,7 @@ class RandAugment:
         return min(max(magnitude, 0.0), policy.magnitude_max)
 
 
-def three_augment(_side: int) -> list[DrawnOperation]:
+def three_augment(_size: Size) -> list[DrawnOperation]:
     """One of solarize (from level 128), grey, and Gaussian blur (radius 0.1 to 2 pixels), with equal probability."""
     kind = random.choice(("solarize", "grey", "blur"))
     if kind == "solarize":
@@ -196,7 +198,7 @@ class HorizontalFlip:
 
     probability: float
 
-    def __call__(self, _side: int) -> list[DrawnOperation]:
+    def __call__(self, _size: Size) -> list[DrawnOperation]:
         return [DrawnOperation(Kind.FLIP)] if torch.rand(1).item() < self.probability else []
 
 
@@ -206,7 +208,7 @@ class ColorJitter:
 
     strength: float
 
-    def __call__(self, _side: int) -> list[DrawnOperation]:
+    def __call__(self, _size: Size) -> list[DrawnOperation]:
         order = torch.randperm(4)  # torchvision's fourth is the hue, which is not used here
         low, high = max(0.0, 1 - self.strength), 1 + self.strength
         factors = [float(torch.empty(1).uniform_(low, high)) for _ in range(3)]
@@ -219,24 +221,24 @@ class OperationDraw:
     """What happens to the next sample beyond the crop: drawn anew at each call, from the global generators.
 
     Args:
-        steps: what is drawn, in turn; each of the image's side.
-        side: pixels of a side of the cropped image.
+        steps: what is drawn, in turn; each of the image's size.
+        size: of the cropped image.
     """
 
-    steps: tuple[Callable[[int], list[DrawnOperation]], ...]
-    side: int
+    steps: tuple[Callable[[Size], list[DrawnOperation]], ...]
+    size: Size
 
     def __call__(self) -> list[DrawnOperation]:
-        return [drawn for step in self.steps for drawn in step(self.side)]
+        return [drawn for step in self.steps for drawn in step(self.size)]
 
 
-def build_operation_draw(augment: AugmentSettings, image_size: int) -> OperationDraw:
-    """What the settings ask for beyond the crop, of images of ``image_size`` x ``image_size`` pixels.
+def build_operation_draw(augment: AugmentSettings, image_size: ImageSize) -> OperationDraw:
+    """What the settings ask for beyond the crop, of images of ``image_size``.
 
     Raises:
         UserError: ``augment.rand_augment`` cannot be read.
     """
-    steps: list[Callable[[int], list[DrawnOperation]]] = []
+    steps: list[Callable[[Size], list[DrawnOperation]]] = []
     if augment.horizontal_flip > 0:
         steps.append(HorizontalFlip(augment.horizontal_flip))
     if augment.rand_augment is not None:
@@ -245,7 +247,7 @@ def build_operation_draw(augment: AugmentSettings, image_size: int) -> Operation
         steps.append(three_augment)
     if augment.color_jitter:
         steps.append(ColorJitter(augment.color_jitter))
-    return OperationDraw(tuple(steps), image_size)
+    return OperationDraw(tuple(steps), height_and_width(image_size))
 
 
 def canvas_of(augment: AugmentSettings) -> Canvas:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.config import AugmentSettings
+from sar_dist.config import AugmentSettings, ImageSize, as_image_size, height_and_width, size_text
 from sar_dist.data.layout import named_classes
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
@@ -101,9 +101,10 @@ def check_known(labels: NDArray[np.int64], classes: int, spec: str) -> None:
         )
 
 
-def describe_eval_transform(image_size: int, augment: AugmentSettings) -> str:
+def describe_eval_transform(size: ImageSize, augment: AugmentSettings) -> str:
     """The validation transform in words, for the protocol."""
-    sides = {"center": "short side", "squash": "both sides", "border": "long side"}[augment.crop_mode]
+    center = "short side" if isinstance(size, int) else "to cover"
+    sides = {"center": center, "squash": "both sides", "border": "long side"}[augment.crop_mode]
     padding = "pad with the mean, " if augment.crop_mode == "border" else ""
-    side = int(image_size / augment.crop_fraction)
-    return f"resize {sides} to {side} {augment.interpolation}, {padding}centre crop {image_size}"
+    resized = as_image_size(*(int(side / augment.crop_fraction) for side in height_and_width(size)))
+    return f"resize {sides} to {size_text(resized)} {augment.interpolation}, {padding}centre crop {size_text(size)}"

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from sar_dist import distributed
-from sar_dist.config import RunConfig
+from sar_dist.config import RunConfig, Side
 from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
 from sar_dist.data.shards import MANIFEST_NAME, Split, parse_label
@@ -43,7 +43,9 @@ from sar_dist.validation import one_line
 class FinetuneSettings(TransferSettings):
     """The authors' fine-tuning recipe; ``train`` reaches everything else of a training configuration."""
 
-    image_size: int | None = Field(None, ge=1, description="side of the input, pixels; none: the model's own")
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="input, pixels: side of a square, or [height, width]; none: the model's own"
+    )
     epochs: float = Field(100, gt=0, description="passes over the training set")
     warmup_epochs: float = Field(3, ge=0, description="epochs of linear learning-rate warm-up")
     lr: float = Field(5e-4, gt=0, description="peak learning rate, multiplied by global_batch / 512")

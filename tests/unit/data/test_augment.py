@@ -124,6 +124,29 @@ def test_eval_equals_timm(backend: str, mode: str, size: int, crop_fraction: flo
         assert difference.float().mean() < (0.25 if data in odd or mode != "center" else 0.1)
 
 
+@pytest.mark.parametrize("backend", ["fast", "pil"])
+@pytest.mark.parametrize("size", [(96, 64), (48, 128)])
+def test_transforms_to_a_height_and_width_equal_timm(backend: str, size: tuple[int, int]) -> None:
+    for mode in ("center", "squash", "border"):
+        settings = AugmentSettings(backend=backend, crop_mode=mode)
+        ours = build_eval_transform(settings, size, LIMIT)
+        theirs = create_transform(size, crop_pct=0.875, crop_mode=mode, interpolation="bicubic", normalize=False)
+        for data in [*jpegs()[::12], *shapes()[:4]]:
+            difference = (ours(data).int() - theirs(Image.open(io.BytesIO(data)).convert("RGB")).int()).abs()
+            assert difference.shape == (3, *size)
+            assert difference.max() <= (0 if backend == "pil" else 4), mode
+    settings = AugmentSettings(backend=backend)
+    train = build_train_transform(settings, size, LIMIT)
+    theirs = create_transform(size, is_training=True, color_jitter=None, interpolation="bicubic", normalize=False)
+    for seed, data in enumerate(jpegs()[:3]):
+        seed_all(seed)
+        expected = theirs(Image.open(io.BytesIO(data)).convert("RGB"))
+        seed_all(seed)
+        result = train(data)
+        assert result.shape == (3, *size)
+        assert (result.int() - expected.int()).abs().max() <= (0 if backend == "pil" else 2)
+
+
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 64), (30, 900), (900, 20)])
 def test_crop_boxes_are_timm_s(height: int, width: int) -> None:
     image = Image.new("L", (width, height))

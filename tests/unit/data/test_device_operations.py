@@ -116,6 +116,27 @@ def test_every_operation_at_every_strength_equals_pillow(kind: Kind, interpolati
         assert torch.equal(result, expected), (drawn, (result.int() - expected).abs().max())
 
 
+@pytest.mark.parametrize("kind", [kind for kind in Kind if resamples(kind)], ids=lambda kind: kind.name)
+def test_geometric_operations_on_what_is_not_square_equal_pillow(kind: Kind) -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (24, 40, 3), dtype=np.uint8)) for _ in range(2)]
+    for amount in AMOUNTS_OF[kind]:
+        drawn = DrawnOperation(kind, amount)
+        plan = make_plan([[drawn]] * 2, (24, 40), Canvas("bicubic", FILL))
+        result = DeviceAugment(AugmentSettings(), compiled=False)(to_tensor(images), *plan)
+        assert torch.equal(result, to_tensor([pillow(image, drawn, "bicubic") for image in images])), drawn
+
+
+def test_a_translation_is_a_share_of_the_side_that_it_runs_along() -> None:
+    draw, largest = build_operation_draw(AugmentSettings(rand_augment="rand-m10-n8-p1"), (20, 60)), {}
+    for number in range(200):
+        seed_generators(3, number)
+        for drawn in draw():
+            largest[drawn.kind] = max(largest.get(drawn.kind, 0), abs(drawn.amount))
+    assert largest[Kind.TRANSLATE_X] == pytest.approx(0.45 * 60)
+    assert largest[Kind.TRANSLATE_Y] == pytest.approx(0.45 * 20)
+
+
 def test_images_without_an_inside_are_left_alone_by_sharpness() -> None:
     tiny = to_tensor([Image.new("RGB", (2, 2), (1, 2, 3))])
     assert torch.equal(augment(tiny, [[DrawnOperation(Kind.SHARPNESS, 1.9)]]), tiny)

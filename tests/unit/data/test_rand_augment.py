@@ -135,7 +135,7 @@ def test_rand_augment_equals_timm_draw_for_draw(notation: str) -> None:
         expected = theirs(image)
         state = random.random(), np.random.rand()
         seed_all(seed)
-        result = applied(image, ours(48))
+        result = applied(image, ours((48, 48)))
         assert state == (random.random(), np.random.rand())
         # A difference of one level before an equalize or a second blend may grow.
         assert_parity(expected, result, 0.05, most=12)
@@ -146,7 +146,7 @@ def test_draw_frequencies() -> None:
     policy = RandAugment(RandAugmentPolicy())
     seed_all(0)
     draws = 30_000
-    counts = Counter(drawn.kind for _ in range(draws) for drawn in policy(1))
+    counts = Counter(drawn.kind for _ in range(draws) for drawn in policy((1, 1)))
     expected = draws / 15
     assert len(counts) == 15
     assert all(abs(count - expected) < 5 * math.sqrt(expected) for count in counts.values())
@@ -177,7 +177,7 @@ def test_posterize_to_no_bits_keeps_one() -> None:
     assert np.array_equal(operations.posterize(array, 0), operations.posterize(array, 1))
     policy = RandAugment(RandAugmentPolicy(magnitude=10, increasing=True, layers=200, probability=1))
     seed_all(0)
-    drawn = {operation for operation in policy(16) if operation.kind is Kind.POSTERIZE}
+    drawn = {operation for operation in policy((16, 16)) if operation.kind is Kind.POSTERIZE}
     assert drawn == {DrawnOperation(Kind.POSTERIZE, 0)}
     assert np.array_equal(applied(pictures()[0], drawn), array & 128)
 

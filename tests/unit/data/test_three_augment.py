@@ -50,7 +50,7 @@ def test_three_augment_equals_timm() -> None:
         expected = to_array(theirs(image)).astype(int)
         state = random.random()
         seed_all(seed)
-        result = applied(image, three_augment(50))
+        result = applied(image, three_augment((50, 50)))
         assert state == random.random()
         difference = np.abs(expected - result)
         assert difference.max() <= 1

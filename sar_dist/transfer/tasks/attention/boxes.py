@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from sar_dist.config import height_and_width
 from sar_dist.data.images import build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -182,10 +183,12 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         """A few images with the region's box, and over them the heads' mean attention with the box found in it."""
         numbers = np.flatnonzero(visible.numpy())
         places = np.linspace(0, len(numbers) - 1, min(_PICTURED, len(numbers))).round().astype(int).tolist()
-        transform, size = self.job.backbone.eval_transform(), regions.shape[1]
+        transform, (height, width) = self.job.backbone.eval_transform(), regions.shape[1:]
         maps = mean_map(similarity[places])
         above = maps > maps.mean(dim=(2, 3), keepdim=True)
-        found = scaled(tight_boxes(main_component(above, maps.flatten(2).exp())), (size // self._grid[0],) * 2)[:, 0]
+        found = scaled(
+            tight_boxes(main_component(above, maps.flatten(2).exp())), (height // self._grid[0], width // self._grid[1])
+        )[:, 0]
         wanted = tight_boxes(regions[places])
         figure = Figure(figsize=(2.1 * len(places), 4.4), layout="constrained")
         axes = figure.subplots(2, len(places), squeeze=False)
@@ -199,17 +202,17 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
                 corner = (left - 0.5, top - 0.5)
                 axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, color=color, linewidth=2))
             axes[1, column].imshow(
-                maps[column, 0].exp().numpy(), alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="inferno"
+                maps[column, 0].exp().numpy(), alpha=0.6, extent=(-0.5, width - 0.5, height - 0.5, -0.5), cmap="inferno"
             )
         return figure
 
 
 def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) -> Tensor:
-    """bool (n, S, S): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
+    """bool (n, H, W): the regions as the model's own resizing and cropping leaves them; empty for unreadable images."""
     size = backbone.image_size
     # Borders are of the mean colour in images; in masks they are outside the object.
     transform = build_eval_transform(backbone.augment.model_copy(update={"mean": (0.0, 0.0, 0.0)}), size, MAX_PIXELS)
-    regions = torch.zeros(len(samples), size, size, dtype=torch.bool)
+    regions = torch.zeros(len(samples), *height_and_width(size), dtype=torch.bool)
     for number in np.flatnonzero(~bad).tolist():
         key, members = samples.sample(number)
         if MASK not in members:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sar_dist import distributed
+from sar_dist.config import ImageSize, height_and_width, size_text
 from sar_dist.data.images import decode_image
 from sar_dist.errors import UserError
 from sar_dist.transfer import MAX_PIXELS, Outcome, limited
@@ -31,22 +32,23 @@ IMAGES = 50000
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Image file to uint8 (3, size, size): the middle, untouched, as the images are stored at 224 pixels.
+    """Image file to uint8 (3, H, W) of ``size``: the middle, untouched, as the images are stored at 224 pixels.
 
     Only an image too small for that is enlarged first, bicubic, so that models of larger inputs can be measured.
     """
 
-    size: int
+    size: ImageSize
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, MAX_PIXELS)  # 3 H W
         height, width = image.shape[1:]
-        if min(height, width) < self.size:
-            scale = self.size / min(height, width)
-            height, width = max(self.size, round(height * scale)), max(self.size, round(width * scale))
+        rows, columns = height_and_width(self.size)
+        if height < rows or width < columns:
+            scale = max(rows / height, columns / width)
+            height, width = max(rows, round(height * scale)), max(columns, round(width * scale))
             image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
-        top, left = (height - self.size) // 2, (width - self.size) // 2
-        return image[:, top : top + self.size, left : left + self.size].contiguous()
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return image[:, top : top + rows, left : left + columns].contiguous()
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
             for severity in SEVERITIES:
                 samples = limited(FolderSamples(folder / str(severity), prepared.files), self.job.settings.limit)
                 transform = CentreCrop(self.job.backbone.image_size)
-                found = predict(self.job, samples, None, f"{name} {severity} crop {transform.size}", transform)
+                found = predict(
+                    self.job, samples, None, f"{name} {severity} crop {size_text(transform.size)}", transform
+                )
                 top1 = top_accuracies(found.values["classes"], found.labels, found.bad)["top1"]
                 errors.setdefault(name, []).append(1 - top1 / 100)
                 scored, skipped = scored + len(samples), skipped + int(found.bad.sum())
@@ -115,7 +119,7 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
             samples=scored,
             skipped=skipped,
             protocol={
-                "transform": f"centre crop {self.job.backbone.image_size}, no resizing of images that are as large",
+                "transform": f"centre crop {size_text(self.job.backbone.image_size)}, no resizing of images that are as large",
                 "mce": "mean over corruptions of the summed error over severities over AlexNet's",
                 "incomplete": prepared.problem,
             },

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sar_dist import distributed
+from sar_dist.config import ImageSize, height_and_width
 from sar_dist.randomness import keyed_permutation
 from sar_dist.transfer import Backbone, Features, LabelledImages, SampleSet, Transform
 from sar_dist.transfer.tasks.probes import check_labels
@@ -168,10 +169,10 @@ class _Parts:
 class _AugmentedImages(Dataset[tuple[Tensor, int, bool]]):
     """The image, label and unreadability at a position; an image is augmented by (seed, epoch, number) alone."""
 
-    def __init__(self, samples: SampleSet, transform: Transform, image_size: int, order: SampleOrder) -> None:
+    def __init__(self, samples: SampleSet, transform: Transform, size: ImageSize, order: SampleOrder) -> None:
         self._samples = samples
         self._transform = transform
-        self._blank = torch.zeros(3, image_size, image_size, dtype=torch.uint8)
+        self._blank = torch.zeros(3, *height_and_width(size), dtype=torch.uint8)
         self._order = order
 
     def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
