@@ -7,12 +7,21 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe")
+# The browser reads commands from file 3 and answers into file 4; both are put out of the way first.
+_START = """
+import fcntl, os, sys
+read, write = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -30,18 +39,21 @@ class Browser:
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
 
-        def as_three_and_four() -> None:
-            # Out of the way first: either may have one of these numbers.
-            source, target = os.dup(to_read), os.dup(to_write)
-            os.dup2(source, 3)
-            os.dup2(target, 4)
-
         self._process = subprocess.Popen(
-            [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"],
+            [
+                sys.executable,
+                "-S",
+                "-c",
+                _START,
+                str(to_read),
+                str(to_write),
+                CHROMIUM,
+                *_OPTIONS,
+                f"--user-data-dir={profile}",
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=as_three_and_four,
-            close_fds=False,
+            pass_fds=(to_read, to_write),
         )
         os.close(to_read)
         os.close(to_write)

@@ -65,7 +65,6 @@ class Attention {
       if (picture.src !== this.pictures[image].src) picture.src = this.pictures[image].src;
       const head = number - 1;  // the first tile is the image alone
       if (head < 0) return;
-      tile.classList.toggle("covered", this.view.value === "similarity");
       tile.querySelector(".values-of-head").textContent = `H ${entropies[head].toFixed(2)}, ${components[head]} comp.`;
       const start = (index * run.heads + head) * patches;
       this.paint(tile.querySelector("canvas"), bytes, start, rows, columns);
