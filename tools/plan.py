@@ -11,14 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from sar_dist.config import RunConfig, load_config
-from sar_dist.data import load_manifest
 from sar_dist.errors import UserError
-from sar_dist.planning import TABLE_WIDTH, Machine, make_plan, plan_tables
+from sar_dist.machine import Machine
 from sar_dist.program import run_tool
-from sar_dist.training import locate_data
 
 IMAGENET_1K_IMAGES = 1_281_167
 
@@ -37,6 +33,11 @@ def main() -> None:
         node_link_gbps=arguments.node_link_gbps,
         price_per_gpu_hour=arguments.price_per_gpu_hour,
     )
+
+    from rich.console import Console
+
+    from sar_dist.planning import TABLE_WIDTH, make_plan, plan_tables  # with PyTorch, which takes seconds
+
     counted = count_train_images(config) if arguments.train_images is None else arguments.train_images
     plan = make_plan(config, machine, IMAGENET_1K_IMAGES if counted is None else counted)
     console = Console(width=max(Console().width, TABLE_WIDTH), soft_wrap=True)
@@ -98,6 +99,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def count_train_images(config: RunConfig) -> int | None:
     """Images of an epoch as configured, or those of all training sets; None where one is not on this machine."""
+    from sar_dist.data import load_manifest
+    from sar_dist.training import locate_data
+
     data = config.data
     if data.epoch_samples is not None or not data.training_sets:
         return data.epoch_samples

@@ -8,23 +8,28 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 from sar_dist.model_specs import SPEC_HELP
-from sar_dist.observe import attention_detail_figure
 from sar_dist.program import run_tool
-from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
-from sar_dist.reports import PictureSection, attention_page
-from sar_dist.transfer import MAX_PIXELS, LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from sar_dist.reports import PictureSection
+    from sar_dist.transfer import LoadedModel
 
 
-@torch.no_grad()
 def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     """Run the model on one image file and draw the attention of its last tapped block."""
+    import torch
+
+    from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
+    from sar_dist.observe import attention_detail_figure
+    from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
+    from sar_dist.reports import PictureSection
+    from sar_dist.transfer import MAX_PIXELS
+
     try:
         pixels = build_eval_transform(loaded.augment, loaded.image_size, MAX_PIXELS)(read_regular(path))  # 3 S S uint8
     except OSError as error:
@@ -32,10 +37,11 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     except UndecodableImage as error:
         raise UserError(f"{path} is not an image that can be used: {error.reason}") from error
     images = DeviceTransform(loaded.augment, num_classes=2, seed=0).evaluate(pixels[None])
-    output = loaded.model(images)
-    query, key, grid = output["queries"][-1], output["keys"][-1], loaded.model.grid
-    entropies, counts = spatial_entropy_from_query_key(query, key, grid, return_components=True)
-    similarity = class_similarity(query, key, grid)  # 1 H gh gw
+    with torch.no_grad():
+        output = loaded.model(images)
+        query, key, grid = output["queries"][-1], output["keys"][-1], loaded.model.grid
+        entropies, counts = spatial_entropy_from_query_key(query, key, grid, return_components=True)
+        similarity = class_similarity(query, key, grid)  # 1 H gh gw
     figure = attention_detail_figure(
         pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], path.name
     )
@@ -60,6 +66,9 @@ def main() -> None:
     parser.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="image files")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures and index.html")
     arguments = parser.parse_args()
+
+    from sar_dist.reports import attention_page  # with PyTorch, which takes seconds
+    from sar_dist.transfer import load_model
 
     loaded = load_model(arguments.model)
     sections = []

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from sar_dist.machine import FRAGMENTATION, GIB, RESERVED_BYTES
 from sar_dist.planning.cost import RESIZED_TO
 from sar_dist.planning.memory import PARTS
-from sar_dist.planning.plan import FRAGMENTATION, GIB, RESERVED_BYTES, Setting, TrainingPlan
+from sar_dist.planning.plan import Setting, TrainingPlan
 
 # Narrow headers, so that the table fits into a terminal.
 _HEADERS = {

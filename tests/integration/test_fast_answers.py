@@ -8,7 +8,18 @@ import sys
 import pytest
 from support import ROOT, program_environment
 
-QUICK = ("benchmark_loader", "experiment", "export", "profile_flops", "report", "train", "transfer_eval", "gpu_check")
+QUICK = (
+    "benchmark_loader",
+    "experiment",
+    "export",
+    "profile_flops",
+    "report",
+    "train",
+    "transfer_eval",
+    "gpu_check",
+    "plan",
+    "visualize_attention",
+)
 WITHOUT_TORCH = (
     "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; sys.path.insert(0, 'tools'); "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -20,6 +31,11 @@ WITHOUT_TORCH = (
     [
         *[([f"tools/{name}.py", "--help"], 0, "usage: ") for name in QUICK],
         (["tools/train.py", "--config", "configs/demo.py", "optim.lrr=1"], 2, "error: unknown key 'optim.lrr'"),
+        (
+            ["tools/plan.py", "--config", "configs/gone.py", *"--nodes 1 --gpus-per-node 8".split()],
+            2,
+            "no configuration file",
+        ),
         (["tools/train.py", "--config", "configs/gone.py"], 2, "error: no configuration file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -25,6 +25,7 @@ GROUND: dict[str, set[str]] = {
     "quantities": set(),
     "places": set(),
     "model_specs": set(),
+    "machine": {"errors"},
     "progress": {"output"},
     "randomness": set(),
     "paired_statistics": set(),
