@@ -66,7 +66,7 @@ def build_trainer(config: RunConfig) -> Trainer:
 
     model = build_run_model(config)
     report = load_initial_weights(model.vit, config.model) if saved is None else None
-    grid, flops, training_flops = model.grid, count_flops_of(config), flops_by_side(config)
+    grid, flops, by_side = model.grid, count_flops_of(config), flops_by_side(config)
     engine = build_engine(config, model, world_size=world_size, steps_per_epoch=length.steps_per_epoch)
     ema = ExponentialMovingAverage(engine, config.optim.ema) if config.optim.ema else None
 
@@ -77,7 +77,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step))
     announce(checked, logger, flops, data.workers or 0, report)
     peak = find_peak(device) if rank == 0 else None
-    log_hardware(logger, state.step, mean_flops(config, training_flops), peak)
+    log_hardware(logger, state.step, mean_flops(config, by_side), peak)
     averages = RunningAverages(engine.device)
     classes = checked.train[0].manifest.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
@@ -99,7 +99,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         directory=checked.directory,
         logger=logger,
         images_by_set=ImagesBySet([each.name for each in checked.train], engine.device),
-        throughput=Throughput(config.optim.global_batch, training_flops, device, peak=peak, world_size=world_size),
+        throughput=open_throughput(config, by_side, device, peak, world_size),
     )
 
 
@@ -257,6 +257,14 @@ def mean_flops(config: RunConfig, by_side: Mapping[int, float]) -> float:
     """FLOPs for one image on average over training, whatever the order of the sizes."""
     sides = config.model.train_sizes or tuple(by_side)
     return sum(by_side[side] for side in sides) / len(sides)
+
+
+def open_throughput(
+    config: RunConfig, by_side: Mapping[int, float], device: torch.device, peak: DevicePeak | None, world_size: int
+) -> Throughput:
+    """Counts images and, for each size of them, operations."""
+    flops = by_side if config.model.train_sizes else mean_flops(config, by_side)
+    return Throughput(config.optim.global_batch, flops, device, peak=peak, world_size=world_size)
 
 
 def log_hardware(logger: RunLogger, step: int, training_flops: float, peak: DevicePeak | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import read_metrics, run_processes
+from support import SMALL_CONFIG, read_metrics, run_processes
 
 STEPS = 10
 COMMON = (
@@ -21,14 +21,19 @@ COMMON = (
 )
 
 
-def losses_of(config_file: Path, world_size: int, stage: int, *overrides: str) -> list[float]:
-    """Loss of each step of a run whose global batch of 16 is split over ``world_size`` processes."""
-    name = f"run.name=world{world_size}_stage{stage}"
-    run_processes(
-        world_size, "tools/train.py", f"--config={config_file}", name, f"engine.zero_stage={stage}", *COMMON, *overrides
-    )
-    metrics = read_metrics(config_file.parent.parent / "runs" / name.partition("=")[2])
+def losses_of(folder: Path, shards: Path, world_size: int, stage: int, *overrides: str) -> list[float]:
+    """Loss of each step of a run in ``folder`` whose global batch of 16 is split over ``world_size`` processes."""
+    config = folder / "small.py"
+    config.write_text(SMALL_CONFIG.format(runs=str(folder), data=str(shards)))
+    run_processes(world_size, "tools/train.py", f"--config={config}", f"engine.zero_stage={stage}", *COMMON, *overrides)
+    metrics = read_metrics(folder / "small")
     return [metrics[step]["loss"] for step in range(1, STEPS + 1)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, small_shards: Path) -> list[float]:
+    """The losses of a single process that takes the global batch at once."""
+    return losses_of(tmp_path_factory.mktemp("one"), small_shards, 1, 1, "engine.micro_batch=16")
 
 
 CASES = [
@@ -45,8 +50,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_losses_do_not_depend_on_the_processes(case: tuple[int, int, str], small_config: Path) -> None:
+def test_losses_do_not_depend_on_the_processes(
+    case: tuple[int, int, str], one: list[float], small_shards: Path, tmp_path: Path
+) -> None:
     world_size, stage, *overrides = case
-    one = losses_of(small_config, 1, 1, "engine.micro_batch=16")
     assert len(set(one)) == STEPS
-    assert losses_of(small_config, world_size, stage, *overrides) == pytest.approx(one, rel=1e-5)
+    assert losses_of(tmp_path, small_shards, world_size, stage, *overrides) == pytest.approx(one, rel=1e-5)

@@ -91,9 +91,9 @@ class TrainSource(IterableDataset):
 
     Worker w of W reads the micro-batches start + w, start + w + W, ...: a data loader that asks its workers in turn gets
     them in order. A sample has, besides WebDataset's keys, ``sample`` (global id), ``set`` (number of the data set),
-    ``position`` (place in the endless sequence of global batches), ``batch`` (number of the global batch there), ``epoch`` (pass over the set; with r copies of each
-    sample, pass * r + copy: with ``sample`` the key of random numbers), and ``substitutes`` (iterator over the samples of
-    the same set that may replace it).
+    ``position`` (place in the endless sequence of global batches), ``batch`` (number of the global batch there), ``epoch``
+    (pass over the set; with r copies of each sample, pass * r + copy: with ``sample`` the key of random numbers), and
+    ``substitutes`` (iterator over the samples of the same set that may replace it).
 
     Args:
         sets: the data sets.
