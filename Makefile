@@ -44,7 +44,6 @@ test-gpu: install  ## what needs an NVIDIA GPU
 	$(RUN) python -m pytest -m gpu
 
 docs: install  ## the documentation as a site, in site/; a broken link fails
-	$(PYTHON) -m pip install --quiet --editable ".[docs]"
 	$(RUN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build
 	@echo "open site/index.html; for the search too: python -m http.server --directory site"
 

@@ -37,13 +37,21 @@ _SERVERS = 2
 
 _lock = threading.Lock()
 _started = 0
+_environment: dict[str, str] = {}  # of the servers
 
 
-def can_fork(arguments: tuple[str, ...], environment: dict[str, str]) -> bool:
-    """Whether a program can start from loaded libraries: a script, and nothing in its environment that these read before."""
-    names = environment.keys() | os.environ.keys()
-    differing = {name for name in names if environment.get(name) != os.environ.get(name)}
-    differing -= {"PATH", "OMP_NUM_THREADS", "DS_ACCELERATOR"}  # the server has those of ``program_environment``
+def can_fork(arguments: tuple[str, ...], environment: dict[str, str], plain: dict[str, str]) -> bool:
+    """Whether a program can start from loaded libraries: a script, and nothing in its environment that these read before.
+
+    Args:
+        arguments: as for ``python``.
+        environment: the program's.
+        plain: that of a program of which a test asks nothing special; the servers get it at the first call.
+    """
+    if not _environment:
+        _environment.update(plain)
+    names = environment.keys() | _environment.keys()
+    differing = {name for name in names if environment.get(name) != _environment.get(name)}
     return arguments[0].endswith(".py") and all(name.startswith(_READ_LATER) for name in differing)
 
 
@@ -61,7 +69,7 @@ class ForkedProcess:
         status, status_end = os.pipe()
         request = {"arguments": list(arguments), "environment": environment, "folder": str(folder)}
         with _lock:
-            socket.send_fds(_next_server(environment), [json.dumps(request).encode()], [out_end, err_end, status_end])
+            socket.send_fds(_next_server(), [json.dumps(request).encode()], [out_end, err_end, status_end])
         for end in {out_end, err_end, status_end}:
             os.close(end)
         self.args = arguments
@@ -123,22 +131,22 @@ class ForkedProcess:
         self.send_signal(15)
 
 
-def _next_server(environment: dict[str, str]) -> socket.socket:
+def _next_server() -> socket.socket:
     """The servers take turns: the hashes of strings, so the order of sets, differ between ranks and between starts."""
     global _started
     _started += 1
-    return _server(_started % _SERVERS, environment["PATH"])
+    servers = [_server(number) for number in range(_SERVERS)]  # they load side by side
+    return servers[_started % _SERVERS]
 
 
 @cache
-def _server(number: int, path: str) -> socket.socket:
+def _server(number: int) -> socket.socket:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    fixed = {"PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONHASHSEED": str(number)}
     with theirs:
         server = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "fork_server.py"), str(theirs.fileno())],
-            env={**os.environ, **fixed},
+            env={**_environment, "PYTHONHASHSEED": str(number)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )

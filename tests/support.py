@@ -48,7 +48,7 @@ def tool(*arguments: str, timeout: float = 300, **environment: str) -> Finished:
 
 def start(*arguments: str, environment: dict[str, str], stderr: int) -> Process:
     """Start ``python ARGUMENTS`` from the repository's root, with the libraries loaded already where that makes no difference."""
-    if can_fork(arguments, environment):
+    if can_fork(arguments, environment, program_environment()):
         return ForkedProcess(arguments, environment, ROOT, stderr=stderr == subprocess.PIPE)
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)

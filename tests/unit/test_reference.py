@@ -69,7 +69,7 @@ def test_the_navigation_has_every_page_once() -> None:
 
 
 def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """Every link and anchor is there, for mkdocs.yml says strict. Needs the extra `docs`."""
+    """Every link and anchor is there, for mkdocs.yml says strict. Needs the extra `docs`, which `make install` brings."""
     pytest.importorskip("material", reason="pip install 'sar_dist[docs]' brings mkdocs-material")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
