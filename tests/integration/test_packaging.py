@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 from pathlib import Path
 
-from support import ROOT
+import pytest
+from support import ROOT, read_metrics
 
 import sar_dist
 from sar_dist.console import TOOLS
 
 
-def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
+def build_wheel(tmp_path: Path) -> Path:
+    """The wheel of the source distribution of a copy of this checkout."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for name in ("sar_dist", "tools", "configs"):
@@ -30,8 +34,18 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     run(source, *pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path), ".")
     (wheel,) = tmp_path.glob("*.whl")
+    return wheel
+
+
+def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path)
     installed = tmp_path / "installed"
     shutil.unpack_archive(wheel, installed, "zip")
+    for folder, packed in (("sar_dist", ""), ("tools", "tools"), ("configs", "configs")):
+        needed = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*") if path.is_file()}
+        needed = {path for path in needed if "__pycache__" not in path.parts and path.suffix != ".pyc"}
+        there = installed / "sar_dist" / packed
+        assert sorted(str(path) for path in needed if not (there / path).is_file()) == []
     configuration = installed / "sar_dist" / "configs" / "vit_l_in1k.py"  # it imports another one
     shown = run(installed, "-m", "sar_dist.tools.plan", "--help")
     assert "--config" in shown
@@ -58,6 +72,44 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in page
     vendored = installed / "sar_dist" / "reports" / "vendor"
     assert {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"} <= {file.name for file in vendored.iterdir()}
+
+
+@pytest.mark.long
+def test_an_installed_wheel_trains_the_demo_from_another_folder(tmp_path: Path) -> None:
+    """In a new virtual environment that borrows the libraries, and not this checkout, which an editable install names."""
+    wheel = build_wheel(tmp_path)
+    venv.create(tmp_path / "env", with_pip=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # .pth files in that folder stay unread
+    python, commands = tmp_path / "env" / "bin" / "python", tmp_path / "env" / "bin"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {"PATH": f"{commands}:/usr/bin:/bin", "HOME": str(elsewhere), "DS_ACCELERATOR": "cpu"}
+
+    def command(*words: str | Path) -> str:
+        done = subprocess.run(
+            [str(word) for word in words],
+            cwd=elsewhere,
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command(python, "-m", "pip", "--quiet", "install", "--no-deps", "--no-index", wheel)
+    where = command(python, "-c", "import sar_dist; print(sar_dist.__file__)").strip()
+    assert where == str(site / "sar_dist" / "__init__.py")
+    command(commands / "sar-make-shards", "demo", "data/demo", "--train", "160", "--val", "48")
+    said = command(commands / "sar-train", "--config", "configs/demo.py", "run.max_steps=3", "log.every=1")
+    assert "finished 3 steps" in said
+    assert sorted(read_metrics(elsewhere / "runs" / "demo")) == [1, 2, 3]
+    knn = ("--task", "knn", "--model", "runs/demo", "--data", "data/demo", "workers=0")
+    assert "top1" in command(commands / "sar-transfer-eval", *knn)
+    command(commands / "sar-report", "runs/demo", "--out", "report")
+    assert (elsewhere / "report" / "report.html").is_file()
 
 
 def run(folder: Path, *arguments: str) -> str:
