@@ -60,7 +60,7 @@ def benchmark_loader(config: RunConfig) -> str:
     loader = build_train_loader(config, data, manifest, rank, world_size)
     speed = measure(loader, data.workers or 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    stages = measure_stages(config, loader, total=1e3 / speed.images_per_core)
+    stages = measure_stages(config, loader, device, total=1e3 / speed.images_per_core)
     return report(config, speed, count_flops_of(config), stages, device_name=name, world_size=world_size)
 
 

@@ -63,13 +63,20 @@ class StageCosts:
 
 
 def measure_stages(
-    config: RunConfig, loader: TrainLoader, *, batch: int = 0, total: float | None = None, images: int = IMAGES
+    config: RunConfig,
+    loader: TrainLoader,
+    device: torch.device,
+    *,
+    batch: int = 0,
+    total: float | None = None,
+    images: int = IMAGES,
 ) -> StageCosts:
     """Measure the stages on this thread, one after the other; a second or two. Changes no random numbers of the run.
 
     Args:
         config: the run's.
         loader: its training loader.
+        device: on which it trains; what is of no use there is not named as a remedy.
         batch: global batch from which on images are taken.
         total: CPU milliseconds an image of the whole loader, to tell what batches cost; None: not known.
         images: how many.
@@ -83,7 +90,7 @@ def measure_stages(
         plain = _transform_milliseconds(config, encoded, plain=True)
         whole = max(plain, _transform_milliseconds(config, encoded))
         rest = 0.0 if total is None else max(0.0, total - read - whole)
-        options = _remedies(config, encoded, plain, whole)
+        options = _remedies(config, encoded, plain, whole, on_gpu=device.type == "cuda")
     remedies = [Remedy(what, read + rest + milliseconds) for what, milliseconds in options]
     least = (1 - _LEAST_SAVING) * (read + whole + rest)
     remedies = sorted((each for each in remedies if each.milliseconds <= least), key=lambda each: each.milliseconds)
@@ -91,8 +98,13 @@ def measure_stages(
     return StageCosts(read, decode, plain - decode, whole - plain, rest, tuple(remedies))
 
 
-def _remedies(config: RunConfig, encoded: Sequence[bytes], plain: float, whole: float) -> Iterator[tuple[str, float]]:
-    """What can be changed, with the CPU milliseconds that the transform takes then."""
+def _remedies(
+    config: RunConfig, encoded: Sequence[bytes], plain: float, whole: float, *, on_gpu: bool
+) -> Iterator[tuple[str, float]]:
+    """What can be changed on this machine, with the CPU milliseconds that the transform takes then.
+
+    Without a GPU the device is the processor itself, and would only do the operations in another process.
+    """
     augment = config.augment
     side = math.floor(config.model.image_size / augment.crop_fraction)
     smaller = list(_resized(encoded, Resizing(side), config.data.max_pixels))
@@ -101,7 +113,7 @@ def _remedies(config: RunConfig, encoded: Sequence[bytes], plain: float, whole: 
         yield f"train on smaller images ({command})", _transform_milliseconds(config, smaller)
     if augment.backend == "pil":
         yield "set augment.backend=fast", _transform_milliseconds(config, encoded, backend="fast")
-    elif whole > plain and augment.where != "device":
+    elif whole > plain and augment.where != "device" and on_gpu:
         yield "set augment.where=device", plain
 
 

@@ -80,7 +80,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         engine=engine,
         task=task,
         batches=batches,
-        advice=DataAdvice(lambda: measure_stages(config, train_loader, batch=state.step)),
+        advice=DataAdvice(lambda: measure_stages(config, train_loader, device, batch=state.step)),
         accumulation=train_loader.accumulation,
         val_loader=val_loader,
         length=length,

@@ -41,8 +41,8 @@ def config_of(*overrides: str) -> RunConfig:
     return load_config(ROOT / "configs" / "vit_l_in1k.py", ["model.image_size=64", *overrides])
 
 
-def costs_of(loader: TrainLoader, *overrides: str) -> StageCosts:
-    return measure_stages(config_of(*overrides), loader, images=8)
+def costs_of(loader: TrainLoader, *overrides: str, device: str = "cpu") -> StageCosts:
+    return measure_stages(config_of(*overrides), loader, torch.device(device), images=8)
 
 
 def test_encoded_images_are_those_of_the_run_from_a_batch_on(tmp_path: Path) -> None:
@@ -71,6 +71,16 @@ def test_remedies_are_those_that_this_run_has(tmp_path: Path, monkeypatch: pytes
     assert [each.what for each in costs.remedies] == ["set augment.backend=fast"]
 
 
+def test_the_device_is_a_remedy_where_it_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_stages, "_LEAST_SAVING", -1e9)
+    loader = loader_of(tmp_path / "a", 80, 64)
+    heavy = ("augment.rand_augment=rand-m9", "augment.where=worker")
+    assert costs_of(loader, *heavy).remedies == ()
+    assert [each.what for each in costs_of(loader, *heavy, device="cuda").remedies] == ["set augment.where=device"]
+    placed = costs_of(loader, "augment.rand_augment=rand-m9", "augment.where=device", device="cuda")
+    assert placed.remedies == ()
+
+
 def test_what_saves_nothing_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_stages, "_milliseconds", lambda _action, _encoded: 1.0)
     assert costs_of(loader_of(tmp_path / "a", 800, 600)).remedies == ()
@@ -79,7 +89,7 @@ def test_what_saves_nothing_is_not_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_batches_cost_what_is_left_and_the_run_s_random_numbers_stay(tmp_path: Path) -> None:
     loader = loader_of(tmp_path / "a", 80, 64)
     state = (random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads())
-    costs = measure_stages(config_of(), loader, total=1000.0, images=8)
+    costs = measure_stages(config_of(), loader, torch.device("cpu"), total=1000.0, images=8)
     assert costs.total == pytest.approx(1000)
     assert costs.batch > 900
     assert (random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads()) == state
