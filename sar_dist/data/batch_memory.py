@@ -96,10 +96,10 @@ class WorkerSlots:
         self._slot_bytes = 0
         self._tensors: list[Tensor] = []
 
-    def empty(self, shape: Sequence[int]) -> Tensor | None:
+    def empty(self, shape: Sequence[int], room: float = 1.0) -> Tensor | None:
         """An uninitialised uint8 tensor (*shape) in a free slot; None: there is none, or it is too small."""
         count = math.prod(shape)
-        memory = self._memory or self._map(count)
+        memory = self._memory or self._map(int(room * count))
         slot = memory.find(_FREE, 0, self._count)
         if slot < 0 or not 0 < count <= self._slot_bytes:
             return None
@@ -154,10 +154,13 @@ def use_slots(memory: BatchMemory, worker: int) -> None:
     _slots_of_this_worker = WorkerSlots(memory, worker)
 
 
-def empty_batch(shape: Sequence[int]) -> Tensor:
-    """An uninitialised uint8 tensor (*shape), in a data worker where the parent will find it."""
+def empty_batch(shape: Sequence[int], room: float = 1.0) -> Tensor:
+    """An uninitialised uint8 tensor (*shape), in a data worker where the parent will find it.
+
+    ``room``: how many times the size of the first one others may have; what stays unused of it is no memory.
+    """
     slots = _slots_of_this_worker
-    found = None if slots is None else slots.empty(shape)
+    found = None if slots is None else slots.empty(shape, room)
     return torch.empty(*shape, dtype=torch.uint8) if found is None else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from sar_dist.data.batching import (
     ValidationBatching,
     ValidationDecoding,
     errors_as_batches,
+    with_encoded,
 )
-from sar_dist.data.images import BadSamples, Canvas, Draw, SampleDecoder, Transform
+from sar_dist.data.images import BadSamples, Canvas, Draw, EncodedTrainTransform, SampleDecoder, Transform
 from sar_dist.data.order import (
     PlanSettings,
     TrainRange,
@@ -45,7 +47,7 @@ class TrainLoader:
     Args:
         manifest: the training shards; run ``check_shards`` on them first.
         data: workers, prefetch, streams, window, repeated augmentation, limit of bad samples.
-        transform: encoded bytes to uint8 (3, S, S).
+        transform: encoded bytes to uint8 (3, S, S); or one that leaves decoding to the device, see ``device_batches``.
         global_batch: samples of one optimizer step over all ranks.
         micro_batch: samples of one rank and forward pass.
         rank, world_size: this process among those that train.
@@ -64,7 +66,7 @@ class TrainLoader:
         manifest: Manifest,
         *,
         data: DataSettings,
-        transform: Transform,
+        transform: Transform | EncodedTrainTransform,
         global_batch: int,
         micro_batch: int,
         rank: int,
@@ -93,6 +95,9 @@ class TrainLoader:
         self._data = data
         self._canvas = None if later is None else later[1]
         self._decoder = SampleDecoder(transform, num_classes, seed, None if later is None else later[0])
+        self._host = transform.host if isinstance(transform, EncodedTrainTransform) else None
+        if self._host is not None:
+            self._decoder_here = SampleDecoder(self._host, num_classes, seed, None if later is None else later[0])
         self._settings = PlanSettings(seed, global_batch // self._repeats, self.streams, self.window)
         self._micro_batch = micro_batch
         self._rank = rank
@@ -106,17 +111,37 @@ class TrainLoader:
         (global id), ``position`` (global batch * G + place in it) and ``epoch`` (number of the pass over the data; with r
         copies of each sample, pass * r + copy); ``bad`` (how many are substitutes) and ``bad_keys`` (the samples they
         replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
-        too many samples are bad.
+        too many samples are bad. If decoding is left to the device there are ``encoded`` and the batch's ``number`` instead
+        of ``image``.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         wanted = TrainRange(start, stop, self._micro_batch, self.accumulation, self._rank, self._repeats)
         pipeline = wds.DataPipeline(
             TrainSource(self._shards, self._manifest, self._settings, wanted),
             TrainDecoding(self._decoder),
-            TrainBatching(self._micro_batch, self._canvas),
+            TrainBatching(self._micro_batch, self._canvas, self._host),
             errors_as_batches,
         )
-        return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch))
+        return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch), start)
+
+    @property
+    def leaves_decoding(self) -> bool:
+        """Whether batches are ``encoded``."""
+        return self._host is not None
+
+    def made_here(self, batch: Batch) -> Batch:
+        """The batch as it would be if decoding were not left to the device, made in this process.
+
+        What is bad in it beyond what ``iterate`` has counted of ``batch`` is counted. Raises UserError when that is too much.
+        """
+        number = batch["number"]
+        wanted = TrainRange(number, number + 1, self._micro_batch, self.accumulation, self._rank, self._repeats)
+        samples = TrainSource(self._shards, self._manifest, self._settings, wanted)
+        decoded = TrainDecoding(self._decoder_here)(samples)
+        made = next(TrainBatching(self._micro_batch, self._canvas)(decoded))
+        more: Counter[str] = Counter(made["bad_keys"]) - Counter(batch["bad_keys"])
+        self.bad_samples.add(0, made["bad"] - batch["bad"], more.elements())
+        return made
 
     def encoded(self, batch: int, count: int) -> list[bytes]:
         """The first ``count`` image files, or fewer, of this rank's part of global batch ``batch`` and those after it.
@@ -129,10 +154,10 @@ class TrainLoader:
         source = TrainSource(self._shards, self._manifest, self._settings, wanted)
         return [sample["jpg"] for sample in itertools.islice(source, count) if sample["jpg"] is not None]
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+    def _counted(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches, start):
             self.bad_samples.add(len(batch["label"]), batch["bad"], batch["bad_keys"])
-            yield batch
+            yield batch if self._host is None else {**with_encoded(batch), "number": number}
 
     def fingerprint(self) -> dict[str, Any]:
         """What the sequence of batches depends on. Ranks, micro-batch and workers are not in it: they may change."""

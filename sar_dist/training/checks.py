@@ -49,6 +49,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     family_of(model.vit.blocks[0]).check_training(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
+    check_decoder(config, device)
     build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
         raise UserError(
@@ -77,6 +78,19 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         directory.path, 2 * parameters * each, "two checkpoints of this model take", "free some space or set run.dir"
     )
     return CheckedRun(config, train, val, directory)
+
+
+def check_decoder(config: RunConfig, device: torch.device) -> None:
+    """Raises UserError if ``data.decoder=gpu`` and there is none, or augmentation would come before decoding."""
+    if config.data.decoder != "gpu":
+        return
+    if device.type != "cuda":
+        raise UserError("data.decoder=gpu needs a GPU, and this process has none; set data.decoder=cpu")
+    if config.augment.where != "device":
+        raise UserError(
+            f"data.decoder=gpu decodes on the device, and augment.where={config.augment.where} augments before; "
+            "set augment.where=device, or data.decoder=cpu"
+        )
 
 
 def check_buffers(vit: TimmViT) -> None:
