@@ -4,6 +4,7 @@
     python benchmarks/loader.py --images DIR                 the JPEGs under DIR
     python benchmarks/loader.py --workers 1 2 4 --out F.json
     python benchmarks/loader.py --max-short-side 256 320     also on images resized to these short sides (default: 256)
+    python benchmarks/loader.py --where device              the workers' part of augment.where=device
     python benchmarks/loader.py --plan                       our recipes and backends alone, for the table of the planner
     python benchmarks/loader.py --checksums --rounds 25     what comparing each sample's checksum costs
 
@@ -28,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import cv2
@@ -51,7 +52,18 @@ from other_loaders import missing, other_sides
 
 from sar_dist.config import AugmentSettings, DataSettings
 from sar_dist.data import TrainLoader, load_manifest
-from sar_dist.data.images import build_train_transform, decode_image, decode_pil, make_posterize_safe
+from sar_dist.data.images import (
+    Canvas,
+    Draw,
+    EncodedTrainTransform,
+    FastTrainTransform,
+    build_operation_draw,
+    build_train_transform,
+    canvas_of,
+    decode_image,
+    decode_pil,
+    make_posterize_safe,
+)
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing, reading
 
@@ -142,8 +154,12 @@ def plain_side(folder: Path, rand_augment: str | None) -> Side:
     return batches
 
 
-def loader_side(folder: Path, transform: Callable[[bytes], torch.Tensor]) -> Side:
-    """The training loader as ``tools/train.py`` builds it."""
+def loader_side(
+    folder: Path,
+    transform: Callable[[bytes], torch.Tensor] | EncodedTrainTransform,
+    later: tuple[Draw, Canvas] | None = None,
+) -> Side:
+    """The training loader as ``tools/train.py`` builds it; what it leaves to the device, ``later``, is not done."""
     manifest = load_manifest(folder, "train")
 
     def batches(workers: int) -> Iterable[Any]:
@@ -157,16 +173,24 @@ def loader_side(folder: Path, transform: Callable[[bytes], torch.Tensor]) -> Sid
             world_size=1,
             seed=0,
             num_classes=CLASSES,
+            later=later,
         )
         return loader.iterate(0, loader.steps_per_epoch)
 
     return batches
 
 
-def sides_of(folder: Path, rand_augment: str | None) -> dict[str, Side]:
-    ours = build_train_transform(AugmentSettings(rand_augment=rand_augment), SIZE, MAX_PIXELS)
+def sides_of(folder: Path, rand_augment: str | None, where: Literal["worker", "device"]) -> dict[str, Side]:
+    """Ours with the operations where the option says; of ``data.decoder=gpu`` what is left for the workers; the others."""
+    augment = AugmentSettings(rand_augment=rand_augment, where=where)
+    on_device = augment.model_copy(update={"where": "device"})
+    later = (build_operation_draw(augment, SIZE), canvas_of(augment))
+    decoding = build_train_transform(on_device, SIZE, MAX_PIXELS)
+    assert isinstance(decoding, FastTrainTransform)
+    ours = build_train_transform(augment, SIZE, MAX_PIXELS)
     return {
-        "ours": loader_side(folder, ours),
+        "ours": loader_side(folder, ours, later if where == "device" else None),
+        "ours, data.decoder=gpu": loader_side(folder, EncodedTrainTransform(decoding), later),
         "timm float": timm_side(folder, rand_augment, uint8=False),
         "timm uint8": timm_side(folder, rand_augment, uint8=True),
         "WebDataset + timm float": plain_side(folder, rand_augment),
@@ -301,7 +325,7 @@ def measure_images(name: str, jpegs: list[bytes], arguments: argparse.Namespace)
             return {f"{PLAN}, {name}": measure(planned_sides(folder), arguments.rounds, [1])}
         for recipe in arguments.recipe:
             rand_augment = RECIPES[recipe]
-            sides = sides_of(folder, rand_augment)
+            sides = sides_of(folder, rand_augment, arguments.where)
             if rand_augment is None:
                 transform = timm_transform(None, uint8=True)
                 sides |= other_sides(folder, jpegs, arguments.samples, SIZE, BATCH, transform)
@@ -333,6 +357,12 @@ def main() -> None:
         "--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers; CPU time is that of the first"
     )
     parser.add_argument("--max-short-side", type=int, nargs="*", default=[256], help="resized images to measure, too")
+    parser.add_argument(
+        "--where",
+        choices=("worker", "device"),
+        default="worker",
+        help="augment.where of ours; a device's part is not measured",
+    )
     parser.add_argument("--plan", action="store_true", help="measure only our loader, with every recipe and backend")
     parser.add_argument("--checksums", action="store_true", help="measure only what comparing checksums costs")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")

@@ -148,13 +148,22 @@ def entropy(place: Workplace, report: Report) -> None:
 
 def loader(place: Workplace, report: Report) -> None:
     """The training loader alone."""
+    _loader_alone(place, report, [])
+
+
+def decoding(place: Workplace, report: Report) -> None:
+    """The training loader alone, with JPEGs decoded on the GPU."""
+    _loader_alone(place, report, ["data.decoder=gpu"])
+
+
+def _loader_alone(place: Workplace, report: Report, more: list[str]) -> None:
     shards = place.large_shards()
     sizes = ("64", "auto") if place.on_gpu else ("16", "0")
     settings = [f"data.train={shards / 'train'}", f"optim.global_batch={sizes[0]}", f"engine.micro_batch={sizes[0]}"]
     workers = [] if sizes[1] == "auto" else [f"data.workers={sizes[1]}"]
-    command = ["tools/benchmark_loader.py", "--config", "configs/vit_b_in1k.py", *settings, *workers]
+    command = ["tools/benchmark_loader.py", "--config", "configs/vit_b_in1k.py", *settings, *workers, *more]
     report.commands.append("python " + " ".join(command).replace(str(shards), "SHARDS"))
-    done = place.run("loader", command)
+    done = place.run("decoding" if more else "loader", command)
     found = re.search(r"(\d+) img/s.*?that is (\d+) img/s per core", done.text(), flags=re.DOTALL)
     if not done.succeeded or found is None:
         raise CannotGoOn(done.problem())
@@ -216,6 +225,7 @@ PARTS = (
     Part("train_step", "Training step against a bare loop", 180, train_step),
     Part("entropy", "Spatial entropy", 40, entropy),
     Part("loader", "Training loader alone", 40, loader),
+    Part("decoding", "Training loader with JPEGs decoded on the GPU", 40, decoding, needs_gpu=True),
     Part("resume", "kill -9 and resume", 35, kill_and_resume),
     Part("validation", "Precision of validation", 25, validation),
 )

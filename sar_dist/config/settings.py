@@ -209,6 +209,11 @@ class DataSettings(Settings):
         description="data-loader processes per rank; none: the process's share of the machine's cores, less one; 0 decodes "
         "in the training process",
     )
+    decoder: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="cpu: the data workers decode training images; gpu: they send JPEGs, which the training device decodes, crops "
+        "and resizes; it needs augment.where=device. Validation images are decoded by the workers",
+    )
     prefetch: int = Field(4, ge=1, le=4096, description="batches each worker prepares ahead")
     streams: int | None = Field(
         None,

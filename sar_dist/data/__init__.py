@@ -3,6 +3,7 @@
 ``load_manifest`` -> ``check_shards`` -> ``TrainLoader`` / ``ValidationLoader``; of several training sets ``match_classes``.
 """
 
+from sar_dist.data.device_decoding import decoder_problem, device_batches
 from sar_dist.data.loader import TrainLoader, ValidationLoader
 from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
@@ -20,6 +21,8 @@ __all__ = [
     "TrainingSet",
     "ValidationLoader",
     "check_shards",
+    "decoder_problem",
+    "device_batches",
     "load_manifest",
     "match_classes",
     "prefetch_to_device",

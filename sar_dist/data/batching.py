@@ -7,11 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sar_dist.config import height_and_width
 from sar_dist.data.batch_memory import empty_batch
-from sar_dist.data.images import BadSample, Canvas, SampleDecoder, make_plan
+from sar_dist.data.images import (
+    BadSample,
+    Canvas,
+    EncodedBatch,
+    EncodedImage,
+    FastTrainTransform,
+    SampleDecoder,
+    finished_pixels,
+    layout_of,
+    make_plan,
+)
 from sar_dist.data.order import Sample
 from sar_dist.errors import UserError
 
@@ -19,6 +31,8 @@ Batch = dict[str, Any]
 
 MAX_SUBSTITUTES = 100
 ERROR = "error"
+# Batches of files differ in size; those that are larger by more than this travel as torch sends them.
+_ROOM_FOR_FILES = 2.0
 MORE_MEMORY = "allow the processes more (ulimit -v, the container's limit), or lower data.workers or data.prefetch"
 
 
@@ -74,18 +88,22 @@ class TrainBatching:
     """Last stage of training: micro-batches of ``size`` samples, as ``TrainLoader.iterate`` describes them.
 
     With a ``canvas``, what was drawn for the samples is planned for the device. ``largest`` is the side of the largest images
-    (0: that of the first), for which there should be room.
+    (0: that of the first), for which there should be room. With ``encoded``, what decodes images on the host, they are those of
+    ``EncodedTrainTransform``, and travel as ``encoded_files``, ``pixels`` and ``layout``.
     """
 
-    def __init__(self, size: int, canvas: Canvas | None = None, largest: int = 0) -> None:
+    def __init__(
+        self, size: int, canvas: Canvas | None = None, largest: int = 0, encoded: FastTrainTransform | None = None
+    ) -> None:
         self._size = size
         self._canvas = canvas
         self._room = 3 * size * largest**2
+        self._encoded = encoded
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         for group in _groups(samples, self._size):
             yield {
-                "image": _stack([sample["image"] for sample in group], self._room),
+                **self._images(group),
                 "label": _int64(group, "cls"),
                 "sample": _int64(group, "sample"),
                 "position": _int64(group, "position"),
@@ -96,12 +114,27 @@ class TrainBatching:
                 **self._planned(group),
             }
 
+    def _images(self, group: list[Sample]) -> Batch:
+        images = [sample["image"] for sample in group]
+        if self._encoded is None:
+            return {"image": _stack(images, self._room)}
+        layout = layout_of(images, self._encoded)
+        pixels = finished_pixels(images, layout.side)
+        return {"encoded_files": _joined(images), "pixels": pixels, "layout": layout}
+
     def _planned(self, group: list[Sample]) -> Batch:
         if self._canvas is None:
             return {}
-        height, width = group[0]["image"].shape[1:]
-        plan, packed = make_plan([sample["drawn"] for sample in group], (height, width), self._canvas)
+        shape = group[0]["image"].shape[1:] if self._encoded is None else height_and_width(self._encoded.image_size)
+        plan, packed = make_plan([sample["drawn"] for sample in group], (shape[0], shape[1]), self._canvas)
         return {"plan": plan, "operations": packed}
+
+
+def with_encoded(batch: Batch) -> Batch:
+    """A batch of files as it arrives from a worker: they are ``encoded`` now, which is left on the host."""
+    names = ("encoded_files", "pixels", "layout")
+    encoded = EncodedBatch(*(batch[name] for name in names))
+    return {**{key: value for key, value in batch.items() if key not in names}, "encoded": encoded}
 
 
 class ValidationBatching:
@@ -147,3 +180,14 @@ def _int64(group: list[Sample], key: str) -> Tensor:
 def _stack(images: list[Tensor], room: int = 0) -> Tensor:
     """uint8 (b, 3, S, S); in a worker, directly in the memory from which the parent takes it. ``room`` as of ``empty_batch``."""
     return torch.stack(images, out=empty_batch((len(images), *images[0].shape), room))
+
+
+def _joined(images: list[EncodedImage]) -> Tensor:
+    """The bytes of all files, uint8 (bytes,); in a worker, directly in the memory from which the parent takes them."""
+    total = sum(len(image.data) for image in images)
+    joined = empty_batch((total,), int(_ROOM_FOR_FILES * total)) if total else torch.empty(0, dtype=torch.uint8)
+    view, start = joined.numpy(), 0
+    for image in images:
+        view[start : start + len(image.data)] = np.frombuffer(image.data, np.uint8)
+        start += len(image.data)
+    return joined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any
@@ -17,9 +18,10 @@ from sar_dist.data.batching import (
     ValidationBatching,
     ValidationDecoding,
     errors_as_batches,
+    with_encoded,
 )
 from sar_dist.data.fingerprint import changes, pass_lengths, sets_fingerprint, with_known_content
-from sar_dist.data.images import BadSamples, Canvas, Draw, SampleDecoder, Transform
+from sar_dist.data.images import BadSamples, Canvas, Draw, EncodedTrainTransform, SampleDecoder, Transform
 from sar_dist.data.order import (
     Mixture,
     PlannedSet,
@@ -51,7 +53,7 @@ class TrainLoader:
         sets: the training shards, or several sets of them, which take turns as ``Mixture`` says; run ``check_shards`` on
             them first.
         data: workers, prefetch, streams, window, repeated augmentation, limit of bad samples.
-        transform: encoded bytes to uint8 (3, S, S).
+        transform: encoded bytes to uint8 (3, S, S); or one that leaves decoding to the device, see ``device_batches``.
         global_batch: samples of one optimizer step over all ranks.
         micro_batch: samples of one rank and forward pass.
         rank, world_size: this process among those that train.
@@ -71,7 +73,7 @@ class TrainLoader:
         sets: Manifest | Sequence[TrainingSet],
         *,
         data: DataSettings,
-        transform: Transform,
+        transform: Transform | EncodedTrainTransform,
         global_batch: int,
         micro_batch: int,
         rank: int,
@@ -105,6 +107,9 @@ class TrainLoader:
         self._sized = sized
         views = {} if sized is None else sized.views
         self._decoders = {side: SampleDecoder(view, num_classes, seed, draw) for side, (view, draw) in views.items()}
+        self._host = transform.host if isinstance(transform, EncodedTrainTransform) else None
+        if self._host is not None:
+            self._decoder_here = SampleDecoder(self._host, num_classes, seed, None if later is None else later[0])
         self._micro_batch = micro_batch
         self._rank = rank
         self._seed = seed
@@ -118,16 +123,36 @@ class TrainLoader:
         (global id over all sets), ``position`` (global batch * G + place in it) and ``epoch`` (number of the pass over the
         set; with r copies of each sample, pass * r + copy); ``by_set`` (how many are of each set); ``bad`` (how many are
         substitutes) and ``bad_keys`` (the samples they replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
-        too many samples are bad.
+        too many samples are bad. If decoding is left to the device there are ``encoded`` and the batch's ``number`` instead
+        of ``image``.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         pipeline = wds.DataPipeline(
             self._source(start, stop),
             TrainDecoding(self._decoder_of),
-            TrainBatching(self._micro_batch, self._canvas, 0 if self._sized is None else self._sized.largest),
+            TrainBatching(
+                self._micro_batch, self._canvas, 0 if self._sized is None else self._sized.largest, self._host
+            ),
             errors_as_batches,
         )
-        return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch))
+        return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch), start)
+
+    @property
+    def leaves_decoding(self) -> bool:
+        """Whether batches are ``encoded``."""
+        return self._host is not None
+
+    def made_here(self, batch: Batch) -> Batch:
+        """The batch as it would be if decoding were not left to the device, made in this process.
+
+        What is bad in it beyond what ``iterate`` has counted of ``batch`` is counted. Raises UserError when that is too much.
+        """
+        number = batch["number"]
+        decoded = TrainDecoding(lambda _: self._decoder_here)(self._source(number, number + 1))
+        made = next(TrainBatching(self._micro_batch, self._canvas)(decoded))
+        more: Counter[str] = Counter(made["bad_keys"]) - Counter(batch["bad_keys"])
+        self.bad_samples.add(0, made["bad"] - batch["bad"], more.elements())
+        return made
 
     def encoded(self, batch: int, count: int) -> list[bytes]:
         """The first ``count`` image files, or fewer, of this rank's part of global batch ``batch`` and those after it.
@@ -147,10 +172,10 @@ class TrainLoader:
         """The decoder of the samples of a global batch of the sequence."""
         return self._decoder if self._sized is None else self._decoders[self._sized.sizes.at(batch - self._shift)]
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+    def _counted(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches, start):
             self.bad_samples.add(len(batch["label"]), batch["bad"], batch["bad_keys"])
-            yield batch
+            yield batch if self._host is None else {**with_encoded(batch), "number": number}
 
     def fingerprint(self) -> dict[str, Any]:
         """What the sequence of batches depends on. Ranks, micro-batch and workers are not in it: they may change."""

@@ -53,6 +53,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     family_of(model.vit.blocks[0]).check_training(model.vit)
     check_terms(config, model)
     check_engine(config, device, world_size)
+    check_decoder(config, device)
     for side in {config.model.image_size, *(config.model.train_sizes or ())}:
         build_train_transform(config.augment, side, config.data.max_pixels)
     if (config.augment.mixup or config.augment.cutmix) and config.engine.micro_batch % 2:
@@ -89,6 +90,24 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         "free some space or set run.dir",
     )
     return CheckedRun(config, train, val, directory)
+
+
+def check_decoder(config: RunConfig, device: torch.device) -> None:
+    """Raises UserError if ``data.decoder=gpu`` and there is none, or what it cannot do is asked for."""
+    if config.data.decoder != "gpu":
+        return
+    if config.model.train_sizes is not None or not isinstance(config.model.image_size, int):
+        raise UserError(
+            "data.decoder=gpu makes square images of one size; set data.decoder=cpu for model.train_sizes or "
+            "a model.image_size that is not square"
+        )
+    if device.type != "cuda":
+        raise UserError("data.decoder=gpu needs a GPU, and this process has none; set data.decoder=cpu")
+    if config.augment.where != "device":
+        raise UserError(
+            f"data.decoder=gpu decodes on the device, and augment.where={config.augment.where} augments before; "
+            "set augment.where=device, or data.decoder=cpu"
+        )
 
 
 def check_buffers(vit: TimmViT) -> None:

@@ -13,11 +13,11 @@ import torch
 
 from sar_dist import distributed, signals
 from sar_dist.config import RunConfig, size_text
-from sar_dist.data import TrainLoader, with_workers
+from sar_dist.data import TrainLoader, device_batches, with_workers
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, peak_flops
-from sar_dist.training.checks import check_training_data
+from sar_dist.training.checks import check_decoder, check_training_data
 from sar_dist.training.loader_stages import IMAGES, Remedy, StageCosts, measure_stages
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.setup import at_each_size, build_train_loader, count_flops_of, mean_flops
@@ -56,8 +56,9 @@ def benchmark_loader(config: RunConfig) -> str:
     device = select_device(local_rank)
     data = with_workers(config.data)
     config = RunDirectory(config).settled(config, device).model_copy(update={"data": data})
+    check_decoder(config, device)
     loader = build_train_loader(config, data, check_training_data(config), rank, world_size)
-    speed = measure(loader, data.workers or 0)
+    speed = measure(loader, data.workers or 0, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     stages = measure_stages(config, loader, device, total=1e3 / speed.images_per_core)
     by_side = {side: count_flops_of(variant).training_flops for side, variant in at_each_size(config).items()}
@@ -65,8 +66,10 @@ def benchmark_loader(config: RunConfig) -> str:
     return report(config, speed, flops, stages, device_name=name, world_size=world_size)
 
 
-def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> LoaderSpeed:
+def measure(loader: TrainLoader, workers: int, device: torch.device, seconds: float = SECONDS) -> LoaderSpeed:
     """Take the loader's batches for ``seconds`` or an epoch; the start of the workers is not counted if there is time.
+
+    Where decoding is left to the device, it is part of it.
 
     Raises:
         UserError: the epoch is a single micro-batch, or too many samples are bad.
@@ -77,7 +80,11 @@ def measure(loader: TrainLoader, workers: int, seconds: float = SECONDS) -> Load
     # The first batches of the workers arrive together, after they were started.
     warm_up = max(1, workers) if available > 3 * max(1, workers) else 1
     images = 0
-    batches, clock = loader.iterate(0, loader.steps_per_epoch), _CpuClock()
+    clock = _CpuClock()
+    if loader.leaves_decoding:
+        batches = device_batches(loader, 0, loader.steps_per_epoch, device)
+    else:
+        batches = loader.iterate(0, loader.steps_per_epoch)
     for _ in itertools.islice(batches, warm_up):
         pass
     begin, begin_cpu = time.perf_counter(), clock.seconds()

@@ -17,10 +17,18 @@ from sar_dist.data import (
     TrainLoader,
     TrainSizes,
     ValidationLoader,
-    prefetch_to_device,
+    decoder_problem,
+    device_batches,
     with_workers,
 )
-from sar_dist.data.images import build_eval_transform, build_operation_draw, build_train_transform, canvas_of
+from sar_dist.data.images import (
+    EncodedTrainTransform,
+    FastTrainTransform,
+    build_eval_transform,
+    build_operation_draw,
+    build_train_transform,
+    canvas_of,
+)
 from sar_dist.devices import find_device, use_deterministic_kernels
 from sar_dist.engine import ExponentialMovingAverage, build_engine, compile_problem, total_steps
 from sar_dist.errors import UserError
@@ -61,7 +69,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     store = open_store(config, checked.directory, length)
     saved, state = starting_point(config, store, length, train_loader)
     # Workers are forked here, before the model takes memory of which each write would leave them an old copy.
-    batches = prefetch_to_device(train_loader.iterate(state.step, length.last_step), device)
+    batches = device_batches(train_loader, state.step, length.last_step, device)
     val_loader.start()
 
     model = build_run_model(config)
@@ -88,7 +96,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         engine=engine,
         task=task,
         batches=batches,
-        advice=DataAdvice(lambda: measure_stages(config, train_loader, engine.device, batch=state.step)),
+        advice=DataAdvice(lambda: measure_stages(config, train_loader, device, batch=state.step)),
         accumulation=train_loader.accumulation,
         val_loader=val_loader,
         length=length,
@@ -120,6 +128,8 @@ def try_out(config: RunConfig, device: torch.device) -> None:
     check_kernels(config.regularizer.backend, device)
     if config.engine.compile:
         check_compiler(device)
+    if config.data.decoder == "gpu":
+        check_hardware_decoder(device)
 
 
 def check_kernels(backend: str, device: torch.device) -> None:
@@ -153,6 +163,20 @@ def check_compiler(device: torch.device) -> None:
             raise UserError(
                 f"engine.compile=true does not work on rank {rank}: {problem}; it needs {needs} (Debian: g++, "
                 "python3-dev); or set engine.compile=false"
+            )
+
+
+def check_hardware_decoder(device: torch.device) -> None:
+    """Decode a small image on the device. Call on every process.
+
+    Raises:
+        UserError: it does not work on some process.
+    """
+    for rank, problem in enumerate(distributed.gather_objects(decoder_problem(device))):
+        if problem is not None:
+            raise UserError(
+                f"data.decoder=gpu does not work on rank {rank}: {problem}; it needs a torchvision that is built with nvJPEG; "
+                "or set data.decoder=cpu"
             )
 
 
@@ -300,13 +324,18 @@ def build_train_loader(
 ) -> TrainLoader:
     """The training stream of this process."""
     size, augment = config.model.image_size, config.augment
-    on_device = augment.where == "device"
+    on_device, decoder = augment.where == "device", config.data.decoder
     sizes, schedule = config.model.train_sizes, config.model.train_size_schedule
     samples = sets.total if isinstance(sets, Manifest) else sum(each.manifest.total for each in sets)
+    transform = build_train_transform(augment, size, config.data.max_pixels)
+    encoded = None
+    if decoder == "gpu":
+        assert isinstance(transform, FastTrainTransform)
+        encoded = EncodedTrainTransform(transform)
     return TrainLoader(
         sets,
         data=data,
-        transform=build_train_transform(augment, size, config.data.max_pixels),
+        transform=encoded or transform,
         global_batch=config.optim.global_batch,
         micro_batch=config.engine.micro_batch,
         rank=rank,
@@ -318,6 +347,8 @@ def build_train_loader(
             "image_size": size if isinstance(size, int) else list(size),
             "augment": augment.model_dump(mode="json", exclude={"crop_mode"} if on_device else {"crop_mode", "where"}),
             **({} if sizes is None else {"train_sizes": list(sizes), "train_size_schedule": schedule}),
+            # A GPU's decoder gives other pixels than libjpeg.
+            **({} if decoder == "cpu" else {"decoder": decoder}),
         },
         later=(build_operation_draw(augment, size), canvas_of(augment)) if on_device else None,
         sized=sized_transforms(config, samples),

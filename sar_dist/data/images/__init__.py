@@ -1,11 +1,24 @@
 """From encoded bytes to what the model sees: decoding, augmentation on the host and on the device, bad samples."""
 
-from sar_dist.data.images.augment import build_eval_transform, build_train_transform, make_posterize_safe
+from sar_dist.data.images.augment import (
+    FastTrainTransform,
+    build_eval_transform,
+    build_train_transform,
+    make_posterize_safe,
+)
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
+from sar_dist.data.images.device_resize import crop_and_resize
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
+from sar_dist.data.images.encoded import (
+    EncodedBatch,
+    EncodedImage,
+    EncodedTrainTransform,
+    finished_pixels,
+    layout_of,
+)
 from sar_dist.data.images.image_operations import ImageArray
 from sar_dist.data.images.rand_augment import build_operation_draw, canvas_of
 from sar_dist.data.images.sample_decoder import BadSample, Draw, SampleDecoder, Transform
@@ -18,6 +31,10 @@ __all__ = [
     "DeviceTransform",
     "Draw",
     "DrawnOperation",
+    "EncodedBatch",
+    "EncodedImage",
+    "EncodedTrainTransform",
+    "FastTrainTransform",
     "ImageArray",
     "Kind",
     "SampleDecoder",
@@ -27,9 +44,12 @@ __all__ = [
     "build_operation_draw",
     "build_train_transform",
     "canvas_of",
+    "crop_and_resize",
     "decode_image",
     "decode_pil",
+    "finished_pixels",
     "jpeg_size",
+    "layout_of",
     "make_plan",
     "make_posterize_safe",
 ]

@@ -13,10 +13,12 @@ from torch.utils.data import get_worker_info
 
 from sar_dist.data.images.decode import UndecodableImage
 from sar_dist.data.images.drawn_operations import DrawnOperation
+from sar_dist.data.images.encoded import EncodedImage
 from sar_dist.data.order import Sample
 from sar_dist.randomness import kept_generators, seed_generators
 
 Transform = Callable[[bytes], Tensor]
+EncodedTransform = Callable[[bytes], EncodedImage]
 Draw = Callable[[], list[DrawnOperation]]
 
 
@@ -34,7 +36,9 @@ class SampleDecoder:
         draw: draws what is done to the image later, right after its transform, from the same generators.
     """
 
-    def __init__(self, transform: Transform, num_classes: int, seed: int, draw: Draw | None = None) -> None:
+    def __init__(
+        self, transform: Transform | EncodedTransform, num_classes: int, seed: int, draw: Draw | None = None
+    ) -> None:
         self._transform = transform
         self._draw = draw
         self._num_classes = num_classes
@@ -43,10 +47,12 @@ class SampleDecoder:
 
     def decode(self, sample: Sample) -> Tensor:
         """The image of ``sample``, uint8 (3, S, S). Raises BadSample."""
-        return self.decode_and_draw(sample)[0]
+        image = self.decode_and_draw(sample)[0]
+        assert isinstance(image, Tensor)
+        return image
 
-    def decode_and_draw(self, sample: Sample) -> tuple[Tensor, list[DrawnOperation]]:
-        """The image of ``sample``, uint8 (3, S, S), and what is to be done to it later. Raises BadSample."""
+    def decode_and_draw(self, sample: Sample) -> tuple[Tensor | EncodedImage, list[DrawnOperation]]:
+        """The image of ``sample`` as the transform gives it, and what is to be done to it later. Raises BadSample."""
         name = f"{sample['__url__']}/{sample['__key__']}"
         label = sample["cls"]
         if sample["damage"] is not None:
@@ -71,5 +77,7 @@ class SampleDecoder:
             file = io.BytesIO()
             Image.new("RGB", (8, 8)).save(file, "JPEG")
             with kept_generators():
-                self._blank = torch.zeros_like(self._transform(file.getvalue()))
+                image = self._transform(file.getvalue())
+            assert isinstance(image, Tensor)
+            self._blank = torch.zeros_like(image)
         return self._blank

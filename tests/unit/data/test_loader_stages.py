@@ -69,10 +69,16 @@ def test_remedies_are_those_that_this_run_has(tmp_path: Path, monkeypatch: pytes
     assert costs_of(loader, "augment.rand_augment=null").remedies == ()
     costs = costs_of(loader, "augment.backend=pil", "augment.rand_augment=rand-m9")
     assert [each.what for each in costs.remedies] == ["set augment.backend=fast"]
-    # The device's share is a remedy only where there is a device of its own.
-    for device, named in (("cpu", []), ("cuda", ["set augment.where=device"])):
-        costs = costs_of(loader, "augment.rand_augment=rand-m9", device=device)
-        assert [each.what for each in costs.remedies] == named
+
+
+def test_the_device_is_a_remedy_where_it_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_stages, "_LEAST_SAVING", -1e9)
+    loader = loader_of(tmp_path / "a", 80, 64)
+    heavy = ("augment.rand_augment=rand-m9", "augment.where=worker")
+    assert costs_of(loader, *heavy).remedies == ()
+    assert [each.what for each in costs_of(loader, *heavy, device="cuda").remedies] == ["set augment.where=device"]
+    placed = costs_of(loader, "augment.rand_augment=rand-m9", "augment.where=device", device="cuda")
+    assert placed.remedies == ()
 
 
 def test_what_saves_nothing_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
