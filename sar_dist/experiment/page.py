@@ -15,6 +15,7 @@ from sar_dist.experiment.curves import curves_figure, heads_figure, points_figur
 from sar_dist.experiment.results import Comparison, Results
 from sar_dist.experiment.specification import Analysis
 from sar_dist.experiment.verdicts import verdicts
+from sar_dist.files import make_folder
 from sar_dist.paired_statistics import Difference
 from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
 
@@ -147,15 +148,36 @@ def print_tables(results: Results) -> None:
         console.print(f"not finished: {', '.join(results.unfinished)}", highlight=False)
 
 
+def markdown_tables(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Title, note and rows of every table, the rows as Markdown."""
+    for table in tables(results):
+        lines = [f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *table.rows]]
+        yield table.title, table.note, "\n".join(lines)
+
+
 def markdown(results: Results) -> str:
     """The tables as Markdown."""
     parts = [f"# {results.experiment.title}"]
-    for table in tables(results):
-        lines = [f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *table.rows]]
-        parts += [f"## {table.title}", table.note, "\n".join(lines)]
+    for title, note, rows in markdown_tables(results):
+        parts += [f"## {title}", note, rows]
     if results.unfinished:
         parts.append(f"Not finished: {', '.join(results.unfinished)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def write_figures(results: Results, folder: Path, prefix: str = "") -> dict[str, bytes]:
+    """Write ``points.png``, ``curves.png`` and ``heads.png``, as far as there is something to draw; gives their bytes.
+
+    Args:
+        results: with at least one run.
+        folder: where to, an existing one.
+        prefix: what the names begin with.
+    """
+    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
+    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
+    for name, png in pictures.items():
+        (folder / f"{prefix}{name}.png").write_bytes(png)
+    return pictures
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -168,11 +190,9 @@ def write_report(results: Results, out: Path) -> Path:
         raise UserError(
             f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
         )
-    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
-    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
+    make_folder(out)
     try:
-        for name, png in pictures.items():
-            (out / f"{name}.png").write_bytes(png)
+        pictures = write_figures(results, out)
         (out / "results.md").write_text(markdown(results), encoding="utf-8")
         (out / "experiment.html").write_text(_page(results, pictures), encoding="utf-8")
     except OSError as error:
