@@ -3,7 +3,8 @@
 python docs/make_results.py
 
 Whatever stands between <!-- records EXPERIMENT declared --> and <!-- end --> is replaced by the tables of that experiment's
-declared analyses, and after <!-- records EXPERIMENT secondary --> by its other tables. Its figures are docs/figures/EXPERIMENT_points.png, EXPERIMENT_curves.png and EXPERIMENT_heads.png. Nothing else is needed than this repository.
+declared analyses, and after <!-- records EXPERIMENT secondary --> by its other tables. Its figures are
+docs/figures/EXPERIMENT_points.png, EXPERIMENT_curves.png and EXPERIMENT_heads.png. Only this repository is needed.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def arms_named(*names: str) -> tuple[Arm, ...]:
 def control_arms(base: RunConfig, method: str = "method") -> tuple[Arm, ...]:
     """The other terms in the place of the spatial entropy, with its weight of .01, which was tuned for none of them.
 
-    Optional arms, compared with the block alone and with the arm ``method``. The first two are the ablations of the method's authors, the third makes attention narrow only.
+    Optional arms, compared with the block alone and with the arm ``method``. The first two are the ablations of the method's
+    authors, the third makes attention narrow only.
     """
     onto = arms_named("no_skip")[0]
     return tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sar_dist.paired_statistics import Difference
 from sar_dist.reports import Headline, Picture, Summary, TextTable, figure_png, render_page
 
 NOTHING = "–"
+FEW = 6
 MEANS_NOTE = "Mean over the seeds ± standard deviation (number of seeds)."
 DIFFERENCES_NOTE = (
     "Difference of runs with the same seed, mean over the seeds; in brackets its 95 % interval by bootstrap over the "
@@ -145,7 +147,15 @@ def print_tables(results: Results) -> None:
             shown.add_row(*row)
         console.print(shown)
     if results.unfinished:
-        console.print(f"not finished: {', '.join(results.unfinished)}", highlight=False)
+        console.print(f"not finished: {', '.join(_unfinished(results))}", highlight=False)
+
+
+def _unfinished(results: Results) -> list[str]:
+    """The runs without an end; of many, their number in each arm."""
+    if len(results.unfinished) <= FEW:
+        return list(results.unfinished)
+    arms = Counter(name.rpartition("_seed")[0] for name in results.unfinished)
+    return [f"{count} of {arm}" for arm, count in arms.items()]
 
 
 def markdown_tables(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -161,7 +171,7 @@ def markdown(results: Results) -> str:
     for title, note, rows in markdown_tables(results):
         parts += [f"## {title}", note, rows]
     if results.unfinished:
-        parts.append(f"Not finished: {', '.join(results.unfinished)}.")
+        parts.append(f"Not finished: {', '.join(_unfinished(results))}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -210,7 +220,7 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         headlines=_headlines(results),
         arms=TextTable("Arms", ["arm", "what", "changes"], arms),
         tables=list(tables(results)),
-        unfinished=results.unfinished,
+        unfinished=_unfinished(results),
         pictures=[
             Picture(PICTURES[name], f"{PICTURES[name]}; a colour for each arm", png) for name, png in pictures.items()
         ],

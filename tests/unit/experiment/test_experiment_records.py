@@ -94,6 +94,14 @@ def test_records_that_do_not_fit(experiment: Experiment, options: RunOptions, tm
     ):
         train(longer, [], [], options, lambda _: None)
     file = tmp_path / "records" / "method-seed1.json"
+    content = json.loads(file.read_text())
+    del content["recipe"]["optim"]["clip"]  # as before there was such a key
+    file.write_text(json.dumps(content))
+    train(experiment, [], [], options, lambda _: None)
+    content["recipe"]["optim"]["speed"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"method-seed1.json has a recipe of another version: .*speed"):
+        train(experiment, [], [], options, lambda _: None)
     shutil.copy(tmp_path / "records" / "method-seed0.json", file)
     with pytest.raises(UserError, match="is of small, method, seed 0: not of small, method, 1"):
         collect(experiment, options.out, options.records)
