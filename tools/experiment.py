@@ -56,6 +56,8 @@ def main() -> None:
     if "evaluate" in stages and in_time:
         in_time = evaluate(experiment, given.arm, given.seed, options, say)
     if not in_time:
+        if given.records is not None:
+            keep(experiment, given.out, given.records)
         say(f"{given.minutes:g} minutes are over; everything is saved, the same command goes on from there")
         return
     if "report" in stages:
@@ -64,14 +66,21 @@ def main() -> None:
 
 def report(experiment: Experiment, out: Path, records: Path | None) -> None:
     """Write the records, the tables and the page of everything that is finished."""
-    from sar_dist.experiment import collect, keep_records, print_tables, write_report
+    from sar_dist.experiment import collect, print_tables, write_report
 
-    results = collect(experiment, out, records)
     if records is not None:
-        say(f"{keep_records(results, records)} records of runs in {records}")
+        keep(experiment, out, records)
+    results = collect(experiment, out, records)
     page = write_report(results, out)
     print_tables(results)
     say(str(page))
+
+
+def keep(experiment: Experiment, out: Path, records: Path) -> None:
+    """Write the records of everything that is finished."""
+    from sar_dist.experiment import collect, keep_records
+
+    say(f"{keep_records(collect(experiment, out, records), records)} records of runs in {records}")
 
 
 def say(line: str) -> None:

@@ -66,10 +66,11 @@ def arms_named(*names: str) -> tuple[Arm, ...]:
     return tuple(by_name[name].model_copy(update={"optional": False}) for name in names)
 
 
-def control_arms(base: RunConfig) -> tuple[Arm, ...]:
+def control_arms(base: RunConfig, method: str = "method") -> tuple[Arm, ...]:
     """The other terms in the place of the spatial entropy, with its weight of .01, which was tuned for none of them.
 
-    Optional arms. The first two are the ablations of the method's authors, the third makes attention narrow only.
+    Optional arms, compared with the block alone and with the arm ``method``. The first two are the ablations of the method's
+    authors, the third makes attention narrow only.
     """
     onto = arms_named("no_skip")[0]
     return tuple(
@@ -77,7 +78,7 @@ def control_arms(base: RunConfig) -> tuple[Arm, ...]:
             update={
                 "name": name,
                 "what": f"{onto.what.partition(',')[0]}, {what}, weight .01",
-                "against": ("no_skip", "method"),
+                "against": ("no_skip", method),
                 "optional": True,
             }
         )

@@ -1,7 +1,7 @@
 """Experiments: grids of runs that differ in what is to be found out, evaluated alike, ended in a table with error bars."""
 
-from sar_dist.experiment.page import print_tables, write_report
-from sar_dist.experiment.results import collect, keep_records
+from sar_dist.experiment.page import markdown_tables, print_tables, write_figures, write_report
+from sar_dist.experiment.results import Results, collect, keep_records
 from sar_dist.experiment.runner import RunOptions, check_evaluation_data, evaluate, train
 from sar_dist.experiment.specification import Analysis, Arm, Evaluation, Experiment, Measure, load_experiment, term_arm
 
@@ -11,14 +11,17 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Measure",
+    "Results",
     "RunOptions",
     "check_evaluation_data",
     "collect",
     "evaluate",
     "keep_records",
     "load_experiment",
+    "markdown_tables",
     "print_tables",
     "term_arm",
     "train",
+    "write_figures",
     "write_report",
 ]

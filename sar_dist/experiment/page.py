@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sar_dist.experiment.curves import curves_board, curves_figure, heads_figure
 from sar_dist.experiment.results import Comparison, Results
 from sar_dist.experiment.specification import Analysis
 from sar_dist.experiment.verdicts import verdicts
+from sar_dist.files import make_folder
 from sar_dist.paired_statistics import Difference
 from sar_dist.reports import (
     DIFFERENCES_NOTE,
@@ -29,6 +31,7 @@ from sar_dist.reports import (
     render_page,
 )
 
+FEW = 6
 ANALYSIS_NOTE = (
     "Mean difference of runs with the same seed, in brackets its 95 % interval by Student's t, not corrected. p are "
     "two-sided and corrected over these rows by Holm's method. Established: both p are at most {level:g}, with all seeds of the plan."
@@ -123,18 +126,47 @@ def print_tables(results: Results) -> None:
             shown.add_row(*row)
         console.print(shown)
     if results.unfinished:
-        console.print(f"not finished: {', '.join(results.unfinished)}", highlight=False)
+        console.print(f"not finished: {', '.join(_unfinished(results))}", highlight=False)
+
+
+def _unfinished(results: Results) -> list[str]:
+    """The runs without an end; of many, their number in each arm."""
+    if len(results.unfinished) <= FEW:
+        return list(results.unfinished)
+    arms = Counter(name.rpartition("_seed")[0] for name in results.unfinished)
+    return [f"{count} of {arm}" for arm, count in arms.items()]
+
+
+def markdown_tables(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Title, note and rows of every table, the rows as Markdown."""
+    for table in tables(results):
+        lines = [f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *table.rows]]
+        yield table.title, table.note, "\n".join(lines)
 
 
 def markdown(results: Results) -> str:
     """The tables as Markdown."""
     parts = [f"# {results.experiment.title}"]
-    for table in tables(results):
-        lines = [f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *table.rows]]
-        parts += [f"## {table.title}", table.note, "\n".join(lines)]
+    for title, note, rows in markdown_tables(results):
+        parts += [f"## {title}", note, rows]
     if results.unfinished:
-        parts.append(f"Not finished: {', '.join(results.unfinished)}.")
+        parts.append(f"Not finished: {', '.join(_unfinished(results))}.")
     return "\n\n".join(parts) + "\n"
+
+
+def write_figures(results: Results, folder: Path, prefix: str = "") -> dict[str, bytes]:
+    """Write ``points.png``, ``curves.png`` and ``heads.png``, as far as there is something to draw; gives their bytes.
+
+    Args:
+        results: with at least one run.
+        folder: where to, an existing one.
+        prefix: what the names begin with.
+    """
+    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
+    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
+    for name, png in pictures.items():
+        (folder / f"{prefix}{name}.png").write_bytes(png)
+    return pictures
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -147,11 +179,9 @@ def write_report(results: Results, out: Path) -> Path:
         raise UserError(
             f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
         )
-    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
-    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
+    make_folder(out)
     try:
-        for name, png in pictures.items():
-            (out / f"{name}.png").write_bytes(png)
+        pictures = write_figures(results, out)
         (out / "results.md").write_text(markdown(results), encoding="utf-8")
         (out / "experiment.html").write_text(_page(results, pictures), encoding="utf-8")
     except OSError as error:
@@ -172,9 +202,9 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         headlines=_headlines(results),
         arms=TextTable("Arms", ["arm", "what", "changes"], arms),
         tables=list(tables(results)),
-        unfinished=results.unfinished,
+        unfinished=_unfinished(results),
         curves=curves_board(results, shown.pop("curves")),
-        attended=attention_steps([next(iter(by_seed.values())) for by_seed in results.runs.values()]),
+        attended=attention_steps([next(iter(by_seed.values())) for by_seed in results.runs.values() if by_seed]),
         pictures=list(shown.values()),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,11 +146,8 @@ def record_file(folder: Path, arm: str, seed: int) -> Path:
 def recorded_seeds(folder: Path, arm: str) -> set[int]:
     """The seeds of an arm that a folder has records of."""
     pattern = re.compile(re.escape(arm) + r"-seed(\d+)\.json")
-    return {int(match[1]) for match in map(pattern.fullmatch, _names(folder)) if match}
-
-
-def _names(folder: Path) -> Iterable[str]:
-    return (file.name for file in folder.glob("*.json"))
+    found = (pattern.fullmatch(file.name) for file in folder.glob("*.json"))
+    return {int(match[1]) for match in found if match}
 
 
 def read_record(folder: Path, experiment: Experiment, arm: Arm, seed: int) -> RunRecord | None:

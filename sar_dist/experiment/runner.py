@@ -16,6 +16,7 @@ from sar_dist.experiment.records import RunRecord, read_record, record_file
 from sar_dist.experiment.runs import check_same, evaluation_folder, evaluation_result, is_finished, run_folder
 from sar_dist.experiment.specification import Arm, Evaluation, Experiment
 from sar_dist.places import DATA_VARIABLE, find_data, looked_for
+from sar_dist.validation import one_line
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -66,8 +67,13 @@ def _recorded(experiment: Experiment, arm: Arm, seed: int, options: RunOptions) 
         return None
     record = read_record(options.records, experiment, arm, seed)
     if record is not None:
-        config = experiment.run_config(arm, seed, options.out / "runs").model_dump(mode="json")
-        check_same(record.recipe, config, record_file(options.records, arm.name, seed))
+        file = record_file(options.records, arm.name, seed)
+        config = experiment.run_config(arm, seed, options.out / "runs")
+        with one_line(f"{file} has a recipe of another version", RunConfig):
+            old = RunConfig.model_validate(
+                {"run": {"name": config.run.name}, **record.recipe}
+            )  # with newer keys' defaults
+        check_same(old.model_dump(), config.model_dump(), file)
     return record
 
 

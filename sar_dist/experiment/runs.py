@@ -20,6 +20,8 @@ from sar_dist.setting_trees import differences, is_below
 
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
 _IDENTITY_KEYS = ("model", "regularizer", "augment", "optim", "terms", "engine.precision")
+# Where they are not set, a run settles them when it first starts: any value is then the one that was asked for.
+_SETTLED_BY_THE_RUN = ("augment.where",)
 
 
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +39,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> N
         UserError: it is not.
     """
     for key, (before, after) in differences(identity_of(old), identity_of(new)).items():
-        if is_below(key, _IDENTITY_KEYS):
+        settled = key in _SETTLED_BY_THE_RUN and after is None
+        if is_below(key, _IDENTITY_KEYS) and not settled:
             raise UserError(
                 f"{place} was made with {key}={before}, the experiment says {after}; "
                 "remove that run, or give another --out (another --records where it is one of those)"

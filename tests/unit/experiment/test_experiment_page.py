@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -123,6 +124,13 @@ def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: 
     wrong = results.experiment.model_copy(update={"evaluations": (knn,)})
     with pytest.raises(UserError, match=r"evaluation knn of baseline, seed 0, has no 'top3', which .* shows: top1"):
         collect(wrong, next(iter(results.runs["baseline"].values())).path.parents[1])
+
+
+def test_many_unfinished_runs_are_counted(results: Results) -> None:
+    names = tuple(f"{arm}_seed{seed}" for arm in ("baseline", "my_arm") for seed in range(4))
+    assert markdown(dataclasses.replace(results, unfinished=names)).endswith(
+        "Not finished: 4 of baseline, 4 of my_arm.\n"
+    )
 
 
 def test_nothing_is_finished_yet(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from sar_dist.errors import UserError
 from sar_dist.experiment import Experiment
 from sar_dist.experiment.jobs import Job, Processes, run_jobs
 from sar_dist.experiment.runner import RunOptions, evaluate, train
+from sar_dist.setting_trees import merged
 
 
 @pytest.fixture
@@ -96,6 +98,17 @@ def test_results_of_another_specification_are_not_taken(experiment: Experiment, 
     faster = make_experiment(options.out, base=experiment.base.vary({"data.workers": 3}))
     train(faster, ["baseline"], [0], options, quiet)
     assert calls(options) == ["baseline_seed0"]
+
+
+def test_what_a_run_settles_itself_is_no_other_configuration(experiment: Experiment, options: RunOptions) -> None:
+    train(experiment, ["baseline"], [0], options, quiet)
+    file = options.out / "runs" / "baseline_seed0" / "config.json"
+    assert experiment.base.augment.where is None
+    file.write_text(json.dumps(merged(json.loads(file.read_text()), {"augment": {"where": "worker"}})))
+    train(experiment, ["baseline"], [0], options, quiet)
+    on_gpu = make_experiment(options.out, base=experiment.base.vary({"augment.where": "device"}))
+    with pytest.raises(UserError, match=r"made with augment.where=worker, the experiment says device"):
+        train(on_gpu, ["baseline"], [0], options, quiet)
 
 
 def test_launcher(experiment: Experiment, options: RunOptions, tmp_path: Path) -> None:

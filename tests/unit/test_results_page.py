@@ -1,0 +1,22 @@
+"""The tables of docs/results.md are those of the records beside it."""
+
+from __future__ import annotations
+
+import json
+
+from make_results import DOCS, PAGE, SECTION, with_tables
+
+
+def test_tables_follow_from_the_records() -> None:
+    text = PAGE.read_text()
+    assert with_tables(text) == text, "run `python docs/make_results.py`"
+    assert {found[2] for found in SECTION.finditer(text)} == {
+        folder.name for folder in (DOCS / "results").iterdir() if folder.is_dir()
+    }
+
+
+def test_records_name_no_place_of_a_machine() -> None:
+    for file in (DOCS / "results").glob("*/*.json"):
+        content = json.loads(file.read_text())
+        assert content["made_with"]["git_changes"] is False, f"{file} was made with uncommitted changes"
+        assert '": "/' not in file.read_text(), file
