@@ -136,14 +136,14 @@ def test_terms_have_the_grid_of_the_images(config: RunConfig, side: int) -> None
 def test_each_size_is_one_graph_for_all_blocks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamo.reset()
     dynamo.utils.counters.clear()
-    monkeypatch.setattr(dynamo.config, "recompile_limit", 2)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     model = build_model(settings(), RegularizerSettings())
     engine_build._compile_blocks(model, sharded=False)
-    engine_build._allow_graphs(len(SIDES))
-    for _ in range(2):
-        for side in SIDES:
-            model(torch.randn(2, 3, side, side))
+    with dynamo.config.patch(recompile_limit=2):
+        engine_build._allow_graphs(len(SIDES))
+        for _ in range(2):
+            for side in SIDES:
+                model(torch.randn(2, 3, side, side))
     kinds = 2  # of blocks: tapped, and not
     assert dynamo.utils.counters["stats"]["unique_graphs"] == kinds * len(SIDES)
     dynamo.reset()
