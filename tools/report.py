@@ -2,7 +2,7 @@
 
 It is one HTML file of less than 5 MB that opens without a network; the curves are beside it as a PNG file too.
 
-python tools/report.py runs/vit_s_in100 runs/vit_s_in100_baseline --out report
+python tools/report.py runs/vit_s_in100 runs/vit_s_in100_baseline
 
 Runs with several seeds are compared seed by seed, with intervals, as experiments are:
 
@@ -30,22 +30,25 @@ def main() -> None:
         metavar="RUN",
         help="compare with these runs, which differ in their seed alone (default: the runs without regularizer)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write into (default: the folder report of the first run)"
+    )
     arguments = parser.parse_args()
 
     from sar_dist.reports import figure_png, load_runs, report_figure, report_page  # slow: only when there is work
 
     named = {run.resolve() for run in arguments.runs}
     runs = load_runs([*arguments.runs, *(run for run in arguments.baseline if run.resolve() not in named)])
+    out = arguments.out or arguments.runs[0] / "report"
     curves = figure_png(report_figure(runs))
     page = report_page(runs, curves, arguments.baseline)
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "curves.png").write_bytes(curves)
-        (arguments.out / "report.html").write_text(page, encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "curves.png").write_bytes(curves)
+        (out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {arguments.out}: {error.strerror}") from error
-    print(arguments.out / "report.html")
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    print(out / "report.html")
 
 
 if __name__ == "__main__":

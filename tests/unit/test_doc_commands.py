@@ -101,7 +101,7 @@ WRONG = {
     "sar-train --config no_such_one": "no configuration file",
     "sbatch --nodes=2 slurm/multinode.sh configs/demo.py optim.lrr=1": "unknown key 'optim.lrr'",
     "bash slurm/multinode.sh --dry-run engine.zero_stage=7": "engine.zero_stage",
-    "python tools/report.py runs/demo": "required: --out",
+    "python tools/report.py --out report": "required: RUN",
     "python tools/make_shards.py photos SRC OUT": "invalid choice: 'photos'",
     "OMP_NUM_THREADS=1 python benchmarks/loader.py --turns 3": "no option --turns",
     "python tools/transfer_eval.py --task knn k_nearest=3": "unknown key 'k_nearest'",

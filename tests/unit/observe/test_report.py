@@ -175,6 +175,8 @@ def test_tool(pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         return exit_status.value.code, capsys.readouterr().err
 
     assert run(*pair, "--out", tmp_path / "page") == (0, "")
+    assert run(pair[0]) == (0, "")
+    assert (pair[0] / "report" / "report.html").is_file()
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["curves.png", "report.html"]
     assert (tmp_path / "page" / "report.html").read_text().count("data:image/png;base64,") == 1
     assert run(pair[0], "--baseline", pair[1], "--out", tmp_path / "page") == (0, "")
