@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,13 @@ class Pictures:
         self.task = task
         self.loader = loader
         self.logger = logger
-        count = min(config.log.figure_images, loader.total)
-        self._fixed_samples = [number * loader.total // count for number in range(count)]
         self._fixed_batch: dict[str, Any] | None = None
+
+    @cached_property
+    def _fixed_samples(self) -> list[int]:
+        total = self.loader.total
+        count = min(self.config.log.figure_images, total)
+        return [number * total // count for number in range(count)]
 
     @torch.no_grad()
     def draw(self, model: torch.nn.Module, batch: Mapping[str, Any] | None, step: int) -> None:
