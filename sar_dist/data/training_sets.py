@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 
-from sar_dist.data.layout import named_classes
+from sar_dist.data.layout import class_word, named_classes
 from sar_dist.data.shards import NO_LABEL, Manifest
 from sar_dist.errors import UserError
 
@@ -47,7 +48,8 @@ def set_names(places: Sequence[str]) -> list[str]:
     for place in places:
         parts = [part for part in PurePosixPath(place).parts if part not in ("/", *_SPLIT_FOLDERS)]
         name = re.sub(r"[^A-Za-z0-9_-]", "_", parts[-1]) if parts else "train"
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+        numbered = (f"{name}-{number}" for number in itertools.count(len(names) + 1))
+        names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
     return names
 
 
@@ -81,6 +83,7 @@ def match_classes(
     if ours == theirs and not renamed:
         return None
     named = named_classes(theirs)
+    renamed = {class_word(name): class_word(other) for name, other in renamed.items()}
     for name in renamed:
         if name not in named.values():
             raise UserError(f"{key}.classes: {manifest.root} has no class {name!r}")
@@ -94,7 +97,7 @@ def match_classes(
             f"{reference.root}, the first is {as_name!r}; leave them out of the shards, or say which class each is, as "
             f"classes: {{{name!r}: {ours[0]!r}}}"
         )
-    several = {name for name, count in Counter(ours).items() if count > 1}
+    several = {name for name, count in Counter(map(class_word, ours)).items() if count > 1}
     ambiguous = next((name for name in wanted.values() if name in several), None)
     if ambiguous is not None:
         raise UserError(

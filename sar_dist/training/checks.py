@@ -16,6 +16,7 @@ from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig, height_and_width, size_text
 from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, set_names
 from sar_dist.data.images import build_train_transform
+from sar_dist.data.layout import class_word
 from sar_dist.data.order import check_streams
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
@@ -237,10 +238,13 @@ def check_same_classes(train: Manifest, val: Manifest) -> None:
     Raises:
         UserError: the lists differ; the message names the first label that does.
     """
-    if train.classes is None or val.classes is None or train.classes == val.classes:
+    if train.classes is None or val.classes is None:
         return
-    pairs = zip_longest(train.classes, val.classes, fillvalue="no class")
-    label, (ours, theirs) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    pairs = zip_longest(map(class_word, train.classes), map(class_word, val.classes), fillvalue="no class")
+    different = [(label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if not different:
+        return
+    label, ours, theirs = different[0]
     raise UserError(
         f"data.train and data.val have different classes ({len(train.classes)} and {len(val.classes)}): label {label} is {ours} in "
         f"{train.root} and {theirs} in {val.root}; make both with one list, such as by one make_shards.py command"

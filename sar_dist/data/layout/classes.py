@@ -155,8 +155,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def named_classes(names: Sequence[str]) -> dict[int, str]:
-    """Label and name of the classes in ``names``, without the places of a larger set that a subset does not name."""
-    return {label: name for label, name in enumerate(names) if name != _placeholder(label)}
+    """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name."""
+    return {label: class_word(name) for label, name in enumerate(names) if name != _placeholder(label)}
 
 
 def _placeholder(label: int) -> str:

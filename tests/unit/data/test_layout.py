@@ -193,6 +193,8 @@ def test_train_and_val_lists_are_compared() -> None:
     train = Manifest("t", "train", ("a", "b", "c"), ())
     check_same_classes(train, Manifest("v", "val", ("a", "b", "c"), ()))
     check_same_classes(train, Manifest("v", "val", None, ()))
+    composed, decomposed = Manifest("t", "train", ("caf\u00e9",), ()), Manifest("v", "val", ("cafe\u0301",), ())
+    check_same_classes(composed, decomposed)
     with pytest.raises(UserError, match=r"\(3 and 2\): label 1 is b in t and c in v"):
         check_same_classes(train, Manifest("v", "val", ("a", "c"), ()))
 

@@ -239,3 +239,4 @@ def test_labels_are_those_of_the_first_set(tmp_path: Path) -> None:
 def test_names_of_sets() -> None:
     places = ["/data/in1k/train", "s3://bucket/in21k", "more/in1k", "/train", "my set.v2"]
     assert set_names(places) == ["in1k", "in21k", "in1k-3", "train", "my_set_v2"]
+    assert set_names(["x/a-3", "y/a", "z/a"]) == ["a-3", "a", "a-4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -390,6 +391,33 @@ def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
         (tmp_path / "b" / "classes.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"classes\.json"):
             csv_sources(second, None, CsvColumns(), "val")
+
+
+@pytest.mark.parametrize(
+    ("values", "split", "refused"),
+    [
+        (["train", "train"], None, None),
+        (["cats", "dogs"], None, None),  # about something else
+        (["test", "test"], SplitChoice("test", "val"), None),
+        (["train", "val"], None, "of the split val, but its rows would be of train"),
+        (["train", "eval"], None, "of the split eval, but its rows would be of train"),
+        (["train", "train"], "val", "of the split train, but its rows would be of val"),
+    ],
+)
+def test_parquet_rows_of_another_split_are_refused(
+    tmp_path: Path, values: list[str], split: SplitChoice | str | None, refused: str | None
+) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
+    from pyarrow import parquet
+
+    rows = [
+        {"image": image["bytes"], "label": 0, "Split": value}
+        for image, value in zip(_parquet_images(0, 2), values, strict=True)
+    ]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "all.parquet")
+    with contextlib.nullcontext() if refused is None else pytest.raises(UserError, match=refused):
+        (source,) = parquet_sources(tmp_path / "all.parquet", "image", "label", split)
+        assert len(source) == 2
 
 
 def test_parquet_with_words(tmp_path: Path) -> None:

@@ -140,6 +140,14 @@ def test_exact_masks_of_the_demo_data(tmp_path: Path) -> None:
         (lambda root: (root / "boxes.csv").write_text("file,x\na,1\n"), r"no table with the columns path,xmin"),
         (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,x,4\n"), "no table with"),
         (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/a,1,2,3,4\n"), "no box .* val/"),
+        (
+            lambda root: (root / "boxes.csv").write_text('path,xmin,ymin,xmax,ymax\nval/a,1,2,3,"4\n'),
+            "unexpected end of",
+        ),
+        (
+            lambda root: (root / "boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\n{'a' * 10**6},1,2,3,4\n"),
+            "field larger",
+        ),
     ],
 )
 def test_bad_data(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:

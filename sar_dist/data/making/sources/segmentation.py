@@ -125,7 +125,7 @@ def _ade20k_classes(root: Path) -> tuple[str, ...] | None:
         return None
     try:
         text = read_regular(tables[0]).decode()
-        rows = list(csv.DictReader(text.splitlines(), delimiter="\t", skipinitialspace=True))
+        rows = list(csv.DictReader(text.splitlines(), delimiter="\t", skipinitialspace=True, strict=True))
         names = [(row.get("Name") or "").strip() for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {tables[0]}: {error}; repair or remove it") from None

@@ -234,12 +234,36 @@ def parquet_sources(
     found = splits_by_name(list(paths), str(root))
     chosen = choose_splits(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
     numbering = found.get("train") or [name for names in chosen.values() for name in names]
+    for split_made, names in chosen.items():
+        _refuse_other_splits([paths[name] for name in names], choice.source if choice else split_made)
     folder = root.parent if root.is_file() else root
     words = _parquet_words([paths[name] for name in numbering], label_column, folder)
     return [
         ParquetSource([paths[name] for name in names], found_split, image_column, label_column, words)
         for found_split, names in chosen.items()
     ]
+
+
+def _refuse_other_splits(files: Sequence[Path], split: str) -> None:
+    """Raise UserError where a column called split says that rows of these files are not of ``split``."""
+    for path in files:
+        parquet = _open_parquet(path)
+        for column in (name for name in parquet.schema_arrow.names if name.lower() == "split"):
+            named = {
+                word: split_of_word(word) or word.strip().lower() for word in map(str, _values(path, parquet, column))
+            }
+            others = sorted(word for word, meant in named.items() if meant != split)
+            if others and any(map(split_of_word, named)):  # otherwise it is about something else
+                raise UserError(
+                    f"{path}: its column {column} says that rows are of the split {others[0]}, but its rows would be of {split}; "
+                    "write each split to files of its own, or take the column out"
+                )
+
+
+def _values(path: Path, parquet: Any, column: str) -> set[object]:
+    """The different values of a column."""
+    with _readable(path):
+        return set(parquet.read(columns=[column], use_threads=False).column(0).unique().to_pylist())
 
 
 def _parquet_words(files: Sequence[Path], label_column: str, folder: Path) -> ClassTable | None:
@@ -252,8 +276,7 @@ def _parquet_words(files: Sequence[Path], label_column: str, folder: Path) -> Cl
         kind = str(parquet.schema_arrow.field(label_column).type)
         if "string" not in kind or kind.startswith(("list", "struct", "map", "large_list")):
             return None
-        with _readable(path):
-            values |= set(parquet.read(columns=[label_column], use_threads=False).column(0).unique().to_pylist())
+        values |= _values(path, parquet, label_column)
     return _numbered_words([value for value in values if isinstance(value, str)], folder, folder / CLASSES_NAME)
 
 

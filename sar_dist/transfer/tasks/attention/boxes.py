@@ -73,9 +73,9 @@ class BoxedImages:
         table = root / BOXES_FILE
         try:
             content = read_regular(table)
-            rows = list(csv.DictReader(io.StringIO(content.decode())))
+            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig")), strict=True))
             boxes = [(row["path"], tuple(int(row[name]) for name in _COLUMNS[1:])) for row in rows]
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise UserError(f"{table} is no table with the columns {','.join(_COLUMNS)}: {error}") from error
         self._boxes = [(path, box) for path, box in boxes if path.startswith(f"{split}/")]
         if not self._boxes:
