@@ -103,8 +103,10 @@ def run_jobs(jobs: Sequence[Job], at_once: int, say: Callable[[str], None], dead
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             if processes.seconds and not failures and not processes.stopping and done < len(waiting):
-                left = format_duration(processes.seconds_left(len(waiting) - done, at_once))
-                say(f"{len(jobs) - len(waiting) + done} of {len(jobs)} done, about {left} left for these")
+                left = processes.seconds_left(len(waiting) - done, at_once)
+                # What runs longer than those before it leaves nothing to calculate with.
+                more = f", about {format_duration(left)} left for these" if left > 0 else ""
+                say(f"{len(jobs) - len(waiting) + done} of {len(jobs)} done{more}")
     except KeyboardInterrupt:
         say("stopping: what is running saves its state; the same command goes on from there")
         processes.stop()
