@@ -31,9 +31,16 @@ Curve = tuple[str, str, str]  # title, prefix and name
 
 
 def curves_of(results: Results) -> list[Curve]:
-    """What has a chart: title, prefix and name."""
+    """What has a chart, a curve in some run: title, prefix and name."""
     words = {"train": "training ", "val": "validation "}
-    drawn = [quantity for quantity in results.quantities if quantity.experiment and not quantity.by_head]
+    runs = [run for by_seed in results.runs.values() for run in by_seed.values()]
+    drawn = [
+        quantity
+        for quantity in results.quantities
+        if quantity.experiment
+        and not quantity.by_head
+        and any(run.curve(quantity.prefix, quantity.key)[0] for run in runs)
+    ]
     validated = {quantity.label for quantity in drawn if quantity.prefix == "val"}
     return [
         ((words[each.prefix] if each.label in validated else "") + each.title, each.prefix, each.key) for each in drawn
@@ -49,7 +56,7 @@ def head_curves_of(results: Results) -> list[tuple[str, str]]:
 def curves_figure(results: Results) -> Figure:
     """One chart for each quantity, a colour for each arm, over epochs."""
     curves = curves_of(results)
-    rows = math.ceil(len(curves) / COLUMNS)
+    rows = max(1, math.ceil(len(curves) / COLUMNS))
     figure = Figure(figsize=(13, 3.1 * rows + 0.6), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis, (title, prefix, name) in zip(axes, curves, strict=False):
@@ -146,7 +153,7 @@ def heads_figure(results: Results) -> Figure | None:
     axes = figure.subplots(len(drawn), len(arms), squeeze=False, sharey="row", sharex=True)
     for row, (title, start) in zip(axes, drawn, strict=True):
         for axis, (arm, color) in zip(row, arms.items(), strict=True):
-            _prepare(axis, f"{arm}: {title}")
+            _prepare(axis, f"{arm}:\n{title}")
             for head in ordered_heads(results.runs[arm], start):
                 _draw_band(axis, *head, color)
     figure.supxlabel("epoch; heads in order of their last value", fontsize=11)

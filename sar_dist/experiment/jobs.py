@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from sar_dist.errors import UserError
+from sar_dist.processes import available_cores
 from sar_dist.progress import format_duration
 
 
@@ -92,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, say: Callable[[str], None], dead
     waiting = [job for job in jobs if not job.is_done()]
     say(f"{len(jobs) - len(waiting)} of {len(jobs)} done already")
     processes, failures = Processes(), list[str]()
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = max(1, available_cores() // at_once)
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), processes.stop) if deadline is not None else None
     pool = ThreadPoolExecutor(at_once)

@@ -16,7 +16,7 @@ from PIL import Image
 from report_runs import keep_details
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.curves import band, ordered_heads
+from sar_dist.experiment.curves import band, curves_figure, curves_of, ordered_heads
 from sar_dist.experiment.page import markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
@@ -82,6 +82,16 @@ def test_curves_of_an_arm(results: Results) -> None:
     np.testing.assert_allclose(values[:, -1], [51, 61, 101])
     none, empty = band(list(results.runs["method"].values()), "val", "speed")
     assert none.size == empty.size == 0
+
+
+def test_only_what_was_recorded_has_a_chart(results: Results) -> None:
+    drawn = curves_of(results)
+    assert ("validation top-1, %", "val", "top1") in drawn
+    assert not [title for title, _, _ in drawn if "total variation" in title or "distillation" in title]
+    assert all(band(list(results.runs["method"].values()), prefix, name)[0].size for _, prefix, name in drawn)
+    assert len(curves_figure(results).axes) == len(drawn)
+    nothing = dataclasses.replace(results, runs={arm: {} for arm in results.runs})
+    assert curves_figure(nothing).axes == []
 
 
 def test_heads_are_in_order_of_their_value_in_each_run(results: Results) -> None:

@@ -57,7 +57,7 @@ def test_several_at_once_share_the_cores(
     experiment: Experiment, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     train(experiment, [], [0], RunOptions(options.out, jobs=2, tools=options.tools), quiet)
     assert {line.split()[1] for line in (options.out / "calls").read_text().splitlines()} == {"3"}
 
