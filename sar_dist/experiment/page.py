@@ -199,7 +199,7 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
     return render_page(
         "experiment.html.j2",
         title=results.experiment.title,
-        headlines=_headlines(results),
+        headlines=headlines_of(results),
         arms=TextTable("Arms", ["arm", "what", "changes"], arms),
         tables=list(tables(results)),
         unfinished=_unfinished(results),
@@ -209,9 +209,18 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
     )
 
 
-def _headlines(results: Results) -> list[Headline]:
-    """The first metric of each arm."""
+def headlines_of(results: Results) -> list[Headline]:
+    """What was declared: the difference and the verdict of each primary measure; without, the first metric of each arm."""
+    declared = [
+        Headline(
+            f"{verdict.measure.metric}: {analysis.arm} - {analysis.reference}",
+            _one_interval(verdict.difference),
+            verdict.words,
+        )
+        for analysis in results.experiment.analysis
+        for verdict in verdicts(results, analysis)
+    ]
     metric = next(iter(results.values), None)
-    if metric is None:
-        return []
+    if declared or metric is None:
+        return declared
     return [Headline(arm.name, format_summary(results.summary(metric, arm.name)), metric) for arm in results.arms]

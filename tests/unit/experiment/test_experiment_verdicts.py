@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from experiment_factory import make_experiment
 
 from sar_dist.experiment import Analysis, Measure
 from sar_dist.experiment.curves import points_figure
-from sar_dist.experiment.page import verdicts_table
+from sar_dist.experiment.page import headlines_of, verdicts_table
 from sar_dist.experiment.results import Results
 from sar_dist.experiment.verdicts import Verdict, verdicts
 
@@ -89,6 +90,16 @@ def test_table_tells_the_result_without_the_seeds_that_suggested_it() -> None:
     assert row["pairs"] == "8"
     empty = dict(zip(table.header, table.rows[1], strict=True))
     assert (empty["difference"], empty["verdict"]) == ("–", "interim, 0 of 8 seeds: no verdict")
+
+
+def test_the_page_begins_with_what_was_declared() -> None:
+    results = results_of({"large": [3 + each for each in NOISE], "none": []})
+    assert [(each.label, each.value, each.note) for each in headlines_of(results)] == [
+        ("large: method - baseline", "+3.0 [2.9, 3.1]", "established: higher"),
+        ("none: method - baseline", "–", "interim, 0 of 8 seeds: no verdict"),
+    ]
+    plain = replace(results, experiment=results.experiment.model_copy(update={"analysis": ()}))
+    assert [(each.label, each.note) for each in headlines_of(plain)] == [("baseline", "large"), ("method", "large")]
 
 
 def test_points_are_those_of_the_seeds() -> None:
