@@ -16,20 +16,24 @@ from typing import Any
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.specification import Evaluation
-from sar_dist.setting_trees import differences, is_below
+from sar_dist.setting_trees import differences, is_below, leaves, set_leaf
 
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
-_IDENTITY_KEYS = ("model", "regularizer", "augment", "optim", "terms", "engine.precision")
+_IDENTITY_KEYS = (
+    *("model", "regularizer", "augment", "optim", "terms", "engine.precision"),
+    *("data.label", "data.epoch_samples", "data.repeated_augmentation", "data.streams", "data.window_shards"),
+)
 # Where they are not set, a run settles them when it first starts: any value is then the one that was asked for.
 _SETTLED_BY_THE_RUN = ("augment.where",)
 
 
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration's tree that decides what a run finds."""
-    return {
-        **{key: config[key] for key in _IDENTITY_KEYS if key in config},
-        "engine": {"precision": config.get("engine", {}).get("precision")},
-    }
+    tree: dict[str, Any] = {}
+    for key, value in leaves(config):
+        if is_below(key, _IDENTITY_KEYS):
+            set_leaf(tree, key, value)
+    return tree
 
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> None:
@@ -40,7 +44,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> N
     """
     for key, (before, after) in differences(identity_of(old), identity_of(new)).items():
         settled = key in _SETTLED_BY_THE_RUN and after is None
-        if is_below(key, _IDENTITY_KEYS) and not settled:
+        if not settled:
             raise UserError(
                 f"{place} was made with {key}={before}, the experiment says {after}; "
                 "remove that run, or give another --out (another --records where it is one of those)"

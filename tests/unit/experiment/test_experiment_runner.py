@@ -87,14 +87,17 @@ def test_a_run_that_stopped_early_goes_on(experiment: Experiment, options: RunOp
 
 def test_results_of_another_specification_are_not_taken(experiment: Experiment, options: RunOptions) -> None:
     train(experiment, ["baseline"], [0], options, quiet)
-    longer = make_experiment(options.out, base=experiment.base.vary({"optim.epochs": 20.0}))
-    with pytest.raises(UserError, match=r"baseline_seed0 was made with optim.epochs=300.0, the experiment says 20.0"):
-        train(longer, ["baseline"], [0], options, quiet)
-    rounded = make_experiment(options.out, base=experiment.base.vary({"engine.precision": "fp32"}))
-    with pytest.raises(
-        UserError, match=r"baseline_seed0 was made with engine.precision=bf16, the experiment says fp32"
+    for key, before, asked in (
+        ("optim.epochs", 300.0, 20.0),
+        ("engine.precision", "bf16", "fp32"),
+        ("data.repeated_augmentation", 1, 2),
+        ("data.epoch_samples", None, 100),
     ):
-        train(rounded, ["baseline"], [0], options, quiet)
+        other = make_experiment(options.out, base=experiment.base.vary({key: asked}))
+        with pytest.raises(
+            UserError, match=f"baseline_seed0 was made with {key}={before}, the experiment says {asked}"
+        ):
+            train(other, ["baseline"], [0], options, quiet)
     faster = make_experiment(options.out, base=experiment.base.vary({"data.workers": 3}))
     train(faster, ["baseline"], [0], options, quiet)
     assert calls(options) == ["baseline_seed0"]
