@@ -107,7 +107,14 @@ class FileSource(Source):
         self._root = root
         self._samples = samples
         self._prefix = prefix or split
-        self._size = sum(_size(root / path) for sample in samples for path in sample.files.values())
+        sizes = {path: _size(root / path) for sample in samples for path in sample.files.values()}
+        self._size = sum(sizes.values())
+        empty = [path for path, size in sizes.items() if size == 0]
+        if empty:
+            warn(
+                f"{root}: {len(empty)} files are empty, such as {empty[0]}, and will be bad samples; repair or remove them, "
+                "and make the shards again"
+            )
 
     @property
     def prefix(self) -> str:
