@@ -28,7 +28,7 @@ class _BarOverValues(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        yield Text(self.values, no_wrap=True, overflow="ellipsis")
+        yield Text(self.values)
 
 
 class ProgressReporter:
