@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sar_dist.data.layout import parse_split_choice
-from sar_dist.data.making import SAMPLES_PER_SHARD, ResizedSource, WritingOptions, verify_folder, write_splits
+from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
@@ -26,6 +26,8 @@ def main() -> None:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
     if arguments.command == "verify":
+        from sar_dist.data.making import verify_folder  # decodes images, with PyTorch
+
         verify_folder(arguments.folder, deep=arguments.deep, processes=arguments.processes, label=arguments.label)
         return
     chosen: SourceCommand = arguments.chosen
@@ -37,6 +39,8 @@ def main() -> None:
         options = WritingOptions(arguments.seed, arguments.samples_per_shard, arguments.processes)
     sources: Sequence[Source] = chosen.sources(arguments)
     if resizing is not None:
+        from sar_dist.data.making import ResizedSource
+
         sources = [ResizedSource(source, resizing) for source in sources]
     write_splits(sources, arguments.out, options)
 

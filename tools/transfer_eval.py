@@ -66,10 +66,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def task_list() -> str:
     """Each task with its summary and the data it wants."""
-    from sar_dist.transfer import find_task, task_names
+    from sar_dist.transfer import TASKS
 
-    tasks = [find_task(name) for name in task_names()]
-    return "\n".join(f"{task.name}\n    {task.summary}\n    data: {task.data_help}" for task in tasks)
+    return "\n".join(f"{name}\n    {task.summary}\n    data: {task.data_help}" for name, task in TASKS.items())
 
 
 def settings_help(name: str) -> str:

@@ -28,6 +28,8 @@ GROUND: dict[str, set[str]] = {
     "machine": {"errors"},
     "progress": {"output"},
     "randomness": set(),
+    "keys": set(),
+    "faces": set(),
     "paired_statistics": set(),
     "setting_trees": set(),
     "environment": set(),

@@ -16,8 +16,8 @@ from sar_dist.data.layout import ClassTable, Split, SplitChoice
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
+from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-from sar_dist.randomness import keyed_permutation
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
+from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-from sar_dist.randomness import keyed_permutation
 
 
 @dataclass(frozen=True)
