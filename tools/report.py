@@ -20,7 +20,12 @@ from sar_dist.program import run_tool
 
 def main() -> None:
     """Read the runs, write ``report.html`` and ``curves.png``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        # argparse's own has --baseline first, which would take every run for itself
+        usage="%(prog)s RUN [RUN ...] [--baseline RUN [RUN ...]] [--out DIR]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
     parser.add_argument(
         "--baseline",

@@ -40,7 +40,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--task", metavar="NAME", help="one of --list")
     parser.add_argument("--model", metavar="SPEC", help=f"{SPEC_HELP}; default: the newest finished run in runs/")
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="the data set; default: $SAR_DIST_DATA or data/")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="the data set, as given or below $SAR_DIST_DATA or data/; default: the usual one of the task, there",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
     )

@@ -103,7 +103,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         """Check all labels, train and score, then the same with a random backbone where that is asked for."""
         job = self.job
         census = {
-            name: take_census(samples, job.out / f"labels_{name}.json", job.settings.workers, job.say)
+            name: take_census(samples, job.out / f"labels_{name}.json", job.settings.loader_processes, job.say)
             for name, samples in (("train", prepared.train), ("val", prepared.val))
         }
         for name, found in census.items():
@@ -149,7 +149,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         usable = [number for number in range(len(data.train)) if number not in bad]
         how = TrainingJob(
             seed=settings.seed,
-            workers=settings.workers,
+            workers=settings.loader_processes,
             device=backbone.device,
             normalise=backbone.normalise,
             autocast=backbone.autocast,
@@ -162,7 +162,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
         if counts is None:
             counts = count_confusions(
-                data.val, predictor, data.recipe, workers=settings.workers, device=backbone.device, say=job.say
+                data.val, predictor, data.recipe, workers=settings.loader_processes, device=backbone.device, say=job.say
             )
             distributed.main_first(lambda: _write_counts(file, counts))
         return counts, predictor

@@ -189,7 +189,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             global_batch=recipe.global_batch,
             sub_batch=settings.batch,
             seed=settings.seed,
-            workers=settings.workers,
+            workers=settings.loader_processes,
         )
 
     def _protocol(self, recipe: ProbeRecipe, trained: _Trained) -> dict[str, Any]:
