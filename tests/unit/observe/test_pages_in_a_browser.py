@@ -137,6 +137,8 @@ def test_the_slider_goes_through_the_steps_with_the_keyboard(page: Browser) -> N
     last = "cat, predicted dog at step 30; mean of the heads: H 0.150, 1.5 components"
     assert attention(page)[0] == (last, "head 1: H 0.00, 2 comp.", "2")
     assert attention(page)[1][0] == "does not have this image"  # it has other ones
+    shown = "[...document.querySelectorAll('.heads')].map((heads) => heads.getClientRects().length)"
+    assert page.run(shown) == [1, 0]
     page.run("document.querySelector('[name=step]').focus()")
     page.press("Home")
     assert attention(page)[0][2] == "0"
