@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
 
@@ -24,7 +25,7 @@ def main() -> None:
         description=__doc__,
         # argparse's own has --baseline first, which would take every run for itself
         usage="%(prog)s RUN [RUN ...] [--baseline RUN [RUN ...]] [--out DIR]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=TerminalHelp,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
     parser.add_argument(

@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.data.layout import is_image_name
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -75,7 +76,7 @@ def write(path: Path, content: bytes) -> None:
 
 def main() -> None:
     """Parse, load, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--model", required=True, metavar="SPEC", help=SPEC_HELP)
     parser.add_argument(
         "--images", required=True, nargs="+", type=Path, metavar="PATH", help="image files, or folders of them"
