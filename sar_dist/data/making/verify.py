@@ -143,7 +143,9 @@ def verify_folder(
             f"{_histogram(sum((report.labels for report in reports), Counter()), manifest.classes)}"
         )
     if problems:
-        raise UserError(f"{problems} problems in {folder}, listed above; repair or remove what they were made from and make them again, or restore them")
+        raise UserError(
+            f"{problems} problems in {folder}, listed above; repair or remove what they were made from and make them again, or restore them"
+        )
 
 
 def _histogram(labels: Counter[int], classes: tuple[str, ...] | None) -> str:

@@ -107,9 +107,10 @@ class FileSource(Source):
         self._root = root
         self._samples = samples
         self._prefix = prefix or split
-        sizes = {path: _size(root / path) for sample in samples for path in sample.files.values()}
-        self._size = sum(sizes.values())
-        empty = [path for path, size in sizes.items() if size == 0]
+        files = [path for sample in samples for path in sample.files.values()]
+        sizes = [_size(root / path) for path in files]
+        self._size = sum(sizes)
+        empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         if empty:
             warn(
                 f"{root}: {len(empty)} files are empty, such as {empty[0]}, and will be bad samples; repair or remove them, "
