@@ -17,9 +17,10 @@ help:  ## show this
 
 install: $(VENV)/installed  ## everything into .venv
 
+# Asks for pip: where Debian's python3-venv is missing, the first attempt leaves a .venv without it behind.
 # Stamped by the files that say what to install, so that a changed requirement is picked up.
 $(VENV)/installed: requirements.txt setup.py pyproject.toml
-	test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PYTHON) -m pip --version > /dev/null 2>&1 || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --editable ".[dev]"
 	touch $@

@@ -23,7 +23,7 @@ from sar_dist.console import TOOLS as COMMANDS
 from sar_dist.engine.optimizers import OPTIMIZERS
 from sar_dist.observe import quantity_rows
 from sar_dist.terms import TERMS
-from sar_dist.transfer import TransferSettings, find_task, task_names
+from sar_dist.transfer import TASKS, TransferSettings, find_task
 from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result
 
 FOLDER = Path(__file__).parent
@@ -134,7 +134,7 @@ def evaluation_page() -> str:
         settings_table(TransferSettings),
     ]
     common = {key: default for key, _, default, _ in config_keys(TransferSettings)}
-    for name in task_names():
+    for name in TASKS:
         task = find_task(name)
         parts += [
             f"## Task `{name}`",

@@ -4,8 +4,9 @@ The names of ``__all__`` are the public face, for use from Python (docs/python.m
 PyTorch takes seconds. Everything else may change between versions.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sar_dist.faces import lazy_face
 
 __version__ = "0.1.0"
 
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
     from sar_dist.terms import Term, TermScores, WeightedTerm
     from sar_dist.training import build_trainer
     from sar_dist.transfer import TransferTask, load_model, read_result
-
-_HOMES = {
-    "config": ("RunConfig", "load_config"),
-    "errors": ("UserError",),
-    "models": ("build_model", "export_run", "register_family"),
-    "regularizer": ("SpatialEntropyLoss", "spatial_entropy", "spatial_entropy_from_query_key"),
-    "terms": ("Term", "TermScores", "WeightedTerm"),
-    "training": ("build_trainer",),
-    "transfer": ("TransferTask", "load_model", "read_result"),
-}
+else:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            ".config": "RunConfig load_config",
+            ".errors": "UserError",
+            ".models": "build_model export_run register_family",
+            ".regularizer": "SpatialEntropyLoss spatial_entropy spatial_entropy_from_query_key",
+            ".terms": "Term TermScores WeightedTerm",
+            ".training": "build_trainer",
+            ".transfer": "TransferTask load_model read_result",
+        },
+    )
 
 __all__ = [
     "RunConfig",
@@ -46,13 +50,6 @@ __all__ = [
     "spatial_entropy",
     "spatial_entropy_from_query_key",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    for package, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"sar_dist.{package}"), name)
-    raise AttributeError(f"module 'sar_dist' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -22,12 +22,6 @@ _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 _UNIT = 2.0**-53
 
 
-def seed_of(label: str, seed: int) -> int:
-    """A 64-bit seed of its own for each use of the run's seed."""
-    digest = hashlib.blake2b(f"{label}:{seed}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
 def counter_uniform(seed: int, keys: Sequence[Tensor], count: int) -> Tensor:
     """Uniform random numbers in [0, 1) with 53 random bits.
 
@@ -62,22 +56,6 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 def _signed(value: int) -> int:
     """The int64 with the same bits as a uint64; products and sums wrap alike."""
     return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def counter_key(*parts: int | str) -> int:
-    """128-bit key of a counter-based generator from what it belongs to, such as (seed, epoch, "shards")."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-
-
-def keyed_permutation(size: int, *key: int | str) -> np.ndarray:
-    """A permutation of range(size) that depends on ``key`` alone. Returns (size,) of the smallest unsigned type that fits.
-
-    Sorts raw Philox output: unlike ``Generator.permutation``, whose algorithm NumPy may change, the raw stream of a bit
-    generator is guaranteed, so that a run can be resumed under another NumPy.
-    """
-    draws = np.random.Philox(key=counter_key(*key)).random_raw(size)
-    return np.argsort(draws, kind="stable").astype(np.min_scalar_type(size))
 
 
 def seed_generators(*key: int) -> None:

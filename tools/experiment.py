@@ -9,8 +9,7 @@ of them or to add a seed; the tables are of everything that is in DIR.
 --records FOLDER: small files with everything that finished runs measured. Runs that have one count as finished, so that
 an experiment goes on where none of its runs lie; those that finish here get one. A run that is in both is compared.
 
-    python tools/experiment.py configs/experiments/confirm_tiny.py --out results/confirm_tiny \
-        --records docs/results/confirm_tiny --stage report
+    python tools/experiment.py configs/experiments/confirm_tiny.py --out results/confirm_tiny --records docs/results/confirm_tiny --stage report
 
 See docs/results.md.
 """
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.program import run_tool
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def say(line: str) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("spec", type=Path, help="a file of configs/experiments/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the experiment")
     parser.add_argument("--arm", action="append", default=[], help="only this arm; may be repeated")

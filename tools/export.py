@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.program import run_tool
 
 
 def main() -> None:
     """Parse, export, say what was exported and how to load it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoint folders")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to create")
     parser.add_argument("--step", type=int, help="the checkpoint after this optimizer step; default: the newest intact")

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu_check import PARTS, Report, run_parts, write_reports  # noqa: E402
 from benchmarks.gpu_check.report import print_report, print_summary  # noqa: E402
+from sar_dist.command_help import TerminalHelp  # noqa: E402
 from sar_dist.errors import UserError  # noqa: E402
 from sar_dist.program import run_tool  # noqa: E402
 
@@ -35,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     lines = [f"    {part.name:<12}{part.title}{' (needs a GPU)' if part.needs_gpu else ''}" for part in PARTS]
     description = (__doc__ or "").format(parts="\n".join(["Parts:", *lines]))
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=TerminalHelp)
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=f"some of {', '.join(names)}")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="folder (default: %(default)s)")

@@ -1,7 +1,9 @@
 """Make WebDataset shards from images, or verify them. See docs/data.md.
 
+    python tools/make_shards.py imagefolder SRC OUT
+
 {commands}
-    python tools/make_shards.py verify DIR [--deep]     every byte of every shard; --deep decodes every image
+    verify DIR [--deep]    every byte of every shard; --deep decodes every image
 
 With --max-short-side N, images that are larger are resized once, to save the time that decoding them takes in training.
 Several splits go to OUT/train and OUT/val, a single one to OUT. Interrupted, the same command goes on where it was.
@@ -14,8 +16,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.data.layout import parse_split_choice
-from sar_dist.data.making import SAMPLES_PER_SHARD, ResizedSource, WritingOptions, verify_folder, write_splits
+from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
@@ -26,6 +29,8 @@ def main() -> None:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
     if arguments.command == "verify":
+        from sar_dist.data.making import verify_folder  # decodes images, with PyTorch
+
         verify_folder(arguments.folder, deep=arguments.deep, processes=arguments.processes, label=arguments.label)
         return
     chosen: SourceCommand = arguments.chosen
@@ -37,6 +42,8 @@ def main() -> None:
         options = WritingOptions(arguments.seed, arguments.samples_per_shard, arguments.processes)
     sources: Sequence[Source] = chosen.sources(arguments)
     if resizing is not None:
+        from sar_dist.data.making import ResizedSource
+
         sources = [ResizedSource(source, resizing) for source in sources]
     write_splits(sources, arguments.out, options)
 
@@ -53,9 +60,9 @@ def _resizing(arguments: argparse.Namespace) -> Resizing | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [f"    python tools/make_shards.py {made.usage:<23} {made.summary}" for made in COMMANDS]
+    lines = [f"    {made.usage:<22} {made.summary}" for made in COMMANDS]
     description = (__doc__ or "").format(commands="\n".join(lines))
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=TerminalHelp)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--processes", type=positive, help="processes that work in parallel (default: one a core)")

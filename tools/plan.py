@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
 from sar_dist.machine import Machine
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--config", required=True, help="configuration file, or the config.json of a run")
     parser.add_argument("--nodes", type=int, required=True, help="number of nodes")
     parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs on each node")

@@ -14,13 +14,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
 
 
 def main() -> None:
     """Read the runs, write ``report.html`` and ``curves.png``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        # argparse's own has --baseline first, which would take every run for itself
+        usage="%(prog)s RUN [RUN ...] [--baseline RUN [RUN ...]] [--out DIR]",
+        formatter_class=TerminalHelp,
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
     parser.add_argument(
         "--baseline",

@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sar_dist.command_help import TerminalHelp, fitted
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.program import run_tool
@@ -35,12 +36,15 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; ``--list`` and ``--help`` end here."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp, add_help=False)
     parser.add_argument("--task", metavar="NAME", help="one of --list")
     parser.add_argument("--model", metavar="SPEC", help=f"{SPEC_HELP}; default: the newest finished run in runs/")
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="the data set; default: $SAR_DIST_DATA or data/")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="the data set, as given or below $SAR_DIST_DATA or data/; default: the usual one of the task, there",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
     )
@@ -53,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # the deepspeed launcher passes it
     arguments = parser.parse_intermixed_args()  # settings may stand before and after options
     if arguments.list:
-        print(task_list())
+        print(fitted(task_list()))
         sys.exit(0)
     if arguments.help:
         parser.epilog = settings_help(arguments.task) if arguments.task else None
@@ -66,10 +70,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def task_list() -> str:
     """Each task with its summary and the data it wants."""
-    from sar_dist.transfer import find_task, task_names
+    from sar_dist.transfer import TASKS
 
-    tasks = [find_task(name) for name in task_names()]
-    return "\n".join(f"{task.name}\n    {task.summary}\n    data: {task.data_help}" for task in tasks)
+    return "\n".join(f"{name}\n    {task.summary}\n    data: {task.data_help}" for name, task in TASKS.items())
 
 
 def settings_help(name: str) -> str:

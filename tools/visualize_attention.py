@@ -10,6 +10,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sar_dist.command_help import TerminalHelp
+from sar_dist.data.layout import is_image_name
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 from sar_dist.model_specs import SPEC_HELP
@@ -50,6 +52,19 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     return PictureSection(path.name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
 
 
+def images_at(path: Path) -> list[Path]:
+    """A file as it is; the images in a folder, sorted by name."""
+    if not path.is_dir():
+        return [path]
+    try:
+        found = sorted(file for file in path.iterdir() if is_image_name(file.name) and file.is_file())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not found:
+        raise UserError(f"{path} holds no images; folders in it are not looked into")
+    return found
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file and the folders above it."""
     try:
@@ -61,18 +76,21 @@ def write(path: Path, content: bytes) -> None:
 
 def main() -> None:
     """Parse, load, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--model", required=True, metavar="SPEC", help=SPEC_HELP)
-    parser.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="image files")
+    parser.add_argument(
+        "--images", required=True, nargs="+", type=Path, metavar="PATH", help="image files, or folders of them"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures and index.html")
     arguments = parser.parse_args()
 
+    images = [image for path in arguments.images for image in images_at(path)]
     from sar_dist.reports import attention_page  # with PyTorch, which takes seconds
     from sar_dist.transfer import load_model
 
     loaded = load_model(arguments.model)
     sections = []
-    for number, path in enumerate(arguments.images):
+    for number, path in enumerate(images):
         section = picture(loaded, path)
         sections.append(section)
         target = arguments.out / f"{number:02d}_{path.stem}.png"

@@ -3,13 +3,31 @@
 ``load_manifest`` -> ``check_shards`` -> ``TrainLoader`` / ``ValidationLoader``; of several training sets ``match_classes``.
 """
 
-from sar_dist.data.device_decoding import decoder_problem, device_batches
-from sar_dist.data.loader import TrainLoader, ValidationLoader
-from sar_dist.data.prefetch import prefetch_to_device
-from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
-from sar_dist.data.train_sizes import SizedTransforms, TrainSizes
-from sar_dist.data.training_sets import TrainingSet, match_classes, set_names
-from sar_dist.data.workers import with_workers
+from typing import TYPE_CHECKING
+
+from sar_dist.faces import lazy_face
+
+if TYPE_CHECKING:
+    from sar_dist.data.device_decoding import decoder_problem, device_batches
+    from sar_dist.data.loader import TrainLoader, ValidationLoader
+    from sar_dist.data.prefetch import prefetch_to_device
+    from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
+    from sar_dist.data.train_sizes import SizedTransforms, TrainSizes
+    from sar_dist.data.training_sets import TrainingSet, match_classes, set_names
+    from sar_dist.data.workers import with_workers
+else:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            ".device_decoding": "decoder_problem device_batches",
+            ".loader": "TrainLoader ValidationLoader",
+            ".prefetch": "prefetch_to_device",
+            ".shards": "DamagedShard Manifest ShardEntry check_shards load_manifest",
+            ".train_sizes": "SizedTransforms TrainSizes",
+            ".training_sets": "TrainingSet match_classes set_names",
+            ".workers": "with_workers",
+        },
+    )
 
 __all__ = [
     "DamagedShard",

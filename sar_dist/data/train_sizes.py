@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sar_dist.data.images import Draw, Transform
-from sar_dist.randomness import keyed_permutation
+from sar_dist.keys import keyed_permutation
 
 SizeSchedule = Literal["random", "in_order"]
 

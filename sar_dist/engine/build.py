@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import math
 import sys
 from contextlib import AbstractContextManager
@@ -64,14 +66,16 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
     optimizer = settings.build(settings.arranged(groups, model.vit), optim.peak_lr)
     optimizer.settings = settings  # type: ignore[attr-defined] # for ``shards.optimizer_settings``
     _leave_muon_uncompiled()
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        lr_scheduler=lambda inner: LambdaLR(
-            inner, lambda step: learning_rate_factor(step, optim, steps_per_epoch=steps_per_epoch)
-        ),
-        config=deepspeed_config(config, world_size),
-    )
+    # Its bf16 optimizer prints the memory of every parameter group, at any log level.
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            lr_scheduler=lambda inner: LambdaLR(
+                inner, lambda step: learning_rate_factor(step, optim, steps_per_epoch=steps_per_epoch)
+            ),
+            config=deepspeed_config(config, world_size),
+        )
     settings.connect(optimizer, engine)
     return engine
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sar_dist.errors import UserError
+from sar_dist.keys import seed_of
 from sar_dist.models.drop_path import DropPaths
 from sar_dist.models.families import BlockSizes, ModelFamily, TimmViT, family_of, register_family
-from sar_dist.randomness import seed_of
 
 Query = Literal["cls", "mean"]
 

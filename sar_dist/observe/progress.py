@@ -5,17 +5,30 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sar_dist.progress import format_duration
 
 
 def format_value(value: str | float) -> str:
-    """A number with four significant digits; text as it is."""
-    return value if isinstance(value, str) else f"{value:.4g}"
+    """A number with four significant digits, or whole (12346, not 1.235e+04); text as it is."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+class _BarOverValues(Progress):
+    """A bar as wide as the terminal, and the values in a line of their own: beside it they would leave no room for it."""
+
+    values = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.values)
 
 
 class ProgressReporter:
@@ -33,7 +46,7 @@ class ProgressReporter:
         self._total_steps = total_steps
         self._description = description
         self._live = sys.stdout.isatty() if live is None else live
-        self._bar: Progress | None = None
+        self._bar: _BarOverValues | None = None
         self._first: tuple[int, float] | None = None
 
     def update(self, step: int, postfix: Mapping[str, str | float]) -> None:
@@ -41,7 +54,7 @@ class ProgressReporter:
         values = "  ".join(f"{name} {format_value(value)}" for name, value in postfix.items())
         ending = self._time_left(step)
         if self._live:
-            self._draw(step, f"{ending}  {values}".strip())
+            self._draw(step, ending, values)
             return
         share = 100 * step / max(1, self._total_steps)
         head = f"{self._description}  step {step}/{self._total_steps} ({share:.1f}%)"
@@ -72,19 +85,20 @@ class ProgressReporter:
             return ""
         return f"left {format_duration((now - first_time) / (step - first_step) * (self._total_steps - step))}"
 
-    def _draw(self, step: int, values: str) -> None:
+    def _draw(self, step: int, ending: str, values: str) -> None:
         if self._bar is None:
-            self._bar = Progress(
+            self._bar = _BarOverValues(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[values]}", markup=False),
+                TextColumn("{task.fields[ending]}", markup=False),
                 console=Console(file=sys.stdout),
                 refresh_per_second=2,
                 expand=True,
             )
-            self._bar.add_task(self._description, total=self._total_steps, values="")
+            self._bar.add_task(self._description, total=self._total_steps, ending="")
             self._bar.start()
             atexit.register(self._bar.stop)  # a program that ends by an error would leave the terminal without cursor
-        self._bar.update(self._bar.task_ids[0], completed=step, values=values, refresh=True)
+        self._bar.values = values
+        self._bar.update(self._bar.task_ids[0], completed=step, ending=ending, refresh=True)

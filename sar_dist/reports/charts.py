@@ -18,6 +18,7 @@ from sar_dist.reports.rendering import Picture
 POINTS_OF_A_PAGE = 60_000  # about a megabyte of the page's five
 LEAST_POINTS, MOST_POINTS = 100, 1_000  # of a line: more than a screen has pixels for a chart are of no use
 _DIGITS = 6
+_DIGITS_OF_X = 9  # so that epochs give whole steps again
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,19 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class ChartAxis:
+    """Another unit of the common axis, in whole numbers.
+
+    Attributes:
+        name: of the unit, in the singular.
+        per_x: of each series, how many of it are in one of ``ChartBoard.x_label``.
+    """
+
+    name: str
+    per_x: Sequence[float]
+
+
+@dataclass(frozen=True)
 class ChartBoard:
     """Charts that share an axis, a pointer and the switches of their series.
 
@@ -84,6 +98,7 @@ class ChartBoard:
         x_label: what is on the common axis.
         picture: the same, for those without scripts and for paper.
         kind: what the series are, for people.
+        further_axes: what the common axis can be switched to.
     """
 
     title: str
@@ -92,6 +107,7 @@ class ChartBoard:
     x_label: str
     picture: Picture
     kind: str = "Runs"
+    further_axes: Sequence[ChartAxis] = ()
 
     def data(self) -> dict[str, Any]:
         """What the script draws, as values that JSON has."""
@@ -106,7 +122,9 @@ class ChartBoard:
             for chart in self.charts
         ]
         series = [{"color": each.color, "dash": list(each.dash)} for each in self.series]
-        return {"xLabel": self.x_label, "series": series, "charts": charts}
+        axes = [{"name": axis.name, "perX": list(axis.per_x), "whole": True} for axis in self.further_axes]
+        usual = {"name": self.x_label, "perX": [1] * len(self.series), "whole": False}
+        return {"axes": [usual, *axes], "series": series, "charts": charts}
 
     @property
     def note(self) -> str:
@@ -131,14 +149,15 @@ def _line(line: ChartLine, most: int) -> dict[str, Any]:
     return {
         "series": line.series,
         "markers": line.markers,
-        **{name: thinned(getattr(line, name), most) for name in ("x", "y", "low", "high")},
+        "x": thinned(line.x, most, _DIGITS_OF_X),
+        **{name: thinned(getattr(line, name), most) for name in ("y", "low", "high")},
     }
 
 
-def thinned(values: Sequence[float], most: int) -> list[float | None]:
-    """Means of neighbouring values, at most ``most`` of them; None where one is not finite."""
+def thinned(values: Sequence[float], most: int, digits: int = _DIGITS) -> list[float | None]:
+    """Means of neighbouring values, at most ``most`` of them, to so many digits; None where one is not finite."""
     every = max(1, math.ceil(len(values) / most))
     array = np.asarray(values, dtype=float)
     with np.errstate(invalid="ignore"):  # infinity - infinity, of a run that diverged
         means = [float(array[start : start + every].mean()) for start in range(0, len(array), every)]
-    return [float(f"{mean:.{_DIGITS}g}") if math.isfinite(mean) else None for mean in means]
+    return [float(f"{mean:.{digits}g}") if math.isfinite(mean) else None for mean in means]

@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 
 from sar_dist.observe import panel_title, quantities_in
 from sar_dist.quantities import Quantity, Scale
-from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
+from sar_dist.reports.charts import Chart, ChartAxis, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.rendering import Picture
 from sar_dist.reports.runs import ReportedRun
 from sar_dist.reports.seeds import seed_groups
@@ -93,7 +93,21 @@ def report_board(runs: Sequence[ReportedRun], picture: Picture) -> ChartBoard:
     dashes = {"solid": (), "dashed": (6, 3), "dotted": (2, 2)}
     looks = looks_of(runs)
     series = [ChartSeries(run.name, look.color, dashes[look.style]) for run, look in zip(runs, looks, strict=True)]
-    return ChartBoard("Curves", series, charts, _x_label(runs), picture)
+    return ChartBoard("Curves", series, charts, _x_label(runs), picture, further_axes=_further_axes(runs))
+
+
+def _further_axes(runs: Sequence[ReportedRun]) -> list[ChartAxis]:
+    """Steps, and training images, where every run says how many there are in an epoch."""
+    steps = [run.steps_per_epoch for run in runs]
+    batches = [run.config.get("optim", {}).get("global_batch") for run in runs]
+    per_epoch = [number for number in steps if number]
+    if len(per_epoch) < len(runs):
+        return []
+    axes = [ChartAxis("step", per_epoch)]
+    if all(batches):
+        images = [number * batch for number, batch in zip(per_epoch, batches, strict=True)]
+        axes.append(ChartAxis("training image", images))
+    return axes
 
 
 def is_logarithmic(scale: Scale, values: Sequence[float]) -> bool:

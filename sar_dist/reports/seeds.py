@@ -72,13 +72,16 @@ def find_baseline(groups: Sequence[SeedGroup], runs: Sequence[ReportedRun], chos
 
     Args:
         groups, runs: of a report.
-        chosen: folders of runs that were named as the baseline; without any it is the only group without the regularizer.
+        chosen: folders of runs that were named as the baseline; without any it is the only group without the regularizer,
+            if all runs are validated on the same data.
 
     Raises:
         UserError: the chosen ones differ in more than their seed, there is nothing besides them, or a seed is there twice.
     """
     folders = {folder.resolve() for folder in chosen}
     if not folders:
+        if len({run.config.get("data", {}).get("val") for run in runs}) > 1:
+            return None
         plain = [group for group in groups if group.is_baseline]
         return plain[0] if len(plain) == 1 < len(groups) else None
     found = [group for group in groups if any(runs[number].path.resolve() in folders for number in group.runs)]

@@ -213,6 +213,11 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
             f"{key} has {manifest.num_classes} classes, the model {config.model.num_classes}; "
             f"set model.num_classes={manifest.num_classes}"
         )
+    if key == "data.train" and manifest.num_classes is not None and manifest.num_classes < config.model.num_classes:
+        warn(
+            f"data.train has {manifest.num_classes} classes and the model {config.model.num_classes}; unless the others are "
+            f"meant to stay without images, set model.num_classes={manifest.num_classes}"
+        )
     _warn_of_small_images(key, manifest, config)
 
 

@@ -4,31 +4,55 @@ Reading order: ``task`` (what a task is), ``registry`` (which there are), ``runn
 ``samples``, ``features`` and ``resumable_training`` (what tasks are made of). See docs/evaluation.md.
 """
 
-from sar_dist.models import LoadedModel, load_model
-from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform, export_fingerprint
-from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
-from sar_dist.transfer.class_scores import TOP, ClassificationScores
-from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
-from sar_dist.transfer.registry import find_task, task_names
-from sar_dist.transfer.relabelled import RelabelledSamples, any_label
-from sar_dist.transfer.result import RESULT_FILE, Result, read_result
-from sar_dist.transfer.resumable_training import ResumableTraining, train_resumably
-from sar_dist.transfer.runner import Request, evaluate, print_result
-from sar_dist.transfer.samples import (
-    LabelledImages,
-    SampleSet,
-    SelectedSamples,
-    SourceSamples,
-    image_of,
-    limited,
-    open_labelled_samples,
-    open_shard_samples,
-)
-from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob, TransferSettings, TransferTask
+from typing import TYPE_CHECKING
+
+from sar_dist.faces import lazy_face
+
+if TYPE_CHECKING:
+    from sar_dist.models import LoadedModel, load_model
+    from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform, export_fingerprint
+    from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
+    from sar_dist.transfer.class_scores import TOP, ClassificationScores
+    from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
+    from sar_dist.transfer.registry import TASKS, described, find_task
+    from sar_dist.transfer.relabelled import RelabelledSamples, any_label
+    from sar_dist.transfer.result import RESULT_FILE, Result, read_result
+    from sar_dist.transfer.resumable_training import ResumableTraining, train_resumably
+    from sar_dist.transfer.runner import Request, evaluate, print_result
+    from sar_dist.transfer.samples import (
+        LabelledImages,
+        SampleSet,
+        SelectedSamples,
+        SourceSamples,
+        image_of,
+        limited,
+        open_labelled_samples,
+        open_shard_samples,
+    )
+    from sar_dist.transfer.task import Outcome, Prepared, PreparedSplit, TransferJob, TransferSettings, TransferTask
+else:
+    __getattr__ = lazy_face(
+        __name__,
+        {
+            "..models": "LoadedModel load_model",
+            ".backbone": "MAX_PIXELS Backbone Transform export_fingerprint",
+            ".class_matching": "WORDNET_ID MatchedSamples match_classes",
+            ".class_scores": "TOP ClassificationScores",
+            ".features": "Compute Features last_block_tokens logits_of similarity_of",
+            ".registry": "TASKS described find_task",
+            ".relabelled": "RelabelledSamples any_label",
+            ".result": "RESULT_FILE Result read_result",
+            ".resumable_training": "ResumableTraining train_resumably",
+            ".runner": "Request evaluate print_result",
+            ".samples": "LabelledImages SampleSet SelectedSamples SourceSamples image_of limited open_labelled_samples open_shard_samples",
+            ".task": "Outcome Prepared PreparedSplit TransferJob TransferSettings TransferTask",
+        },
+    )
 
 __all__ = [
     "MAX_PIXELS",
     "RESULT_FILE",
+    "TASKS",
     "TOP",
     "WORDNET_ID",
     "Backbone",
@@ -53,6 +77,7 @@ __all__ = [
     "TransferTask",
     "Transform",
     "any_label",
+    "described",
     "evaluate",
     "export_fingerprint",
     "find_task",
@@ -67,6 +92,5 @@ __all__ = [
     "print_result",
     "read_result",
     "similarity_of",
-    "task_names",
     "train_resumably",
 ]

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from sar_dist import distributed, output
+from sar_dist import distributed, output, places
 from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder, read_regular
-from sar_dist.places import DATA_VARIABLE, data_candidates
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -88,16 +87,17 @@ def evaluate(request: Request) -> Result:
 
 
 def find_data(task: type[TransferTask[Any, Any]], given: Path | None) -> Path:
-    """``given``, or the task's folder below $SAR_DIST_DATA or data/. Raises UserError where there is none."""
+    """``given``, as it is or below $SAR_DIST_DATA or data/, else the task's folder there. Raises UserError."""
     if given is not None:
-        if not given.exists():
-            raise UserError(f"--data {given} does not exist; expected {task.data_help}")
-        return given
-    places = data_candidates(task.data_folder)
-    found = next((place for place in places if place.is_dir()), None)
+        named = places.find_data(given)
+        if named is None:
+            raise UserError(f"--data {given}: there is no {places.looked_for(given)}; expected {task.data_help}")
+        return named
+    candidates = places.data_candidates(task.data_folder)
+    found = next((place for place in candidates if place.is_dir()), None)
     if found is None:
         raise UserError(
-            f"no data for {task.name}: looked for {' and '.join(map(str, places))} (--data DIR or ${DATA_VARIABLE} say "
+            f"no data for {task.name}: looked for {' and '.join(map(str, candidates))} (--data DIR or ${places.DATA_VARIABLE} say "
             f"where); expected {task.data_help}"
         )
     return found
@@ -143,7 +143,7 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
         if not isinstance(found, dict):
             raise UserError(f"{file} says of no evaluation what it is; remove {folder}, or give another --out")
         if found != wanted:
-            changed = ", ".join(sorted({key.partition(".")[0] for key in differences(found, wanted)}))
+            changed = ", ".join(sorted({key.partition(".")[0].removesuffix("s") for key in differences(found, wanted)}))
             raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
     else:
         with atomic_write(file) as stream:
@@ -198,7 +198,7 @@ def write_pictures(outcome: Outcome, folder: Path) -> None:
 def print_result(result: Result) -> None:
     """The metrics as a table, the primary one first, baselines beside it."""
     title = f"{result.label} of {result.model.description}" + (" (PARTIAL: limit)" if result.partial else "")
-    table = Table(title=title)
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name in result.baselines:
@@ -209,9 +209,14 @@ def print_result(result: Result) -> None:
             metric, f"{result.metrics[metric]:.2f}", *("" if cell is None else f"{cell:.2f}" for cell in cells)
         )
     console = Console()
+    console.print(title, highlight=False, soft_wrap=True)
     console.print(table)
     skipped = f", {result.data.skipped} of them unreadable (they count as wrong)" if result.data.skipped else ""
-    console.print(f"{result.data.samples} samples of {result.data.name}{skipped}", highlight=False)
+    console.print(
+        f"{result.data.samples} samples of {result.data.name}{skipped}; percent, where the name says nothing else",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _printer(rank: int, label: str) -> Any:

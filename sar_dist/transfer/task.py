@@ -14,9 +14,13 @@ from pydantic import Field
 
 from sar_dist.config import Settings
 from sar_dist.data.shards import LABEL_EXTENSION, Split
+from sar_dist.processes import available_cores
 from sar_dist.transfer.backbone import Backbone, Transform
 from sar_dist.transfer.features import Compute, Features, extract
 from sar_dist.transfer.samples import SampleSet, open_labelled_samples
+
+# By default; more seldom help a forward pass without gradients, and every rank of a node has as many.
+_MOST_WORKERS = 4
 
 
 class TransferSettings(Settings):
@@ -24,7 +28,11 @@ class TransferSettings(Settings):
 
     seed: int = Field(0, ge=0, description="seed of splits, of the order of samples and of new weights")
     batch: int = Field(128, ge=1, description="images per process and forward pass of the frozen backbone")
-    workers: int = Field(4, ge=0, description="data-loader processes per rank; 0 decodes in the evaluating process")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="data-loader processes per rank; none: one a core, at most 4; 0 decodes in the evaluating process",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen backbone")
     label: str = Field(
         LABEL_EXTENSION, min_length=1, description="where shards have the label, as data.label of a training run"
@@ -32,6 +40,11 @@ class TransferSettings(Settings):
     limit: int | None = Field(
         None, ge=1, description="use only so many samples of each split, evenly spread; the result is marked partial"
     )
+
+    @property
+    def loader_processes(self) -> int:
+        """``workers``, settled."""
+        return min(_MOST_WORKERS, available_cores()) if self.workers is None else self.workers
 
 
 S = TypeVar("S", bound=TransferSettings)
@@ -89,7 +102,7 @@ class TransferJob(Generic[S]):
             name=name,
             folder=self.out / "features",
             batch=self.settings.batch,
-            workers=self.settings.workers,
+            workers=self.settings.loader_processes,
             say=self.say,
             transform=transform,
         )

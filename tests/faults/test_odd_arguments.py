@@ -185,7 +185,7 @@ CONFIGS = [
 TRANSFER = [
     (f"transfer_eval --task imagenet_val --model @/export --data @/{data} --out @/out workers=0 {rest}", message)
     for data, rest, message in (
-        ("gone", "", "does not exist"),
+        ("gone", "", "there is no "),
         ("empty", "", "there is no folder"),
         ("folder", "", "has no val split"),
         ("images", "label=json.", "label=json. says where shards have their labels"),
@@ -217,6 +217,7 @@ REPORT = [
     ("report @/loop --out @/out", "Symlink loop|symbolic links|is not a run directory"),
     ("report @/pipe --out @/out", "is not a run directory"),
     ("report @/run_pipe --out @/out", "metrics.jsonl: it is a pipe"),
+    ("visualize_attention --model @/export --images @/images --out @/out", "images holds no images; folders in it"),
     ("visualize_attention --model @/export --images @/pipe/a.jpg --out @/out", "cannot read .*a.jpg: it is a pipe"),
 ]
 MODELS = [

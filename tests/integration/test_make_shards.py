@@ -29,7 +29,7 @@ def test_make_verify_damage_verify(tmp_path: Path) -> None:
     assert load_manifest(out, "val").total == 30
     verified = tool("tools/make_shards.py", "verify", out, "--deep")
     assert verified.status == 0
-    assert verified.stdout == "val: 3 shards, 0 damaged; 30 samples, 0 bad; 3 classes of 10 to 10 samples\n"
+    assert verified.stdout == "val: 3 shards, 0 damaged; 30 samples, 0 bad; 3 classes of 10 samples each\n"
 
     again = tool("tools/make_shards.py", "imagefolder", str(source), out)
     assert again.status == 2

@@ -31,7 +31,7 @@ def photo(tmp_path):
 
 def test_pictures_and_a_page(visualize, photo, tmp_path):
     out = tmp_path / "out" / "attention"
-    status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, photo, "--out", out)
+    status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, photo.parent, "--out", out)
     assert status == 0, text.err
     assert sorted(path.name for path in out.iterdir()) == ["00_a photo.png", "01_a photo.png", "index.html"]
     with Image.open(out / "00_a photo.png") as picture:

@@ -143,7 +143,7 @@ class Browser:
 
     def press(self, key: str, times: int = 1) -> None:
         """Press a key of the keyboard, such as ArrowRight, as often."""
-        codes = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Tab": 9}
+        codes = {"ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9}
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
                 self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])

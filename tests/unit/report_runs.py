@@ -20,7 +20,8 @@ def write_run(folder: Path, name: str, weight: float, top1: float = 60.0, steps:
     """A run directory with training records every 5 steps and a validation every epoch."""
     path = folder / name
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"run": {"name": name}, "regularizer": {"weight": weight}}))
+    config = {"run": {"name": name}, "regularizer": {"weight": weight}, "optim": {"global_batch": 64}}
+    (path / "config.json").write_text(json.dumps(config))
     (path / "environment.json").write_text(
         json.dumps([{"world_size": 4, "device": "X", "git_commit": "0123456789abcdef"}])
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,30 @@ def imported_modules(path: Path) -> set[str]:
     names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {name for name in names if name.startswith("sar_dist.")}
+
+
+LAZY_FACES = [path for path in PACKAGE.rglob("__init__.py") if "lazy_face(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", LAZY_FACES, ids=lambda path: path.parent.name)
+def test_lazy_faces_are_what_type_checkers_see(path: Path) -> None:
+    """The imports below ``if TYPE_CHECKING``, the table of ``lazy_face`` and ``__all__`` say the same."""
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    tree = ast.parse(path.read_text())
+    condition = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        (node.module, alias.name) for node in condition.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    call = next(node for node in ast.walk(condition) if isinstance(node, ast.Call))
+    assert isinstance(call.args[1], ast.Dict)
+    table: dict[str, str] = ast.literal_eval(call.args[1])
+    assert {
+        (resolve_name(module, package), name) for module, names in table.items() for name in names.split()
+    } == imported
+    face = importlib.import_module(package)
+    assert sorted(face.__all__) == sorted(name for _, name in imported)
+    assert all(hasattr(face, name) for name in face.__all__)
+    assert not hasattr(face, "no_such_name")
 
 
 def test_relative_imports_stay_in_their_package() -> None:

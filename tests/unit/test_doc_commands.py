@@ -87,8 +87,11 @@ def wrong_settings(given: argparse.Namespace) -> str | None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if FOUND[page]], ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_programs_take_the_commands_of_a_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_programs_take_the_commands_of_a_page(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved = re.findall(r"Save this as `(\w+\.py)`.*?```python\n(.*?)```", page.read_text(), re.DOTALL)
+    for name, content in saved:  # configurations; those of the package are found from every folder
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path if saved else ROOT)
     wrong = {command.written: why for command in FOUND[page] if (why := problem(command)) is not None}
     assert not wrong, "\n".join(f"{page.name}: {written}\n    {why}" for written, why in wrong.items())
 

@@ -74,7 +74,7 @@ def test_a_set_that_does_not_name_its_classes_is_said(
         (("shards: A, weight: 3", "shards: A/, weight: 1"), "A, which is in data.train already; give it once"),
         (("shards: A, weight: 3", "shards: LINK, weight: 1"), "LINK, which is in data.train already; give it once"),
         (("shards: A, weight: 3", "shards: B, weight: 1"), "2 of the 4 classes of B are not among the 4 of A, the first"),
-        (("shards: A, weight: 3", "shards: C, weight: 1"), "without a label in 0..1 (model.num_classes=2)"),
+        (("shards: A, weight: 3", "shards: C, weight: 1"), "without a label in 0..1 (model.num_classes=2); the first is sample "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(
@@ -89,6 +89,27 @@ def test_what_is_wrong_is_one_line(
         check_training_data(with_sets(small_config, *entries))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_bad_samples_are_counted_by_cause_and_a_command_names_them(small_config: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.cls": b"0", "b.jpg": jpeg(1), "b.cls": b"99"})
+    with pytest.raises(UserError) as error:
+        check_training_data(load_config(small_config, [f"data.train={tmp_path}"]))
+    assert "2 of the 2 train samples" in str(error.value)
+    assert "are bad, 1 without an image and 1 without a label in 0..3 (model.num_classes=4); the first" in str(
+        error.value
+    )
+    assert f"`make_shards.py verify {tmp_path}` names every one" in str(error.value)
+
+
+def test_a_model_of_more_classes_than_there_are_is_said(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards(tmp_path / "A", ["cat", "dog"], labels=2)
+    check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}"]))
+    assert "data.train has 2 classes and the model 4; unless the others are meant" in capsys.readouterr().err
+    check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}", "model.num_classes=2"]))
+    assert capsys.readouterr().err == ""
 
 
 def test_text_stays_a_path(small_config: Path) -> None:

@@ -28,7 +28,8 @@ from sar_dist.data.images.compiled import Compiled
 from sar_dist.data.images.device_augment import DeviceAugment
 from sar_dist.data.images.device_plan import DevicePlan
 from sar_dist.errors import UserError
-from sar_dist.randomness import counter_uniform, seed_of
+from sar_dist.keys import seed_of
+from sar_dist.randomness import counter_uniform
 
 # Random erasing as in timm: share of the area, aspect ratio height / width, tries to place it.
 ERASE_AREA = (0.02, 1 / 3)

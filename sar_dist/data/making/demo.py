@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sar_dist.errors import UserError
-from sar_dist.randomness import seed_of
+from sar_dist.keys import seed_of
 
 FloatArray = NDArray[np.float32]
 

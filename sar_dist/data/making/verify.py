@@ -143,7 +143,9 @@ def verify_folder(
             f"{_histogram(sum((report.labels for report in reports), Counter()), manifest.classes)}"
         )
     if problems:
-        raise UserError(f"{problems} problems in {folder}, listed above; make those shards again or restore them")
+        raise UserError(
+            f"{problems} problems in {folder}, listed above; repair or remove what they were made from and make them again, or restore them"
+        )
 
 
 def _histogram(labels: Counter[int], classes: tuple[str, ...] | None) -> str:
@@ -152,10 +154,10 @@ def _histogram(labels: Counter[int], classes: tuple[str, ...] | None) -> str:
     if not counts:
         return "no labels"
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    text = f"{len(counts)} classes of {counts[least]} to {counts[most]} samples"
     if counts[least] == counts[most]:
-        return text
-    return f"{text} (fewest: {_class_name(least, classes)}, most: {_class_name(most, classes)})"
+        return f"{len(counts)} classes of {counts[least]} samples each"
+    extremes = f"fewest: {_class_name(least, classes)}, most: {_class_name(most, classes)}"
+    return f"{len(counts)} classes of {counts[least]} to {counts[most]} samples ({extremes})"
 
 
 def _class_name(label: int, classes: tuple[str, ...] | None) -> str:

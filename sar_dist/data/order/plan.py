@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sar_dist.errors import UserError
-from sar_dist.randomness import keyed_permutation
+from sar_dist.keys import keyed_permutation
 
 MAX_DEFAULT_STREAMS = 256
 

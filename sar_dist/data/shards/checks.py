@@ -178,9 +178,12 @@ def check_shards(
         wanted = (
             "a label" if num_classes is None else f"a label in 0..{num_classes - 1} (model.num_classes={num_classes})"
         )
+        counts = ((int(no_image.sum()), "an image"), (int(unlabelled.sum()), wanted))
+        causes = " and ".join(f"{count} without {what}" for count, what in counts if count)
         raise UserError(
-            f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are without an image or without "
-            f"{wanted}, the first is sample {position} of shard {manifest.shards[shard].name} with label {labels[bad[0]]}"
+            f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
+            f"sample {position} of shard {manifest.shards[shard].name}, with label {labels[bad[0]]}. "
+            f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
         )
 
 

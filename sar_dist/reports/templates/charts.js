@@ -25,15 +25,20 @@ class Board {
   constructor(section) {
     this.data = JSON.parse(section.querySelector("script").textContent);
     this.smoothing = 0;
+    this.axis = this.data.axes[0];
     this.moving = false;
     this.charts = [...section.querySelectorAll(".chart")].map((place, index) => new Chart(this, place, this.data.charts[index]));
     for (const input of section.querySelectorAll(".switch"))
       input.addEventListener("change", () => this.charts.forEach((chart) => chart.toggle(Number(input.value), input.checked)));
+    section.querySelector(".axis")?.addEventListener("change", (event) => {
+      this.axis = this.data.axes[event.target.value];
+      this.charts.forEach((chart) => chart.refresh());
+    });
     const slider = section.querySelector(".smoothing"), shown = slider.nextElementSibling;
     slider.addEventListener("input", () => {
       this.smoothing = Number(slider.value);
       shown.textContent = this.smoothing ? slider.value : "off";
-      this.charts.forEach((chart) => chart.smooth());
+      this.charts.forEach((chart) => chart.refresh());
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.charts.forEach((chart) => chart.plot.redraw()));
   }
@@ -68,12 +73,18 @@ class Chart {
   table() {
     const empty = (line) => line.x.map(() => null);
     return uPlot.join(this.spec.lines.map((line) => [
-      line.x,
+      this.xs(line),
       this.smooths(line) ? smoothed(line.y, this.board.smoothing) : line.y,
       this.smooths(line) ? line.y : empty(line),
       line.low.length ? line.low : empty(line),
       line.high.length ? line.high : empty(line),
     ]));
+  }
+
+  // The line's places in the unit of the axis.
+  xs(line) {
+    const {perX, whole} = this.board.axis;
+    return line.x.map((x) => whole ? Math.round(x * perX[line.series]) : x);
   }
 
   smooths(line) {
@@ -88,7 +99,7 @@ class Chart {
       width: this.place.clientWidth, height: HEIGHT, legend: {show: false},
       scales: {x: {time: false}, y: scale},
       axes: [
-        {...axis, label: board.data.xLabel, labelSize: 20, size: 40},
+        {...axis, label: () => board.axis.name, labelSize: 20, size: 40},
         {...axis, size: 64, values: (_, ticks) => ticks.map((tick) => tick == null ? "" : number(tick, spec.percent))},
       ],
       cursor: {y: false, points: {size: 7}},
@@ -115,7 +126,7 @@ class Chart {
     });
   }
 
-  smooth() {
+  refresh() {
     this.plot.setData(this.table());
     this.write(null);
   }
@@ -128,11 +139,11 @@ class Chart {
   // The values at the pointer, or the last ones.
   write(x) {
     this.spec.lines.forEach((line, index) => {
-      const at = nearest(line, x);
+      const xs = this.xs(line), at = nearest(xs, x), {name, whole} = this.board.axis;
       const values = this.smooths(line) ? smoothed(line.y, this.board.smoothing) : line.y;
       const behind = this.smooths(line) ? `, logged ${number(line.y[at], this.spec.percent)}` : "";
       const band = line.low.length ? ` (${number(line.low[at], this.spec.percent)} to ${number(line.high[at], this.spec.percent)})` : "";
-      const where = `${this.board.data.xLabel} ${number(line.x[at])}`;
+      const where = `${name} ${whole ? xs[at].toLocaleString("en") : number(xs[at])}`;
       this.outputs[index].querySelector("output").textContent = `${number(values[at], this.spec.percent)}${band}${behind}, ${where}`;
     });
   }
@@ -149,12 +160,12 @@ class Chart {
   }
 }
 
-// Number of the line's point that is nearest to x; the last one for null.
-function nearest(line, x) {
-  if (x == null) return line.x.length - 1;
+// Number of the place that is nearest to x; the last one for null.
+function nearest(xs, x) {
+  if (x == null) return xs.length - 1;
   let best = 0;
-  line.x.forEach((value, index) => {
-    if (Math.abs(value - x) < Math.abs(line.x[best] - x)) best = index;
+  xs.forEach((value, index) => {
+    if (Math.abs(value - x) < Math.abs(xs[best] - x)) best = index;
   });
   return best;
 }

@@ -1,5 +1,5 @@
 """The transfer tasks, a module or a folder each. ``sar_dist.transfer.registry`` names them."""
 
-from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.tasks.classification import describe_eval_transform, top_classes
 
-__all__ = ["CLASSIFICATION_LAYOUT", "describe_eval_transform", "top_classes"]
+__all__ = ["describe_eval_transform", "top_classes"]

@@ -20,12 +20,11 @@ from sar_dist.transfer import (
     SampleSet,
     TransferSettings,
     TransferTask,
+    described,
     limited,
     logits_of,
     match_classes,
 )
-
-CLASSIFICATION_LAYOUT = "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set that torchvision stored"
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class ImageNetValidation(TransferTask[TransferSettings, ClassifierSplit]):
     """Top-1 and top-5 of the model's own classifier on a validation split."""
 
     name = "imagenet_val"
-    summary = "top-1 and top-5 of the model's own classifier on the validation split of its training set"
-    data_help = f"the validation split as {CLASSIFICATION_LAYOUT}"
+    summary, data_help = described("imagenet_val")
     data_folder = "imagenet-1k-wds"
 
     def prepare(self) -> ClassifierSplit:

@@ -32,11 +32,12 @@ from sar_dist.transfer import (
     SampleSet,
     TransferSettings,
     TransferTask,
+    described,
     limited,
     logits_of,
     match_classes,
 )
-from sar_dist.transfer.tasks.classification import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.tasks.classification import describe_eval_transform, top_classes
 from sar_dist.validation import one_line
 
 
@@ -90,8 +91,7 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
     """Train the whole model on the set, with a new classifier, and score the result."""
 
     name = "finetune"
-    summary = "fine-tunes the whole model on a classification set with the training engine; top-1 and mean per class"
-    data_help = f"train and val splits as {CLASSIFICATION_LAYOUT}"
+    summary, data_help = described("finetune")
     data_folder = "cifar10"
     settings_type = FinetuneSettings
 

@@ -22,7 +22,8 @@ from sar_dist.data.images import Canvas, DrawnOperation, Kind, build_operation_d
 from sar_dist.data.images.device_augment import DeviceAugment
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.errors import UserError
-from sar_dist.randomness import counter_uniform, seed_generators, seed_of
+from sar_dist.keys import seed_of
+from sar_dist.randomness import counter_uniform, seed_generators
 
 CLASSES = 7
 FULL = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "random_erasing": 0.25}

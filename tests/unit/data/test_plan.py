@@ -19,7 +19,7 @@ from sar_dist.data.order.plan import (
     window_samples,
 )
 from sar_dist.errors import UserError
-from sar_dist.randomness import keyed_permutation
+from sar_dist.keys import keyed_permutation
 
 
 @st.composite

@@ -216,7 +216,8 @@ def test_any_changed_byte_of_a_shard_with_a_manifest_is_found(tmp_path: Path) ->
 def test_labels_outside_the_classes_are_named(tmp_path: Path) -> None:
     manifest = load_manifest(make_shards(tmp_path / "a", [10]), "train")
     with pytest.raises(
-        UserError, match=r"3 of the 10 train samples .*label in 0\.\.3 .*sample 4 of shard shard-0000\.tar with label 4"
+        UserError,
+        match=r"3 of the 10 train samples .*label in 0\.\.3 .*sample 4 of shard shard-0000\.tar, with label 4",
     ):
         check_shards(manifest, num_classes=4, max_bad_fraction=0.2)
     check_shards(manifest, num_classes=4, max_bad_fraction=0.3)

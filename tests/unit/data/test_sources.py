@@ -121,6 +121,33 @@ def test_imagefolder_subset_is_balanced_drawn_by_the_seed_and_spares_validation(
         chosen(Subset(10))
 
 
+def test_a_validation_split_is_taken_out_of_images_that_have_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tree = make_tree(tmp_path / "pictures", [f"{name}/{number}.jpg" for name in "ab" for number in range(9)])
+    (tree / "b" / "8.jpg").write_bytes(b"")
+
+    def made(seed: int, per_class: int | None = None) -> list[set[tuple[str, str]]]:
+        subset = None if per_class is None else Subset(per_class)
+        train, val = imagefolder_sources(tree, None, subset, Subset(3, seed))
+        assert (train.split, val.split, train.classes) == ("train", "val", val.classes)
+        samples = [[source.sample(number)[1] for number in range(len(source))] for source in (train, val)]
+        return [{(members["cls"].decode(), members["jpg"].hex()) for members in split} for split in samples]
+
+    train, val = made(0)
+    assert [sum(label == wanted for label, _ in val) for wanted in "01"] == [3, 3]
+    assert (len(train), len(train | val)) == (12, 18)
+    assert made(0) == [train, val]
+    assert made(1)[1] != val
+    assert [len(split) for split in made(0, per_class=2)] == [4, 6]
+    assert made(0, per_class=2)[1] == val  # the same images are validated, however few are trained on
+    assert "1 files are empty, such as b/8.jpg, and will be bad samples" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"a class has only 9 images .* ask for fewer of each"):
+        imagefolder_sources(tree, None, None, Subset(9))
+    with pytest.raises(UserError, match="--val-per-class is for training images that have no validation split"):
+        imagefolder_sources(tree, "val", None, Subset(3))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -20,6 +20,9 @@ def test_long_lines_are_means_of_neighbours() -> None:
     assert thinned([math.inf, -math.inf], 1) == [None]
     assert thinned([], 3) == []
     assert thinned([1.23456789], 1) == [1.23457]
+    steps = [1, 100_003, 375_299]
+    (line,) = board([ChartLine(0, [step / 1251 for step in steps], [0.0] * 3)]).data()["charts"][0]["lines"]
+    assert [round(1251 * epoch) for epoch in line["x"]] == steps
 
 
 def test_a_page_of_many_long_lines_stays_small_and_says_so() -> None:

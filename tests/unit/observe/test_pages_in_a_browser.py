@@ -106,6 +106,20 @@ def test_smoothing_of_training_and_not_of_validation(page: Browser) -> None:
     assert page.run("document.querySelector('.smoothing').nextElementSibling.textContent") == "0.98"
 
 
+def test_the_charts_go_over_steps_or_images_too(page: Browser) -> None:
+    page.run("document.querySelector('.axis').focus()")
+    page.press("ArrowDown")
+    assert values(page, "validation top-1, %")[1] == "base: 60, step 40"
+    page.point(".chart:nth-of-type(1) .u-over", 0.0)
+    assert values(page, "cross-entropy, nats")[0].endswith("training: 2, step 5")
+    assert values(page, "validation top-1, %")[1] == "base: 15, step 10"
+    page.run("document.querySelector('.axis').focus()")
+    page.press("ArrowDown")
+    assert values(page, "validation top-1, %")[1] == "base: 60, training image 2,560"
+    page.press("Home")
+    assert values(page, "validation top-1, %")[1] == "base: 60, epoch 4"
+
+
 def attention(page: Browser) -> list[tuple[str, str, int]]:
     """Of each run's attention: what is said, the caption of its second head, and the marked patch of that head."""
     script = """[...document.querySelectorAll(".attended-run")].map((run) => {
@@ -123,6 +137,8 @@ def test_the_slider_goes_through_the_steps_with_the_keyboard(page: Browser) -> N
     last = "cat, predicted dog at step 30; mean of the heads: H 0.150, 1.5 components"
     assert attention(page)[0] == (last, "head 1: H 0.00, 2 comp.", "2")
     assert attention(page)[1][0] == "does not have this image"  # it has other ones
+    shown = "[...document.querySelectorAll('.heads')].map((heads) => heads.getClientRects().length)"
+    assert page.run(shown) == [1, 0]
     page.run("document.querySelector('[name=step]').focus()")
     page.press("Home")
     assert attention(page)[0][2] == "0"

@@ -27,13 +27,35 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_a_bar_with_messages_above_it(monkeypatch):
+def terminal_of(columns, monkeypatch):
+    """Standard output as a terminal."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    for name in ("NO_COLOR", "TERM"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return terminal
+
+
+def test_a_terminal_of_80_columns_shows_all_there_is(monkeypatch):
+    terminal = terminal_of(80, monkeypatch)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    reporter = ProgressReporter(375300, "vit_b_in1k_baseline", live=None)
+    values = {"loss": 6.912, "entropy": 0.2345, "img/s": 12345.6, "data wait": "12%", "MFU": "41.3%"}
+    reporter.update(100, values)
+    now += 60
+    reporter.update(200, values)
+    reporter.close()
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", terminal.getvalue())]
+    bar, below = [line for line in lines if line][-2:]
+    assert re.fullmatch(r"vit_b_in1k_baseline ━+ +200/375300 0:00:0\d left 2d14h", bar)
+    assert below == "loss 6.912  entropy 0.2345  img/s 12346  data wait 12%  MFU 41.3%"
+    assert len(bar) <= 80
+
+
+def test_a_terminal_gets_a_bar_with_messages_above_it(monkeypatch):
+    terminal = terminal_of(120, monkeypatch)
     reporter = ProgressReporter(1000, "demo [x]", live=None)
     reporter.update(250, {"loss": 2.5})
     reporter.message("saved [bold]step[/bold] 250")

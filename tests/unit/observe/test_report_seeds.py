@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_means_and_deviations() -> None:
     assert table.header == ["", "method (2 seeds)", "plain (3 seeds)"]
     assert table.rows == [["knn: top1", "62.5 ± 2.1 (2)", "59.17 ± 0.76 (3)"], ["rare", "1.000 (1)", "–"]]
     assert means_table(seed_groups(RUNS[:2]), FIGURES[:2]) is None
+
+
+def test_runs_on_other_data_are_compared_only_when_asked_to() -> None:
+    runs = [replace(each, config=each.config | {"data": {"val": each.name}}) for each in RUNS]
+    groups = seed_groups(runs)
+    assert find_baseline(groups, runs, []) is None
+    assert find_baseline(groups, runs, [Path("plain_seed0")]) is groups[1]
 
 
 def test_differences_are_of_the_same_seed_with_intervals() -> None:

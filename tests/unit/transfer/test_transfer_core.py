@@ -23,7 +23,7 @@ from sar_dist.transfer import runner, torchvision_sets
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
-from sar_dist.transfer.registry import find_task, task_names
+from sar_dist.transfer.registry import TASKS, find_task
 from sar_dist.transfer.result import read_result, write_result
 from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
@@ -378,7 +378,7 @@ def test_a_job_computes_where_its_backbone_was_moved(tmp_path):
 
 
 def test_every_task_of_the_registry_is_complete():
-    for name in task_names():
+    for name in TASKS:
         task = find_task(name)
         assert task.name == name
         assert task.summary

@@ -16,8 +16,8 @@ from sar_dist.data.layout import ClassTable, Split, SplitChoice
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
+from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-from sar_dist.randomness import keyed_permutation
 
 T = TypeVar("T")
 
@@ -107,7 +107,15 @@ class FileSource(Source):
         self._root = root
         self._samples = samples
         self._prefix = prefix or split
-        self._size = sum(_size(root / path) for sample in samples for path in sample.files.values())
+        files = [path for sample in samples for path in sample.files.values()]
+        sizes = [_size(root / path) for path in files]
+        self._size = sum(sizes)
+        empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
+        if empty:
+            warn(
+                f"{root}: {len(empty)} files are empty, such as {empty[0]}, and will be bad samples; repair or remove them, "
+                "and make the shards again"
+            )
 
     @property
     def prefix(self) -> str:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from sar_dist.data.layout import (
     CLASSES_NAME,
-    ClassFolder,
     ClassTable,
     Split,
     SplitChoice,
@@ -27,13 +26,13 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
+from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-from sar_dist.randomness import keyed_permutation
 
 
 @dataclass(frozen=True)
 class Subset:
-    """As many training images of each class, drawn by ``seed``: a small training set that anybody can draw again."""
+    """As many images of each class, drawn by ``seed``: a small set that anybody can draw again."""
 
     per_class: int
     seed: int = 0
@@ -48,14 +47,18 @@ class _Trees(NamedTuple):
 
 
 def imagefolder_sources(
-    root: Path, split: Split | SplitChoice | None, subset: Subset | None = None
+    root: Path,
+    split: Split | SplitChoice | None,
+    subset: Subset | None = None,
+    validation: Subset | None = None,
 ) -> list[FileSource]:
     """The splits of an ImageFolder tree: those in ``root/train`` and ``root/val``, or ``root`` itself as ``split``.
 
     The classes are those of the training split, whatever split is made, named by ``classes.json`` where it exists.
     Without ``split``, a tree called val or validation is that, any other is train; the folder ``train`` beside a tree
-    called val numbers its classes. ``subset`` thins out the training split and leaves a validation split whole. What is
-    left out is counted on standard error. Raises UserError.
+    called val numbers its classes. ``subset`` thins out the training split and leaves a validation split whole;
+    ``validation`` takes one out of a training split that has none beside it, before ``subset``. What is left out is
+    counted on standard error. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     trees = _find_trees(root, choice)
@@ -65,10 +68,28 @@ def imagefolder_sources(
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
     if remark is not None:
         _say(trees.numbering, remark)
-    return [
-        _split_source(folder, name, table, trees.numbering, subset if name == "train" else None)
-        for name, folder in trees.splits.items()
-    ]
+    found = {name: _labelled(folder, table, trees.numbering) for name, folder in trees.splits.items()}
+    if validation is not None:
+        found, trees = _with_validation(found, trees, validation, root)
+    if subset is not None and "train" in found:
+        drawn = _drawn(found["train"], subset, trees.splits["train"], "subset")
+        found["train"] = [found["train"][number] for number in drawn]
+    return [_source(trees.splits[name], name, images, table) for name, images in found.items()]
+
+
+def _with_validation(
+    found: dict[Split, list[tuple[str, int]]], trees: _Trees, validation: Subset, root: Path
+) -> tuple[dict[Split, list[tuple[str, int]]], _Trees]:
+    """Images and trees of both splits, where ``found`` and ``trees`` have the training split alone."""
+    if found.keys() != {"train"}:
+        raise UserError(f"{root}: --val-per-class is for training images that have no validation split beside them")
+    train, folder = found["train"], trees.splits["train"]
+    held_out = set(_drawn(train, validation, folder, "validation", to_spare=1))
+    parts: dict[Split, list[tuple[str, int]]] = {
+        "train": [pair for number, pair in enumerate(train) if number not in held_out],
+        "val": [train[number] for number in sorted(held_out)],
+    }
+    return parts, trees._replace(splits={"train": folder, "val": folder})
 
 
 def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
@@ -107,19 +128,26 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     return _Trees({wanted: root}, root, classes_file)
 
 
-def _split_source(root: Path, split: Split, table: ClassTable, numbering: Path, subset: Subset | None) -> FileSource:
+def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str, int]]:
+    """Path below ``root`` and label of every image; says what was left out."""
     folders, no_classes = class_folders(root)
     if no_classes:
         _say(
             root,
             f"left out {len(no_classes)} folders that are no classes (hidden or no images), such as {no_classes[0]}",
         )
-    found = _labelled(root, folders, table, numbering)
+    for folder in folders:
+        if folder.name not in table.labels:
+            raise UserError(
+                f"class folder {root / folder.name} is not among the {len(table.labels)} training classes in {numbering}"
+            )
     ignored = [path for folder in folders for path in folder.ignored]
     if ignored:
         _say(root, f"left out {len(ignored)} files that are no images by name, such as {ignored[0]}")
-    if subset is not None:
-        found = _thinned(found, subset, root)
+    return [(path, table.labels[folder.name]) for folder in folders for path in folder.images]
+
+
+def _source(root: Path, split: Split, found: Sequence[tuple[str, int]], table: ClassTable) -> FileSource:
     keys = unique_keys([path for path, _ in found])
     samples = [
         FileSample(key, {member_extension(path): path}, label) for key, (path, label) in zip(keys, found, strict=True)
@@ -127,28 +155,21 @@ def _split_source(root: Path, split: Split, table: ClassTable, numbering: Path, 
     return FileSource("imagefolder", root, split, samples, table.names)
 
 
-def _labelled(root: Path, folders: Sequence[ClassFolder], table: ClassTable, numbering: Path) -> list[tuple[str, int]]:
-    for folder in folders:
-        if folder.name not in table.labels:
-            raise UserError(
-                f"class folder {root / folder.name} is not among the {len(table.labels)} training classes in {numbering}"
-            )
-    return [(path, table.labels[folder.name]) for folder in folders for path in folder.images]
-
-
-def _thinned(found: Sequence[tuple[str, int]], subset: Subset, root: Path) -> list[tuple[str, int]]:
-    """``subset.per_class`` of the (path, label) pairs of each label, in their order."""
+def _drawn(
+    found: Sequence[tuple[str, int]], subset: Subset, root: Path, purpose: str, *, to_spare: int = 0
+) -> list[int]:
+    """The places of ``subset.per_class`` of the (path, label) pairs of each label, sorted; ``to_spare`` stay behind."""
     chosen: list[int] = []
     for label in sorted({label for _, label in found}):
         members = [number for number, (_, its) in enumerate(found) if its == label]
-        if len(members) < subset.per_class:
+        if len(members) < subset.per_class + to_spare:
             raise UserError(
                 f"{root}: a class has only {len(members)} images ({found[members[0]][0]} ...); "
-                f"ask for at most so many of each"
+                f"ask for {'fewer' if to_spare else 'at most so many'} of each"
             )
-        order = keyed_permutation(len(members), subset.seed, "subset", label)
+        order = keyed_permutation(len(members), subset.seed, purpose, label)
         chosen += [members[place] for place in order[: subset.per_class]]
-    return [found[number] for number in sorted(chosen)]
+    return sorted(chosen)
 
 
 def _folders(root: Path) -> list[str]:
@@ -170,13 +191,20 @@ def _say(root: Path, what: str) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--val-per-class",
+        type=positive,
+        metavar="N",
+        help="where there is no validation split: N images of each class, drawn by --seed, become one",
+    )
+    parser.add_argument(
         "--per-class", type=positive, metavar="N", help="only N training images of each class, drawn by --seed"
     )
 
 
 def _sources(given: argparse.Namespace) -> list[FileSource]:
     subset = Subset(given.per_class, given.seed) if given.per_class else None
-    return imagefolder_sources(given.source, given.split, subset)
+    validation = Subset(given.val_per_class, given.seed) if given.val_per_class else None
+    return imagefolder_sources(given.source, given.split, subset, validation)
 
 
 COMMAND: SourceCommand = SourceCommand(

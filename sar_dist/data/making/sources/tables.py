@@ -36,8 +36,8 @@ from sar_dist.data.making.sources.base import FileSample, FileSource, Source, ch
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
+from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-from sar_dist.randomness import keyed_permutation
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),

@@ -32,6 +32,7 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     any_label,
+    described,
     image_of,
     limited,
     open_shard_samples,
@@ -109,11 +110,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
     """Share of attention on the object, box overlap and pointing game, with exact masks the Jaccard index too."""
 
     name = "attention_boxes"
-    summary = "[CLS] attention against object boxes (boxes.csv) or exact masks (mask.png in shards): mass inside, box IoU, pointing game"
-    data_help = (
-        f"a folder with {BOXES_FILE} ({','.join(_COLUMNS)}) and the images it names in train/ and val/, "
-        f"or shards with {MASK} members (tools/make_shards.py demo)"
-    )
+    summary, data_help = described("attention_boxes")
     data_folder = "tiny_imagenet_10"
     settings_type = AttentionBoxesSettings
 

@@ -23,6 +23,7 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     any_label,
+    described,
     image_of,
     limited,
     similarity_of,
@@ -87,12 +88,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
     """Jaccard index of each head's attention mask with each object, beside random and uniform attention."""
 
     name = "voc_attention"
-    summary = "how well the [CLS] attention of the last block covers objects (Jaccard index), as the method's authors score it"
-    data_help = (
-        "VOCdevkit/VOC2012 with ImageSets/Segmentation/val.txt, JPEGImages and SegmentationClass (python -c 'from "
-        'torchvision.datasets import VOCSegmentation; VOCSegmentation("data", "2012", "val", download=True)\'), a '
-        "folder in ADE20K's layout, or shards of tools/make_shards.py voc, ade20k or demo"
-    )
+    summary, data_help = described("voc_attention")
     data_folder = "VOCdevkit"
     settings_type = AttentionMaskSettings
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
-from sar_dist.randomness import keyed_permutation
+from sar_dist.keys import keyed_permutation
 from sar_dist.transfer import (
     Backbone,
     Features,

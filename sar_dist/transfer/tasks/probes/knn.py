@@ -27,8 +27,9 @@ from sar_dist.transfer import (
     Outcome,
     TransferSettings,
     TransferTask,
+    described,
 )
-from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.tasks import describe_eval_transform, top_classes
 from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, open_probe_data
 from sar_dist.transfer.tasks.probes.figures import sweep_figure
 
@@ -66,8 +67,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     """Weighted kNN on frozen [CLS] features."""
 
     name = "knn"
-    summary = "weighted k-nearest neighbours on frozen [CLS] features (DINO's protocol), no training"
-    data_help = f"train and val as {CLASSIFICATION_LAYOUT}"
+    summary, data_help = described("knn")
     data_folder = "imagenet-1k-wds"
     settings_type = NearestNeighbourSettings
 

@@ -28,8 +28,9 @@ from sar_dist.transfer import (
     Outcome,
     TransferSettings,
     TransferTask,
+    described,
 )
-from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform, top_classes
+from sar_dist.transfer.tasks import describe_eval_transform, top_classes
 from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, hold_out, open_probe_data
 from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
@@ -70,10 +71,7 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
     """L2-regularised logistic regression on frozen [CLS] features."""
 
     name = "logreg"
-    summary = (
-        "logistic regression on frozen [CLS] features, C chosen on a tenth of the training split (DINOv2's protocol)"
-    )
-    data_help = f"train and val as {CLASSIFICATION_LAYOUT}"
+    summary, data_help = described("logreg")
     data_folder = "cifar10"
     settings_type = LogisticRegressionSettings
 

@@ -16,7 +16,7 @@ from sar_dist import distributed
 from sar_dist.config import ImageSize, height_and_width, size_text
 from sar_dist.data.images import decode_image
 from sar_dist.errors import UserError
-from sar_dist.transfer import MAX_PIXELS, Outcome, limited
+from sar_dist.transfer import MAX_PIXELS, Outcome, described, limited
 from sar_dist.transfer.tasks.robustness.samples import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
 from sar_dist.transfer.tasks.robustness.scores import (
     CORRUPTIONS,
@@ -72,11 +72,7 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
     """Top-1 error of every corruption and severity; mCE relative to AlexNet."""
 
     name = "imagenet_c"
-    summary = "mean corruption error (mCE) on ImageNet-C, 15 corruptions at 5 severities"
-    data_help = (
-        "CORRUPTION/SEVERITY/nXXXXXXXX/*.JPEG for 15 corruptions and severities 1 to 5, unpacked from noise.tar, blur.tar, "
-        "weather.tar and digital.tar of https://zenodo.org/records/2235448"
-    )
+    summary, data_help = described("imagenet_c")
     data_folder = "imagenet-c"
 
     def prepare(self) -> CorruptedImages:

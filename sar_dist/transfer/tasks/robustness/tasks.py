@@ -28,6 +28,7 @@ from sar_dist.transfer import (
     TransferSettings,
     TransferTask,
     Transform,
+    described,
     limited,
 )
 from sar_dist.transfer.tasks import describe_eval_transform
@@ -136,11 +137,7 @@ class ImageNetA(ClassFolderTask):
     """ImageNet-A (Hendrycks et al. 2021): natural images that fooled a ResNet-50, 200 classes."""
 
     name = "imagenet_a"
-    summary = "top-1 on ImageNet-A, natural adversarial images, among its 200 classes"
-    data_help = (
-        "imagenet-a/nXXXXXXXX/*.jpg, 200 folders with 7500 images, unpacked from imagenet-a.tar of "
-        "https://github.com/hendrycks/natural-adv-examples, or shards of tools/make_shards.py imagefolder"
-    )
+    summary, data_help = described("imagenet_a")
     data_folder = "imagenet-a"
     folder_names = ("imagenet-a",)
     images = 7500
@@ -151,11 +148,7 @@ class ImageNetR(ClassFolderTask):
     """ImageNet-R (Hendrycks et al. 2021): art, cartoons, toys and other renditions, 200 classes."""
 
     name = "imagenet_r"
-    summary = "top-1 on ImageNet-R, renditions, among its 200 classes"
-    data_help = (
-        "imagenet-r/nXXXXXXXX/*.jpg, 200 folders with 30000 images, unpacked from imagenet-r.tar of "
-        "https://github.com/hendrycks/imagenet-r, or shards of tools/make_shards.py imagefolder"
-    )
+    summary, data_help = described("imagenet_r")
     data_folder = "imagenet-r"
     folder_names = ("imagenet-r",)
     images = 30000
@@ -166,12 +159,7 @@ class ImageNetV2(ClassFolderTask):
     """ImageNetV2 (Recht et al. 2019), matched frequency: a new test set. Its folders are class indices, not names."""
 
     name = "imagenet_v2"
-    summary = "top-1 and top-5 on ImageNetV2, a second test set (matched frequency)"
-    data_help = (
-        "imagenetv2-matched-frequency-format-val/{0..999}/*.jpeg, 10000 images, unpacked from "
-        "imagenetv2-matched-frequency.tar.gz of https://huggingface.co/datasets/vaishaal/ImageNetV2, or shards of "
-        "tools/make_shards.py imagefolder"
-    )
+    summary, data_help = described("imagenet_v2")
     data_folder = "imagenetv2"
     folder_names = ("imagenetv2-matched-frequency-format-val",)
     images = 10000
@@ -181,11 +169,7 @@ class ImageNetSketch(ClassFolderTask):
     """ImageNet-Sketch (Wang et al. 2019): drawings of all 1000 classes."""
 
     name = "imagenet_sketch"
-    summary = "top-1 and top-5 on ImageNet-Sketch, drawings of all 1000 classes"
-    data_help = (
-        "sketch/nXXXXXXXX/*.JPEG, 1000 folders with 50889 images, unpacked from ImageNet-Sketch.zip of "
-        "https://github.com/HaohanWang/ImageNet-Sketch, or shards of tools/make_shards.py imagefolder"
-    )
+    summary, data_help = described("imagenet_sketch")
     data_folder = "imagenet-sketch"
     folder_names = ("sketch", "imagenet-sketch")
     images = 50889
@@ -195,11 +179,7 @@ class ImageNetReal(RobustnessTask[RobustnessImages]):
     """ImageNet's validation images with the reassessed labels of Beyer et al. 2020."""
 
     name = "imagenet_real"
-    summary = "top-1 on ImageNet's validation images with the ReaL labels, several of which may be right"
-    data_help = (
-        "the 50000 ImageNet validation images under their original names, as val/CLASS/ILSVRC2012_val_00000001.JPEG, in "
-        "one folder val/, or as shards of tools/make_shards.py imagefolder; the labels come with timm"
-    )
+    summary, data_help = described("imagenet_real")
     data_folder = "imagenet-1k-wds"
 
     def prepare(self) -> RobustnessImages:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sar_dist import distributed
-from sar_dist.randomness import counter_uniform, seed_of
+from sar_dist.keys import seed_of
+from sar_dist.randomness import counter_uniform
 
 
 class DropKeys:

@@ -24,6 +24,7 @@ from sar_dist.transfer import (
     SampleSet,
     SourceSamples,
     TransferTask,
+    described,
     limited,
     open_shard_samples,
     train_resumably,
@@ -102,7 +103,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         """Check all labels, train and score, then the same with a random backbone where that is asked for."""
         job = self.job
         census = {
-            name: take_census(samples, job.out / f"labels_{name}.json", job.settings.workers, job.say)
+            name: take_census(samples, job.out / f"labels_{name}.json", job.settings.loader_processes, job.say)
             for name, samples in (("train", prepared.train), ("val", prepared.val))
         }
         for name, found in census.items():
@@ -148,7 +149,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         usable = [number for number in range(len(data.train)) if number not in bad]
         how = TrainingJob(
             seed=settings.seed,
-            workers=settings.workers,
+            workers=settings.loader_processes,
             device=backbone.device,
             normalise=backbone.normalise,
             autocast=backbone.autocast,
@@ -161,7 +162,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
         if counts is None:
             counts = count_confusions(
-                data.val, predictor, data.recipe, workers=settings.workers, device=backbone.device, say=job.say
+                data.val, predictor, data.recipe, workers=settings.loader_processes, device=backbone.device, say=job.say
             )
             distributed.main_first(lambda: _write_counts(file, counts))
         return counts, predictor
@@ -240,13 +241,8 @@ class Ade20k(SegmentationTask):
     """ADE20K, or a set in its layout with its own ``objectInfo*.txt``."""
 
     name = "ade20k"
-    summary = "semantic segmentation, mIoU; heads linear, upernet, dpt; any set in ADE20K's layout"
+    summary, data_help = described("ade20k")
     data_folder = "ADEChallengeData2016"
-    data_help = (
-        "{images,annotations}/{training,validation}/KEY.{jpg,png} and objectInfo150.txt of ADEChallengeData2016.zip "
-        "(http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip), or shards of them made with "
-        "`python tools/make_shards.py ade20k SRC OUT`"
-    )
     zero_is_void = True
 
     def open_folder(self, root: Path) -> list[Source]:
@@ -266,13 +262,8 @@ class VocSegmentation(SegmentationTask):
     """Pascal VOC 2012: 20 classes and background."""
 
     name = "voc_seg"
-    summary = "semantic segmentation on Pascal VOC 2012 train/val, mIoU; heads linear, upernet, dpt"
+    summary, data_help = described("voc_seg")
     data_folder = "VOCdevkit"
-    data_help = (
-        "VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation/{train,val}.txt} of VOCtrainval_11-May-2012.tar "
-        "(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/), or shards of them made with "
-        "`python tools/make_shards.py voc SRC OUT`"
-    )
     zero_is_void = False
 
     def open_folder(self, root: Path) -> list[Source]:

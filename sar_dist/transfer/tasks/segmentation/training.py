@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
-from sar_dist.randomness import keyed_permutation, seed_generators
+from sar_dist.keys import keyed_permutation
+from sar_dist.randomness import seed_generators
 from sar_dist.transfer.tasks.segmentation.heads import AUXILIARY_WEIGHT
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
 from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSamples

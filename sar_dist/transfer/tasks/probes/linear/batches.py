@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sar_dist import distributed
 from sar_dist.config import ImageSize, height_and_width
-from sar_dist.randomness import keyed_permutation
+from sar_dist.keys import keyed_permutation
 from sar_dist.transfer import Backbone, Features, LabelledImages, SampleSet, Transform
 from sar_dist.transfer.tasks.probes import check_labels
 

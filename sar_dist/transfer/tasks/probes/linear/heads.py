@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sar_dist.randomness import seed_of
+from sar_dist.keys import seed_of
 
 MOMENTUM = 0.9
 TRUST = 0.001

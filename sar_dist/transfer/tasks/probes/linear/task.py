@@ -22,9 +22,10 @@ from sar_dist.transfer import (
     SampleSet,
     SelectedSamples,
     TransferTask,
+    described,
     train_resumably,
 )
-from sar_dist.transfer.tasks import CLASSIFICATION_LAYOUT, describe_eval_transform
+from sar_dist.transfer.tasks import describe_eval_transform
 from sar_dist.transfer.tasks.probes import (
     ProbeData,
     check_labels,
@@ -88,8 +89,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
     """A linear classifier on frozen features, its learning rate and features chosen by a sweep."""
 
     name = "linear"
-    summary = "linear classifier on frozen features: the sweep of DINOv2, or the recipes of DINO and MAE (preset=)"
-    data_help = f"train and val as {CLASSIFICATION_LAYOUT}"
+    summary, data_help = described("linear")
     data_folder = "cifar10"
     settings_type = LinearProbeSettings
 
@@ -189,7 +189,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             global_batch=recipe.global_batch,
             sub_batch=settings.batch,
             seed=settings.seed,
-            workers=settings.workers,
+            workers=settings.loader_processes,
         )
 
     def _protocol(self, recipe: ProbeRecipe, trained: _Trained) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class ImageNetLinearProbe(LinearProbe):
     """``linear`` on ImageNet-1k."""
 
     name = "imagenet_linear"
-    summary = "linear classifier on frozen features of ImageNet-1k; the same as linear"
+    summary, data_help = described("imagenet_linear")
     data_folder = "imagenet-1k-wds"
 
 

@@ -1,0 +1,56 @@
+"""How ``--help`` looks: its texts fit the terminal, however wide the lines are in which they were written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import textwrap
+
+_WIDEST = 118
+_COMMAND = re.compile(r"\s*(python|deepspeed|torchrun) ")
+# What a table has in its first column.
+_FIRST_COLUMN = re.compile(r"\s+\S+( \S+)*\s{2,}(?=\S)")
+
+
+class TerminalHelp(argparse.HelpFormatter):
+    """Paragraphs are filled, indented lines (tables, settings) wrapped below themselves; commands stay whole, to be copied."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width())
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(_wrapped(line, width) for line in _lines(text))
+
+
+def fitted(text: str) -> str:
+    """A text that is printed, wrapped like a help where the output is a terminal."""
+    return "\n".join(_wrapped(line, _width()) for line in _lines(text)) if sys.stdout.isatty() else text
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns - 2, _WIDEST)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, with those of a paragraph joined."""
+    lines: list[str] = []
+    joins = False  # whether the last line goes on with the next
+    for line in text.strip("\n").splitlines():
+        plain = bool(line) and not line[0].isspace() and not _COMMAND.match(line)
+        if plain and joins:
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+        joins = plain
+    return lines
+
+
+def _wrapped(line: str, width: int) -> str:
+    table = _FIRST_COLUMN.match(line)
+    narrow = table is None or table.end() > 2 * width // 3
+    if narrow and _COMMAND.match(line):
+        return line
+    hanging = table.end() if table is not None and not narrow else len(line) - len(line.lstrip())
+    return textwrap.fill(line, width, subsequent_indent=hanging * " ", break_long_words=False, break_on_hyphens=False)
