@@ -7,6 +7,7 @@
     python benchmarks/loader.py --where device              the workers' part of augment.where=device
     python benchmarks/loader.py --plan                       our recipes and backends alone, for the table of the planner
     python benchmarks/loader.py --checksums --rounds 25     what comparing each sample's checksum costs
+    python benchmarks/loader.py --together --rounds 9       what reading and drawing for several samples at once saves
 
 All sides read the same shards (timm's layout, written to a temporary folder, in the page cache; LitData's chunks hold the
 same files) and give batches of 224 x 224 crops. CPU time is per image, of the process and its workers together; images per
@@ -51,7 +52,7 @@ from jpegs import jpeg_files
 from other_loaders import missing, other_sides
 
 from sar_dist.config import AugmentSettings, DataSettings
-from sar_dist.data import TrainLoader, load_manifest
+from sar_dist.data import TrainLoader, batching, load_manifest
 from sar_dist.data.images import (
     Canvas,
     Draw,
@@ -79,6 +80,7 @@ PLANNED: dict[str, dict[str, Any]] = {
 FLOORS = "parts alone"
 PLAN = "ours, for the planner"
 CHECKSUMS = "the price of checksums, crop + flip"
+TOGETHER = "samples read and drawn for together, RandAugment on the device"
 Side = Callable[[int], Iterable[Any]]  # number of workers to batches
 
 
@@ -251,6 +253,19 @@ def with_and_without_checksums(folder: Path) -> dict[str, Side]:
     }
 
 
+def together_and_one_by_one(folder: Path) -> dict[str, Side]:
+    """The training loader with RandAugment on the device, and the same reading and drawing for one sample at a time."""
+    augment = AugmentSettings(rand_augment=RECIPES["RandAugment"], where="device")
+    later = (build_operation_draw(augment, SIZE), canvas_of(augment))
+    together = loader_side(folder, build_train_transform(augment, SIZE, MAX_PIXELS), later)
+
+    def one_by_one(workers: int) -> Iterator[Any]:
+        with patch.object(batching, "_TOGETHER", 1):  # the pipeline is made meanwhile
+            yield from together(workers)
+
+    return {"together": together, "one by one": one_by_one}
+
+
 class Blank:
     """Instead of a transform: the same image always."""
 
@@ -334,6 +349,24 @@ def measure_images(name: str, jpegs: list[bytes], arguments: argparse.Namespace)
     return results
 
 
+def measure_all(jpegs: list[bytes], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The tables of the images as they are and resized."""
+    results = measure_images("original images", jpegs, arguments)
+    for side in arguments.max_short_side:
+        results |= measure_images(f"short side {side} px", smaller(jpegs, side), arguments)
+    return results
+
+
+def measure_part(jpegs: list[bytes], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The table of the one part that was asked for."""
+    name, sides = (
+        (CHECKSUMS, with_and_without_checksums) if arguments.checksums else (TOGETHER, together_and_one_by_one)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(jpegs, arguments.samples, Path(folder))
+        return {name: measure(sides(Path(folder)), arguments.rounds, [1])}
+
+
 def print_results(console: Console, results: dict[str, Any], workers: list[int]) -> None:
     for recipe, result in results["recipes"].items():
         table = Table(title=f"{recipe}, {SIZE} x {SIZE}")
@@ -365,6 +398,9 @@ def main() -> None:
     )
     parser.add_argument("--plan", action="store_true", help="measure only our loader, with every recipe and backend")
     parser.add_argument("--checksums", action="store_true", help="measure only what comparing checksums costs")
+    parser.add_argument(
+        "--together", action="store_true", help="measure only what drawing for several samples at once saves"
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -382,18 +418,11 @@ def main() -> None:
         },
         "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm, wds, cv2, np)},
         "images": {"from": str(arguments.images), "count": len(jpegs), "mean_bytes": statistics.mean(map(len, jpegs))},
-        "recipes": {},
     }
-    if arguments.checksums:
-        with tempfile.TemporaryDirectory() as name:
-            write_shards(jpegs, arguments.samples, Path(name))
-            results["recipes"][CHECKSUMS] = measure(with_and_without_checksums(Path(name)), arguments.rounds, [1])
-    else:
-        results["recipes"] |= measure_images("original images", jpegs, arguments)
-        for side in arguments.max_short_side:
-            results["recipes"] |= measure_images(f"short side {side} px", smaller(jpegs, side), arguments)
-    print_results(Console(), results, [1] if arguments.checksums else arguments.workers)
-    for name, reason in ({} if arguments.checksums else missing()).items():
+    one_part = arguments.checksums or arguments.together
+    results["recipes"] = measure_part(jpegs, arguments) if one_part else measure_all(jpegs, arguments)
+    print_results(Console(), results, [1] if one_part else arguments.workers)
+    for name, reason in ({} if one_part else missing()).items():
         print(f"not measured: {name}: {reason}")
     if arguments.checksums:
         share = 1 - results["recipes"][CHECKSUMS]["advantage"]["without"]

@@ -16,6 +16,7 @@ from sar_dist.data.batch_memory import empty_batch
 from sar_dist.data.images import (
     BadSample,
     Canvas,
+    DrawnAhead,
     EncodedBatch,
     EncodedImage,
     FastTrainTransform,
@@ -31,6 +32,8 @@ Batch = dict[str, Any]
 
 MAX_SUBSTITUTES = 100
 ERROR = "error"
+# Samples that are read and drawn for before the first of them is decoded: enough to find this code in a core's caches.
+_TOGETHER = 16
 # Batches of files differ in size; those that are larger by more than this travel as torch sends them.
 _ROOM_FOR_FILES = 2.0
 MORE_MEMORY = "allow the processes more (ulimit -v, the container's limit), or lower data.workers or data.prefetch"
@@ -43,20 +46,30 @@ class TrainDecoding:
     A bad sample is replaced by the next good one of its window: the choice is the same whoever makes it, and no rank
     gets fewer samples than the others. Raises UserError after 100 bad samples in a row. ``decoder_of`` gives the decoder of
     a global batch's samples, by the batch's number.
+
+    A few samples of a micro-batch of ``size`` are read and drawn for, one right after the other, and then decoded.
     """
 
-    def __init__(self, decoder_of: Callable[[int], SampleDecoder]) -> None:
+    def __init__(self, decoder_of: Callable[[int], SampleDecoder], size: int) -> None:
         self._decoder_of = decoder_of
+        self._parts = [min(_TOGETHER, size - start) for start in range(0, size, _TOGETHER)]
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        return map(self._first_good, samples)
+        iterator = iter(samples)
+        # Never one sample more than the last micro-batch has: with the end of the samples the files of substitutes close.
+        for part in itertools.cycle(self._parts):
+            group = list(itertools.islice(iterator, part))
+            if not group:
+                return
+            ahead = [self._decoder_of(sample["batch"]).draw_ahead(sample) for sample in group]
+            yield from map(self._first_good, group, ahead)
 
-    def _first_good(self, sample: Sample) -> Sample:
+    def _first_good(self, sample: Sample, ahead: DrawnAhead | None) -> Sample:
         bad: list[str] = []
         decoder = self._decoder_of(sample["batch"])
         for candidate in itertools.chain([sample], sample["substitutes"]):
             try:
-                image, drawn = decoder.decode_and_draw(candidate)
+                image, drawn = decoder.decode_and_draw(candidate, None if bad else ahead)
                 return candidate | {"image": image, "drawn": drawn, "bad": bad}
             except BadSample as problem:
                 bad.append(str(problem))

@@ -129,7 +129,7 @@ class TrainLoader:
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         pipeline = wds.DataPipeline(
             self._source(start, stop),
-            TrainDecoding(self._decoder_of),
+            TrainDecoding(self._decoder_of, self._micro_batch),
             TrainBatching(
                 self._micro_batch, self._canvas, 0 if self._sized is None else self._sized.largest, self._host
             ),
@@ -148,7 +148,7 @@ class TrainLoader:
         What is bad in it beyond what ``iterate`` has counted of ``batch`` is counted. Raises UserError when that is too much.
         """
         number = batch["number"]
-        decoded = TrainDecoding(lambda _: self._decoder_here)(self._source(number, number + 1))
+        decoded = TrainDecoding(lambda _: self._decoder_here, self._micro_batch)(self._source(number, number + 1))
         made = next(TrainBatching(self._micro_batch, self._canvas)(decoded))
         more: Counter[str] = Counter(made["bad_keys"]) - Counter(batch["bad_keys"])
         self.bad_samples.add(0, made["bad"] - batch["bad"], more.elements())

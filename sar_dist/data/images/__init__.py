@@ -21,7 +21,7 @@ from sar_dist.data.images.encoded import (
 )
 from sar_dist.data.images.image_operations import ImageArray
 from sar_dist.data.images.rand_augment import build_operation_draw, canvas_of
-from sar_dist.data.images.sample_decoder import BadSample, Draw, SampleDecoder, Transform
+from sar_dist.data.images.sample_decoder import BadSample, Draw, DrawnAhead, SampleDecoder, Transform
 
 __all__ = [
     "BadSample",
@@ -30,6 +30,7 @@ __all__ = [
     "DevicePlan",
     "DeviceTransform",
     "Draw",
+    "DrawnAhead",
     "DrawnOperation",
     "EncodedBatch",
     "EncodedImage",

@@ -29,8 +29,8 @@ from timm.data.transforms_factory import transforms_imagenet_eval, transforms_im
 from torch import Tensor
 
 from sar_dist.config import AugmentSettings, ImageSize, height_and_width
-from sar_dist.data.images.decode import decode_image, decode_pil
-from sar_dist.data.images.drawn_operations import Canvas, apply_on_host
+from sar_dist.data.images.decode import decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, apply_on_host
 from sar_dist.data.images.image_operations import planes_of
 from sar_dist.data.images.rand_augment import OperationDraw, build_operation_draw, canvas_of
 
@@ -108,8 +108,26 @@ def random_crop_box(
 
 
 @dataclass(frozen=True)
+class DrawnImage:
+    """What is done to one training image.
+
+    Attributes:
+        size: (height, width) of its pixels.
+        box: (top, left, height, width) of what is kept of them.
+        operations: on the resized crop, in turn.
+    """
+
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    operations: list[DrawnOperation]
+
+
+@dataclass(frozen=True)
 class FastTrainTransform:
-    """``backend=fast`` for training; see ``build_train_transform``."""
+    """``backend=fast`` for training; see ``build_train_transform``.
+
+    ``drawn_ahead`` and then ``decoded`` give what calling it gives, with the same draws.
+    """
 
     augment: AugmentSettings
     image_size: ImageSize
@@ -119,12 +137,31 @@ class FastTrainTransform:
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, self.max_pixels)  # 3 H W
-        box = random_crop_box(image.shape[1], image.shape[2], self.augment.scale, self.augment.ratio)
-        top, left, height, width = box
+        return self._transformed(image, self._drawn(image.shape[1], image.shape[2]))
+
+    def drawn_ahead(self, data: bytes) -> DrawnImage | None:
+        """What will be done to the image, drawn from the size in its header; None: it has none, so that only calling will do."""
+        size = jpeg_size(data)
+        return None if size is None or 0 in size else self._drawn(*size)
+
+    def decoded(self, data: bytes, drawn: DrawnImage) -> Tensor | None:
+        """The image to which that is done, uint8 (3, S, S); None: it is not of the size that its header says.
+
+        Raises UndecodableImage.
+        """
+        image = decode_image(data, self.max_pixels)
+        return self._transformed(image, drawn) if image.shape[1:] == drawn.size else None
+
+    def _drawn(self, height: int, width: int) -> DrawnImage:
+        box = random_crop_box(height, width, self.augment.scale, self.augment.ratio)
+        return DrawnImage((height, width), box, [] if self.draw is None else self.draw())
+
+    def _transformed(self, image: Tensor, drawn: DrawnImage) -> Tensor:
+        top, left, height, width = drawn.box
         crop = image[:, top : top + height, left : left + width]
         planes = planes_of(_resized(crop, height_and_width(self.image_size), self.augment.interpolation))
-        for drawn in () if self.draw is None else self.draw():
-            planes = apply_on_host(planes, drawn, self.canvas)
+        for operation in drawn.operations:
+            planes = apply_on_host(planes, operation, self.canvas)
         return torch.from_numpy(planes)
 
 
