@@ -134,7 +134,7 @@ class Trainer:
     def settle(self) -> None:
         """Do what is due after the last step of an earlier start, which stopped in the middle of that."""
         for _ in range(self.accumulation):
-            self.last_batch = next(self.batches)
+            self.last_batch = next(self.batches, None)
         self.do_what_is_due()
 
     def train_step(self) -> None:
