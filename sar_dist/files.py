@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import secrets
@@ -96,6 +97,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for entry in temporary.rglob("*"):
                 (sync_folder if entry.is_dir() else sync_file)(entry)
             sync_folder(temporary)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote ``path``; nobody may be writing it now.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}{PART_FILES[1:]}"):
+        temporary.unlink(missing_ok=True)
 
 
 def write_durably(path: Path, content: str) -> None:

@@ -174,6 +174,19 @@ def manifest_json(shared: SharedState, *, run_id: str, step: int, world_size: in
     return json.dumps({**content, "digest": manifest_digest(content)}, indent=1)
 
 
+def manifest_with_progress(folder: Path, train_state: dict[str, Any] | None) -> str | None:
+    """The text of a checkpoint's manifest with another progress; None if it has that one already.
+
+    Raises:
+        DamagedCheckpoint: the manifest is not intact, see ``read_manifest``.
+        OSError: it cannot be read.
+    """
+    if read_manifest(folder).train_state == train_state:
+        return None
+    content = {**json.loads((folder / MANIFEST).read_text()), "train_state": train_state}
+    return json.dumps({**content, "digest": manifest_digest(content)}, indent=1)
+
+
 def read_manifest(folder: Path) -> CheckpointManifest:
     """A checkpoint's manifest, compared with its own digest and the folder's name; the other files are not looked at.
 

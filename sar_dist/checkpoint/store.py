@@ -24,7 +24,15 @@ from torch import Tensor
 from sar_dist import distributed
 from sar_dist.checkpoint import layout
 from sar_dist.checkpoint.layout import DamagedCheckpoint
-from sar_dist.checkpoint.manifest import CheckpointManifest, FileRecord, RankIndex, SharedState, manifest_json, verify
+from sar_dist.checkpoint.manifest import (
+    CheckpointManifest,
+    FileRecord,
+    RankIndex,
+    SharedState,
+    manifest_json,
+    manifest_with_progress,
+    verify,
+)
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
 from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
@@ -105,7 +113,8 @@ class CheckpointStore:
         distributed.main_first(remove)
 
     def _remove_leftovers(self) -> None:
-        for leftover in (*self.root.glob(".tmp-*"), *self.root.glob(PART_FILES)):
+        in_folders = (part for folder in layout.complete_checkpoints(self.root) for part in folder.glob(PART_FILES))
+        for leftover in (*self.root.glob(".tmp-*"), *self.root.glob(PART_FILES), *in_folders):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
@@ -121,13 +130,31 @@ class CheckpointStore:
             shared: state that is the same on every process.
         """
         self.wait()
-        if step == self._last_step:
-            return  # the same step again, as at the end of training
+        if step == self._last_step:  # the same weights again, as at the end of training: only the progress may differ
+            if distributed.is_main():
+                self._renew(step, shared)
+            return
         self._last_step = step
         arguments = (step, tensors, index, shared, distributed.rank(), distributed.world_size())
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}", daemon=True)
         self._thread.start()
         finish_before_end(self._thread)
+
+    def _renew(self, step: int, shared: SharedState) -> None:
+        """Write a committed checkpoint's progress anew; the first save came in the middle of what is due after its step."""
+        folder = self.root / layout.step_name(step)
+        try:
+            renewed = manifest_with_progress(folder, shared.train_state)
+            if renewed is not None:
+                write_durably(folder / layout.MANIFEST, renewed)
+            self._tidy(folder.name)
+        except (OSError, DamagedCheckpoint) as error:
+            self._failed(step, error)
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self.failures += 1
+        self._last_step = None
+        self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
 
     def wait(self) -> None:
         """Wait until this process's part of the running save is on disk; on the main process, until it is committed."""
@@ -156,6 +183,19 @@ class CheckpointStore:
         name, manifest = found
         self._last_step = manifest.step
         return CheckpointReader(self.root / name, manifest)
+
+    def tidy(self) -> None:
+        """Do what a save left undone that was killed just after its commit. Call on every process, after ``protect``."""
+        name = None if self._last_step is None else layout.step_name(self._last_step)
+
+        def tidy() -> None:
+            try:
+                if name is not None:
+                    self._tidy(name)
+            except OSError as error:
+                warn(f"warning: older checkpoints than {name} could not be tidied up: {error}")
+
+        distributed.main_first(tidy)
 
     def _newest_intact(self) -> tuple[str, CheckpointManifest] | None:
         """Name and manifest of the newest intact folder; newer ones that are damaged are set aside.
@@ -220,9 +260,7 @@ class CheckpointStore:
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
-            self.failures += 1
-            self._last_step = None
-            self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
+            self._failed(step, error)
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
@@ -262,7 +300,13 @@ class CheckpointStore:
             self._damaged.discard(final.name)
         folder.rename(final)
         sync_folder(self.root)
-        write_durably(self.root / layout.LATEST, final.name + "\n")
+        self._tidy(final.name)
+
+    def _tidy(self, newest: str) -> None:
+        """Let the pointer name the newest checkpoint, and delete the ones that are not kept."""
+        pointer = self.root / layout.LATEST
+        if not pointer.is_file() or pointer.read_text() != newest + "\n":
+            write_durably(pointer, newest + "\n")
         self._retire()
 
     def _retire(self) -> None:

@@ -30,7 +30,7 @@ from sar_dist.observe.quantities import (
     set_quantities,
     set_values,
 )
-from sar_dist.observe.records import read_records
+from sar_dist.observe.records import read_records, truncate_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
 from sar_dist.observe.trace import StepTrace
@@ -78,5 +78,6 @@ __all__ = [
     "set_quantities",
     "set_values",
     "shorten_text",
+    "truncate_records",
     "vit_forward_macs",
 ]

@@ -29,6 +29,7 @@ from sar_dist.quantities import Quantity
 METRICS_FILE = "metrics.jsonl"
 FIGURES_FOLDER = "figures"
 SAMPLES_FOLDER = "samples"
+_VALIDATION_PREFIXES = ("val", "val_ema")
 _SAMPLE_SIDE = 160  # pixels: the images lie side by side
 _OWN_FILES = "the run directory or on stdout"
 
@@ -74,7 +75,7 @@ class RunLogger:
         """Entries that were lost."""
         return self._failures.total()
 
-    def start(self, config: Mapping[str, Any], step: int) -> None:
+    def start(self, config: Mapping[str, Any], step: int, *, settled: bool = True) -> None:
         """Start the destinations, and forget every entry of later steps than ``step``, which training is about to repeat.
 
         Call it before the first entry: with the step of the checkpoint that training resumes from, or with -1 when it
@@ -83,6 +84,8 @@ class RunLogger:
         Args:
             config: the run's configuration, nested.
             step: optimizer steps done.
+            settled: whether what is due after ``step`` has been done. Where it has not, what was written of its validation
+                and pictures is forgotten too.
 
         Raises:
             UserError: a destination does not start.
@@ -92,12 +95,28 @@ class RunLogger:
             raise RuntimeError("start() comes before the first entry")
         if not self._enabled:
             return
+        done = step if settled else step - 1
         for destination in self._destinations:
-            line = destination.start(config, step)
+            line = destination.start(config, done)
             if line is not None:
                 self.message(line)
-        for file in (self._directory / METRICS_FILE, *(self._directory / FIGURES_FOLDER).glob("*.jsonl")):
-            self._attempt(partial(truncate_records, file, step))
+        again = () if settled else _VALIDATION_PREFIXES
+        self._attempt(partial(truncate_records, self._directory / METRICS_FILE, step, again))
+        for file in (self._directory / FIGURES_FOLDER).glob("*.jsonl"):
+            self._attempt(partial(truncate_records, file, done))
+        if not settled:
+            self._repeat(step)
+
+    def _repeat(self, step: int) -> None:
+        """Give the destinations, which forgot all of a step that was not settled, what metrics.jsonl keeps of it."""
+        for record in read_records(self._directory / METRICS_FILE):
+            if record["step"] == step:
+                values = {
+                    f"{record.get('prefix', 'train')}/{name}": float(v)
+                    for name, v in record.items()
+                    if name not in RESERVED
+                }
+                self._to_each(partial(_send_metrics, step, float(record["time"]), values))
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
         """Write ``values``, if any, as ``prefix/name`` to each destination and as one line of metrics.jsonl, at once.
@@ -111,7 +130,7 @@ class RunLogger:
         now = time.time()
         tagged = {f"{prefix}/{name}": float(value) for name, value in values.items()}
         self._attempt(lambda: append_record(self._directory / METRICS_FILE, step, prefix, now, values))
-        self._to_each(lambda destination: destination.metrics(step, now, tagged))
+        self._to_each(partial(_send_metrics, step, now, tagged))
 
     def recorded(self, step: int, prefix: str) -> dict[str, float] | None:
         """The metrics that metrics.jsonl holds of ``step`` and ``prefix``, as numbers; None if it has none."""
@@ -245,6 +264,10 @@ class RunLogger:
                 )
             return False
         return True
+
+
+def _send_metrics(step: int, time: float, values: Mapping[str, float], destination: Destination) -> None:
+    destination.metrics(step, time, values)
 
 
 def sample_file(figures: Path, number: int) -> Path:

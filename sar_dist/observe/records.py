@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,13 @@ def read_records(path: Path) -> Iterator[dict[str, float | str]]:
             yield record
 
 
-def truncate_records(path: Path, step: int) -> int:
+def truncate_records(path: Path, step: int, again: Collection[str] = ()) -> int:
     """Drop the records of later steps than ``step``, and torn lines; returns how many lines were dropped.
+
+    Args:
+        path: the file, or none.
+        step: optimizer steps done.
+        again: prefixes whose records of ``step`` itself are dropped too.
 
     The file is replaced in one move, so that it is whole whenever the process is killed.
 
@@ -96,7 +101,9 @@ def truncate_records(path: Path, step: int) -> int:
     kept = []
     for line in lines:
         record = _read_line(line)
-        if record is not None and line.endswith(b"\n") and int(record["step"]) <= step:
+        if record is None or not line.endswith(b"\n") or int(record["step"]) > step:
+            continue
+        if int(record["step"]) < step or record.get("prefix") not in again:
             kept.append(line)
     if len(kept) < len(lines):
         with atomic_write(path) as file:

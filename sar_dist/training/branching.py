@@ -35,6 +35,7 @@ def starting_point(
         state = resumed_state(newest, train_loader)
         if state.best_step is not None:
             store.protect(state.best_step)
+        store.tidy()
         return newest, state
     if config.run.branch_from is None:
         return None, TrainState()

@@ -14,7 +14,8 @@ from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_ma
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import write_durably
+from sar_dist.files import PART_FILES, remove_leftovers, write_durably
+from sar_dist.observe import truncate_records
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
 from sar_dist.training.lease import Lease, acquire
@@ -85,6 +86,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lease = acquire(self.path)
+            self._remove_leftovers()
         except OSError as error:
             raise self._cannot_write(error) from error
         self.check(config)
@@ -138,8 +140,15 @@ class RunDirectory:
                 "disk and start the same command again"
             ) from error
 
+    def forget_bad_images(self, step: int) -> None:
+        """Drop what was noted in later steps than ``step``, which training is about to repeat. Call on the main process."""
+        try:
+            truncate_records(self.bad_images, step)
+        except OSError as error:
+            warn(f"warning: {error}; it may name images twice")
+
     def record_bad_image(self, key: str, step: int) -> None:
-        """Note a training image that could not be decoded; every process appends its own.
+        """Note a training image that could not be decoded in ``step``; every process appends its own.
 
         Where the disk does not take it, the image is still counted, the first time is said, and training goes on.
         """
@@ -153,6 +162,13 @@ class RunDirectory:
                     f"warning: {key} cannot be noted in {self.bad_images}: {error.strerror}; training goes on (further "
                     "ones are only counted)"
                 )
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
+        for file in (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images):
+            remove_leftovers(file)
+        for leftover in (*self.figures.rglob(PART_FILES), *self.tensorboard.glob(PART_FILES)):
+            leftover.unlink(missing_ok=True)
 
     def _past_environments(self) -> list[dict[str, Any]]:
         try:

@@ -69,7 +69,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     store = open_store(config, checked.directory, length)
     saved, state = starting_point(config, store, length, train_loader)
     # Workers are forked here, before the model takes memory of which each write would leave them an old copy.
-    batches = device_batches(train_loader, state.step, length.last_step, device)
+    first = state.step if state.settled else state.step - 1  # pictures that are still due show samples of that step
+    batches = device_batches(train_loader, first, length.last_step, device)
     val_loader.start()
 
     model = build_run_model(config)
@@ -82,7 +83,8 @@ def build_trainer(config: RunConfig) -> Trainer:
     task.prepare(engine.module)
     logger = open_logger(checked, length, task, rank)
     recorded = config.model_dump(mode="json")
-    distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step))
+    distributed.main_first(lambda: checked.directory.forget_bad_images(state.step))
+    distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step, settled=state.settled))
     announce(checked, logger, flops, data.workers or 0, report)
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, mean_flops(config, by_side), peak)

@@ -17,6 +17,8 @@ class TrainState:
         images_by_set: those of each data set by its name, where there are several.
         best_top1: best validation top-1 accuracy so far, in percent.
         best_step: the step at which it was reached.
+        settled: whether what is due after this step (log, validation, pictures) has been done. A stop in the middle of it
+            saves before; the next start does it first.
     """
 
     step: int = 0
@@ -25,6 +27,7 @@ class TrainState:
     images_by_set: dict[str, int] = field(default_factory=dict)
     best_top1: float | None = None
     best_step: int | None = None
+    settled: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -101,7 +101,8 @@ class Trainer:
         self.stop = AgreedStop(self.config.run.max_hours, lambda: self.directory.lost)
         begin_training()  # from here on a signal saves
         try:
-            self.make_up_for_validation()
+            if not self.state.settled:
+                self.settle()
             while self.state.step < self.length.last_step:
                 self.train_step()
                 self.do_what_is_due()
@@ -112,29 +113,29 @@ class Trainer:
         self.stop.finish()
 
     def do_what_is_due(self) -> None:
-        """Log, validate, draw and save where this step is one after which that happens."""
+        """Log, validate, draw and save where this step is one after which that happens; after the last step all is due.
+
+        The checkpoint comes last: what a start from it finds written of its step is all there is to write.
+        """
         if self.due(self.config.log.every):
             self.log_metrics()
+        if self.at_end:
+            self.save()  # a kill in the last validation costs no step
         if self.due(self.config.validation.every):
             self.validate()
         if self.due(self.config.log.figures_every):
             self.draw()
-        if self.due(self.config.checkpoint.every) or self.state.best_step == self.state.step:
+        self.state.settled = True
+        if self.at_end:
+            self.log_result()
+        elif self.due(self.config.checkpoint.every) or self.state.best_step == self.state.step:
             self.save()
 
-    def make_up_for_validation(self) -> None:
-        """Do what an earlier start left out when it stopped in the middle of the validation of this step.
-
-        The checkpoint that it wrote knows nothing of the validation, even if another start has made up for it since.
-        """
-        if self.state.step in (0, self.length.last_step) or not self.due(self.config.validation.every):
-            return
-        prefix = "val" if self.ema is None else "val_ema"
-        recorded = distributed.main_first(lambda: self.logger.recorded(self.state.step, prefix))
-        if recorded is None:
-            self.do_what_is_due()
-        else:
-            self._keep_best(recorded["top1"])
+    def settle(self) -> None:
+        """Do what is due after the last step of an earlier start, which stopped in the middle of that."""
+        for _ in range(self.accumulation):
+            self.last_batch = next(self.batches, None)
+        self.do_what_is_due()
 
     def train_step(self) -> None:
         """One optimizer step: forward and backward of every accumulated micro-batch, then the update."""
@@ -161,14 +162,20 @@ class Trainer:
         if self.config.model.train_sizes is not None:
             self.applied["image_size"] = batch["image"].shape[-1]
         self.state.step += 1
+        self.state.settled = False
         self.state.images += self.config.optim.global_batch
         self.throughput.step_done(side=batch["image"].shape[-1])
         self.watchdog.moved()
         self._obey(*self.guard.after_step(self.state.step, self.engine.was_step_applied()))
 
+    @property
+    def at_end(self) -> bool:
+        """Whether no step is left to do."""
+        return self.state.step >= self.length.last_step
+
     def due(self, every: Duration | None) -> bool:
-        """Whether something that happens every so often happens after this step."""
-        return self.length.due(every, self.state.step)
+        """Whether something that happens every so often, and at the end, happens after this step."""
+        return self.at_end or self.length.due(every, self.state.step)
 
     def save(self) -> None:
         """Let a checkpoint of this step be written while training goes on."""
@@ -232,6 +239,11 @@ class Trainer:
         if self.state.best_top1 is None or top1 > self.state.best_top1:
             self.state.best_top1, self.state.best_step = top1, self.state.step
 
+    def log_result(self) -> None:
+        """Give each destination the run's configuration with its result."""
+        scores = {key: value for key, value in self.validation.items() if "head" not in key}
+        self.logger.hyperparameters(self.config.model_dump(mode="json"), scores)
+
     def draw(self) -> None:
         """Draw the [CLS] attention of a few validation images, components coloured, and some training samples."""
         with self.throughput.paused():
@@ -247,24 +259,26 @@ class Trainer:
         self.logger.message(f"stopped after step {self.state.step} ({reason}); start the same command again to go on")
 
     def finish(self) -> None:
-        """Validate, save, draw, and say where everything is; a finished run that is started again only says it."""
+        """Save, and say where everything is; a finished run that is started again only says it."""
         distributed.main_first(self.directory.check_held)
-        self.log_metrics()
-        earlier = distributed.main_first(lambda: self.logger.recorded(self.state.step, "val"))
-        if earlier is None:
-            self.validate()
-        else:
-            self.validation = earlier
+        if not self.validation:
+            self.recall_validation()
         self._add_up_images()
         self.checkpointing.save_now(self.state)
-        if earlier is None:
-            self.draw()
-            scores = {key: value for key, value in self.validation.items() if "head" not in key}
-            self.logger.hyperparameters(self.config.model_dump(mode="json"), scores)
         summary = {**self.state.to_json(), "total_steps": self.length.total, "validation": self.validation}
         distributed.main_first(lambda: self.directory.write_summary(summary))
         for line in closing_lines(self.state, self.engine.skipped_steps, self.directory):
             self.logger.message(line)
+
+    def recall_validation(self) -> None:
+        """Read what an earlier start measured after this, the last step; do it now where there is nothing to read."""
+        names = ("val", "val_ema")
+        live, average = distributed.main_first(lambda: [self.logger.recorded(self.state.step, name) for name in names])
+        if live is None:
+            self.do_what_is_due()
+        else:
+            self.validation = live
+            self._keep_best((average or live)["top1"])
 
     def _obey(self, verdict: Verdict, message: str | None) -> None:
         """Carry out what the guard decided after a step or an interval."""
@@ -281,7 +295,7 @@ class Trainer:
     def _count_bad_images(self, batch: dict[str, Any]) -> None:
         self.new_bad_images += batch["bad"]
         for key in batch["bad_keys"]:
-            self.directory.record_bad_image(key, self.state.step)
+            self.directory.record_bad_image(key, self.state.step + 1)
 
     def _add_up_images(self) -> None:
         """Add what was counted on the processes since the last time to the state."""

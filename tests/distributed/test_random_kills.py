@@ -1,44 +1,49 @@
-"""A killer at work: processes of a run are shot at random times until it is done, and nobody can tell afterwards."""
+"""A killer at work: a run is shot at random times in random ways until it is done, and nobody can tell afterwards.
+
+SAR_DIST_KILLS=1000 SAR_DIST_SEED=7 python -m pytest -m long -s tests/distributed/test_random_kills.py
+"""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
+import shutil
 import time
 from pathlib import Path
 
 import pytest
-from support import read_metrics, run_processes, start_processes
-from test_resume import curve
+from random_kills import RandomKiller
+from run_results import differences, run_results
+from support import run_processes
 
-KILLS = 12
-STEPS = 40
+KILLS = int(os.environ.get("SAR_DIST_KILLS", "120"))  # over all of the runs below
+SEED = int(os.environ.get("SAR_DIST_SEED", "0"))
+RUNS = ((1, 1), (2, 1), (2, 2), (2, 3), (4, 1), (4, 3))  # processes, ZeRO stage
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_random_kills_leave_no_trace(stage: int, small_config: Path) -> None:
+@pytest.mark.timeout(24 * 3600)
+@pytest.mark.parametrize(("ranks", "stage"), RUNS)
+def test_random_kills_leave_no_trace(ranks: int, stage: int, small_config: Path) -> None:
     runs = small_config.parent.parent / "runs"
-    common = ["tools/train.py", f"--config={small_config}", f"engine.zero_stage={stage}", f"run.max_steps={STEPS}"]
-    common += ["optim.epochs=8", "optim.ema=0.9", "checkpoint.every=3", "data.workers=1", "model.drop_path=0.1"]
-    run_processes(2, *common, "run.name=unbroken")
+    training = [f"--config={small_config}", f"engine.zero_stage={stage}", "run.max_steps=14", "optim.ema=0.9"]
+    training += ["checkpoint.every=2", "validation.every=5", "data.workers=1", "model.drop_path=0.1"]
+    training += [f"engine.micro_batch={16 // max(ranks, 2)}"]
+    began = time.monotonic()
+    run_processes(ranks, "tools/train.py", *training, "run.name=unbroken")
+    expected = run_results(runs / "unbroken")
+    seconds = time.monotonic() - began
 
-    chance = random.Random(stage)
-    for _ in range(KILLS):
-        processes = start_processes(2, *common, "run.name=killed")
-        time.sleep(chance.uniform(5, 20))
-        for process in chance.choice([processes, processes[:1], processes[1:]]):
-            process.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
-        deadline = time.monotonic() + 60
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        for process in processes:  # a process whose peer is gone ends by itself; whoever did not is ended here
-            process.kill()
-            process.communicate()
-    run_processes(2, *common, "run.name=killed")
-
-    assert sorted(read_metrics(runs / "killed")) == list(range(1, STEPS + 1))
-    assert curve(runs / "killed") == curve(runs / "unbroken")
-    assert not [name for name in os.listdir(runs / "killed" / "checkpoints") if name.startswith(".tmp")]
+    killer = RandomKiller(
+        ranks, [*training, "run.name=killed"], seconds, 100 * SEED + 10 * ranks + stage, launchers=ranks > 1
+    )
+    finished = 0
+    while killer.kills.total() < KILLS // len(RUNS):
+        if killer.round():
+            finished += 1
+            assert differences(run_results(runs / "killed"), expected) == [], killer.kills
+            shutil.rmtree(runs / "killed")
+    run_processes(ranks, "tools/train.py", *training, "run.name=killed")
+    assert differences(run_results(runs / "killed"), expected) == [], killer.kills
+    print(
+        f"\n{ranks} processes, ZeRO {stage}: {dict(killer.kills)}, {finished + 1} runs, ended {killer.slowest:.0f} s after at most"
+    )

@@ -66,6 +66,34 @@ def test_damaged_checkpoint_is_set_aside_and_never_counted(tmp_path: Path, keep_
     assert (tmp_path / "damaged-step_00000020").is_dir()
 
 
+def test_a_save_that_was_killed_after_its_commit_is_tidied_up_after(tmp_path: Path) -> None:
+    save(opened(tmp_path), 10, 20, 30)
+    (tmp_path / "latest").write_text(step_name(20) + "\n")
+    (tmp_path / step_name(30) / ".manifest.json.0a1b2c3d.part").write_text("{")
+    store = opened(tmp_path, keep_last=1)
+    store.newest()
+    store.protect(10)
+    store.tidy()
+    assert names(tmp_path) == [step_name(30), step_name(10)]
+    assert (tmp_path / "latest").read_text() == step_name(30) + "\n"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_progress_of_a_saved_step_is_written_anew(tmp_path: Path) -> None:
+    store = opened(tmp_path, keep_last=1)
+    save(store, 10, 20)
+    tensors = (tmp_path / step_name(20) / "rank_00000.safetensors").stat()
+    shared = weights_alone(SHAPES).model_copy(update={"train_state": {"step": 20, "settled": True}})
+    store.save(20, {}, index_of_one_shard(SHAPES, 20), shared)
+    assert verify(tmp_path / step_name(20)).train_state == {"step": 20, "settled": True}
+    assert (tmp_path / step_name(20) / "rank_00000.safetensors").stat() == tensors
+    assert store.take_problem() is None
+    damage_manifest = tmp_path / step_name(20) / "manifest.json"
+    damage_manifest.write_text("{")
+    store.save(20, {}, index_of_one_shard(SHAPES, 20), shared)
+    assert "the checkpoint of step 20 could not be saved" in (store.take_problem() or "")
+
+
 def test_where_none_is_intact_none_is_set_aside(tmp_path: Path) -> None:
     save(opened(tmp_path), 10)
     damage(tmp_path, 10)

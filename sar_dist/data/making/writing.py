@@ -2,7 +2,8 @@
 
 The samples of a source are permuted by the seed once, and shard k is a fixed slice of that order, so the number of
 processes does not matter; the time of all members is 0. A shard appears under its name whole or not at all, the manifest
-is written last, and an interrupted command that is given again goes on after the shards that are finished.
+is written last, and an interrupted command that is given again goes on after the shards that are finished. The manifest
+repeats what the shards were begun with, so that the same command also recognises a split that it had finished.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sar_dist.data.shards import (
     Manifest,
     ShardEntry,
     index_new_shards,
+    parse_manifest,
     resizing_content,
     split_key,
 )
@@ -43,6 +45,7 @@ from sar_dist.progress import track
 
 SAMPLES_PER_SHARD = 1250
 MAX_MEMBER_NAME = 100
+_REMEDY = "choose another folder or remove it"
 # Headers and padding of a sample's members, bytes.
 _OVERHEAD = 4 * BLOCK
 
@@ -57,7 +60,7 @@ class WritingOptions:
 
 
 def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manifest:
-    """Write all samples of ``source`` as shards, index and manifest into ``folder``, which must be new or unfinished.
+    """Write all samples of ``source`` as shards, index and manifest into ``folder``; what the same call left is taken up.
 
     Raises UserError if the folder holds anything else, the source is empty or unreadable, or the disk is full; whatever
     is finished by then is taken up when the same call is made again.
@@ -65,10 +68,15 @@ def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manif
     if len(source) == 0:
         raise UserError(f"nothing to write to {folder}: the {source.split} source holds no samples")
     state = folder / WRITING_STATE_NAME
-    _claim(folder, state, _plan(source, options))
+    plan = json.loads(json.dumps(_plan(source, options)))
+    if (finished := _made_before(source, folder, plan)) is not None:
+        shutil.rmtree(state, ignore_errors=True)  # of a process that was killed while it tidied up
+        say(f"{folder} was finished by an earlier call")
+        return finished
+    _claim(folder, state, plan)
     try:
         with FileLock(state / "lock", timeout=0):
-            manifest = _write_all(source, folder, state, options)
+            manifest = _write_all(source, folder, state, options, plan)
             shutil.rmtree(state)
             return manifest
     except CannotWrite as error:
@@ -102,28 +110,46 @@ def _plan(source: Source, options: WritingOptions) -> dict[str, Any]:
 
 def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     """Make ``folder`` ours, or recognise it as the unfinished result of the same plan."""
-    remedy = "choose another folder or remove it"
-    if (folder / MANIFEST_NAME).exists():
-        raise UserError(f"{folder} holds finished shards already; {remedy}")
     if (state / "plan.json").exists():
-        if _stored_plan(state) != json.loads(json.dumps(plan)):
-            raise UserError(f"{folder} holds unfinished shards of another source or other options; {remedy}")
+        if _stored(state / "plan.json") != plan:
+            raise UserError(f"{folder} holds unfinished shards of another source or other options; {_REMEDY}")
         return
     if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
-        raise UserError(f"{folder} is not empty; {remedy}")
+        raise UserError(f"{folder} is not empty; {_REMEDY}")
     make_folder(state)
     write_durably(state / "plan.json", json.dumps(plan))
 
 
-def _stored_plan(state: Path) -> Any:
-    """What the shards in a folder were begun with; None where that is damaged, hence another plan."""
+def _made_before(source: Source, folder: Path, plan: dict[str, Any]) -> Manifest | None:
+    """What the same call has finished in ``folder``; None if nothing is finished there.
+
+    Raises:
+        UserError: the shards there were made otherwise, or are not all there.
+    """
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    content = _stored(folder / MANIFEST_NAME)
+    if isinstance(content, dict) and content.get("plan") == _digest(plan):
+        manifest = parse_manifest(content, str(folder), source.split)
+        files = [(folder / shard.name, shard.bytes) for shard in manifest.shards]
+        if all(file.is_file() and file.stat().st_size == size for file, size in files):
+            return manifest
+    raise UserError(f"{folder} holds finished shards already; {_REMEDY}")
+
+
+def _digest(plan: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def _stored(file: Path) -> Any:
+    """What a JSON file of an earlier call holds; None where that is damaged."""
     try:
-        return json.loads((state / "plan.json").read_bytes())
+        return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions) -> Manifest:
+def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions, plan: dict[str, Any]) -> Manifest:
     for leftover in folder.rglob(PART_FILES):
         leftover.unlink()
     order = source.order(options.seed)
@@ -146,7 +172,7 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
         replace(entry, checksums=shard.checksums) for entry, shard in zip(entries, index.shards, strict=True)
     )
     manifest = replace(manifest, shards=entries)
-    _write_manifest(manifest, source, options)
+    _write_manifest(manifest, source, options, plan)
     return manifest
 
 
@@ -263,7 +289,7 @@ def _write_member(file: _HashingFile, key: str, extension: str, data: bytes) -> 
     file.write(bytes(-len(data) % BLOCK))
 
 
-def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions) -> None:
+def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions, plan: dict[str, Any]) -> None:
     content = {
         "format": MANIFEST_FORMAT,
         "split": manifest.split,
@@ -271,6 +297,7 @@ def _write_manifest(manifest: Manifest, source: Source, options: WritingOptions)
         "total": manifest.total,
         "seed": options.seed,
         "source": source.description(),
+        "plan": _digest(plan),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
     if manifest.resized:

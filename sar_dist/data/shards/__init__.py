@@ -11,6 +11,7 @@ from sar_dist.data.shards.manifest import (
     Manifest,
     ShardEntry,
     Split,
+    parse_manifest,
 )
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
@@ -51,6 +52,7 @@ __all__ = [
     "open_index",
     "open_shards",
     "parse_label",
+    "parse_manifest",
     "resizing_content",
     "split_key",
 ]

@@ -66,7 +66,7 @@ def test_shards_hold_all_samples_evenly_in_the_seed_s_order(tmp_path: Path) -> N
     assert sorted(keys) == [f"k{number:05d}" for number in range(100)] != keys
     assert all(sample["jpg"] == image_of(int(sample["__key__"][1:])) for sample in samples)
     content = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    assert set(content) == {"format", "split", "classes", "shards", "total", "seed", "source"}
+    assert set(content) == {"format", "split", "classes", "shards", "total", "seed", "source", "plan"}
     for shard in content["shards"]:
         assert hashlib.sha256((tmp_path / "a" / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]
 
@@ -129,7 +129,12 @@ def test_interrupted_writing_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_folders_in_use_are_refused(tmp_path: Path) -> None:
     options = WritingOptions(samples_per_shard=10, processes=1)
-    write_shards(Numbers(20), tmp_path / "done", options)
+    made = write_shards(Numbers(20), tmp_path / "done", options)
+    assert write_shards(Numbers(20), tmp_path / "done", options).fingerprint == made.fingerprint  # nothing to do
+    for source, other in ((Numbers(21), options), (Numbers(20), WritingOptions(1, 10, 1))):
+        with pytest.raises(UserError, match="finished shards already"):
+            write_shards(source, tmp_path / "done", other)
+    next((tmp_path / "done").glob("*.tar")).unlink()
     with pytest.raises(UserError, match="finished shards already"):
         write_shards(Numbers(20), tmp_path / "done", options)
     with pytest.raises(UserError, match="cannot be read"):

@@ -93,6 +93,23 @@ def test_a_run_that_starts_over_leaves_nothing_of_the_first_try(tmp_path):
     assert scalars(tmp_path) == {"train/loss": [(1, 1.0), (2, 0.5)]}
 
 
+def test_a_step_that_was_stopped_in_its_validation_is_validated_anew(tmp_path):
+    train(tmp_path, 0, 4)
+    logger = make_logger(tmp_path)
+    logger.details("classes", 4, {}, {})
+    logger.close()
+    once = records(tmp_path), scalars(tmp_path)
+    logger = make_logger(tmp_path)
+    logger.start({}, 4, settled=False)
+    assert [(record["step"], record["prefix"]) for record in records(tmp_path)] == [
+        (step, "train") for step in (1, 2, 3, 4)
+    ]
+    assert (tmp_path / "figures" / "classes.jsonl").read_text() == ""
+    logger.metrics(4, {"top1": 0.04}, prefix="val")
+    logger.close()
+    assert (records(tmp_path), scalars(tmp_path)) == once
+
+
 def test_truncation_comes_first(tmp_path):
     logger = make_logger(tmp_path)
     logger.metrics(1, {"loss": 1.0})
