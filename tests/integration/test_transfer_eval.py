@@ -54,9 +54,9 @@ finally:
 
 
 def test_help_names_every_kind_of_model_and_imports_nothing_slow():
-    done = tool("-c", HELP, "--help", COLUMNS="1000")
+    done = tool("-c", HELP, "--help")
     assert done.status == 0, done.stderr
-    assert SPEC_HELP in done.stdout
+    assert SPEC_HELP in " ".join(done.stdout.split())  # wrapped to the terminal's width
     assert done.stdout.splitlines()[-1] == "[]"
 
 
