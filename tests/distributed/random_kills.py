@@ -1,7 +1,8 @@
 """Starts one run again and again, and ends each start at a random time in a random way, until it is done undisturbed.
 
 What happens in a round is drawn: one start or two at once, under a launcher or none, a disk that is full, and who gets
-which signal when. Whatever it is, all processes of the round must have ended by themselves 30 s later.
+which signal when. Whatever it is, all processes of the round must have ended 30 s later. Where there is no launcher, the
+killer asks the others of a start to end once one of them has failed, as a launcher does, but 10 s later.
 """
 
 from __future__ import annotations

@@ -180,6 +180,17 @@ def test_a_validation_that_was_made_up_for_is_not_forgotten(small_config: Path, 
     assert states[0].manifest.train_state == states[1].manifest.train_state
 
 
+def test_a_run_stopped_in_a_validation_may_be_shortened_to_before_it(small_config: Path, tmp_path: Path) -> None:
+    """The validation is made up for; the batch of its step, of which pictures would show samples, is not there."""
+    run = tmp_path / "runs" / "small"
+    common = [f"--config={small_config}", *IN_VALIDATION, "log.figures_every=2"]
+    stop_in_validation(2, [*common, "run.max_steps=3"])
+    output = run_processes(1, "tools/train.py", *common, "run.max_steps=1")
+    assert "resumed after step 2" in output
+    assert list(read_metrics(run, "val_ema")) == [2]
+    assert json.loads((run / "summary.json").read_text())["step"] == 2
+
+
 def test_time_limit_saves_and_stops(small_config: Path, tmp_path: Path) -> None:
     done = tool("tools/train.py", f"--config={small_config}", "run.max_hours=1e-9")
     assert done.status == 0, done.stderr

@@ -159,9 +159,11 @@ def _drawn(
     found: Sequence[tuple[str, int]], subset: Subset, root: Path, purpose: str, *, to_spare: int = 0
 ) -> list[int]:
     """The places of ``subset.per_class`` of the (path, label) pairs of each label, sorted; ``to_spare`` stay behind."""
+    members_of: dict[int, list[int]] = {}
+    for number, (_, label) in enumerate(found):
+        members_of.setdefault(label, []).append(number)
     chosen: list[int] = []
-    for label in sorted({label for _, label in found}):
-        members = [number for number, (_, its) in enumerate(found) if its == label]
+    for label, members in sorted(members_of.items()):
         if len(members) < subset.per_class + to_spare:
             raise UserError(
                 f"{root}: a class has only {len(members)} images ({found[members[0]][0]} ...); "
