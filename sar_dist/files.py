@@ -115,15 +115,25 @@ def write_durably(path: Path, content: str) -> None:
         file.write(content.encode())
 
 
+def publish(path: Path, content: str) -> None:
+    """Let a small text file appear whole, for a process that waits for it; as the last of what is done in its folder.
+
+    The name is not synced: whoever waits may rename or remove the folder at once.
+    """
+    with _taking_its_name(path, lasting=False) as temporary:
+        temporary.write_text(content)
+
+
 @contextlib.contextmanager
-def _taking_its_name(path: Path, suffix: str = "") -> Iterator[Path]:
+def _taking_its_name(path: Path, suffix: str = "", *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path``, for the body to make and sync, which is then renamed; removed on any failure."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
         yield temporary
         with _named(path):
             temporary.replace(path)
-            sync_folder(path.parent)
+            if lasting:
+                sync_folder(path.parent)
     except BaseException as error:  # an interrupt too leaves nothing behind
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -35,7 +35,7 @@ from sar_dist.checkpoint.manifest import (
 )
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
+from sar_dist.files import PART_FILES, CannotWrite, publish, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 from sar_dist.program import finish_before_end
 
@@ -58,6 +58,7 @@ class CheckpointStore:
         self.failures = 0
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
+        self._given_up = threading.Event()  # the main process waits no more for the others' files
         self._protected: set[str] = set()
         self._damaged: set[str] = set()  # failed verification and could not be renamed
         self._run_id: str | None = None  # known to the main process, which writes and verifies manifests
@@ -99,10 +100,11 @@ class CheckpointStore:
         return run_id
 
     def remove_failed(self) -> None:
-        """Remove what the processes left of a save that failed. Call on every process, after ``wait`` on all of them.
+        """Remove what the processes left of a save that failed on one of them. Call on every process, after ``wait``.
 
         Where even that fails, as on a disk that became read-only, training goes on.
         """
+        self._last_step = None  # also on a process that wrote its part: the next save must be one of all
 
         def remove() -> None:
             try:
@@ -157,7 +159,23 @@ class CheckpointStore:
         self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
 
     def wait(self) -> None:
-        """Wait until this process's part of the running save is on disk; on the main process, until it is committed."""
+        """Wait until the running save is on disk, on the main process until it is committed. Call on every process.
+
+        Raises:
+            RuntimeError: another process has ended in between, and its part will never come.
+        """
+        if distributed.is_main():
+            try:
+                distributed.wait_on_cpu()
+            except RuntimeError:
+                self._given_up.set()
+                raise
+            self._join()
+        else:
+            self._join()
+            distributed.wait_on_cpu()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -256,7 +274,7 @@ class CheckpointStore:
             write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
             names = (layout.shard_file(rank), layout.index_file(rank))
             receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
-            write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
+            publish(folder / f"receipt_{rank:05d}", json.dumps(receipt))  # from now on the folder is the main process's
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
@@ -277,7 +295,8 @@ class CheckpointStore:
                     raise OSError(f"process {rank} could not write its part")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"process {rank} did not finish writing within {self.timeout:g} s")
-                time.sleep(0.02)
+                if self._given_up.wait(0.02):
+                    raise ConnectionError("another process has ended")
             files.update({name: FileRecord(**record) for name, record in json.loads(receipt.read_text()).items()})
             receipt.unlink()
         return files
