@@ -7,6 +7,7 @@ from sar_dist.data.images.augment import (
     make_posterize_safe,
 )
 from sar_dist.data.images.bad_samples import BadSamples
+from sar_dist.data.images.cropped import CroppedImage
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_resize import crop_and_resize
@@ -27,6 +28,7 @@ __all__ = [
     "BadSample",
     "BadSamples",
     "Canvas",
+    "CroppedImage",
     "DevicePlan",
     "DeviceTransform",
     "Draw",
