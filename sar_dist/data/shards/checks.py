@@ -13,7 +13,7 @@ import numpy as np
 from sar_dist.data.layout import (
     CLASSES_NAME,
     Split,
-    is_compressed_tar,
+    is_closed_archive,
     is_left_over,
     read_label_words,
     split_folders,
@@ -102,7 +102,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     broken = sorted(path.name for path in root.glob("*.tar") if path.is_symlink() and not path.exists())
     if broken:
         raise UserError(f"{root / broken[0]} is a link to nothing ({len(broken)} such links); restore or remove it")
-    compressed = [name for name in files if is_compressed_tar(name)]
+    compressed = [name for name in files if is_closed_archive(name)]
     if compressed and not found:
         raise UserError(
             f"{compressed[0]} and whatever else is in {root} is compressed; shards are read in place and must be plain "

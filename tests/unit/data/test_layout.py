@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,7 +131,18 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
     ("names", "message"),
     [
         (["2019/cat/1.png", "2019/dog/1.png", "2020/cat/1.png"], "are no classes: 2019 holds no images itself"),
-        (["train/1.png", "val/2.png"], "train and val hold no class folders"),
+        (
+            ["train/1.png", "val/2.png"],
+            "train has no class folders but 1 images or archives of no class, such as 1.png",
+        ),
+        (["train/n01.tar", "val/n01.tar"], "has no class folders but 1 images or archives .*archives must be unpacked"),
+        (["data/train/cat/1.png", "data/train/dog/2.png"], "data holds no images itself but folders of them"),
+        (["cat/train/1.png", "cat/val/2.png", "dog/3.png"], "cat holds the splits train and val, which belong above"),
+        (["train2017/1.png", "val2017/2.png", "extra/3.png"], "train2017, val2017.* are called like splits"),
+        (["ILSVRC2012_img_train/n01/1.png", "ILSVRC2012_img_val/2.png"], "are called like splits, .*rename them"),
+        (["1/1.png", "01/2.png", "2/3.png"], "'01' and '1' in .* look the same"),
+        (["big dog/1.png", "big\u00a0dog/2.png", "cat/3.png"], "look the same"),
+        (["train/a/1.png", "val/b/2.png"], "val/b is not among the 1 training classes .*rename or move it"),
         (["train/a/1.png", "bus/2.png", "car/3.png"], "other folders with images, such as bus"),
         (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
     ],
@@ -159,6 +172,64 @@ def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
     (tmp_path / "set" / "train" / decomposed / "b.png").write_bytes(image_of(5))
     with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9' in \S+ look the same"):
         imagefolder_sources(tmp_path / "set", None)
+
+
+def test_folders_that_are_there_twice_through_links_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / "train" / "cat" / "again").symlink_to("..")  # a circle: nothing new
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    (tmp_path / "train" / "cat" / "more").symlink_to("../dog")
+    with pytest.raises(UserError, match=r"cat/more and dog in \S+ are the same folder, through a link"):
+        imagefolder_sources(tmp_path, None)
+    (tmp_path / "train" / "cat" / "more").unlink()
+    (tmp_path / "val").symlink_to("train")
+    with pytest.raises(UserError, match=r"train and val in \S+ are the same folder, through a link"):
+        imagefolder_sources(tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["val", "train/emu"])
+def test_a_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"{name} is a link to nothing; restore or remove it"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/emu.tar", "train/notes.txt")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_tree_may_be_deeper_than_python_calls_functions(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "b/2.png")
+    deep = tmp_path / "a" / "/".join("x" * sys.getrecursionlimit())
+    subprocess.run(["mkdir", "-p", deep], check=True)
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # for pytest, whose clean-up calls itself too
+
+
+def test_classes_json_lies_beside_the_classes_or_above_them(tmp_path: Path) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/dog/3.png")
+    (tmp_path / "train" / "classes.json").write_text(json.dumps({"dog": 0, "cat": 1}))
+    for root in (tmp_path, tmp_path / "train", tmp_path / "val"):
+        assert imagefolder_sources(root, None)[0].classes == ("dog", "cat")
+    (tmp_path / "classes.json").write_text('{"cat": 0, "dog": 1, "cat": 2}')
+    with pytest.raises(UserError, match=r"'cat' is there twice"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_class_words_that_may_not_be_meant_as_they_stand_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    imagefolder_sources(tree(tmp_path / "a", "Dog/1.png", "cat/2.png", "dog/3.png"), None)
+    assert "'Dog' and 'dog' are two classes, which differ in capitals alone" in capsys.readouterr().err
+    tree(tmp_path / "b", "1.png", "2.png")
+    (tmp_path / "b" / "t.csv").write_text("path,label\n1.png,cat\n2.png,NaN\n")
+    csv_sources(tmp_path / "b" / "t.csv", None, CsvColumns(), None)
+    assert "'NaN' is taken for the name of a class; if it marks a missing label" in capsys.readouterr().err
 
 
 def test_a_class_folder_that_is_a_link_to_another_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from sar_dist.data.layout import (
     Split,
     SplitChoice,
     class_word,
+    doubtful_words,
     is_image_name,
     is_left_over,
     member_extension,
@@ -191,6 +192,9 @@ def _numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> C
     different = sorted({class_word(value) for value in values})
     numbers = [value for value in different if re.fullmatch(r"\s*[+-]?[0-9]+([.][0-9]*)?\s*", value)]
     if not numbers:
+        doubt = doubtful_words(different)
+        if doubt is not None:
+            warn(f"{where}: {doubt}")
         return read_class_table(different, classes_file, whole=True)
     if len(numbers) < len(different):
         word = next(value for value in different if value not in numbers)
