@@ -12,6 +12,7 @@ from sar_dist.data.layout.classes import (
     parse_label_words,
     read_class_table,
     read_label_words,
+    refuse_number_words,
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
@@ -27,6 +28,7 @@ from sar_dist.data.layout.formats import (
     is_sample_member,
     member_extension,
 )
+from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
@@ -35,6 +37,7 @@ from sar_dist.data.layout.splits import (
     split_folders,
     split_of_word,
     splits_by_name,
+    splits_of_path,
 )
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "ClassTree",
     "Split",
     "SplitChoice",
+    "check_parts",
     "class_folders",
     "class_table_content",
     "class_word",
@@ -66,8 +70,10 @@ __all__ = [
     "parse_split_choice",
     "read_class_table",
     "read_label_words",
+    "refuse_number_words",
     "sort_classes",
     "split_folders",
     "split_of_word",
     "splits_by_name",
+    "splits_of_path",
 ]

@@ -185,6 +185,16 @@ def _as_table(content: Any) -> Any:
     return {class_word(word): entry for word, entry in content.items()} if isinstance(content, dict) else content
 
 
+def refuse_number_words(labels: Mapping[str, int], where: str) -> None:
+    """Raise UserError where a word is a whole number other than its label: it would not be clear what a label is."""
+    for word, label in labels.items():
+        if word.isascii() and word.isdecimal() and (word.lstrip("0") or "0") != str(label):
+            raise UserError(
+                f"{where} gives the word {word!r} the label {label}, so that it is not clear which of them a label {word} is; "
+                "use words that are no numbers, or remove it if labels are numbers from 0"
+            )
+
+
 def class_table_content(table: ClassTable) -> dict[str, dict[str, Any]]:
     """The content of a ``classes.json`` that says what ``table`` says."""
     return {word: {"index": label, "name": table.names[label]} for word, label in table.labels.items()}
