@@ -18,8 +18,6 @@ from sar_dist.data.layout.classes import (
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
     PILLOW_FORMATS,
-    compression,
-    how_to_unpack,
     image_member,
     is_archive_name,
     is_closed_archive,
@@ -27,6 +25,7 @@ from sar_dist.data.layout.formats import (
     is_left_over,
     is_sample_member,
     member_extension,
+    no_plain_tar,
 )
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
@@ -54,9 +53,7 @@ __all__ = [
     "class_folders",
     "class_table_content",
     "class_word",
-    "compression",
     "doubtful_words",
-    "how_to_unpack",
     "image_member",
     "is_archive_name",
     "is_closed_archive",
@@ -65,6 +62,7 @@ __all__ = [
     "is_sample_member",
     "member_extension",
     "named_classes",
+    "no_plain_tar",
     "order_remark",
     "parse_label_words",
     "parse_split_choice",

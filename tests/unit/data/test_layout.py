@@ -305,11 +305,51 @@ def test_tables_made_one_at_a_time_share_the_numbers_of_classes_json(tmp_path: P
 def test_compressed_tars_say_how_to_unpack_them(tmp_path: Path) -> None:
     packed = gzip.compress(tar_bytes(sample_members(1)))
     (tmp_path / "train-0.tar.gz").write_bytes(packed)
-    with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed; .*gunzip"):
+    with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed, .*gunzip"):
         load_manifest(tmp_path, "train")
     (tmp_path / "train-0.tar").write_bytes(packed)
     with pytest.raises(UserError, match=r"compressed with gzip; .*gunzip < FILE"):
         check_shards(load_manifest(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("name", ["train-1.tbz2", "train-1.tar.Z", "train-1.zip", "train-1.tar.part", "train-1.tar.1"])
+def test_archives_that_cannot_be_read_in_place_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"{name} .*is compressed, or not downloaded to its end"):
+        load_manifest(tmp_path, "train")
+    make_shards(tmp_path, [1], "train")
+    (tmp_path / "train-2.tar").mkdir()
+    load_manifest(tmp_path, "train")
+    lines = capsys.readouterr().err
+    assert f"left out 1 archives that are compressed or not downloaded to their end, such as {name}" in lines
+    assert "left out 1 folders called like tars, such as train-2.tar" in lines
+
+
+def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path, [2], "train")
+    (tmp_path / "train-0000.tar").rename(tmp_path / "train-0-of-3.tar")
+    make_shards(tmp_path / "x", [3], "x")
+    (tmp_path / "x" / "x-0000.tar").rename(tmp_path / "train-1-of-3.tar")
+    (tmp_path / "train-0-of-3 (1).tar").write_bytes((tmp_path / "train-0-of-3.tar").read_bytes())
+    check_shards(load_manifest(tmp_path, "train"))
+    lines = capsys.readouterr().err
+    assert "only 2 of the 3 parts train-N-of-3 are there" in lines
+    assert "1 shards hold the same samples as another one, such as train-0-of-3 (1).tar and train-0-of-3.tar" in lines
+    make_shards(tmp_path / "both" / "train", [1])
+    make_shards(tmp_path / "both", [2], "train")
+    assert load_manifest(tmp_path / "both", "train").total == 1
+    assert "left out 1 .tar files beside the folder train, such as train-0000.tar" in capsys.readouterr().err
+
+
+def test_a_word_that_is_another_number_than_its_label_is_refused(tmp_path: Path) -> None:
+    make_shards(tmp_path, [2], "train")
+    (tmp_path / "classes.json").write_text(json.dumps([f"{label:03d}" for label in range(7)]))
+    assert load_manifest(tmp_path, "train").num_classes == 7
+    (tmp_path / "classes.json").write_text(json.dumps({str(label + 1): label for label in range(7)}))
+    with pytest.raises(UserError, match="gives the word '1' the label 0, so that it is not clear"):
+        load_manifest(tmp_path, "train")
 
 
 def write_lists(root: Path, *, inline: bool) -> Path:
@@ -342,3 +382,61 @@ def test_inaturalist(tmp_path: Path, inline: bool) -> None:
         inaturalist_sources(root, "family")
     with pytest.raises(UserError, match="no lists such as"):
         inaturalist_sources(root / "img")
+
+
+def _edit_list(root: Path, name: str, **entries: list[dict[str, object]]) -> None:
+    """Add entries to a list of iNaturalist."""
+    content = json.loads((root / name).read_text())
+    for key, added in entries.items():
+        content[key] += added
+    (root / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "message"),
+    [
+        ("train2019.json", {"images": [{"id": 10, "file_name": "img/train/1.jpg"}]}, "4 images of 3 ids"),
+        (
+            "train2019.json",
+            {"categories": [{"id": 2, "name": "another"}]},
+            "different categories, or one of them twice",
+        ),
+        (
+            "train2019.json",
+            {
+                "images": [{"id": 20, "file_name": "img/val/../val/1.jpg"}],
+                "annotations": [{"id": 9, "image_id": 20, "category_id": 0}],
+            },
+            r"name the file img/val/1\.jpg twice, as img/val/\.\./val/1\.jpg before",
+        ),
+        (
+            "val2019.json",
+            {
+                "images": [{"id": 20, "file_name": "x.heic"}],
+                "annotations": [{"id": 9, "image_id": 20, "category_id": 0}],
+            },
+            "the val list in .* names x.heic, which is no image by name",
+        ),
+        ("val2019.json", {"annotations": [{"id": 9, "image_id": 11.5, "category_id": 0}]}, "11.5 is no whole number"),
+        ("val2019.json", {"annotations": [{"id": 9, "image_id": True, "category_id": 0}]}, "True is no whole number"),
+    ],
+)
+def test_inaturalist_lists_that_contradict_themselves(
+    tmp_path: Path, name: str, entries: dict[str, list[dict[str, object]]], message: str
+) -> None:
+    root = write_lists(tmp_path, inline=True)
+    _edit_list(root, name, **entries)
+    with pytest.raises(UserError, match=message):
+        inaturalist_sources(root)
+
+
+def test_inaturalist_categories_of_another_year(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = write_lists(tmp_path, inline=True)
+    (root / "test2019.json").write_text("{}")
+    inaturalist_sources(root)
+    assert "test2019.json not used" in capsys.readouterr().err
+    content = json.loads((root / "val2019.json").read_text())
+    content["categories"][0]["name"] = "Apus apus"
+    (root / "val2019.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the name of category 0 is Bufo bufo and Apus apus in the lists"):
+        inaturalist_sources(root)

@@ -243,6 +243,19 @@ def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
     (root / "objectInfo150.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"cannot read .*objectInfo150\.txt"):
         ade20k_sources(root)
+    for content, message in (
+        ("Idx\tName\n2\troad\n1\tsky\n", "must list its 2 classes in the order of Idx, from 1"),
+        ("Idx\tName\n1\troad\n5\tsky\n", "in the order of Idx"),
+    ):
+        (root / "objectInfo150.txt").write_text(content)
+        with pytest.raises(UserError, match=message):
+            ade20k_sources(root)
+    (root / "objectInfo150.txt").write_text("\ufeffName\nroad\nsky\n")
+    assert ade20k_sources(root)[0].classes == ("road", "sky")
+    (root / "objectInfo11.txt").write_text("Name\nroad\n")
+    with pytest.raises(UserError, match=r"has objectInfo11\.txt and objectInfo150\.txt; move one of them away"):
+        ade20k_sources(root)
+    (root / "objectInfo11.txt").unlink()
     (root / "objectInfo150.txt").unlink()
     shutil.rmtree(root / "annotations" / "validation")
     with pytest.raises(UserError, match=r"annotations has no folder validation"):
@@ -262,7 +275,12 @@ def test_voc(tmp_path: Path) -> None:
     (base / "SegmentationClass" / f"{keys[5]}.png").unlink()
     with pytest.raises(UserError, match=r"1 of the 2 keys in .*val\.txt have no image .* or no map .*2007_000005"):
         voc_sources(tmp_path)
-    for content, message in ((b"\xff\xfe", "is no list of keys"), (b"", "is empty"), (b"a\na\n", "names 1 keys twice")):
+    for content, message in (
+        (b"\xff\xfe", "is no list of keys"),
+        (b"", "is empty"),
+        (b"a\na\n", "names 1 keys twice"),
+        (f"\ufeff{keys[0]}\n".encode(), f"1 keys are in train.txt and in val.txt of .*, such as {keys[0]}; take"),
+    ):
         (base / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
         with pytest.raises(UserError, match=message):
             voc_sources(tmp_path)
@@ -582,6 +600,9 @@ def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.Ca
     manifest = written(tar_sources(folder, "json.label", None, leave_out_bad=True), tmp_path / "out")["train"]
     assert "2 of the 5 train samples" in capsys.readouterr().err
     assert sorted(int(sample["cls"]) for sample in samples_of(manifest).values()) == [0, 1, 2]
+    (folder / "classes.json").write_text(json.dumps(["cat", "bird"]))
+    with pytest.raises(UserError, match=r"3 of the 5 train samples .* a label in 0\.\.1 in json\.label"):
+        tar_sources(folder, "json.label", None)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.tar").write_bytes((folder / "00000.tar").read_bytes()[:-9000])
     with pytest.raises(UserError, match=r"a\.tar"):
