@@ -76,7 +76,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     val = check_data("data.val", config.data.val, config)
     check_same_classes(train[0].manifest, val)
     for each in train:
-        _warn_of_shared_shards(each.manifest, val)
+        warn_of_shared_shards(each.manifest, val)
     total = sum(each.manifest.total for each in train)
     if (data.epoch_samples or total) < config.optim.global_batch:
         what = f"the training set has {total}" if data.epoch_samples is None else f"an epoch has {data.epoch_samples}"
@@ -224,7 +224,7 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
     _warn_of_small_images(key, manifest, config)
 
 
-def _warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
+def warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
     """Say it where a run would be validated on what it is trained on, as with bare tars whose names tell no split."""
     shared = shared_shards(val, train)
     if shared:

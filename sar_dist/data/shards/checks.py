@@ -83,7 +83,10 @@ def find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
         raise UserError(f"no {split} shards: {root} is not a folder; {HOW_TO_MAKE} or set data.{split}")
     if (root / MANIFEST_NAME).is_file():
-        return parse_manifest(_read_json(root / MANIFEST_NAME), str(root), split)
+        content = _read_json(root / MANIFEST_NAME)
+        if split == "train" and isinstance(content, dict) and content.get("split") == "val":
+            warn(f"{root}: these shards were made as a validation split, and are taken for training images")
+        return parse_manifest(content, str(root), split)
     if (root / WRITING_STATE_NAME).is_dir():
         raise UserError(
             f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
@@ -183,6 +186,12 @@ def check_shards(
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
+    if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
+        where = ".".join([manifest.labels.member, *manifest.labels.fields])
+        raise UserError(
+            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {where}; data.label says "
+            f"where labels are, such as data.label=json.label, and a {CLASSES_NAME} beside the shards what words mean"
+        )
     if len(bad) > max_bad_fraction * manifest.total:
         shard, position = manifest.locate(int(bad[0]))
         wanted = (
