@@ -18,7 +18,13 @@ def is_main_process() -> bool:
 def say(text: str) -> None:
     """Print a line on the main process's stdout. Raises OSError when stdout is gone."""
     if is_main_process():
-        print(text, flush=True)
+        print(_encodable(text), flush=True)
+
+
+def _encodable(text: str) -> str:
+    """``text`` as stdout can print it: names of files need not be text in any encoding, and its encoding need not have all."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def warn(text: str) -> None:

@@ -18,6 +18,7 @@ from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, ma
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word
 from sar_dist.data.order import check_streams
+from sar_dist.data.shards import shared_shards
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_space
@@ -74,6 +75,8 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     train = check_training_data(config)
     val = check_data("data.val", config.data.val, config)
     check_same_classes(train[0].manifest, val)
+    for each in train:
+        warn_of_shared_shards(each.manifest, val)
     total = sum(each.manifest.total for each in train)
     if (data.epoch_samples or total) < config.optim.global_batch:
         what = f"the training set has {total}" if data.epoch_samples is None else f"an epoch has {data.epoch_samples}"
@@ -219,6 +222,16 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
             f"meant to stay without images, set model.num_classes={manifest.num_classes}"
         )
     _warn_of_small_images(key, manifest, config)
+
+
+def warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
+    """Say it where a run would be validated on what it is trained on, as with bare tars whose names tell no split."""
+    shared = shared_shards(val, train)
+    if shared:
+        warn(
+            f"data.val: {len(shared)} of the {len(val.shards)} shards hold the same samples as shards of {train.root}, such as "
+            f"{shared[0]}; validation on images that are trained on says nothing about others"
+        )
 
 
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SourceSamples,
         image_of,
         limited,
+        open_both_splits,
         open_labelled_samples,
         open_shard_samples,
     )
@@ -44,7 +45,7 @@ else:
             ".result": "RESULT_FILE Result read_result",
             ".resumable_training": "ResumableTraining train_resumably",
             ".runner": "Request evaluate print_result",
-            ".samples": "LabelledImages SampleSet SelectedSamples SourceSamples image_of limited open_labelled_samples open_shard_samples",
+            ".samples": "LabelledImages SampleSet SelectedSamples SourceSamples image_of limited open_both_splits open_labelled_samples open_shard_samples",
             ".task": "Outcome Prepared PreparedSplit TransferJob TransferSettings TransferTask",
         },
     )
@@ -87,6 +88,7 @@ __all__ = [
     "load_model",
     "logits_of",
     "match_classes",
+    "open_both_splits",
     "open_labelled_samples",
     "open_shard_samples",
     "print_result",

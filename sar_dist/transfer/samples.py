@@ -26,6 +26,7 @@ from sar_dist.data.shards import (
     open_index,
     open_shards,
     parse_label,
+    shared_shards,
 )
 from sar_dist.errors import UserError
 from sar_dist.randomness import seed_generators
@@ -91,6 +92,15 @@ class ShardSamples:
         label = source.label(found, parse_label, NO_LABEL) if len(found) <= LABEL_MAX_BYTES else NO_LABEL
         others = {extension: data for extension, data in members.items() if extension != LABEL_EXTENSION}
         return others if label == NO_LABEL else {**others, LABEL_EXTENSION: str(label).encode()}
+
+    def refuse_samples_of(self, train: ShardSamples) -> None:
+        """Raise UserError if shards of ``train`` are among these: a model would be scored on what it was trained on."""
+        shared = shared_shards(self._manifest, train._manifest)
+        if shared:
+            raise UserError(
+                f"{len(shared)} shards with the same samples are in the train and in the val split of {self._manifest.root}, such as "
+                f"{shared[0]}; put the splits into folders train and val, or name the tars for them"
+            )
 
     def check_labels(self) -> None:
         """Raise UserError if not one of the samples has a label: all would count as wrong, or nothing be trained."""
@@ -167,6 +177,17 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
     if split not in split_folders(root):
         raise UserError(f"{root} has no {split} split; expected {data_help}")
     return SourceSamples(imagefolder_sources(root, split)[0])
+
+
+def open_both_splits(root: Path, data_help: str, label: str = LABEL_EXTENSION) -> tuple[SampleSet, SampleSet]:
+    """Training and validation split of a classification set, as ``open_labelled_samples`` opens them.
+
+    Raises UserError also where they hold the same shards, as with bare tars whose names tell no split.
+    """
+    train, val = (open_labelled_samples(root, split, data_help, label) for split in ("train", "val"))
+    if isinstance(train, ShardSamples) and isinstance(val, ShardSamples):
+        val.refuse_samples_of(train)
+    return train, val
 
 
 def _has_shards(root: Path, split: Split) -> bool:

@@ -10,9 +10,11 @@ import pytest
 from support import jpeg, write_tar
 
 from sar_dist.config import RunConfig, load_config
+from sar_dist.data import load_manifest
+from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in
-from sar_dist.training.checks import check_same_classes, check_training_data
+from sar_dist.training.checks import check_same_classes, check_training_data, warn_of_shared_shards
 from sar_dist.training.images_by_set import describe_sets
 
 
@@ -100,6 +102,31 @@ def test_bad_samples_are_counted_by_cause_and_a_command_names_them(small_config:
         error.value
     )
     assert f"`make_shards.py verify {tmp_path}` names every one" in str(error.value)
+
+
+def test_labels_that_are_nowhere_are_said_with_where_they_may_be(small_config: Path, tmp_path: Path) -> None:
+    shards(tmp_path / "A", extension="y")
+    with pytest.raises(
+        UserError, match=r"none of the 8 train samples in .* has a label in cls; data\.label says where"
+    ):
+        check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}"]))
+
+
+def test_training_on_what_is_validation_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards(tmp_path / "A")
+    (tmp_path / "A" / "train-0000.tar").rename(tmp_path / "A" / "0000.tar")  # tells no split
+    train, val = (load_manifest(tmp_path / "A", split) for split in ("train", "val"))
+    warn_of_shared_shards(train, val)
+    assert "data.val: 1 of the 1 shards hold the same samples as shards of" in capsys.readouterr().err
+    write_tar(tmp_path / "B" / "val-0.tar", {"a.jpg": jpeg(1), "a.cls": b"0"})
+    warn_of_shared_shards(train, load_manifest(tmp_path / "B", "val"))
+    assert capsys.readouterr().err == ""
+    content = {"format": "sar_dist-shards-1", "split": "val", "classes": None, "total": 0, "shards": []}
+    (tmp_path / "C").mkdir()
+    (tmp_path / "C" / "manifest.json").write_text(json.dumps(content))
+    for split, expected in (("val", ""), ("train", "were made as a validation split, and are taken for training")):
+        find_manifest(tmp_path / "C", split)
+        assert expected in capsys.readouterr().err
 
 
 def test_a_model_of_more_classes_than_there_are_is_said(

@@ -1,31 +1,33 @@
 """How a data set's layout is recognised, in one place for all readers: splits, classes, image formats, left-over files."""
 
+from sar_dist.data.layout.class_folders import ClassFolder, ClassTree, class_folders
 from sar_dist.data.layout.classes import (
     CLASSES_NAME,
-    ClassFolder,
     ClassTable,
-    class_folders,
     class_table_content,
     class_word,
+    doubtful_words,
     named_classes,
     order_remark,
     parse_label_words,
     read_class_table,
     read_label_words,
+    refuse_number_words,
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
     PILLOW_FORMATS,
-    compression,
-    how_to_unpack,
     image_member,
-    is_compressed_tar,
+    is_archive_name,
+    is_closed_archive,
     is_image_name,
     is_left_over,
     is_sample_member,
     member_extension,
+    no_plain_tar,
 )
+from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
@@ -34,6 +36,7 @@ from sar_dist.data.layout.splits import (
     split_folders,
     split_of_word,
     splits_by_name,
+    splits_of_path,
 )
 
 __all__ = [
@@ -43,27 +46,32 @@ __all__ = [
     "SPLIT_NAMES",
     "ClassFolder",
     "ClassTable",
+    "ClassTree",
     "Split",
     "SplitChoice",
+    "check_parts",
     "class_folders",
     "class_table_content",
     "class_word",
-    "compression",
-    "how_to_unpack",
+    "doubtful_words",
     "image_member",
-    "is_compressed_tar",
+    "is_archive_name",
+    "is_closed_archive",
     "is_image_name",
     "is_left_over",
     "is_sample_member",
     "member_extension",
     "named_classes",
+    "no_plain_tar",
     "order_remark",
     "parse_label_words",
     "parse_split_choice",
     "read_class_table",
     "read_label_words",
+    "refuse_number_words",
     "sort_classes",
     "split_folders",
     "split_of_word",
     "splits_by_name",
+    "splits_of_path",
 ]

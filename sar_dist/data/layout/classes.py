@@ -1,12 +1,8 @@
-"""How classes are recognised in a tree of folders, and how they are numbered.
+"""How classes are named and numbered.
 
-- A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
-  (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted.
-- Folders that hold no images themselves but two or more folders with images each (``2019/cats``, ``2019/dogs``) are not
-  classes but a level above them: such a tree is refused.
 - Names that look the same are the same class: Unicode's composed and decomposed letters (which macOS writes), spaces
-  around a name. Two folders that look the same, or are the same through a link, are refused.
-- Classes are numbered from 0: in the order of their numbers if all folders are whole numbers, else in alphabetical order,
+  around and between words, characters that cannot be seen.
+- Classes are numbered from 0: in the order of their numbers if all words are whole numbers, else in alphabetical order,
   as torchvision's ImageFolder does. A ``classes.json`` may say otherwise.
 """
 
@@ -16,12 +12,12 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_image_name, is_left_over
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 
@@ -29,100 +25,27 @@ CLASSES_NAME = "classes.json"
 _MOST_CLASSES = 10_000_000
 
 
+# Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark: left behind by editors and spreadsheets.
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+# What tables are full of where a value is missing.
+_MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a"})
+
+
 def class_word(text: str) -> str:
-    """A class's word in the form in which words are compared: composed letters (Unicode NFC), no spaces around."""
-    return unicodedata.normalize("NFC", text).strip()
+    """A class's word in the form in which words are compared: composed letters (Unicode NFC), single spaces, all visible."""
+    return " ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split())
 
 
-class ClassFolder(NamedTuple):
-    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none.
-
-    ``name`` is its name as a ``class_word``.
-    """
-
-    name: str
-    images: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-    @property
-    def branches(self) -> int:
-        """How many folders hold images: 0 if some are in the class folder itself, else its subfolders that do."""
-        parts = [path.split("/") for path in self.images]
-        return 0 if any(len(part) == 2 for part in parts) else len({part[1] for part in parts})
-
-
-def class_folders(root: Path) -> tuple[list[ClassFolder], list[str]]:
-    """The class folders in ``root`` in the order of their labels, and the names of the folders that are none.
-
-    Raises:
-        UserError: it cannot be read, has no class, or what looks like classes is a level above them.
-    """
-    try:
-        with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise UserError(f"cannot read {root}: {error.strerror}") from None
-    expected = f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders"
-    if not any(not is_left_over(name) for name in names):
-        raise UserError(f"{root} has no class folders; {expected}")
-    found = {name: _read_class(root, name) for name in names if not is_left_over(name)}
-    with_images = [name for name, folder in found.items() if folder.images]
-    _refuse_doubles(root, with_images)
-    classes = {found[name].name: found[name] for name in with_images}
-    if not classes:
-        raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)})")
-    if all(folder.branches for folder in classes.values()) and any(f.branches > 1 for f in classes.values()):
-        first = next(folder for folder in classes.values() if folder.branches > 1)
-        raise UserError(
-            f"the folders in {root} ({', '.join([*classes][:3])}) are no classes: {first.name} holds no images itself but "
-            f"folders of them, such as {first.images[0]}; give the folder whose folders are the classes"
-        )
-    return [classes[name] for name in sort_classes([*classes])], [name for name in names if name not in with_images]
-
-
-def _refuse_doubles(root: Path, names: Iterable[str]) -> None:
-    """Raise UserError where two class folders would be one class: links to one folder, or names that look the same."""
-    by_folder: dict[tuple[int, int], str] = {}
-    by_word: dict[str, str] = {}
-    for name in names:
-        state = os.stat(root / name)
-        other = by_folder.setdefault((state.st_dev, state.st_ino), name)
-        if other != name:
-            raise UserError(f"{other} and {name} in {root} are the same folder, through a link; remove one of them")
-        other = by_word.setdefault(class_word(name), name)
-        if other != name:
-            raise UserError(
-                f"the class folders {other!a} and {name!a} in {root} look the same; put their images into one of them"
-            )
-
-
-def _read_class(root: Path, name: str) -> ClassFolder:
-    images: list[str] = []
-    ignored: list[str] = []
-    _walk(root, name, images, ignored, ())
-    return ClassFolder(class_word(name), tuple(sorted(images)), tuple(sorted(ignored)))
-
-
-def _walk(root: Path, folder: str, images: list[str], ignored: list[str], above: tuple[tuple[int, int], ...]) -> None:
-    """Sort the files below ``root/folder`` into images and others. Links are followed, but not in a circle."""
-    try:
-        state = os.stat(root / folder)
-        if (state.st_dev, state.st_ino) in above:
-            return
-        with os.scandir(root / folder) as entries:
-            found = list(entries)
-    except OSError as error:
-        raise UserError(f"cannot read {root / folder}: {error.strerror}") from None
-    for entry in found:
-        path = f"{folder}/{entry.name}"
-        if is_left_over(entry.name):
-            continue
-        if entry.is_dir():
-            _walk(root, path, images, ignored, (*above, (state.st_dev, state.st_ino)))
-        elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
-            images.append(path)  # a link to nothing is found out when its size is asked for
-        else:
-            ignored.append(path)
+def doubtful_words(words: Iterable[str]) -> str | None:
+    """What to say of class words that may not be meant as they stand: alike but for capitals, or marks of a missing value."""
+    taken: dict[str, str] = {}
+    for word in sorted(set(words)):
+        if word.casefold() in _MISSING:
+            return f"{word!r} is taken for the name of a class; if it marks a missing label, take those images out"
+        other = taken.setdefault(word.casefold(), word)
+        if other != word:
+            return f"{other!r} and {word!r} are two classes, which differ in capitals alone; if they are one, rename it"
+    return None
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:
@@ -187,7 +110,7 @@ def parse_label_words(data: bytes, where: str) -> ClassTable:
     ``where`` is what messages call it. Raises UserError.
     """
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_once)
         words = [str(word) for word in content]
         named = bool(words) and not any(isinstance(word, list | dict | None) for word in content)
     except (ValueError, TypeError, RecursionError) as error:
@@ -216,10 +139,19 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     if not classes_file.is_file():
         raise UserError(f"{classes_file} is no file; restore or remove it")
     try:
-        content = json.loads(classes_file.read_bytes())
+        content = json.loads(classes_file.read_bytes(), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {classes_file}: {error}; correct or remove it") from None
     return _class_table(words, content, str(classes_file), whole=whole)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which Python would let a later entry replace an earlier one of the same class."""
+    content = {class_word(word): value for word, value in pairs}
+    if len(content) < len(pairs):
+        count = Counter(class_word(word) for word, _ in pairs)
+        raise ValueError(f"{count.most_common(1)[0][0]!r} is there twice")
+    return content
 
 
 def _numbered(words: Iterable[str]) -> ClassTable:
@@ -251,6 +183,16 @@ def _as_table(content: Any) -> Any:
     if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
         content = {word: {"index": label, "name": word} for word, label in content.items()}
     return {class_word(word): entry for word, entry in content.items()} if isinstance(content, dict) else content
+
+
+def refuse_number_words(labels: Mapping[str, int], where: str) -> None:
+    """Raise UserError where a word is a whole number other than its label: it would not be clear what a label is."""
+    for word, label in labels.items():
+        if word.isascii() and word.isdecimal() and (word.lstrip("0") or "0") != str(label):
+            raise UserError(
+                f"{where} gives the word {word!r} the label {label}, so that it is not clear which of them a label {word} is; "
+                "use words that are no numbers, or remove it if labels are numbers from 0"
+            )
 
 
 def class_table_content(table: ClassTable) -> dict[str, dict[str, Any]]:

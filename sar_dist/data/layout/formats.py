@@ -6,6 +6,7 @@ found, and nothing else is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 # Formats that Pillow may try, with the extensions under which it knows them. Not all that it knows: for EPS it would run
@@ -32,11 +33,21 @@ _DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "citation"})
 
 _COMPRESSIONS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x1f\x9d", "compress", "uncompress"),
     (b"BZh", "bzip2", "bunzip2"),
     (b"\xfd7zXZ\0", "xz", "unxz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
 )
-_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz", ".tar.zst")
+_NO_TARS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "is a zip archive; unpack it, and make shards of the images with tools/make_shards.py"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
+)
+_COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
+# What follows ".tar" in the name of a tar that is compressed, or that a download has not finished.
+_BEHIND_TAR = re.compile(
+    r"\.tar\.(gz|z|bz2|xz|lzma|zst|lz4|lz|part|partial|crdownload|download|incomplete|aria2|tmp|\d+)$"
+)
 
 
 def is_image_name(name: str) -> bool:
@@ -75,17 +86,23 @@ def is_sample_member(name: str) -> bool:
     return bool(key and dot and extension) and not document
 
 
-def compression(start: bytes) -> str | None:
-    """Name of the compression of a file that begins with ``start`` (6 bytes will do), or None."""
-    return next((name for magic, name, _ in _COMPRESSIONS if start.startswith(magic)), None)
+def no_plain_tar(start: bytes) -> str | None:
+    """What a file is that begins with ``start`` (24 bytes will do) if it is known to be no plain tar, and what to do."""
+    for magic, name, command in _COMPRESSIONS:
+        if start.startswith(magic):
+            # Samples are read where they lie, which a compressed tar forbids.
+            return (
+                f"is compressed with {name}; shards are read in place and must be plain tars: unpack it with "
+                f"`{command} < FILE > NEW.tar`"
+            )
+    return next((what for magic, what in _NO_TARS if start.startswith(magic)), None)
 
 
-def how_to_unpack(kind: str) -> str:
-    """What to do with a shard of this ``compression``: samples are read where they lie, which a compressed tar forbids."""
-    command = next(command for _, name, command in _COMPRESSIONS if name == kind)
-    return f"shards are read in place and must be plain tars: unpack it with `{command} < FILE > NEW.tar`"
+def is_closed_archive(name: str) -> bool:
+    """Whether a file is called like an archive that cannot be read in place: compressed, or not downloaded to its end."""
+    return name.lower().endswith(_COMPRESSED_TARS) or _BEHIND_TAR.search(name.lower()) is not None
 
 
-def is_compressed_tar(name: str) -> bool:
-    """Whether a file is called like a compressed tar, such as shard.tar.gz."""
-    return name.lower().endswith(_COMPRESSED_TARS)
+def is_archive_name(name: str) -> bool:
+    """Whether a file is called like an archive, a plain tar included."""
+    return name.lower().endswith(".tar") or is_closed_archive(name)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
     double: list[str] = []
     silent: list[str] = []
     for name in sorted(names):
-        splits = _splits_of_path(name)
+        splits = splits_of_path(name)
         if len(splits) > 1:
             double.append(name)
         elif not splits:
@@ -81,7 +82,7 @@ def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
     return found
 
 
-def _splits_of_path(path: str) -> set[str]:
+def splits_of_path(path: str) -> set[str]:
     """The splits that a path may be of: what its innermost part that names one says, and what contradicts it."""
     decided: set[str] = set()
     for part in reversed(path.split("/")):
@@ -97,17 +98,31 @@ def split_folders(root: Path) -> dict[str, Path]:
     """The split folders in ``root``: train, val, test, as far as they are there.
 
     Raises:
-        UserError: two folders are the same split, such as val and validation.
+        UserError: two folders are the same split, such as val and validation, or two splits the same folder.
     """
     found: dict[str, list[Path]] = {}
     try:
         with os.scandir(root) as entries:
-            folders = sorted(entry.name for entry in entries if split_of_word(entry.name) and entry.is_dir())
+            named = sorted((entry for entry in entries if split_of_word(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read {root}: {error.strerror}") from None
-    for name in folders:
-        found.setdefault(split_of_word(name) or name, []).append(root / name)
-    return _single(root, found)
+    for entry in named:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
+        if entry.is_dir():
+            found.setdefault(split_of_word(entry.name) or entry.name, []).append(root / entry.name)
+    folders = _single(root, found)
+    _refuse_same(root, [*folders.values()])
+    return folders
+
+
+def _refuse_same(root: Path, folders: Sequence[Path]) -> None:
+    """Raise UserError where two splits are one folder: a model would be measured on what it was trained on."""
+    for one, other in itertools.combinations(folders, 2):
+        if one.samefile(other):
+            raise UserError(
+                f"{one.name} and {other.name} in {root} are the same folder, through a link; remove one of them"
+            )
 
 
 def _single(root: Path, found: Mapping[str, Sequence[Path]]) -> dict[str, Path]:

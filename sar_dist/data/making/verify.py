@@ -22,6 +22,7 @@ from sar_dist.data.shards import (
     NO_LABEL,
     DamagedShard,
     IndexedRecords,
+    IndexedShard,
     LabelSource,
     LocalShards,
     Manifest,
@@ -30,6 +31,7 @@ from sar_dist.data.shards import (
     ShardReader,
     index_and_check,
     manifests_at,
+    say_what_is_odd,
 )
 from sar_dist.errors import UserError
 from sar_dist.output import say
@@ -41,12 +43,13 @@ _SHOWN_BYTES = 20
 
 @dataclass
 class ShardReport:
-    """What was found in one shard: damage that makes it useless, bad samples ("key: reason"), samples by label."""
+    """What was found in one shard: damage that makes it useless, bad samples ("key: reason"), its entry, samples by label."""
 
     name: str
     samples: int = 0
     damage: str | None = None
     bad: list[str] = field(default_factory=list)
+    indexed: IndexedShard | None = None
     labels: Counter[int] = field(default_factory=Counter)
 
 
@@ -73,6 +76,7 @@ def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardRep
         if entry.bytes not in (None, size):
             raise DamagedShard(f"shard {entry.name}: {size} bytes, its manifest says {entry.bytes}")
         indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root, manifest.labels)
+        report.indexed = indexed[0]
         report.samples = indexed[0].samples
         report.labels.update(indexed[1]["label"].tolist())
         report.bad.extend(_bad_samples(manifest, entry, indexed, deep))
@@ -135,6 +139,7 @@ def verify_folder(
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
                 say(line)
                 problems += 1
+        say_what_is_odd(manifest, [report.indexed for report in reports if report.indexed is not None])
         samples = sum(report.samples for report in reports)
         damaged = sum(report.damage is not None for report in reports)
         bad = sum(len(report.bad) for report in reports)

@@ -39,7 +39,7 @@ from sar_dist.data.shards import (
 )
 from sar_dist.errors import UserError
 from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, make_folder, write_durably
-from sar_dist.output import say
+from sar_dist.output import say, warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
 
@@ -93,6 +93,8 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         size = sum(shard.bytes or 0 for shard in manifest.shards) / 1e6
         classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
         say(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
+        if source.classes is not None and len(source.classes) == 1:
+            warn(f"{folder} has a single class, {source.classes[0]}: there is nothing to tell apart; was it meant?")
         remarks = source.remarks()
         if remarks is not None:
             say(f"{folder}: {remarks}")

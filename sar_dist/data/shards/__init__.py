@@ -1,6 +1,13 @@
 """What shards are: tars with a manifest and an index; finding, checking, staging and reading them."""
 
-from sar_dist.data.shards.checks import check_shards, load_manifest, manifests_at, open_index
+from sar_dist.data.shards.checks import (
+    check_shards,
+    load_manifest,
+    manifests_at,
+    open_index,
+    say_what_is_odd,
+    shared_shards,
+)
 from sar_dist.data.shards.checksums import RECORD
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.manifest import (
@@ -17,7 +24,7 @@ from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.staging import open_shards
-from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, index_shard, parse_label
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, split_key
 
 __all__ = [
@@ -33,6 +40,7 @@ __all__ = [
     "WRITING_STATE_NAME",
     "DamagedShard",
     "IndexedRecords",
+    "IndexedShard",
     "LabelSource",
     "LocalShards",
     "Manifest",
@@ -54,5 +62,7 @@ __all__ = [
     "parse_label",
     "parse_manifest",
     "resizing_content",
+    "say_what_is_odd",
+    "shared_shards",
     "split_key",
 ]

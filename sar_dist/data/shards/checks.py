@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from sar_dist.data.layout import (
     CLASSES_NAME,
     Split,
-    is_compressed_tar,
+    check_parts,
+    is_closed_archive,
     is_left_over,
     read_label_words,
     split_folders,
@@ -41,7 +43,7 @@ from sar_dist.data.shards.remote import (
     read_remote_classes,
 )
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
-from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
@@ -81,7 +83,10 @@ def find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
         raise UserError(f"no {split} shards: {root} is not a folder; {HOW_TO_MAKE} or set data.{split}")
     if (root / MANIFEST_NAME).is_file():
-        return parse_manifest(_read_json(root / MANIFEST_NAME), str(root), split)
+        content = _read_json(root / MANIFEST_NAME)
+        if split == "train" and isinstance(content, dict) and content.get("split") == "val":
+            warn(f"{root}: these shards were made as a validation split, and are taken for training images")
+        return parse_manifest(content, str(root), split)
     if (root / WRITING_STATE_NAME).is_dir():
         raise UserError(
             f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
@@ -90,6 +95,9 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         return parse_timm_info(_read_json(root / TIMM_INFO_NAME), str(root), split)
     folder = split_folders(root).get(split)
     if folder is not None:
+        beside = sorted(path.name for path in root.glob("*.tar") if not is_left_over(path.name))
+        if beside:
+            warn(f"{root}: left out {len(beside)} .tar files beside the folder {folder.name}, such as {beside[0]}")
         return find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
@@ -102,18 +110,23 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     broken = sorted(path.name for path in root.glob("*.tar") if path.is_symlink() and not path.exists())
     if broken:
         raise UserError(f"{root / broken[0]} is a link to nothing ({len(broken)} such links); restore or remove it")
-    compressed = [name for name in files if is_compressed_tar(name)]
+    compressed = [name for name in files if is_closed_archive(name)]
     if compressed and not found:
         raise UserError(
-            f"{compressed[0]} and whatever else is in {root} is compressed; shards are read in place and must be plain "
-            "tars: unpack them to .tar files (gunzip, unxz or unzstd)"
+            f"{compressed[0]} and whatever else is in {root} is compressed, or not downloaded to its end; shards are read in "
+            "place and must be plain tars: unpack them to .tar files (gunzip, unxz or unzstd), or fetch them again"
         )
     by_split = splits_by_name(found, str(root))
     names = by_split.get(split, []) if by_split else found
     if not names:
         what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
         raise NoShards(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
-    for what, left_out in (("compressed archives", compressed), ("test shards", by_split.get("test", []))):
+    folders = sorted(path.name for path in root.glob("*.tar") if path.is_dir())
+    for what, left_out in (
+        ("archives that are compressed or not downloaded to their end", compressed),
+        ("folders called like tars", folders),
+        ("test shards", by_split.get("test", [])),
+    ):
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
     return names
@@ -143,11 +156,11 @@ def _read_json(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_MANIFEST_BYTES:
             raise UserError(f"cannot read {path}: {size} bytes are no manifest (at most {MAX_MANIFEST_BYTES})")
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except RecursionError:
         raise UserError(f"cannot read {path}: nested too deeply for a manifest; {HOW_TO_MAKE}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {error}; restore it, or {HOW_TO_MAKE}") from None
 
 
 def check_shards(
@@ -168,11 +181,17 @@ def check_shards(
         check_remote_sizes(manifest)
         return
     index = build_index(manifest, processes)
-    _say_what_is_odd(manifest, index)
+    say_what_is_odd(manifest, index.shards)
     labels = index.records["label"]
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
+    if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
+        where = ".".join([manifest.labels.member, *manifest.labels.fields])
+        raise UserError(
+            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {where}; data.label says "
+            f"where labels are, such as data.label=json.label, and a {CLASSES_NAME} beside the shards what words mean"
+        )
     if len(bad) > max_bad_fraction * manifest.total:
         shard, position = manifest.locate(int(bad[0]))
         wanted = (
@@ -187,22 +206,38 @@ def check_shards(
         )
 
 
-def _say_what_is_odd(manifest: Manifest, index: ShardIndex) -> None:
+def shared_shards(one: Manifest, other: Manifest) -> list[str]:
+    """Names in ``one`` of the shards that hold the same samples as one of ``other``; none where either is remote."""
+    if is_url(one.root) or is_url(other.root):
+        return []
+    theirs = {shard.checksums for shard in open_index(other).shards}
+    return [shard.name for shard in open_index(one).shards if shard.checksums in theirs]
+
+
+def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
     """One line for each kind of thing that is no damage, but may not be what the author of the shards had in mind."""
-    passed_over = [(shard.passed_over, shard.name) for shard in index.shards if shard.passed_over[0]]
+    check_parts([shard.name for shard in shards], manifest.root)
+    first: dict[str, str] = {}
+    copies = [(first[s.checksums], s.name) for s in shards if first.setdefault(s.checksums, s.name) != s.name]
+    if copies:
+        warn(
+            f"{manifest.root}: {len(copies)} shards hold the same samples as another one, such as {' and '.join(copies[0])}; "
+            "remove the copies"
+        )
+    passed_over = [(shard.passed_over, shard.name) for shard in shards if shard.passed_over[0]]
     if passed_over:
         count, name = sum(number for (number, _), _ in passed_over), passed_over[0][0][1]
         warn(
             f"{manifest.root}: left out {count} members that belong to no sample, such as {name!r} in {passed_over[0][1]}"
         )
-    joined = [(shard.joined, shard.name) for shard in index.shards if shard.joined[0]]
+    joined = [(shard.joined, shard.name) for shard in shards if shard.joined[0]]
     if joined:
         count, name = sum(number for (number, _), _ in joined), joined[0][0][1]
         warn(
             f"{manifest.root}: {count} images such as {name!r} in {joined[0][1]} belong to a sample that has another image "
             "already, and are not used: a key ends at the first dot of a name"
         )
-    scattered = [shard.name for shard in index.shards if shard.scattered]
+    scattered = [shard.name for shard in shards if shard.scattered]
     if scattered:
         warn(
             f"{manifest.root}: in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sar_dist.data.layout import class_word
+from sar_dist.data.layout import CLASSES_NAME, class_word, refuse_number_words
 from sar_dist.errors import UserError
 
 LABEL_EXTENSION = "cls"
@@ -62,10 +62,11 @@ class LabelSource:
 
 
 def parse_label_source(text: str, words: Mapping[str, int]) -> LabelSource:
-    """``cls``, or ``json.label``. Raises UserError."""
+    """``cls``, or ``json.label``; ``words`` are those of a ``classes.json``. Raises UserError."""
     member, *fields = text.split(".")
     if not member or not all(fields):
         raise UserError(
             f"data.label={text} is no source of labels; give cls, or a field of a JSON member such as json.label"
         )
+    refuse_number_words(words, CLASSES_NAME)
     return LabelSource(member.lower(), tuple(fields), dict(words))

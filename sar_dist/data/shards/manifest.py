@@ -95,7 +95,7 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
             raise UserError(f"{where} has format {content['format']!r}, expected {MANIFEST_FORMAT!r}; {HOW_TO_MAKE}")
         shards = tuple(map(_parse_entry, content["shards"]))
         total = int(content["total"])
-        classes = content["classes"] and tuple(map(str, content["classes"]))
+        classes = _parse_classes(content["classes"])
         resized = parse_resizing(content.get("resized", ()))  # of resized images only
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is not a valid manifest ({error!r}); {HOW_TO_MAKE}") from None
@@ -103,6 +103,12 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
     if manifest.total != total:
         raise UserError(f"{where} is inconsistent: total {total}, but its shards hold {manifest.total} samples")
     return manifest
+
+
+def _parse_classes(content: Any) -> tuple[str, ...]:
+    if content is not None and not isinstance(content, list):
+        raise TypeError("classes are no list")
+    return tuple(map(str, content or ()))
 
 
 def _parse_entry(content: Any) -> ShardEntry:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sar_dist.data.layout import IMAGE_EXTENSIONS, compression, how_to_unpack, image_member, is_image_name
+from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, split_of_word
 from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
 from sar_dist.data.shards.file_identity import file_identity
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
@@ -91,9 +91,9 @@ def index_shard(
         state = os.fstat(fd)
         if state.st_size == 0:
             raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
-        packed = compression(os.pread(fd, 6, 0))
-        if packed is not None:
-            raise DamagedShard(f"shard {name} is compressed with {packed}; {how_to_unpack(packed)}")
+        other = no_plain_tar(os.pread(fd, BLOCK, 0))
+        if other is not None:
+            raise DamagedShard(f"shard {name} {other}")
 
         def read_at(offset: int, count: int) -> bytes:
             return os.pread(fd, count, offset)
@@ -114,6 +114,7 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
         raise DamagedShard(f"shard {name}: holds no sample{others}")
     _refuse_strays(found, name)
     _refuse_dots(found.samples, name)
+    _refuse_splits(found.samples, name)
     return IndexedShard(
         name,
         state.st_size,
@@ -216,6 +217,21 @@ def _refuse_dots(samples: dict[str, _Sample], shard: str) -> None:
                 f"shard {shard}: {share} the key {key!r}, which ends at the first dot: names must have no dot before the "
                 "extension; rename them, or make the shards with tools/make_shards.py"
             )
+
+
+def _refuse_splits(samples: Iterable[str], shard: str) -> None:
+    """Raises DamagedShard where the folders in which samples lie are those of several splits: a folder with all was packed."""
+    first: dict[str, str] = {}
+    for key in samples:
+        folders = map(split_of_word, key.split("/")[:-1])
+        split = next((split for split in folders if split is not None), None)
+        if split is not None:
+            first.setdefault(split, key)
+    if len(first) > 1:
+        (split, key), (other, other_key), *_ = first.items()
+        raise DamagedShard(
+            f"shard {shard}: holds the splits {split} and {other}, as {key} and {other_key}; pack each split in tars of its own"
+        )
 
 
 def _joined(samples: dict[str, _Sample]) -> tuple[int, str]:

@@ -88,7 +88,10 @@ def walk_members(read_at: ReadAt, size: int, shard: str, start: int = 0) -> Iter
             if info.type in tarfile.REGULAR_TYPES and info.type != tarfile.GNUTYPE_SPARSE:
                 yield Member(name, header, data, info.size, "path" in overrides)
             elif info.type != tarfile.DIRTYPE:
-                raise DamagedShard(f"shard {shard}: member {name!r} at byte {offset} is a link or a device, not a file")
+                raise DamagedShard(
+                    f"shard {shard}: member {name!r} at byte {offset} is a link or a device, or sparse, not a plain file; pack the "
+                    "files themselves, as `tar --dereference --hard-dereference` does"
+                )
             overrides = {}
             header = following
         offset = following

@@ -36,6 +36,7 @@ from sar_dist.transfer import (
     limited,
     logits_of,
     match_classes,
+    open_both_splits,
 )
 from sar_dist.transfer.tasks.classification import describe_eval_transform, top_classes
 from sar_dist.validation import one_line
@@ -101,9 +102,10 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
 
     def prepare(self) -> FinetuneData:
         job = self.job
-        splits: tuple[Split, Split] = ("train", "val")
+        train, val = open_both_splits(job.data, self.data_help, job.settings.label)
         samples: dict[Split, SampleSet] = {
-            split: limited(job.open_labelled(split, self.data_help), job.settings.limit) for split in splits
+            "train": limited(train, job.settings.limit),
+            "val": limited(val, job.settings.limit),
         }
         samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
         names = samples["train"].classes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,7 +131,18 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
     ("names", "message"),
     [
         (["2019/cat/1.png", "2019/dog/1.png", "2020/cat/1.png"], "are no classes: 2019 holds no images itself"),
-        (["train/1.png", "val/2.png"], "train and val hold no class folders"),
+        (
+            ["train/1.png", "val/2.png"],
+            "train has no class folders but 1 images or archives of no class, such as 1.png",
+        ),
+        (["train/n01.tar", "val/n01.tar"], "has no class folders but 1 images or archives .*archives must be unpacked"),
+        (["data/train/cat/1.png", "data/train/dog/2.png"], "data holds no images itself but folders of them"),
+        (["cat/train/1.png", "cat/val/2.png", "dog/3.png"], "cat holds the splits train and val, which belong above"),
+        (["train2017/1.png", "val2017/2.png", "extra/3.png"], "train2017, val2017.* are called like splits"),
+        (["ILSVRC2012_img_train/n01/1.png", "ILSVRC2012_img_val/2.png"], "are called like splits, .*rename them"),
+        (["1/1.png", "01/2.png", "2/3.png"], "'01' and '1' in .* look the same"),
+        (["big dog/1.png", "big\u00a0dog/2.png", "cat/3.png"], "look the same"),
+        (["train/a/1.png", "val/b/2.png"], "val/b is not among the 1 training classes .*rename or move it"),
         (["train/a/1.png", "bus/2.png", "car/3.png"], "other folders with images, such as bus"),
         (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
     ],
@@ -159,6 +172,64 @@ def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
     (tmp_path / "set" / "train" / decomposed / "b.png").write_bytes(image_of(5))
     with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9' in \S+ look the same"):
         imagefolder_sources(tmp_path / "set", None)
+
+
+def test_folders_that_are_there_twice_through_links_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / "train" / "cat" / "again").symlink_to("..")  # a circle: nothing new
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    (tmp_path / "train" / "cat" / "more").symlink_to("../dog")
+    with pytest.raises(UserError, match=r"cat/more and dog in \S+ are the same folder, through a link"):
+        imagefolder_sources(tmp_path, None)
+    (tmp_path / "train" / "cat" / "more").unlink()
+    (tmp_path / "val").symlink_to("train")
+    with pytest.raises(UserError, match=r"train and val in \S+ are the same folder, through a link"):
+        imagefolder_sources(tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["val", "train/emu"])
+def test_a_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"{name} is a link to nothing; restore or remove it"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/emu.tar", "train/notes.txt")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_tree_may_be_deeper_than_python_calls_functions(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "b/2.png")
+    deep = tmp_path / "a" / "/".join("x" * sys.getrecursionlimit())
+    subprocess.run(["mkdir", "-p", deep], check=True)
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 2
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # for pytest, whose clean-up calls itself too
+
+
+def test_classes_json_lies_beside_the_classes_or_above_them(tmp_path: Path) -> None:
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/dog/3.png")
+    (tmp_path / "train" / "classes.json").write_text(json.dumps({"dog": 0, "cat": 1}))
+    for root in (tmp_path, tmp_path / "train", tmp_path / "val"):
+        assert imagefolder_sources(root, None)[0].classes == ("dog", "cat")
+    (tmp_path / "classes.json").write_text('{"cat": 0, "dog": 1, "cat": 2}')
+    with pytest.raises(UserError, match=r"'cat' is there twice"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_class_words_that_may_not_be_meant_as_they_stand_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    imagefolder_sources(tree(tmp_path / "a", "Dog/1.png", "cat/2.png", "dog/3.png"), None)
+    assert "'Dog' and 'dog' are two classes, which differ in capitals alone" in capsys.readouterr().err
+    tree(tmp_path / "b", "1.png", "2.png")
+    (tmp_path / "b" / "t.csv").write_text("path,label\n1.png,cat\n2.png,NaN\n")
+    csv_sources(tmp_path / "b" / "t.csv", None, CsvColumns(), None)
+    assert "'NaN' is taken for the name of a class; if it marks a missing label" in capsys.readouterr().err
 
 
 def test_a_class_folder_that_is_a_link_to_another_is_refused(tmp_path: Path) -> None:
@@ -234,11 +305,51 @@ def test_tables_made_one_at_a_time_share_the_numbers_of_classes_json(tmp_path: P
 def test_compressed_tars_say_how_to_unpack_them(tmp_path: Path) -> None:
     packed = gzip.compress(tar_bytes(sample_members(1)))
     (tmp_path / "train-0.tar.gz").write_bytes(packed)
-    with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed; .*gunzip"):
+    with pytest.raises(UserError, match=r"train-0.tar.gz .* is compressed, .*gunzip"):
         load_manifest(tmp_path, "train")
     (tmp_path / "train-0.tar").write_bytes(packed)
     with pytest.raises(UserError, match=r"compressed with gzip; .*gunzip < FILE"):
         check_shards(load_manifest(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("name", ["train-1.tbz2", "train-1.tar.Z", "train-1.zip", "train-1.tar.part", "train-1.tar.1"])
+def test_archives_that_cannot_be_read_in_place_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"{name} .*is compressed, or not downloaded to its end"):
+        load_manifest(tmp_path, "train")
+    make_shards(tmp_path, [1], "train")
+    (tmp_path / "train-2.tar").mkdir()
+    load_manifest(tmp_path, "train")
+    lines = capsys.readouterr().err
+    assert f"left out 1 archives that are compressed or not downloaded to their end, such as {name}" in lines
+    assert "left out 1 folders called like tars, such as train-2.tar" in lines
+
+
+def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path, [2], "train")
+    (tmp_path / "train-0000.tar").rename(tmp_path / "train-0-of-3.tar")
+    make_shards(tmp_path / "x", [3], "x")
+    (tmp_path / "x" / "x-0000.tar").rename(tmp_path / "train-1-of-3.tar")
+    (tmp_path / "train-0-of-3 (1).tar").write_bytes((tmp_path / "train-0-of-3.tar").read_bytes())
+    check_shards(load_manifest(tmp_path, "train"))
+    lines = capsys.readouterr().err
+    assert "only 2 of the 3 parts train-N-of-3 are there" in lines
+    assert "1 shards hold the same samples as another one, such as train-0-of-3 (1).tar and train-0-of-3.tar" in lines
+    make_shards(tmp_path / "both" / "train", [1])
+    make_shards(tmp_path / "both", [2], "train")
+    assert load_manifest(tmp_path / "both", "train").total == 1
+    assert "left out 1 .tar files beside the folder train, such as train-0000.tar" in capsys.readouterr().err
+
+
+def test_a_word_that_is_another_number_than_its_label_is_refused(tmp_path: Path) -> None:
+    make_shards(tmp_path, [2], "train")
+    (tmp_path / "classes.json").write_text(json.dumps([f"{label:03d}" for label in range(7)]))
+    assert load_manifest(tmp_path, "train").num_classes == 7
+    (tmp_path / "classes.json").write_text(json.dumps({str(label + 1): label for label in range(7)}))
+    with pytest.raises(UserError, match="gives the word '1' the label 0, so that it is not clear"):
+        load_manifest(tmp_path, "train")
 
 
 def write_lists(root: Path, *, inline: bool) -> Path:
@@ -271,3 +382,61 @@ def test_inaturalist(tmp_path: Path, inline: bool) -> None:
         inaturalist_sources(root, "family")
     with pytest.raises(UserError, match="no lists such as"):
         inaturalist_sources(root / "img")
+
+
+def _edit_list(root: Path, name: str, **entries: list[dict[str, object]]) -> None:
+    """Add entries to a list of iNaturalist."""
+    content = json.loads((root / name).read_text())
+    for key, added in entries.items():
+        content[key] += added
+    (root / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "message"),
+    [
+        ("train2019.json", {"images": [{"id": 10, "file_name": "img/train/1.jpg"}]}, "4 images of 3 ids"),
+        (
+            "train2019.json",
+            {"categories": [{"id": 2, "name": "another"}]},
+            "different categories, or one of them twice",
+        ),
+        (
+            "train2019.json",
+            {
+                "images": [{"id": 20, "file_name": "img/val/../val/1.jpg"}],
+                "annotations": [{"id": 9, "image_id": 20, "category_id": 0}],
+            },
+            r"name the file img/val/1\.jpg twice, as img/val/\.\./val/1\.jpg before",
+        ),
+        (
+            "val2019.json",
+            {
+                "images": [{"id": 20, "file_name": "x.heic"}],
+                "annotations": [{"id": 9, "image_id": 20, "category_id": 0}],
+            },
+            "the val list in .* names x.heic, which is no image by name",
+        ),
+        ("val2019.json", {"annotations": [{"id": 9, "image_id": 11.5, "category_id": 0}]}, "11.5 is no whole number"),
+        ("val2019.json", {"annotations": [{"id": 9, "image_id": True, "category_id": 0}]}, "True is no whole number"),
+    ],
+)
+def test_inaturalist_lists_that_contradict_themselves(
+    tmp_path: Path, name: str, entries: dict[str, list[dict[str, object]]], message: str
+) -> None:
+    root = write_lists(tmp_path, inline=True)
+    _edit_list(root, name, **entries)
+    with pytest.raises(UserError, match=message):
+        inaturalist_sources(root)
+
+
+def test_inaturalist_categories_of_another_year(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = write_lists(tmp_path, inline=True)
+    (root / "test2019.json").write_text("{}")
+    inaturalist_sources(root)
+    assert "test2019.json not used" in capsys.readouterr().err
+    content = json.loads((root / "val2019.json").read_text())
+    content["categories"][0]["name"] = "Apus apus"
+    (root / "val2019.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the name of category 0 is Bufo bufo and Apus apus in the lists"):
+        inaturalist_sources(root)

@@ -122,6 +122,7 @@ def _edit(change: Callable[[dict], object]) -> Callable[[Path], object]:
         (_edit(lambda content: content.update(total=99)), "total 99, but its shards hold 7"),
         (_edit(lambda content: content.update(total=0, shards=[])), "is empty"),
         (_edit(lambda content: content["shards"][0].pop("samples")), "not a valid manifest"),
+        (_edit(lambda content: content.update(classes="ab")), "not a valid manifest .*classes are no list"),
         (_edit(lambda content: content["shards"][0].update(name="../x.tar")), "invalid entry"),
         (_edit(lambda content: content["shards"][0].update(name="train-1.tar")), "names a shard twice"),
     ],

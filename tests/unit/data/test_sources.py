@@ -243,6 +243,19 @@ def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
     (root / "objectInfo150.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"cannot read .*objectInfo150\.txt"):
         ade20k_sources(root)
+    for content, message in (
+        ("Idx\tName\n2\troad\n1\tsky\n", "must list its 2 classes in the order of Idx, from 1"),
+        ("Idx\tName\n1\troad\n5\tsky\n", "in the order of Idx"),
+    ):
+        (root / "objectInfo150.txt").write_text(content)
+        with pytest.raises(UserError, match=message):
+            ade20k_sources(root)
+    (root / "objectInfo150.txt").write_text("\ufeffName\nroad\nsky\n")
+    assert ade20k_sources(root)[0].classes == ("road", "sky")
+    (root / "objectInfo11.txt").write_text("Name\nroad\n")
+    with pytest.raises(UserError, match=r"has objectInfo11\.txt and objectInfo150\.txt; move one of them away"):
+        ade20k_sources(root)
+    (root / "objectInfo11.txt").unlink()
     (root / "objectInfo150.txt").unlink()
     shutil.rmtree(root / "annotations" / "validation")
     with pytest.raises(UserError, match=r"annotations has no folder validation"):
@@ -262,7 +275,12 @@ def test_voc(tmp_path: Path) -> None:
     (base / "SegmentationClass" / f"{keys[5]}.png").unlink()
     with pytest.raises(UserError, match=r"1 of the 2 keys in .*val\.txt have no image .* or no map .*2007_000005"):
         voc_sources(tmp_path)
-    for content, message in ((b"\xff\xfe", "is no list of keys"), (b"", "is empty"), (b"a\na\n", "names 1 keys twice")):
+    for content, message in (
+        (b"\xff\xfe", "is no list of keys"),
+        (b"", "is empty"),
+        (b"a\na\n", "names 1 keys twice"),
+        (f"\ufeff{keys[0]}\n".encode(), f"1 keys are in train.txt and in val.txt of .*, such as {keys[0]}; take"),
+    ):
         (base / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
         with pytest.raises(UserError, match=message):
             voc_sources(tmp_path)
@@ -313,6 +331,13 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["path", "label", "label"], [["a.jpg", "1", "2"]], "2 columns 'label'"),
         (["path", "label", "Split"], [["a.jpg", "1", "train"], ["b.jpg", "1", "eval"]], "not clear whether Split says"),
         (["path", "label", "set", "part"], [["a.jpg", "1", "val", "train"]], "not clear whether set or part says"),
+        (["path", "label"], [["a.jpg", "1"], ["./a.jpg", "2"]], r"names \./a\.jpg twice, on lines 2 and 3"),
+        (["path", "label", "set"], [["a.jpg", "1", "val"], ["a.jpg", "1", "train"]], "names a.jpg twice, on lines 2"),
+        (["path", "label"], [], "lists no images: there is nothing below its header line"),
+        (["path", "label"], [["gone.jpg", "1"]], r"gone\.jpg: No such file.*; paths are relative to .*--images"),
+        (["a.jpg", "cat"], [["b.jpg", "dog"]], "has no column 'path', only a.jpg, cat; its first line must name"),
+        (["path", "label"], [["a.jpg", "1e0"], ["b.jpg", "2"]], "fractional .* such as 1e0"),
+        (["path", "label"], [["a.jpg", "\uff13"], ["b.jpg", "2"]], "too large to be class numbers, such as \uff13"),
     ],
 )
 def test_impossible_tables(tmp_path: Path, header: list[str], rows: list[list[str]], message: str) -> None:
@@ -330,6 +355,55 @@ def test_csv_with_a_split_column_that_nobody_named(tmp_path: Path, capsys: pytes
     assert "the column subset says to which split a row belongs" in capsys.readouterr().err
     (whole,) = csv_sources(table, None, CsvColumns(split=""), None)
     assert (whole.split, len(whole)) == ("train", 3)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.txt"])
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+def test_the_separator_is_the_one_that_gives_the_columns(tmp_path: Path, name: str, separator: str) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    lines = [["note, long; odd", "path", "label"], ["x", "a.jpg", "cat"], ["y", "b.jpg", "dog"]]
+    with (tmp_path / name).open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(lines)
+    (source,) = csv_sources(tmp_path / name, None, CsvColumns(), None)
+    assert (source.classes, len(source)) == (("cat", "dog"), 2)
+
+
+def test_csv_that_is_another_encoding_or_one_column_for_two(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg"])
+    table = tmp_path / "t.csv"
+    for encoding, message in (("utf-16", "not UTF-8"), ("utf-16-le", "zero bytes, as UTF-16 does; save it as UTF-8")):
+        table.write_bytes("path,label\na.jpg,cat\n".encode(encoding))
+        with pytest.raises(UserError, match=message):
+            csv_sources(table, None, CsvColumns(), None)
+    table.write_text("path,label\na.jpg,cat\n")
+    with pytest.raises(UserError, match="columns of image, label and split must be different ones, not path, path"):
+        csv_sources(table, None, CsvColumns(label="path"), None)
+
+
+@pytest.mark.parametrize(("column", "values"), [("phase", ["train", "dev"]), ("is_valid", ["False", "True"])])
+def test_a_column_that_may_name_splits_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, values: list[str]
+) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    rows = [["a.jpg", "cat", values[0]], ["b.jpg", "dog", values[1]]]
+    (source,) = csv_sources(write_csv(tmp_path / "t.csv", ["path", "label", column], rows), None, CsvColumns(), None)
+    assert len(source) == 2
+    assert f"the column {column} may say to which split a row belongs, and is not used" in capsys.readouterr().err
+
+
+def test_numbers_get_their_names_from_classes_json(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    table = write_csv(tmp_path / "t.csv", ["path", "label"], [["a.jpg", "0"], ["b.jpg", "1"]])
+    (tmp_path / "classes.json").write_text(json.dumps(["cat", "dog"]))
+    (source,) = csv_sources(table, None, CsvColumns(), None)
+    assert (source.classes, [source.sample(number)[1]["cls"] for number in (0, 1)]) == (("cat", "dog"), [b"0", b"1"])
+    for content, message in (
+        ({"1": 0, "2": 1}, "gives the word '1' the label 0, so that it is not clear which of them a label 1 is"),
+        (["cat"], "has the label 1, but .*classes.json names the 1 classes 0 to 0"),
+    ):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            csv_sources(table, None, CsvColumns(), None)
 
 
 def test_csv_written_by_hand(tmp_path: Path) -> None:
@@ -460,11 +534,8 @@ def test_parquet_with_words(tmp_path: Path) -> None:
     (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
     assert only.sample(0)[1]["cls"] == b"2", "numbered by the training files"
     write_parquet(tmp_path / "set" / "val-0.parquet", _parquet_images(5, 1), ["fox"])
-    (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
-    with pytest.raises(
-        UserError, match=r"row 0 of the val split has the label 'fox', which is not among the 3 classes"
-    ):
-        only.sample(0)
+    with pytest.raises(UserError, match=r"val-0.parquet has the label 'fox', which is not among the 3 classes"):
+        parquet_sources(tmp_path / "set", "image", "label", "val")
     (tmp_path / "set" / "classes.json").write_text(json.dumps(["fox", "eel", "dog", "cat"]))
     (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
     assert (only.sample(0)[1]["cls"], only.classes) == (b"0", ("fox", "eel", "dog", "cat"))
@@ -529,6 +600,9 @@ def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.Ca
     manifest = written(tar_sources(folder, "json.label", None, leave_out_bad=True), tmp_path / "out")["train"]
     assert "2 of the 5 train samples" in capsys.readouterr().err
     assert sorted(int(sample["cls"]) for sample in samples_of(manifest).values()) == [0, 1, 2]
+    (folder / "classes.json").write_text(json.dumps(["cat", "bird"]))
+    with pytest.raises(UserError, match=r"3 of the 5 train samples .* a label in 0\.\.1 in json\.label"):
+        tar_sources(folder, "json.label", None)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.tar").write_bytes((folder / "00000.tar").read_bytes()[:-9000])
     with pytest.raises(UserError, match=r"a\.tar"):
@@ -555,19 +629,62 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (_parquet_images(0, 1), [True], "label True"),
-        (_parquet_images(0, 1), [1.5], r"label 1\.5"),
+        (_parquet_images(0, 1), [True], "column label is of the type bool, expected whole numbers or words"),
+        (_parquet_images(0, 1), [1.5], "column label is of the type double"),
         (_parquet_images(0, 1), [10**12], "label 1000000000000"),
-        (_parquet_images(0, 2), ["cat", None], "label None"),
+        (_parquet_images(0, 2), ["cat", None], "1 of its 2 rows have no label"),
         ([None], [0], "row 0 .*holds no image"),
         (_parquet_images(0, 1), [-1], "label -1"),
-        (_parquet_images(0, 1), [None], "label None"),
+        (_parquet_images(0, 1), [None], "1 of its 1 rows have no label"),
     ],
 )
 def test_impossible_parquet_rows(tmp_path: Path, images: list, labels: list, message: str) -> None:
     path = write_parquet(tmp_path / "a.parquet", images, labels)
     with pytest.raises(UserError, match=message):
         written(list(parquet_sources(path, "image", "label", None)), tmp_path / "out")
+
+
+def test_parquet_labels_mean_the_same_in_all_files(tmp_path: Path) -> None:
+    first, second = (tmp_path / "set" / f"{split}-0.parquet" for split in ("train", "val"))
+    write_parquet(first, _parquet_images(0, 2), [0, 1], ["a", "b"])
+    for images, labels, names, message in (
+        (2, [0, 1], ["b", "a"], r"label 0 is a in \S+train-0.parquet and b in \S+val-0.parquet"),
+        (2, [0, 2], ["a", "b"], r"val-0.parquet has the label 2, but its column label names the 2 classes 0 to 1"),
+        (2, ["a", "b"], None, r"labels are words in \S+val-0.parquet and numbers in \S+train-0.parquet"),
+    ):
+        write_parquet(second, _parquet_images(0, images), labels, names)
+        with pytest.raises(UserError, match=message):
+            parquet_sources(tmp_path / "set", "image", "label", None)
+    write_parquet(second, _parquet_images(2, 1), [1])
+    assert [source.classes for source in parquet_sources(tmp_path / "set", "image", "label", None)] == [("a", "b")] * 2
+
+
+def test_parquet_columns_that_are_there_twice(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
+    from pyarrow import parquet
+
+    columns = [arrow.array([image_of(0)]), arrow.array([0]), arrow.array([1])]
+    parquet.write_table(arrow.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has 2 columns 'label'; rename all but one"):
+        parquet_sources(tmp_path, "image", "label", None)
+
+
+def test_parts_that_are_missing_or_of_several_configurations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in (0, 3):
+        write_parquet(tmp_path / "set" / "160px" / f"train-0000{part}-of-00005.parquet", _parquet_images(part, 1), [0])
+    (source,) = parquet_sources(tmp_path / "set", "image", "label", None)
+    assert len(source) == 2
+    assert "only 2 of the 5 parts 160px/train-N-of-5 are there" in capsys.readouterr().err
+    write_parquet(tmp_path / "set" / "320px" / "train-00000-of-00001.parquet", _parquet_images(0, 1), [0])
+    with pytest.raises(UserError, match="in 320px and a part of that number in 160px, as sets of several"):
+        parquet_sources(tmp_path / "set", "image", "label", None)
+    for folder in ("160px", "320px", "year=2019", "year=2020"):
+        write_parquet(tmp_path / "alike" / folder / "0.parquet", _parquet_images(0, 1), [0])
+    (source,) = parquet_sources(tmp_path / "alike", "image", "label", None)
+    assert len(source) == 4
+    assert "all of 160px/0.parquet and 320px/0.parquet are read; if they are one set" in capsys.readouterr().err
 
 
 def test_impossible_parquet_files(tmp_path: Path) -> None:

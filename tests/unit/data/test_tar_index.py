@@ -224,8 +224,15 @@ WHOLE = tar_bytes(samples(3))
             "'s000002' occurs twice",
         ),
         (tar_bytes([("README", b"x"), ("._a.jpg", b"x")]), "no sample, only 2 other files such as 'README'"),
-        (_link(), "link"),
+        (_link(), "is a link .*tar --dereference --hard-dereference"),
         (b"\x1f\x8b" + bytes(1000), "is compressed with gzip; .*gunzip"),
+        (b"\x04\x22\x4d\x18" + bytes(1000), "is compressed with lz4; .*unlz4"),
+        (b"PK\x03\x04" + bytes(1000), "is a zip archive; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "pointer of Git LFS, .*git lfs pull"),
+        (
+            tar_bytes([("./train/a/1.jpg", b"1"), ("train/b/2.jpg", b"2"), ("./Validation/train/3.jpg", b"3")]),
+            "holds the splits train and val, as ./train/a/1 and ./Validation/train/3; pack each split",
+        ),
     ],
 )
 def test_damage_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from sar_dist.data.making.sources import FileSample, FileSource
 from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.making.writing import WritingOptions, write_shards
 from sar_dist.errors import UserError
+
+TOOL = Path(__file__).resolve().parents[3] / "tools" / "make_shards.py"
 
 
 def write(folder: Path, count: int) -> None:
@@ -62,6 +67,19 @@ def test_verify_names_bad_samples(tmp_path: Path, capsys: pytest.CaptureFixture)
     with pytest.raises(UserError, match="3 problems"):
         verify_folder(tmp_path, deep=True)
     assert "shard a.tar: b: " in capsys.readouterr().out
+
+
+def test_verify_prints_names_that_are_no_text_and_counts_what_belongs_to_no_sample(tmp_path: Path) -> None:
+    members = [("._a.jpg", b"x"), (b"\xe9.jpg".decode("utf-8", "surrogateescape"), image_of(1)), ("\xe9.cls", b"1")]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members, tarfile.GNU_FORMAT))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, TOOL, "verify", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert r"shard a.tar: \udce9: no label in cls" in done.stdout
+    assert r"shard a.tar: \xe9: no image" in done.stdout
+    assert "left out 1 members that belong to no sample, such as '._a.jpg'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_verify_of_several_layouts(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -141,6 +141,10 @@ def test_exact_masks_of_the_demo_data(tmp_path: Path) -> None:
         (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,x,4\n"), "no table with"),
         (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/a,1,2,3,4\n"), "no box .* val/"),
         (
+            lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,9,2,3,4\n"),
+            r"1 boxes end before they begin, .* such as \(9, 2, 3, 4\) of val/a",
+        ),
+        (
             lambda root: (root / "boxes.csv").write_text('path,xmin,ymin,xmax,ymax\nval/a,1,2,3,"4\n'),
             "unexpected end of",
         ),

@@ -120,6 +120,16 @@ def test_robustness_sets_take_words(sets: dict[str, Path], tmp_path: Path) -> No
     assert read_labels(found.samples).tolist() == [by_word[word] for word in WORDS for _ in range(10)]
 
 
+@pytest.mark.parametrize("task", ["knn", "finetune"])
+def test_tars_that_tell_no_split_are_not_both_trained_and_scored_on(task: str, trained: Path, tmp_path: Path) -> None:
+    members = {f"{number}.{end}": b"1" for number in range(3) for end in ("jpg", "cls")}
+    write_tar(tmp_path / "set" / "00000.tar", members)
+    with pytest.raises(
+        UserError, match=r"1 shards with the same samples are in the train and in the val split .*00000"
+    ):
+        run_task(task, trained, tmp_path / "set", tmp_path / "out")
+
+
 def test_labels_that_are_nowhere_are_refused(stripes: Path, sets: dict[str, Path], tmp_path: Path) -> None:
     for label in ("json.nothing", "txt"):
         with pytest.raises(UserError, match=rf"none of the 40 samples .* has a label in {label}; .* label=json\.label"):

@@ -168,6 +168,11 @@ def test_sets_of_1000_classes(task: Any, name: Any, tmp_path: Path, monkeypatch:
     assert guess.baselines["chance"]["top5"] == 0.5
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "1000", "-1", "dog"])
+def test_folders_that_are_no_class(name: str) -> None:
+    assert class_index(name) is None
+
+
 def test_numbers_as_folder_names_are_not_sorted_as_strings(tmp_path: Path) -> None:
     data = write(tmp_path / "data", [0, 1, 2, 10, 100, 999], str)
     assert run(ImageNetV2, data, allow_incomplete=True).metrics["top1"] == 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -90,6 +91,7 @@ class FileSource(Source):
     Args:
         kind: command that made the source, for the manifest.
         prefix: beginning of the names of the shards; by default the split.
+        missing: what to do about a file that is not there.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class FileSource(Source):
         samples: Sequence[FileSample],
         classes: tuple[str, ...] | None,
         prefix: str | None = None,
+        missing: str = "restore it, or remove what names it",
     ) -> None:
         self.split = split
         self.classes = classes
@@ -108,7 +111,7 @@ class FileSource(Source):
         self._samples = samples
         self._prefix = prefix or split
         files = [path for sample in samples for path in sample.files.values()]
-        sizes = [_size(root / path) for path in files]
+        sizes = [_size(root / path, missing) for path in files]
         self._size = sum(sizes)
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         if empty:
@@ -141,11 +144,11 @@ class FileSource(Source):
         return self._size
 
 
-def _size(path: Path) -> int:
+def _size(path: Path, missing: str) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; {missing}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -172,6 +175,16 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     for name in unused:
         warn(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it")
     return made
+
+
+def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:
+    """Places of the first two of ``paths`` below ``root`` that are one file, however they are spelled; None: all differ."""
+    places: dict[str, int] = {}
+    for place, path in enumerate(paths):
+        first = places.setdefault(os.path.normpath(os.path.join(root, path)), place)
+        if first != place:
+            return first, place
+    return None
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from sar_dist.data.layout import (
     Split,
     SplitChoice,
     class_folders,
+    doubtful_words,
     is_image_name,
     is_left_over,
     member_extension,
@@ -62,12 +63,12 @@ def imagefolder_sources(
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     trees = _find_trees(root, choice)
-    numbering, _ = class_folders(trees.numbering)
-    names = [folder.name for folder in numbering]
+    names = [folder.name for folder in class_folders(trees.numbering).classes]
     table = read_class_table(names, trees.classes_file)
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
-    if remark is not None:
-        _say(trees.numbering, remark)
+    for each in (remark, doubtful_words(names)):
+        if each is not None:
+            _say(trees.numbering, each)
     found = {name: _labelled(folder, table, trees.numbering) for name, folder in trees.splits.items()}
     if validation is not None:
         found, trees = _with_validation(found, trees, validation, root)
@@ -97,8 +98,7 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     others = [name for name in _folders(root) if split_of_word(name) is None]
     trees = {split: folder for split, folder in found.items() if _folders(folder)}
     if found and not trees and not others:
-        names = " and ".join(folder.name for folder in found.values())
-        raise UserError(f"{root}: {names} hold no class folders; expected {root}/train/CLASS/IMAGE.jpg")
+        class_folders(next(iter(found.values())))  # says what is there instead
     named = None if choice is None or choice.source in found else root / choice.source
     if trees and not (named is not None and named.is_dir()):
         others = [name for name in others if _has_image(root / name)]
@@ -110,9 +110,11 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         if others:
             _say(root, f"left out {len(others)} folders that are no splits, such as {others[0]}")
         splits = choose_splits(found, choice, root)
-        return _Trees(splits, found.get("train", next(iter(splits.values()))), root / CLASSES_NAME)
+        numbering = found.get("train", next(iter(splits.values())))
+        return _Trees(splits, numbering, _classes_file(root, numbering))
     if choice is not None and named is not None and named.is_dir():
-        return _Trees({choice.wanted: named}, found.get("train", named), root / CLASSES_NAME)
+        numbering = found.get("train", named)
+        return _Trees({choice.wanted: named}, numbering, _classes_file(root, numbering))
     own = split_of_word(root.resolve().name)
     if choice is not None and choice.source not in (choice.wanted, own):
         raise UserError(f"{root} has no {choice.source} split")
@@ -120,31 +122,37 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
     wanted: Split = choice.wanted if choice is not None else "val" if own == "val" else "train"
     train = split_folders(root.resolve().parent).get("train") if own not in (None, "train") else None
-    classes_file = root / CLASSES_NAME
     if train is not None and _folders(train):
         _say(root, f"the classes are numbered as in {train}")
-        beside = train.parent / CLASSES_NAME
-        return _Trees({wanted: root}, train, classes_file if classes_file.is_file() else beside)
-    return _Trees({wanted: root}, root, classes_file)
+        return _Trees({wanted: root}, train, _classes_file(root, train.parent, train))
+    return _Trees({wanted: root}, root, root / CLASSES_NAME)
+
+
+def _classes_file(*folders: Path) -> Path:
+    """The ``classes.json`` in the first of ``folders`` that has one."""
+    files = [folder / CLASSES_NAME for folder in folders]
+    return next((file for file in files if os.path.lexists(file)), files[0])
 
 
 def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str, int]]:
     """Path below ``root`` and label of every image; says what was left out."""
-    folders, no_classes = class_folders(root)
-    if no_classes:
-        _say(
-            root,
-            f"left out {len(no_classes)} folders that are no classes (hidden or no images), such as {no_classes[0]}",
-        )
-    for folder in folders:
+    tree = class_folders(root)
+    for folder in tree.classes:
         if folder.name not in table.labels:
             raise UserError(
-                f"class folder {root / folder.name} is not among the {len(table.labels)} training classes in {numbering}"
+                f"class folder {root / folder.name} is not among the {len(table.labels)} training classes in {numbering}; "
+                "each image must be in a folder called like its class: rename or move it (`make_shards.py csv` takes a table "
+                "of images and labels instead)"
             )
-    ignored = [path for folder in folders for path in folder.ignored]
-    if ignored:
-        _say(root, f"left out {len(ignored)} files that are no images by name, such as {ignored[0]}")
-    return [(path, table.labels[folder.name]) for folder in folders for path in folder.images]
+    ignored = [path for folder in tree.classes for path in folder.ignored]
+    for left_out, what in (
+        (tree.no_classes, "folders that are no classes (hidden or no images)"),
+        (tree.beside, "images or archives beside the class folders, which are of no class"),
+        (ignored, "files that are no images by name"),
+    ):
+        if left_out:
+            _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")
+    return [(path, table.labels[folder.name]) for folder in tree.classes for path in folder.images]
 
 
 def _source(root: Path, split: Split, found: Sequence[tuple[str, int]], table: ClassTable) -> FileSource:

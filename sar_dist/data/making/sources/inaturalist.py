@@ -12,11 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sar_dist.data.layout import Split, is_left_over, member_extension, split_of_word, splits_by_name
-from sar_dist.data.making.sources.base import FileSample, FileSource, unique_keys
+from sar_dist.data.layout import (
+    IMAGE_EXTENSIONS,
+    Split,
+    is_image_name,
+    is_left_over,
+    member_extension,
+    split_of_word,
+    splits_by_name,
+)
+from sar_dist.data.making.sources.base import FileSample, FileSource, first_repeated, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
+from sar_dist.output import warn
 
 CATEGORIES_NAME = "categories.json"
 SPECIES = "name"
@@ -48,9 +57,22 @@ def inaturalist_sources(root: Path, level: str = SPECIES) -> list[FileSource]:
             lists[split] = _read_object(root / files[0])
     if not lists:
         raise UserError(f"{root} has no lists such as train2018.json and val2018.json")
+    if "test" in found:
+        warn(f"{root}: {' and '.join(found['test'])} not used; there are no labels to compare with")
     categories = _categories(root, lists)
     numbers, classes = _classes(categories, level, root)
-    return [_list_source(root, split, content, numbers, classes) for split, content in lists.items()]
+    sources = [_list_source(root, split, content, numbers, classes) for split, content in lists.items()]
+    _refuse_repeated(root, [str(image["file_name"]) for content in lists.values() for image in content["images"]])
+    return sources
+
+
+def _refuse_repeated(root: Path, paths: Sequence[str]) -> None:
+    repeated = first_repeated(root, paths)
+    if repeated is not None:
+        raise UserError(
+            f"the lists in {root} name the file {paths[repeated[1]]} twice, as {paths[repeated[0]]} before; each image must be "
+            "there once, in one of the splits"
+        )
 
 
 def _names_split(name: str) -> bool:
@@ -78,17 +100,46 @@ def _categories(root: Path, lists: Mapping[Split, Mapping[str, Any]]) -> dict[in
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"cannot read {file}: {error}") from None
     try:
-        found = [{int(entry["id"]): dict(entry) for entry in table} for table in tables]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        found = [{_whole(entry["id"]): dict(entry) for entry in table} for table in tables]
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the categories in {root} are not a list of objects with an id ({error!r})") from None
     if not found:
         raise UserError(f"{root} names no categories; put {CATEGORIES_NAME} there")
     # Where the lists name ids only, categories.json has the names: what the first table says goes before the others.
-    if any(table.keys() != found[0].keys() for table in found):
-        raise UserError(f"the lists in {root} have different categories; take lists and {CATEGORIES_NAME} of one year")
+    if any(table.keys() != found[0].keys() for table in found) or any(map(_differ, tables, found)):
+        raise UserError(
+            f"the lists in {root} have different categories, or one of them twice; take lists and {CATEGORIES_NAME} of one year"
+        )
+    for number in found[0]:
+        _refuse_other_names(root, number, [table[number] for table in found])
     return {
         number: {k: v for table in reversed(found) for k, v in table[number].items()} for number in sorted(found[0])
     }
+
+
+def _differ(entries: Sequence[object], by_id: Mapping[int, object]) -> bool:
+    """Whether entries with the same id became one."""
+    return len(entries) != len(by_id)
+
+
+def _refuse_other_names(root: Path, number: int, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where two lists mean another class by an id; a name that repeats the id, as in 2018, is none."""
+    for level in LEVELS:
+        names = {
+            entry[level]: None for entry in entries if isinstance(entry.get(level), str) and entry[level] != str(number)
+        }
+        if len(names) > 1:
+            raise UserError(
+                f"the {level} of category {number} is {' and '.join(names)} in the lists in {root}; take lists and "
+                f"{CATEGORIES_NAME} of one year"
+            )
+
+
+def _whole(value: object) -> int:
+    """An id, which JSON may have as a number or in quotes. Raises ValueError if it is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def _classes(
@@ -111,19 +162,27 @@ def _list_source(
     root: Path, split: Split, content: Mapping[str, Any], numbers: Mapping[int, int], classes: tuple[str, ...]
 ) -> FileSource:
     try:
-        paths = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        labels = [(int(entry["image_id"]), int(entry["category_id"])) for entry in content["annotations"]]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        paths = {_whole(image["id"]): str(image["file_name"]) for image in content["images"]}
+        labels = [(_whole(entry["image_id"]), _whole(entry["category_id"])) for entry in content["annotations"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the {split} list in {root} has no images with annotations ({error!r})") from None
     category = dict(labels)
-    if len(category) != len(labels) or category.keys() != paths.keys() or len(set(paths.values())) != len(paths):
+    images = len(content["images"])
+    if len(category) != len(labels) or category.keys() != paths.keys() or len(paths) != images:
         raise UserError(
-            f"the {split} list in {root} contradicts itself: {len(paths)} images, {len(set(paths.values()))} files, "
-            f"{len(labels)} annotations of {len(category)} images"
+            f"the {split} list in {root} contradicts itself: {images} images of {len(paths)} ids, "
+            f"{len(labels)} annotations of {len(category)} images; each image must have an id and an annotation of its own"
+        )
+    strange = next((path for path in paths.values() if not is_image_name(path)), None)
+    if strange is not None:
+        raise UserError(
+            f"the {split} list in {root} names {strange}, which is no image by name ({', '.join(IMAGE_EXTENSIONS)}); take it out"
         )
     unknown = sorted(set(category.values()) - numbers.keys())
     if unknown:
-        raise UserError(f"the {split} list in {root} uses category {unknown[0]}, which is not among the {len(numbers)}")
+        raise UserError(
+            f"the {split} list in {root} uses category {unknown[0]}, which is not among the {len(numbers)}; complete them"
+        )
     order = sorted(paths, key=paths.__getitem__)
     samples = [
         FileSample(key, {member_extension(paths[image]): paths[image]}, numbers[category[image]])

@@ -7,6 +7,7 @@ from sar_dist.data.making.sources import (
     demo_scenes,
     image_folder,
     inaturalist,
+    parquet_files,
     segmentation,
     tables,
     tars,
@@ -15,8 +16,8 @@ from sar_dist.data.making.sources.command import SourceCommand
 
 COMMANDS: tuple[SourceCommand, ...] = (
     image_folder.COMMAND,
-    tables.CSV_COMMAND,
-    tables.PARQUET_COMMAND,
+    tables.COMMAND,
+    parquet_files.COMMAND,
     tars.COMMAND,
     copied_shards.COMMAND,
     inaturalist.COMMAND,

@@ -123,14 +123,21 @@ def _ade20k_classes(root: Path) -> tuple[str, ...] | None:
     tables = sorted(root.glob("objectInfo*.txt"))
     if not tables:
         return None
+    if len(tables) > 1:
+        raise UserError(f"{root} has {tables[0].name} and {tables[1].name}; move one of them away")
     try:
-        text = read_regular(tables[0]).decode()
+        text = read_regular(tables[0]).decode("utf-8-sig")
         rows = list(csv.DictReader(text.splitlines(), delimiter="\t", skipinitialspace=True, strict=True))
         names = [(row.get("Name") or "").strip() for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {tables[0]}: {error}; repair or remove it") from None
     if not names or not all(names):
         raise UserError(f"{tables[0]} is not a table with a Name for each class; repair or remove it")
+    numbers = [(row.get("Idx") or "").strip() for row in rows]
+    if any(numbers) and numbers != [str(number) for number in range(1, len(rows) + 1)]:
+        raise UserError(
+            f"{tables[0]} must list its {len(rows)} classes in the order of Idx, from 1; sort or complete it"
+        )
     return tuple(names)
 
 
@@ -147,9 +154,15 @@ def voc_sources(root: Path) -> list[FileSource]:
     images = _by_name(base / "JPEGImages", is_image_name)
     maps = _by_name(base / "SegmentationClass", _is_map_name)
     sources = []
-    for split in _ADE20K_SPLITS:
+    listed = {split: _listed(base / "ImageSets" / "Segmentation" / f"{split}.txt") for split in _ADE20K_SPLITS}
+    both = sorted(set(listed["train"]) & set(listed["val"]))
+    if both:
+        raise UserError(
+            f"{len(both)} keys are in train.txt and in val.txt of {base / 'ImageSets' / 'Segmentation'}, such as {both[0]}; take "
+            "them out of one"
+        )
+    for split, keys in listed.items():
         table = base / "ImageSets" / "Segmentation" / f"{split}.txt"
-        keys = _listed(table)
         lacking = [key for key in keys if key not in images or key not in maps]
         if lacking:
             raise UserError(
@@ -164,7 +177,7 @@ def voc_sources(root: Path) -> list[FileSource]:
 def _listed(table: Path) -> list[str]:
     """The keys in one of VOC's lists. Raises UserError."""
     try:
-        keys = read_bytes(table).decode().split()
+        keys = read_bytes(table).decode("utf-8-sig").split()
     except ValueError:
         raise UserError(f"{table} is no list of keys: it is not UTF-8 text; restore it") from None
     if not keys:

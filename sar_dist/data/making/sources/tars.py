@@ -109,7 +109,7 @@ class TarSource(StoredSource):
         self._labelled = label != LABEL_EXTENSION or bool((self._labels != NO_LABEL).any()) or self._first_has_label()
         bad = records["image"] == NO_IMAGE
         if self._labelled:
-            bad = bad | (self._labels == NO_LABEL)
+            bad = bad | (self._labels == NO_LABEL) | (self._labels >= (manifest.num_classes or np.inf))
         else:
             warn(f"{manifest.root}: the samples have no labels")
         self._numbers = np.flatnonzero(~bad)
@@ -127,7 +127,8 @@ class TarSource(StoredSource):
         if not len(bad):
             return
         shard, place = self._manifest.locate(int(bad[0]))
-        wanted = f"an image or a label in {self._label}" if self._labelled else "an image"
+        named = "" if self.classes is None else f" in 0..{len(self.classes) - 1}"
+        wanted = f"an image or a label{named} in {self._label}" if self._labelled else "an image"
         found = (
             f"{len(bad)} of the {self._manifest.total} {self.split} samples in {self._manifest.root} are without {wanted}, the "
             f"first is sample {place} of {self._manifest.shards[shard].name}"

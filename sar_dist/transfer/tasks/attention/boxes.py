@@ -77,7 +77,20 @@ class BoxedImages:
             rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig")), strict=True))
             boxes = [(row["path"], tuple(int(row[name]) for name in _COLUMNS[1:])) for row in rows]
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise UserError(f"{table} is no table with the columns {','.join(_COLUMNS)}: {error}") from error
+            raise UserError(
+                f"{table} is no table with the columns {','.join(_COLUMNS)}: {error}; correct it (whole pixels, separated by commas)"
+            ) from error
+        turned = [
+            number
+            for number, (_, (left, top, right, bottom)) in enumerate(boxes)
+            if not (0 <= left <= right and 0 <= top <= bottom)
+        ]
+        if turned:
+            path, box = boxes[turned[0]]
+            raise UserError(
+                f"{table}: {len(turned)} boxes end before they begin, or begin outside of their image, such as {box} of {path}; "
+                f"the columns are {','.join(_COLUMNS)}, the last pixels included"
+            )
         self._boxes = [(path, box) for path, box in boxes if path.startswith(f"{split}/")]
         if not self._boxes:
             raise UserError(f"{table} has no box of an image in {split}/")

@@ -20,7 +20,7 @@ from sar_dist.transfer import (
     last_block_tokens,
     limited,
     match_classes,
-    open_labelled_samples,
+    open_both_splits,
 )
 
 
@@ -65,11 +65,10 @@ def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = 
     """Both splits of the set at ``data``, ``limit`` samples of each; ``label`` says where shards have their labels.
 
     Raises:
-        UserError: a split is missing or empty, or the validation split has other classes. It may lack some, and number
+        UserError: a split is missing or empty, both are the same, or the validation split has other classes. It may lack some, and number
             them in another order.
     """
-    train = open_labelled_samples(data, "train", data_help, label)
-    val = open_labelled_samples(data, "val", data_help, label)
+    train, val = open_both_splits(data, data_help, label)
     for name, samples in (("train", train), ("val", val)):
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")

@@ -87,7 +87,7 @@ def real_labels() -> tuple[frozenset[int], ...]:
 
 def class_index(folder: str) -> int | None:
     """ImageNet-1k index of a folder called by a WordNet id, or by the index itself as in ImageNetV2; None: neither."""
-    if folder.isdigit() and int(folder) < IMAGENET_CLASSES:
+    if folder.isascii() and folder.isdecimal() and int(folder) < IMAGENET_CLASSES:
         return int(folder)
     return imagenet_synsets().get(folder)
 
@@ -98,17 +98,21 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
     Raises:
         UserError: no class folders, or one that names no class of ImageNet-1k.
     """
-    folders, no_classes = class_folders(root)
-    if no_classes:
-        warn(f"{root}: left out {len(no_classes)} folders without images, such as {no_classes[0]}")
-    unknown = [folder.name for folder in folders if class_index(folder.name) is None]
+    tree = class_folders(root)
+    for left_out, what in (
+        (tree.no_classes, "folders without images"),
+        (tree.beside, "files beside the class folders"),
+    ):
+        if left_out:
+            warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
+    unknown = [folder.name for folder in tree.classes if class_index(folder.name) is None]
     if unknown:
         raise UserError(
             f"{root / unknown[0]} names no class of ImageNet-1k; expected folders like n01440764, or 0 to 999"
         )
     found = [
         LabelledFile(path, index)
-        for folder in folders
+        for folder in tree.classes
         if (index := class_index(folder.name)) is not None
         for path in folder.images
     ]

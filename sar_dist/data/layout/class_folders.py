@@ -1,0 +1,191 @@
+"""How classes are recognised in a tree of folders.
+
+- A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
+  (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted, as are images and
+  archives that lie beside the class folders.
+- Folders that hold no images themselves but lead to two or more folders with images each (``2019/cats``, ``2019/dogs``) are
+  not classes but a level above them: such a tree is refused. So are folders that hold several splits, and folders whose
+  names are those of splits with something added (``train2017``, ``val2017``).
+- Names that look the same are the same class. Two folders that look the same, are the same number (1 and 01), or are the
+  same through a link, are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sar_dist.data.layout.classes import class_word, sort_classes
+from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_archive_name, is_image_name, is_left_over
+from sar_dist.data.layout.splits import split_of_word, splits_of_path
+from sar_dist.errors import UserError
+
+FolderIdentity = tuple[int, int]
+
+
+class ClassFolder(NamedTuple):
+    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none.
+
+    ``name`` is its name as a ``class_word``.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def branches(self) -> int:
+        """How many folders hold images where its images part: 1 if they never do, 0 if some are in the class folder itself."""
+        parts = [path.split("/")[1:] for path in self.images]
+        if any(len(part) == 1 for part in parts):
+            return 0
+        while len(folders := {part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts):
+            parts = [part[1:] for part in parts]
+        return len(folders)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that folders in it are named for, if images are in them; sorted."""
+        folders = {path.split("/")[1] for path in self.images if path.count("/") > 1}
+        return sorted({split for split in map(split_of_word, folders) if split is not None})
+
+
+class ClassTree(NamedTuple):
+    """Class folders in the order of their labels, folders that are none, and images and archives beside them, by name."""
+
+    classes: list[ClassFolder]
+    no_classes: list[str]
+    beside: list[str]
+
+
+def class_folders(root: Path) -> ClassTree:
+    """What is in the folder ``root``, whose folders are the classes.
+
+    Raises:
+        UserError: it cannot be read, has no class, or what looks like classes is something else.
+    """
+    names, beside = _listed(root)
+    lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
+    expected = (
+        f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
+        "`make_shards.py csv` takes a table of images and labels"
+    )
+    if not any(not is_left_over(name) for name in names):
+        raise UserError(f"{root} has no class folders{lost}; {expected}")
+    reader = _FolderReader(root)
+    found = {name: reader.read(name) for name in names if not is_left_over(name)}
+    with_images = [name for name, folder in found.items() if folder.images]
+    if not with_images:
+        raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
+    _refuse_doubles(root, with_images)
+    classes = {found[name].name: found[name] for name in with_images}
+    _refuse_what_is_no_class(root, [*classes.values()])
+    return ClassTree(
+        [classes[name] for name in sort_classes([*classes])],
+        [name for name in names if name not in with_images],
+        beside,
+    )
+
+
+def _listed(root: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders in ``root``, and of the images and archives there; sorted."""
+    try:
+        with os.scandir(root) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+    for entry in found:
+        if entry.is_symlink() and not os.path.exists(entry.path) and not is_left_over(entry.name):
+            raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
+    folders = [entry.name for entry in found if entry.is_dir()]
+    files = [entry.name for entry in found if not entry.is_dir() and not is_left_over(entry.name)]
+    return folders, [name for name in files if is_image_name(name) or is_archive_name(name)]
+
+
+def _refuse_doubles(root: Path, names: Sequence[str]) -> None:
+    """Raise UserError where two class folders would be one class: names that look the same, or are the same number."""
+    taken: dict[str, str] = {}
+    for name in names:
+        word = class_word(name)
+        other = taken.setdefault(str(int(word)) if word.isascii() and word.isdecimal() else word, name)
+        if other != name:
+            raise UserError(
+                f"the class folders {other!a} and {name!a} in {root} look the same; put their images into one of them"
+            )
+
+
+def _refuse_what_is_no_class(root: Path, folders: Sequence[ClassFolder]) -> None:
+    """Raise UserError where ``folders`` are splits, or a level above splits or classes."""
+    names = ", ".join([folder.name for folder in folders][:3])
+    several = next((folder for folder in folders if len(folder.splits) > 1), None)
+    if several is not None:
+        splits = several.splits
+        raise UserError(
+            f"{root / several.name} holds the splits {' and '.join(splits)}, which belong above the classes: make "
+            f"{' and '.join(f'{split}/CLASS' for split in splits)} of it, or give the folder that holds the splits"
+        )
+    named = [splits for splits in (splits_of_path(folder.name) for folder in folders) if splits]
+    if len(set().union(*named)) > 1 and 2 * len(named) >= len(folders):
+        raise UserError(
+            f"the folders in {root} ({names}) are called like splits, and are no classes; rename them to train and val"
+        )
+    if all(folder.branches for folder in folders) and any(folder.branches > 1 for folder in folders):
+        first = next(folder for folder in folders if folder.branches > 1)
+        raise UserError(
+            f"the folders in {root} ({names}) are no classes: {first.name} holds no images itself but folders of them, "
+            f"such as {first.images[0]}; give the folder whose folders are the classes"
+        )
+
+
+class _FolderReader:
+    """Reads the class folders of a tree; each folder of the disk may belong to one of them, whatever links there are."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._seen: dict[FolderIdentity, str] = {}
+
+    def read(self, name: str) -> ClassFolder:
+        """The class folder ``name``. Links are followed, but not in a circle. Raises UserError."""
+        images: list[str] = []
+        ignored: list[str] = []
+        top = os.stat(self._root)
+        todo: list[tuple[str, frozenset[FolderIdentity]]] = [(name, frozenset({(top.st_dev, top.st_ino)}))]
+        while todo:
+            folder, above = todo.pop()
+            found = self._entries(folder, above)
+            if found is None:
+                continue
+            inside, entries = found
+            for entry in entries:
+                path = f"{folder}/{entry.name}"
+                if is_left_over(entry.name):
+                    continue
+                if entry.is_dir():
+                    todo.append((path, inside))
+                elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+                    images.append(path)  # a link to nothing is found out when its size is asked for
+                else:
+                    ignored.append(path)
+        return ClassFolder(class_word(name), tuple(sorted(images)), tuple(sorted(ignored)))
+
+    def _entries(
+        self, folder: str, above: frozenset[FolderIdentity]
+    ) -> tuple[frozenset[FolderIdentity], list[os.DirEntry[str]]] | None:
+        """The entries of a folder, and which folders those below it are in; None where it is one of those above it."""
+        try:
+            state = os.stat(f"{self._root}/{folder}")
+            identity = (state.st_dev, state.st_ino)
+            if identity in above:
+                return None
+            with os.scandir(f"{self._root}/{folder}") as entries:
+                found = list(entries)
+        except OSError as error:
+            raise UserError(f"cannot read {self._root / folder}: {error.strerror}") from None
+        other = self._seen.setdefault(identity, folder)
+        if other != folder:
+            raise UserError(
+                f"{other} and {folder} in {self._root} are the same folder, through a link; remove one of them"
+            )
+        return above | {identity}, found

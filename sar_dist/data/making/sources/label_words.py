@@ -1,0 +1,73 @@
+"""What the labels of a table mean: class numbers, or words that are numbered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sar_dist.data.layout import (
+    ClassTable,
+    class_word,
+    doubtful_words,
+    read_class_table,
+    read_label_words,
+    refuse_number_words,
+)
+from sar_dist.errors import UserError, shortened
+from sar_dist.output import warn
+
+MOST_DIGITS = 7  # of a class number
+
+
+def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> ClassTable | None:
+    """The numbering of labels that are words, alphabetical or as ``classes_file`` says; None: all are numbers.
+
+    Raises:
+        UserError: some are numbers and some are not, or they are no class numbers.
+    """
+    different = sorted({class_word(value) for value in values})
+    numbers = [value for value in different if _is_number(value)]
+    if not numbers:
+        doubt = doubtful_words(different)
+        if doubt is not None:
+            warn(f"{where}: {doubt}")
+        return read_class_table(different, classes_file, whole=True)
+    if len(numbers) < len(different):
+        word = next(value for value in different if value not in numbers)
+        raise UserError(
+            f"{where} mixes numbers and names as labels, such as {numbers[0]} and {word}; make them one of these"
+        )
+    wrong = [value for value in numbers if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS]
+    if wrong:
+        raise UserError(
+            f"{where} has labels that are negative, fractional or too large to be class numbers, such as "
+            f"{shortened(wrong[0], 20)}; write whole numbers from 0, or words"
+        )
+    return None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return any(letter.isdigit() for letter in word)  # nan and inf are words here
+
+
+def names_of_numbers(classes_file: Path, highest: int, where: Path) -> tuple[str, ...] | None:
+    """What labels that are numbers, up to ``highest``, are called by a ``classes.json``; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or names fewer classes.
+    """
+    if not os.path.lexists(classes_file):
+        return None
+    table = read_label_words(classes_file)
+    refuse_number_words(table.labels, str(classes_file))
+    if highest >= len(table.names):
+        raise UserError(
+            f"{where} has the label {highest}, but {classes_file} names the {len(table.names)} classes 0 to "
+            f"{len(table.names) - 1}; correct one of them, or remove {classes_file.name}"
+        )
+    return table.names
