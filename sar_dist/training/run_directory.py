@@ -41,7 +41,6 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.bad_images = self.path / "bad_images.jsonl"
         self.summary_file = self.path / "summary.json"
-        self.unrecorded_images = 0
         self._lease: Lease | None = None
 
     def check(self, config: RunConfig) -> None:
@@ -146,22 +145,6 @@ class RunDirectory:
             truncate_records(self.bad_images, step)
         except OSError as error:
             warn(f"warning: {error}; it may name images twice")
-
-    def record_bad_image(self, key: str, step: int) -> None:
-        """Note a training image that could not be decoded in ``step``; every process appends its own.
-
-        Where the disk does not take it, the image is still counted, the first time is said, and training goes on.
-        """
-        try:
-            with self.bad_images.open("a") as stream:
-                stream.write(json.dumps({"step": step, "key": key}) + "\n")
-        except OSError as error:
-            self.unrecorded_images += 1
-            if self.unrecorded_images == 1:
-                warn(
-                    f"warning: {key} cannot be noted in {self.bad_images}: {error.strerror}; training goes on (further "
-                    "ones are only counted)"
-                )
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
