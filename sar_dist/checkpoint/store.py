@@ -16,6 +16,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -48,13 +49,24 @@ class CheckpointStore:
         keep_last: newest checkpoints that are kept.
         keep_every: checkpoints whose step is a multiple of this are kept for good; None keeps no more.
         timeout: seconds that the main process waits for the other processes' files before it gives a save up.
+        before: puts on disk what belongs to the steps before a checkpoint; done on every process before one is committed,
+            so that after a power cut nothing older is missing. It raises nothing.
     """
 
-    def __init__(self, root: Path, *, keep_last: int, keep_every: int | None, timeout: float = 1800.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        keep_last: int,
+        keep_every: int | None,
+        timeout: float = 1800.0,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         self.root = root
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.timeout = timeout
+        self._before = before
         self.failures = 0
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
@@ -146,6 +158,7 @@ class CheckpointStore:
         try:
             renewed = manifest_with_progress(folder, shared.train_state)
             if renewed is not None:
+                self._before()
                 write_durably(folder / layout.MANIFEST, renewed)
             self._tidy(folder.name)
         except (OSError, DamagedCheckpoint) as error:
@@ -254,6 +267,7 @@ class CheckpointStore:
             path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it 0600, unreadable for colleagues
             sync_file(path)
             write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
+            self._before()
             names = (layout.shard_file(rank), layout.index_file(rank))
             receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
             write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))

@@ -14,7 +14,7 @@ from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_ma
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, remove_leftovers, write_durably
+from sar_dist.files import PART_FILES, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.observe import truncate_records
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
@@ -145,6 +145,19 @@ class RunDirectory:
             truncate_records(self.bad_images, step)
         except OSError as error:
             warn(f"warning: {error}; it may name images twice")
+
+    def sync_records(self) -> None:
+        """Put on disk what has been appended so far to files of this directory; an error is said, and training goes on."""
+        details, events = self.figures.glob("*.jsonl"), self.tensorboard.glob("events.*")
+        try:
+            for file in (self.metrics, self.bad_images, *details, *events):
+                if file.exists():
+                    sync_file(file)
+            for folder in (self.path, self.figures, self.tensorboard):
+                if folder.exists():
+                    sync_folder(folder)
+        except OSError as error:
+            warn(f"warning: {self.path}: {error.strerror}; a power cut may cost lines of its log")
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
