@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -88,6 +89,8 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, "may not be written by this user")
+            if (pointer := self.root / layout.LATEST).exists():
+                layout.regular_size(pointer)
             self._remove_leftovers()
             self._run_id = self._find_run_id()
         except OSError as error:
@@ -95,11 +98,12 @@ class CheckpointStore:
             raise UserError(f"{error.filename or self.root} cannot be prepared for checkpoints: {reason}") from error
 
     def _find_run_id(self) -> str:
-        """The run's name: in its file; else, where that was not copied along, in its checkpoints; else a new one."""
+        """The run's name: in its file; else, where that is damaged or was not copied along, in its checkpoints; else a new one."""
         file = self.root / layout.RUN_ID
         if file.exists():
             layout.regular_size(file, limit=1024)
-            return file.read_text().strip()
+            if re.fullmatch(rb"\s*\w+\s*", recorded := file.read_bytes()):
+                return recorded.decode().strip()
         run_id = uuid.uuid4().hex
         for folder in layout.complete_checkpoints(self.root):
             try:
@@ -319,7 +323,7 @@ class CheckpointStore:
     def _tidy(self, newest: str) -> None:
         """Let the pointer name the newest checkpoint, and delete the ones that are not kept."""
         pointer = self.root / layout.LATEST
-        if not pointer.is_file() or pointer.read_text() != newest + "\n":
+        if not pointer.is_file() or pointer.read_bytes() != f"{newest}\n".encode():
             write_durably(pointer, newest + "\n")
         self._retire()
 

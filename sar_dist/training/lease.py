@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES
+from sar_dist.files import PART_FILES, parse_json
 from sar_dist.output import say
 from sar_dist.processes import ProcessIdentity, this_process
 
@@ -213,7 +213,7 @@ def _who(holder: dict[str, Any]) -> str:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(name) for name in os.listdir(folder) if name.isdigit()]
+    return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
 
 
 def _encode(record: dict[str, Any], renewals: int) -> bytes:
@@ -224,7 +224,7 @@ def _encode(record: dict[str, Any], renewals: int) -> bytes:
 def _decode(content: bytes) -> dict[str, Any]:
     """What a holder's file says; {} where it was cut short while it was written."""
     try:
-        record = json.loads(content)
+        record = parse_json(content)
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}

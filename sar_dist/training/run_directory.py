@@ -14,7 +14,7 @@ from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_ma
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, remove_leftovers, sync_file, sync_folder, write_durably
+from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.observe import truncate_records
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
@@ -151,10 +151,10 @@ class RunDirectory:
         details, events = self.figures.glob("*.jsonl"), self.tensorboard.glob("events.*")
         try:
             for file in (self.metrics, self.bad_images, *details, *events):
-                if file.exists():
+                if file.is_file():
                     sync_file(file)
             for folder in (self.path, self.figures, self.tensorboard):
-                if folder.exists():
+                if folder.is_dir():
                     sync_folder(folder)
         except OSError as error:
             warn(f"warning: {self.path}: {error.strerror}; a power cut may cost lines of its log")
@@ -168,7 +168,7 @@ class RunDirectory:
 
     def _past_environments(self) -> list[dict[str, Any]]:
         try:
-            records = json.loads(self.environment_file.read_text())
+            records = parse_json(self.environment_file.read_bytes())
         except (OSError, ValueError):  # a first start, or a file cut short by a crash: only a record is lost
             return []
         return records if isinstance(records, list) else []
@@ -215,8 +215,8 @@ class RunDirectory:
 def _damage_of(file: Path) -> str | None:
     """Why a JSON file is damaged, such as one that a full disk cut short; None if it is whole."""
     try:
-        whole = isinstance(json.loads(file.read_bytes()), dict)
-    except (ValueError, RecursionError) as error:
+        whole = isinstance(parse_json(file.read_bytes()), dict)
+    except ValueError as error:
         return f"is damaged ({error})"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
