@@ -11,6 +11,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -18,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 from sar_dist.errors import UserError
 
@@ -179,6 +180,14 @@ def read_regular(path: Path) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):
         raise NotAFile(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
     return path.read_bytes()
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What JSON text holds. Raises ValueError, also where it is nested so deeply that Python cannot read it."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sync_file(path: Path) -> None:
