@@ -146,7 +146,7 @@ def _make(path: Path, content: bytes) -> bool:
         _write_new(temporary, content)
         os.link(temporary, path)
     except (FileExistsError, FileNotFoundError):  # another start has the name, and may have tidied up already
-        return False
+        return _is_linked(temporary)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -157,6 +157,14 @@ def _make(path: Path, content: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _is_linked(temporary: Path) -> bool:
+    """Whether the link was made all the same: NFS may lose its answer to one, and refuse the second attempt."""
+    try:
+        return temporary.stat().st_nlink > 1
+    except FileNotFoundError:
+        return False
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -170,6 +170,18 @@ def test_holder_s_file_is_whole_as_soon_as_it_is_there(
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["00000001"]
 
 
+def test_link_whose_answer_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest_link = os.link
+
+    def link(source: Path, target: Path) -> None:
+        honest_link(source, target)
+        honest_link(source, target)  # as NFS asks again
+
+    monkeypatch.setattr(os, "link", link)
+    acquire(tmp_path).release()
+    assert [path.name for path in (tmp_path / ".holder").iterdir()] == ["00000001"]
+
+
 @pytest.mark.parametrize("dead_holder", [False, True])
 def test_of_many_starts_at_once_exactly_one_wins(tmp_path: Path, dead_holder: bool) -> None:
     if dead_holder:
