@@ -30,6 +30,7 @@ __all__ = [
     "all_reduce_sum",
     "barrier",
     "broadcast_object",
+    "cpu_group",
     "exchange",
     "gather_objects",
     "initialize",
@@ -41,10 +42,13 @@ __all__ = [
     "read_environment",
     "shutdown",
     "together",
+    "wait_on_cpu",
     "world_size",
 ]
 
 T = TypeVar("T")
+
+_cpu_group: Any = None  # a ProcessGroup, which PyTorch's types call an int too
 
 
 def together(action: Callable[[], T]) -> T:
@@ -104,8 +108,27 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_mi
         deepspeed.init_distributed(dist_backend=backend, timeout=patience, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
+    if dist.get_world_size() > 1:
+        global _cpu_group
+        on_cpu = MEETING_TIME if stall_minutes is None else collective_timeout("gloo", stall_minutes)
+        _cpu_group = dist.new_group(backend="gloo", timeout=on_cpu)
     if device.type == "cuda":
         _check_own_gpus(device)
+
+
+def cpu_group() -> dist.ProcessGroup | None:
+    """All processes over gloo: no GPU waits, and the end of one ends a wait of the others. None: they have one group only."""
+    return _cpu_group
+
+
+def wait_on_cpu() -> None:
+    """Wait for all processes; no GPU waits.
+
+    Raises:
+        RuntimeError: one of them has ended.
+    """
+    if world_size() > 1:
+        dist.barrier(_cpu_group)
 
 
 def own_cores() -> int:
@@ -139,12 +162,14 @@ def shutdown() -> None:
     The process group is destroyed, unless it is one of NCCL's that ends with the program: then rank 0, whose store the
     others still need, waits a moment for them.
     """
+    global _cpu_group
     if not dist.is_initialized():
         return
     if leaves_at_once():
         part()
     else:
         dist.destroy_process_group()
+        _cpu_group = None
 
 
 def rank() -> int:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -18,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 from sar_dist.errors import UserError
 
@@ -115,15 +116,25 @@ def write_durably(path: Path, content: str) -> None:
         file.write(content.encode())
 
 
+def publish(path: Path, content: str) -> None:
+    """Let a small text file appear whole, for a process that waits for it; as the last of what is done in its folder.
+
+    The name is not synced: whoever waits may rename or remove the folder at once.
+    """
+    with _taking_its_name(path, lasting=False) as temporary:
+        temporary.write_text(content)
+
+
 @contextlib.contextmanager
-def _taking_its_name(path: Path, suffix: str = "") -> Iterator[Path]:
+def _taking_its_name(path: Path, suffix: str = "", *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path``, for the body to make and sync, which is then renamed; removed on any failure."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
         yield temporary
         with _named(path):
             temporary.replace(path)
-            sync_folder(path.parent)
+            if lasting:
+                sync_folder(path.parent)
     except BaseException as error:  # an interrupt too leaves nothing behind
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -169,6 +180,14 @@ def read_regular(path: Path) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):
         raise NotAFile(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
     return path.read_bytes()
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What JSON text holds. Raises ValueError, also where it is nested so deeply that Python cannot read it."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sync_file(path: Path) -> None:

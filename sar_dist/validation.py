@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from sar_dist.errors import UserError
 
+_KINDS = ("(", "constrained-", "tuple[")  # ours are in parentheses, the others pydantic's
 _CHECKS = ("value_error", "assertion_error")  # what validators in Python raise; the other types are pydantic's own
 
 
@@ -40,8 +41,8 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
         model: the model whose keys a misspelt one is compared with; None compares it with nothing.
     """
     first = error.errors(include_url=False)[0]
-    # What a setting was taken for, where it may be several things, is in parentheses and no part of its key.
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("("))
+    # What a setting was taken for, where it may be several things, is no part of its key.
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(_KINDS))
     message = first["msg"].removeprefix("Value error, ")
     keys = [] if model is None else [name for name, _ in field_types(model)]
     if first["type"] == "extra_forbidden":

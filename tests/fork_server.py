@@ -11,6 +11,7 @@ its stderr, and a pipe on which the process id and later the exit status are wri
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import json
@@ -71,6 +72,7 @@ def become(arguments: list[str], environment: dict[str, str], folder: str) -> No
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    faulthandler.enable()  # a test that waited in vain aborts the program, which then says where its threads are
     sys.argv = arguments
     sys.path[0] = str(Path(arguments[0]).resolve().parent)
     runpy.run_path(arguments[0], run_name="__main__")

@@ -11,7 +11,7 @@ an experiment goes on where none of its runs lie; those that finish here get one
 
     python tools/experiment.py configs/experiments/confirm_tiny.py --out results/confirm_tiny --records docs/results/confirm_tiny --stage report
 
-See docs/results.md.
+See docs/experiments.md.
 """
 
 from __future__ import annotations

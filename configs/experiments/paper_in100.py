@@ -5,7 +5,7 @@ VOCdevkit/VOC2012 at data/voc2012.
 Command: python tools/experiment.py configs/experiments/paper_in100.py --out results/paper_in100 \
              --launcher "deepspeed --num_gpus 8"
 Recipe: that of configs/vit_s_in100.py. The arm `distillation` needs its teacher, see configs/vit_s_in100_distilled.py.
-Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
+Cost: computed in docs/experiments.md. Hours: not measured. Result: not measured.
 """
 
 from configs import vit_s_in100

@@ -6,7 +6,7 @@ Command: python tools/experiment.py configs/experiments/paper_in1k.py --out resu
 ViT-L/16 instead: paper_in1k_vit_l.py. On a Slurm cluster train each run's own file, DIR/configs/ARM_seedN.json, with
 `sbatch slurm/multinode.sh`; this command then goes on with what is finished.
 Recipe: that of configs/vit_b_in1k.py.
-Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
+Cost: computed in docs/experiments.md. Hours: not measured. Result: not measured.
 """
 
 from configs import vit_b_in1k

@@ -2,7 +2,7 @@
 
 Command: python tools/experiment.py configs/experiments/paper_in1k_vit_l.py --out results/paper_in1k_vit_l \
              --launcher "deepspeed --num_gpus 8"
-Cost: computed in docs/results.md. Hours: not measured. Result: not measured.
+Cost: computed in docs/experiments.md. Hours: not measured. Result: not measured.
 """
 
 from configs import vit_l_in1k

@@ -8,7 +8,7 @@ One arm: ... --arm method --seed 0
 Recipe: ours, the same for every arm, and short: 10 epochs are what two busy cores finish for many runs, so accuracies
 are far from what the model can reach. The weight of the entropy rises over 1 epoch, a tenth of the run; the 10 epochs
 of the long configurations would be all of it. Live weights, no average, so that one number is one model.
-Hours and result: docs/results.md.
+Hours and result: docs/results_exploration.md.
 """
 
 from configs.experiments.arms import ARMS, control_arms, quick_features

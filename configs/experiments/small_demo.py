@@ -6,7 +6,7 @@ One arm: ... --arm method --seed 0
 Recipe: that of configs/experiments/small_cifar.py for 5 epochs, after which these scenes are all but learnt. They are
 easy to segment by their colours: this experiment is about where the attention looks when nothing is unclear about the
 object.
-Hours and result: docs/results.md.
+Hours and result: docs/results_exploration.md.
 """
 
 from configs.experiments import small_tiny

@@ -7,7 +7,7 @@ Command: python tools/experiment.py configs/experiments/small_tiny.py --out resu
 One arm: ... --arm method --seed 0
 Recipe: that of configs/experiments/small_cifar.py. 500 validation images have a standard error of 2 points of accuracy:
 this experiment is about the attention.
-Hours and result: docs/results.md.
+Hours and result: docs/results_exploration.md.
 """
 
 from configs.experiments import small_cifar

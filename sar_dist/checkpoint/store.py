@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -35,7 +37,7 @@ from sar_dist.checkpoint.manifest import (
 )
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, CannotWrite, sync_file, sync_folder, write_durably
+from sar_dist.files import PART_FILES, CannotWrite, publish, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 from sar_dist.program import finish_before_end
 
@@ -48,16 +50,28 @@ class CheckpointStore:
         keep_last: newest checkpoints that are kept.
         keep_every: checkpoints whose step is a multiple of this are kept for good; None keeps no more.
         timeout: seconds that the main process waits for the other processes' files before it gives a save up.
+        before: puts on disk what belongs to the steps before a checkpoint; done on every process before one is committed,
+            so that after a power cut nothing older is missing. It raises nothing.
     """
 
-    def __init__(self, root: Path, *, keep_last: int, keep_every: int | None, timeout: float = 1800.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        keep_last: int,
+        keep_every: int | None,
+        timeout: float = 1800.0,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         self.root = root
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.timeout = timeout
+        self._before = before
         self.failures = 0
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
+        self._given_up = threading.Event()  # the main process waits no more for the others' files
         self._protected: set[str] = set()
         self._damaged: set[str] = set()  # failed verification and could not be renamed
         self._run_id: str | None = None  # known to the main process, which writes and verifies manifests
@@ -76,6 +90,8 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, "may not be written by this user")
+            if (pointer := self.root / layout.LATEST).exists():
+                layout.regular_size(pointer)
             self._remove_leftovers()
             self._run_id = self._find_run_id()
         except OSError as error:
@@ -83,11 +99,12 @@ class CheckpointStore:
             raise UserError(f"{error.filename or self.root} cannot be prepared for checkpoints: {reason}") from error
 
     def _find_run_id(self) -> str:
-        """The run's name: in its file; else, where that was not copied along, in its checkpoints; else a new one."""
+        """The run's name: in its file; else, where that is damaged or was not copied along, in its checkpoints; else a new one."""
         file = self.root / layout.RUN_ID
         if file.exists():
             layout.regular_size(file, limit=1024)
-            return file.read_text().strip()
+            if re.fullmatch(rb"\s*\w+\s*", recorded := file.read_bytes()):
+                return recorded.decode().strip()
         run_id = uuid.uuid4().hex
         for folder in layout.complete_checkpoints(self.root):
             try:
@@ -99,10 +116,11 @@ class CheckpointStore:
         return run_id
 
     def remove_failed(self) -> None:
-        """Remove what the processes left of a save that failed. Call on every process, after ``wait`` on all of them.
+        """Remove what the processes left of a save that failed on one of them. Call on every process, after ``wait``.
 
         Where even that fails, as on a disk that became read-only, training goes on.
         """
+        self._last_step = None  # also on a process that wrote its part: the next save must be one of all
 
         def remove() -> None:
             try:
@@ -146,6 +164,7 @@ class CheckpointStore:
         try:
             renewed = manifest_with_progress(folder, shared.train_state)
             if renewed is not None:
+                self._before()
                 write_durably(folder / layout.MANIFEST, renewed)
             self._tidy(folder.name)
         except (OSError, DamagedCheckpoint) as error:
@@ -157,7 +176,23 @@ class CheckpointStore:
         self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
 
     def wait(self) -> None:
-        """Wait until this process's part of the running save is on disk; on the main process, until it is committed."""
+        """Wait until the running save is on disk, on the main process until it is committed. Call on every process.
+
+        Raises:
+            RuntimeError: another process has ended in between, and its part will never come.
+        """
+        if distributed.is_main():
+            try:
+                distributed.wait_on_cpu()
+            except RuntimeError:
+                self._given_up.set()
+                raise
+            self._join()
+        else:
+            self._join()
+            distributed.wait_on_cpu()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -254,9 +289,10 @@ class CheckpointStore:
             path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it 0600, unreadable for colleagues
             sync_file(path)
             write_durably(folder / layout.index_file(rank), json.dumps(index.model_dump()))
+            self._before()
             names = (layout.shard_file(rank), layout.index_file(rank))
             receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
-            write_durably(folder / f"receipt_{rank:05d}", json.dumps(receipt))
+            publish(folder / f"receipt_{rank:05d}", json.dumps(receipt))  # from now on the folder is the main process's
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
@@ -277,7 +313,8 @@ class CheckpointStore:
                     raise OSError(f"process {rank} could not write its part")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"process {rank} did not finish writing within {self.timeout:g} s")
-                time.sleep(0.02)
+                if self._given_up.wait(0.02):
+                    raise ConnectionError("another process has ended")
             files.update({name: FileRecord(**record) for name, record in json.loads(receipt.read_text()).items()})
             receipt.unlink()
         return files
@@ -305,7 +342,7 @@ class CheckpointStore:
     def _tidy(self, newest: str) -> None:
         """Let the pointer name the newest checkpoint, and delete the ones that are not kept."""
         pointer = self.root / layout.LATEST
-        if not pointer.is_file() or pointer.read_text() != newest + "\n":
+        if not pointer.is_file() or pointer.read_bytes() != f"{newest}\n".encode():
             write_durably(pointer, newest + "\n")
         self._retire()
 

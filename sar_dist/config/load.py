@@ -88,30 +88,31 @@ def _read(path: Path) -> RunConfig:
             f"no configuration file {path}; give one of configs/*.py, the name of one, or the config.json of a run"
         )
     if path.suffix == ".json":
-        _check_whole(path)
+        content = json.dumps(_read_mapping(path))  # any encoding of JSON, which pydantic knows in UTF-8 alone
         with one_line(path, RunConfig):
-            return RunConfig.model_validate_json(path.read_bytes())
+            return RunConfig.model_validate_json(content)
     config = _run_file(path)
     if not isinstance(config, RunConfig):
         raise UserError(f"{path}: config() must return a RunConfig, not {type(config).__name__}")
     return config
 
 
-def _check_whole(path: Path) -> None:
-    """Raise UserError unless a file holds a JSON object; one that a full disk cut short does not."""
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """What a file holds. Raises UserError unless it is a JSON object; one that a full disk cut short does not hold one."""
     try:
-        whole = isinstance(json.loads(path.read_bytes()), dict)
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        whole, reason = False, f"damaged or cut short ({error})"
+        content, reason = None, f"damaged or cut short ({error})"
     else:
         reason = "not a mapping of settings"
-    if not whole:
+    if not isinstance(content, dict):
         raise UserError(
             f"{path} is {reason}; restore it, or give the configuration file that the run was started with: a run whose "
             "config.json is damaged recovers it from its checkpoints"
         )
+    return content
 
 
 def _run_file(path: Path) -> object:

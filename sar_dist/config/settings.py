@@ -338,6 +338,13 @@ class AugmentSettings(Settings):
             raise ValueError(f"{value} is not a range 0 < low <= high")
         return value
 
+    @field_validator("scale")
+    @classmethod
+    def _share(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > 1:
+            raise ValueError(f"{value} reaches beyond the whole image, which is 1")
+        return value
+
     @field_validator("std")
     @classmethod
     def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:

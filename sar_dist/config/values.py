@@ -79,8 +79,17 @@ def _is_text(member: Any) -> bool:
 
 def is_number(annotation: Any) -> bool:
     """Whether a setting of this type is a number (or none), so that true and false are no values of it."""
-    members = _members(annotation) - {types.NoneType}
+    members = {kind for member in _members(annotation) for kind in _kinds(member)} - {types.NoneType}
     return bool(members) and members <= {int, float}
+
+
+def _kinds(member: Any) -> set[Any]:
+    """The type, or those of a ``Literal``'s choices."""
+    return (
+        {type(choice) for choice in typing.get_args(member)}
+        if typing.get_origin(member) is typing.Literal
+        else {member}
+    )
 
 
 def checked(value: Any, depth: int = 0) -> Any:
@@ -110,5 +119,11 @@ def checked(value: Any, depth: int = 0) -> Any:
     return value
 
 
-PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # of text: a Path would spoil the slashes of a URL
-"""A path or URL; a ``~`` at its start is the home directory, also where the shell has not seen it."""
+def _path(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty, as of a variable that is not set")
+    return os.path.expanduser(text)
+
+
+PathText = Annotated[str, AfterValidator(_path)]  # of text: a Path would spoil the slashes of a URL
+"""A path or URL, and never nothing; a ``~`` at its start is the home directory, also where the shell has not seen it."""

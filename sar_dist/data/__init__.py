@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sar_dist.faces import lazy_face
 
 if TYPE_CHECKING:
-    from sar_dist.data.device_decoding import decoder_problem, device_batches
+    from sar_dist.data.device_decoding import DeviceDecoder, DeviceRefused, decoder_problem, device_batches
     from sar_dist.data.loader import TrainLoader, ValidationLoader
     from sar_dist.data.prefetch import prefetch_to_device
     from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
@@ -19,7 +19,7 @@ else:
     __getattr__ = lazy_face(
         __name__,
         {
-            ".device_decoding": "decoder_problem device_batches",
+            ".device_decoding": "DeviceDecoder DeviceRefused decoder_problem device_batches",
             ".loader": "TrainLoader ValidationLoader",
             ".prefetch": "prefetch_to_device",
             ".shards": "DamagedShard Manifest ShardEntry check_shards load_manifest",
@@ -31,6 +31,8 @@ else:
 
 __all__ = [
     "DamagedShard",
+    "DeviceDecoder",
+    "DeviceRefused",
     "Manifest",
     "ShardEntry",
     "SizedTransforms",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sar_dist.config import height_and_width
 from sar_dist.data.batch_memory import empty_batch
+from sar_dist.data.image_batch import ImageBatch
 from sar_dist.data.images import (
     BadSample,
     Canvas,
@@ -81,7 +82,7 @@ class TrainDecoding:
 
 
 class ValidationDecoding:
-    """Second stage of validation: adds ``image`` and ``bad``; a bad sample stays, without an image and with label 0."""
+    """Second stage of validation: adds ``image`` and ``bad``; a bad sample stays, with an image of zeros and label 0."""
 
     def __init__(self, decoder: SampleDecoder) -> None:
         self._decoder = decoder
@@ -89,12 +90,12 @@ class ValidationDecoding:
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
             if not sample["valid"]:
-                yield {"image": None, "cls": 0, "sample": -1, "valid": False, "bad": []}
+                yield {"image": self._decoder.blank(), "cls": 0, "sample": -1, "valid": False, "bad": []}
                 continue
             try:
                 yield sample | {"image": self._decoder.decode(sample), "bad": []}
             except BadSample as problem:
-                yield sample | {"image": None, "cls": 0, "bad": [str(problem)]}
+                yield sample | {"image": self._decoder.blank(), "cls": 0, "bad": [str(problem)]}
 
 
 class TrainBatching:
@@ -114,33 +115,28 @@ class TrainBatching:
         self._encoded = encoded
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Batch]:
-        for group in _groups(samples, self._size):
-            yield {
-                **self._images(group),
-                "label": _int64(group, "cls"),
-                "sample": _int64(group, "sample"),
-                "position": _int64(group, "position"),
-                "epoch": _int64(group, "epoch"),
-                "by_set": Counter(sample["set"] for sample in group),
-                "bad": sum(bool(sample["bad"]) for sample in group),
-                "bad_keys": [key for sample in group for key in sample["bad"]],
-                **self._planned(group),
-            }
-
-    def _images(self, group: list[Sample]) -> Batch:
-        images = [sample["image"] for sample in group]
         if self._encoded is None:
-            return {"image": _stack(images, self._room)}
-        layout = layout_of(images, self._encoded)
-        pixels = finished_pixels(images, layout.side)
-        return {"encoded_files": _joined(images), "pixels": pixels, "layout": layout}
+            for group, images in _with_images(samples, self._size, self._room):
+                yield {"image": images, **self._described(group, (images.shape[2], images.shape[3]))}
+            return
+        for group in _groups(samples, self._size):
+            files = _files([sample["image"] for sample in group], self._encoded)
+            yield {**files, **self._described(group, height_and_width(self._encoded.image_size))}
 
-    def _planned(self, group: list[Sample]) -> Batch:
+    def _described(self, group: list[Sample], image_size: tuple[int, int]) -> Batch:
+        described = {
+            "label": _int64(group, "cls"),
+            "sample": _int64(group, "sample"),
+            "position": _int64(group, "position"),
+            "epoch": _int64(group, "epoch"),
+            "by_set": Counter(sample["set"] for sample in group),
+            "bad": sum(bool(sample["bad"]) for sample in group),
+            "bad_keys": [key for sample in group for key in sample["bad"]],
+        }
         if self._canvas is None:
-            return {}
-        shape = group[0]["image"].shape[1:] if self._encoded is None else height_and_width(self._encoded.image_size)
-        plan, packed = make_plan([sample["drawn"] for sample in group], (shape[0], shape[1]), self._canvas)
-        return {"plan": plan, "operations": packed}
+            return described
+        plan, packed = make_plan([sample["drawn"] for sample in group], image_size, self._canvas)
+        return described | {"plan": plan, "operations": packed}
 
 
 def with_encoded(batch: Batch) -> Batch:
@@ -153,15 +149,13 @@ def with_encoded(batch: Batch) -> Batch:
 class ValidationBatching:
     """Last stage of validation: micro-batches of ``size`` places, as ``ValidationLoader.iterate`` describes them."""
 
-    def __init__(self, size: int, decoder: SampleDecoder) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._decoder = decoder
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Batch]:
-        for group in _groups(samples, self._size):
-            images = [sample["image"] for sample in group]
+        for group, images in _with_images(samples, self._size):
             yield {
-                "image": _stack([self._decoder.blank() if image is None else image for image in images]),
+                "image": images,
                 "label": _int64(group, "cls"),
                 "sample": _int64(group, "sample"),
                 "valid": torch.tensor([sample["valid"] for sample in group]),
@@ -186,13 +180,26 @@ def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield group
 
 
+def _with_images(samples: Iterable[Sample], size: int, room: int = 0) -> Iterator[tuple[list[Sample], Tensor]]:
+    """Groups of ``size`` samples, and their images, taken out of them, uint8 (b, 3, H, W). ``room`` as of ``empty_batch``."""
+    iterator = iter(samples)
+    while True:
+        group, batch = [], ImageBatch(size, _TOGETHER, room)
+        for sample in itertools.islice(iterator, size):
+            batch.add(sample.pop("image"))
+            group.append(sample)
+        if not group:
+            return
+        yield group, batch.finished()
+
+
 def _int64(group: list[Sample], key: str) -> Tensor:
     return torch.tensor([sample[key] for sample in group], dtype=torch.int64)
 
 
-def _stack(images: list[Tensor], room: int = 0) -> Tensor:
-    """uint8 (b, 3, S, S); in a worker, directly in the memory from which the parent takes it. ``room`` as of ``empty_batch``."""
-    return torch.stack(images, out=empty_batch((len(images), *images[0].shape), room))
+def _files(images: list[EncodedImage], host: FastTrainTransform) -> Batch:
+    layout = layout_of(images, host)
+    return {"encoded_files": _joined(images), "pixels": finished_pixels(images, layout.side), "layout": layout}
 
 
 def _joined(images: list[EncodedImage]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from sar_dist.data.batching import Batch
-from sar_dist.data.images import EncodedBatch, crop_and_resize
+from sar_dist.data.images import EncodedBatch, crop_and_resize, moved
 from sar_dist.data.loader import TrainLoader
 from sar_dist.data.prefetch import prefetch_to_device
 from sar_dist.errors import UserError
@@ -39,6 +39,11 @@ class _Decoded(NamedTuple):
 
     images: Tensor
     done: torch.cuda.Event | None
+
+    def wait(self) -> None:
+        """Until the images are there; the decoder reads the files until then."""
+        if self.done is not None:
+            self.done.synchronize()
 
 
 def decode_together(files: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -99,9 +104,10 @@ class DeviceDecoder:
             return resized
         places = set(layout.places)
         rest = [place for place in range(layout.images) if place not in places]
-        # Whose turn it is, from the order of the two parts to that of the batch; a sort would ask the device nothing either.
-        order = torch.tensor([*layout.places, *rest]).argsort().to(self._device, non_blocking=True)
-        return torch.cat([resized, pixels])[order]
+        # Whose turn it is, from the order of the two parts to that of the batch.
+        turns = [*layout.places, *rest]
+        order = torch.tensor(sorted(range(layout.images), key=turns.__getitem__))
+        return torch.cat([resized, pixels])[moved(order, self._device)]
 
 
 class DecodingCount:
@@ -167,9 +173,8 @@ def decoded_ahead(
                 yield made_here(batch)
                 continue
             yield {**{key: value for key, value in batch.items() if key != "encoded"}, "image": _usable(decoded)}
-            if decoded.done is not None:
-                # The decoder reads the files until then. It began a step ago, so that this does not wait in practice.
-                decoded.done.synchronize()
+            # The batch's files may go after that. It began a step ago, so that this does not wait in practice.
+            decoded.wait()
     say(str(count))
 
 

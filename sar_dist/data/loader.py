@@ -267,7 +267,7 @@ class ValidationLoader:
             pipeline = wds.DataPipeline(
                 self._source,
                 ValidationDecoding(self._decoder),
-                ValidationBatching(self._micro_batch, self._decoder),
+                ValidationBatching(self._micro_batch),
                 errors_as_batches,
             )
             prefetch = min(self._data.prefetch, _VALIDATION_PREFETCH)
@@ -287,4 +287,4 @@ class ValidationLoader:
     def samples(self, samples: Sequence[int]) -> Batch:
         """The given samples (global ids) as one batch like those of ``iterate``, read in this process; for pictures."""
         decoded = ValidationDecoding(self._decoder)(self._source.read(samples))
-        return next(ValidationBatching(len(samples), self._decoder)(decoded))
+        return next(ValidationBatching(len(samples))(decoded))

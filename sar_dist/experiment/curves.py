@@ -22,6 +22,7 @@ from sar_dist.reports import (
     ChartSeries,
     Picture,
     ReportedRun,
+    further_axes,
     summarize,
 )
 
@@ -90,7 +91,8 @@ def curves_board(results: Results, picture: Picture) -> ChartBoard:
     series = [
         ChartSeries(name, color) for name, color in zip(_arm_names(results), _colors(results).values(), strict=True)
     ]
-    return ChartBoard(picture.title, series, charts, "epoch", picture, kind="Arms")
+    axes = further_axes([list(results.runs[arm.name].values()) for arm in results.arms])
+    return ChartBoard(picture.title, series, charts, "epoch", picture, kind="Arms", further_axes=axes)
 
 
 def _arm_names(results: Results) -> list[str]:

@@ -33,8 +33,8 @@ from sar_dist.reports import (
 
 FEW = 6
 ANALYSIS_NOTE = (
-    "Mean difference of runs with the same seed, in brackets its 95 % interval by Student's t, not corrected. p are "
-    "two-sided and corrected over these rows by Holm's method. Established: both p are at most {level:g}, with all seeds of the plan."
+    "Mean difference of runs with the same seed; in brackets its 95 % interval by Student's t, for each row by itself. "
+    "p are two-sided and corrected by Holm's method for the number of rows. Established: both p are at most {level:g}, with all seeds of the plan."
 )
 PICTURES = {
     "points": "Primary measures: a point for each seed, lines join the same seed, bars are means",
@@ -109,8 +109,16 @@ def differences_table(results: Results, comparisons: Sequence[Comparison]) -> Te
         [metric, *(format_difference(results.difference(metric, pair)) for pair in comparisons)]
         for metric in results.values
     ]
-    header = ["", *(f"{pair.arm} - {pair.reference}" for pair in comparisons)]
+    header = ["", *(f"{pair.arm} - {pair.reference} ({_pairs(results, pair)})" for pair in comparisons)]
     return TextTable("Paired differences", header, rows, DIFFERENCES_NOTE)
+
+
+def _pairs(results: Results, comparison: Comparison) -> str:
+    """How many pairs of runs the rows of a comparison have."""
+    found = [results.difference(metric, comparison) for metric in results.values]
+    counts = {each.count for each in found if each is not None}
+    least, most = min(counts, default=0), max(counts, default=0)
+    return f"{most} pair{'s' * (most != 1)}" if least == most else f"{least} to {most} pairs"
 
 
 def print_tables(results: Results) -> None:

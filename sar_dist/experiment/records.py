@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sar_dist.errors import UserError
 from sar_dist.experiment.runs import evaluation_result, identity_of, run_folder
 from sar_dist.experiment.specification import Arm, Experiment
-from sar_dist.files import make_folder, write_durably
+from sar_dist.files import make_folder, parse_json, write_durably
 from sar_dist.observe import quantities_in
 from sar_dist.reports import ReportedRun, load_runs
 from sar_dist.transfer import Result, read_result
@@ -161,7 +161,7 @@ def read_record(folder: Path, experiment: Experiment, arm: Arm, seed: int) -> Ru
         return None
     wrong = f"{file} is not the record of a run"
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{wrong}: {error}") from error
     with one_line(wrong, RunRecord):

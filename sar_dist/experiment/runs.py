@@ -8,7 +8,6 @@ OUT/logs/                      what the tools printed
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.specification import Evaluation
+from sar_dist.files import parse_json
 from sar_dist.setting_trees import differences, is_below, leaves, set_leaf
 
 # What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
@@ -59,11 +59,11 @@ def run_folder(out: Path, name: str) -> Path:
 def is_finished(run: Path) -> bool:
     """Whether a run directory holds a run that was trained to its end (or to its ``run.max_steps``)."""
     try:
-        summary = json.loads((run / "summary.json").read_text())
-        limit = json.loads((run / "config.json").read_text())["run"]["max_steps"]
-    except (OSError, ValueError):
+        summary = parse_json((run / "summary.json").read_bytes())
+        limit = parse_json((run / "config.json").read_bytes())["run"]["max_steps"]
+        return bool(summary["step"] >= min(summary["total_steps"], limit or math.inf))
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged: training says what is wrong
         return False
-    return bool(summary["step"] >= min(summary["total_steps"], limit or math.inf))
 
 
 def evaluation_folder(out: Path, run: str, evaluation: Evaluation) -> Path:

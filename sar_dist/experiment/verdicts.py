@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,13 +50,19 @@ class Verdict:
         if self.difference is None or not self.is_final:
             count = 0 if self.difference is None else self.difference.count
             return f"interim, {count} of {self.planned} seeds: no verdict"
-        small = self.difference.student is not None and max(map(abs, self.difference.student)) < self.measure.matters
+        low, high = self.difference.student or (-math.inf, math.inf)
+        least, most = max(low, -high, 0.0), max(abs(low), abs(high))  # sizes that the interval holds
+        matters = self.measure.matters
         if self.is_established:
             way = "higher" if self.difference.mean > 0 else "lower"
-            return f"established: {way}" + ", but by less than would matter" * small
-        return "not established" + (
-            "; what there may be is less than would matter" if small else "; not excluded either"
-        )
+            if most < matters:
+                return f"established: {way}, but by less than would matter"
+            if least >= matters:
+                return f"established: {way}, by as much as would matter"
+            return f"established: {way}; whether by as much as would matter is open"
+        if most < matters:
+            return "no change shown; the interval holds none that would matter"
+        return "no change shown; one that would matter is not ruled out"
 
 
 def verdicts(results: Results, analysis: Analysis) -> list[Verdict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -15,6 +16,13 @@ from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.families import TimmViT, import_model, is_known_model, is_tappable
 from sar_dist.models.nearest import nearest_models
 from sar_dist.models.patch_projection import project_linearly
+
+# Arguments of timm.create_model and its pretrained models, rather than of a model.
+_OF_THE_BUILDER = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
+    *("scriptable", "exportable", "no_jit", "features_only", "out_indices", "feature_cfg"),
+}
+_SIZES = {"depth": 1000, "num_heads": 10_000, "embed_dim": 1_000_000}
 
 
 def build_model(
@@ -79,9 +87,8 @@ def _check_size(model: TappedVisionTransformer, side: int) -> None:
     """
     patch: int = model.vit.patch_embed.patch_size[0]
     if side % patch:
-        below = side // patch * patch
         raise UserError(
-            f"model.train_sizes: {side} is not divisible by the patch size {patch}; use {below or patch} or {below + patch}"
+            f"model.train_sizes: {side} is not divisible by the patch size {patch}; use {_multiples(side, patch)}"
         )
     try:
         with torch.no_grad(), torch.device("meta"):
@@ -147,6 +154,7 @@ def _build_vit(model: ModelSettings) -> TimmViT:
     name = import_model(model.name)
     if not timm.is_model(name):
         raise UserError(f"model.name={model.name!r} is not a timm model; did you mean {nearest_models(name)}?")
+    _check_options(model.options)
     options = dict(model.options)
     if model.patch_size is not None:
         options["patch_size"] = model.patch_size
@@ -169,12 +177,37 @@ def _build_vit(model: ModelSettings) -> TimmViT:
     patch: int = vit.patch_embed.patch_size[0]
     for side in height_and_width(model.image_size):
         if side % patch:
-            below = side // patch * patch
             raise UserError(
                 f"model.image_size={size_text(model.image_size)} is not divisible by the patch size {patch}; "
-                f"use {below or patch} or {below + patch}{'' if isinstance(model.image_size, int) else f' for {side}'}"
+                f"use {_multiples(side, patch)}{'' if isinstance(model.image_size, int) else f' for {side}'}"
             )
+    if not isinstance(getattr(vit, "patch_drop", None), nn.Identity | None):
+        raise UserError(
+            "model.options.patch_drop_rate drops patches, without which there is no map to regularize; leave it out"
+        )
     return vit
+
+
+def _multiples(side: int, patch: int) -> str:
+    """The sizes next to ``side`` that patches of ``patch`` pixels fill."""
+    below = side // patch * patch
+    return f"{below} or {below + patch}" if below else str(patch)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what timm's builder would take for itself, and sizes that it would build without end.
+
+    Raises:
+        UserError: an option is no argument of an architecture, or not one that a model can have.
+    """
+    for name in _OF_THE_BUILDER & options.keys():
+        raise UserError(
+            f"model.options.{name} is no argument of an architecture; leave it out (weights come from model.init_from)"
+        )
+    for name, largest in _SIZES.items():
+        value = options.get(name, 1)
+        if type(value) is not int or not 1 <= value <= largest:
+            raise UserError(f"model.options.{name}={value!r}: should be a whole number from 1 to {largest}")
 
 
 def _refuse_other_kind(name: str) -> None:

@@ -78,9 +78,10 @@ class InitialWeights:
         state = vit.state_dict()
         for name in (*self.report.loaded, *self.report.resampled):
             tensor = self.weights.read(name)
-            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            value = tensor.float().to(state[name].dtype) if tensor.is_floating_point() else None
+            if value is None or not torch.isfinite(value).all():
                 raise UserError(f"{name} of {self.weights.description} does not hold finite floating-point numbers")
-            state[name].copy_(_resample(tensor.float(), vit) if name in self.report.resampled else tensor)
+            state[name].copy_(_resample(value.float(), vit) if name in self.report.resampled else value)
 
 
 def check_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeights | None:

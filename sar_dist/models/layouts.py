@@ -16,6 +16,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sar_dist.errors import UserError
@@ -65,9 +66,18 @@ def find_part(content: Any, part: str, source: str) -> tuple[dict[str, Tensor], 
             break
         path.append(name)
         content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(map(_is_entry, content, content.values())):
         raise UserError(f"{source} holds no state dict: neither at its top nor as {', '.join(PARTS)}")
+    for key, value in content.items():
+        if value.layout is not torch.strided or value.is_meta:
+            raise UserError(
+                f"{source}: {key} holds no plain tensor ({value.layout}, on {value.device}); save it as one"
+            )
     return with_part(content, ".".join(wanted), source), ".".join(path)
+
+
+def _is_entry(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def with_part(names: Mapping[str, Any], part: str, source: str) -> dict[str, Any]:

@@ -103,11 +103,23 @@ def open_weights(source: str) -> NamedWeights:
         return _run_weights(path)
     if not path.is_file():
         raise UserError(f"there is no {path}; give {SOURCE_HELP}")
-    if path.suffix == ".safetensors":
-        return _safetensors_weights(path, part)
-    if path.suffix in _PICKLES:
-        return _pickled_weights(path, part)
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors" or suffix in _PICKLES:
+        _check_download(path)
+        return _safetensors_weights(path, part) if suffix == ".safetensors" else _pickled_weights(path, part)
     raise UserError(f"{path} has no known kind of weights; give {SOURCE_HELP}")
+
+
+def _check_download(path: Path) -> None:
+    """Raise UserError if a file is what a failed download leaves in the place of weights."""
+    with path.open("rb") as file:
+        begin = file.read(64).lstrip()
+    if not begin:
+        raise UserError(f"{path} is empty; download it again")
+    if begin.startswith(b"<"):
+        raise UserError(f"{path} is a web page, not weights; download the file itself")
+    if begin.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of Git LFS, not weights; fetch the file with `git lfs pull`")
 
 
 def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, CheckpointReader]:
@@ -209,7 +221,7 @@ def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise UserError(
-            f"{path} is damaged, or a pickle that could run code ({_reason(error)}); get its weights as .safetensors, or "
+            f"{path} is damaged, or a pickle that could run code ({_first_sentence(error)}); get its weights as .safetensors, or "
             "convert it where that cannot hurt: safetensors.torch.save_file(torch.load(..., weights_only=False), ...)"
         ) from error
     state, found = find_part(content, part, str(path))
@@ -252,6 +264,11 @@ def _timm_weights(name: str) -> NamedWeights:
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _first_sentence(error: Exception) -> str:
+    """What went wrong, without PyTorch's advice to load what could run code."""
+    return _reason(error).partition(". ")[0]
 
 
 def _reason(error: Exception) -> str:

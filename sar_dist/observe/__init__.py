@@ -30,7 +30,7 @@ from sar_dist.observe.quantities import (
     set_quantities,
     set_values,
 )
-from sar_dist.observe.records import read_records, truncate_records
+from sar_dist.observe.records import read_metrics, read_records, truncate_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
 from sar_dist.observe.trace import StepTrace
@@ -72,6 +72,7 @@ __all__ = [
     "peak_memory_gib",
     "quantities_in",
     "quantity_rows",
+    "read_metrics",
     "read_records",
     "sample_file",
     "samples_figure",

@@ -20,7 +20,7 @@ from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.destinations import open_destinations
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
-from sar_dist.observe.records import RESERVED, append_line, append_record, read_records, truncate_records
+from sar_dist.observe.records import RESERVED, append_line, append_record, read_metrics, truncate_records
 from sar_dist.observe.tensorboard_destination import TENSORBOARD_FOLDER
 from sar_dist.observe.trace import TRACE_SUFFIX
 from sar_dist.output import warn
@@ -109,13 +109,9 @@ class RunLogger:
 
     def _repeat(self, step: int) -> None:
         """Give the destinations, which forgot all of a step that was not settled, what metrics.jsonl keeps of it."""
-        for record in read_records(self._directory / METRICS_FILE):
+        for record in read_metrics(self._directory / METRICS_FILE):
             if record["step"] == step:
-                values = {
-                    f"{record.get('prefix', 'train')}/{name}": float(v)
-                    for name, v in record.items()
-                    if name not in RESERVED
-                }
+                values = {f"{record['prefix']}/{name}": float(v) for name, v in record.items() if name not in RESERVED}
                 self._to_each(partial(_send_metrics, step, float(record["time"]), values))
 
     def metrics(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
@@ -135,8 +131,8 @@ class RunLogger:
     def recorded(self, step: int, prefix: str) -> dict[str, float] | None:
         """The metrics that metrics.jsonl holds of ``step`` and ``prefix``, as numbers; None if it has none."""
         found = None
-        for record in read_records(self._directory / METRICS_FILE):
-            if record["step"] == step and record.get("prefix") == prefix:
+        for record in read_metrics(self._directory / METRICS_FILE):
+            if record["step"] == step and record["prefix"] == prefix:
                 found = {name: float(value) for name, value in record.items() if name not in RESERVED}
         return found
 

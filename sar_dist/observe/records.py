@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sar_dist.files import atomic_write, read_regular
+from sar_dist.files import atomic_write, parse_json, read_regular
 
 RESERVED = frozenset({"step", "prefix", "time"})
 
@@ -67,19 +67,31 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 def _read_line(line: bytes) -> dict[str, float | str] | None:
     """The record on one line; None for a line torn by a process that was killed while writing it."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def read_records(path: Path) -> Iterator[dict[str, float | str]]:
-    """The records of a metrics.jsonl, in order, skipping torn lines. A missing file has none."""
+    """The records of a file of lines, in order, skipping torn ones. A missing file has none."""
     if not path.exists():
         return
     for line in read_regular(path).splitlines():
         if (record := _read_line(line)) is not None:
             yield record
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl with a prefix and nothing but numbers, in order; others are torn lines too."""
+    for record in read_records(path):
+        values = (value for name, value in record.items() if name != "prefix")
+        if isinstance(record.get("prefix"), str) and all(map(_is_number, values)):
+            yield record
+
+
+def _is_number(value: Any) -> bool:
+    return value in ("NaN", "Infinity", "-Infinity") or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def truncate_records(path: Path, step: int, again: Collection[str] = ()) -> int:

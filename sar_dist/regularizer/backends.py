@@ -62,6 +62,10 @@ def find_backend_problem(backend: str, device: torch.device) -> str | None:
     Launches the kernels, once per process, where they would be used. With ``"auto"`` the slower ``torch`` takes over.
     """
     check_backend(backend)
+    if backend == "cpu" and device.type != "cpu":
+        return "it computes on CPUs only"
+    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "its kernels need a GPU"
     if backend not in ("auto", "triton") or device.type != "cuda":
         return None
     return kernel_problem(device) if TRITON_IS_INSTALLED else "the package triton is not installed"

@@ -93,21 +93,32 @@ def report_board(runs: Sequence[ReportedRun], picture: Picture) -> ChartBoard:
     dashes = {"solid": (), "dashed": (6, 3), "dotted": (2, 2)}
     looks = looks_of(runs)
     series = [ChartSeries(run.name, look.color, dashes[look.style]) for run, look in zip(runs, looks, strict=True)]
-    return ChartBoard("Curves", series, charts, _x_label(runs), picture, further_axes=_further_axes(runs))
+    return ChartBoard(
+        "Curves", series, charts, _x_label(runs), picture, further_axes=further_axes([[run] for run in runs])
+    )
 
 
-def _further_axes(runs: Sequence[ReportedRun]) -> list[ChartAxis]:
-    """Steps, and training images, where every run says how many there are in an epoch."""
-    steps = [run.steps_per_epoch for run in runs]
-    batches = [run.config.get("optim", {}).get("global_batch") for run in runs]
-    per_epoch = [number for number in steps if number]
-    if len(per_epoch) < len(runs):
-        return []
-    axes = [ChartAxis("step", per_epoch)]
-    if all(batches):
-        images = [number * batch for number, batch in zip(per_epoch, batches, strict=True)]
-        axes.append(ChartAxis("training image", images))
-    return axes
+def further_axes(series: Sequence[Sequence[ReportedRun]]) -> list[ChartAxis]:
+    """Steps and training images as axes beside epochs, as far as all runs say how many are in one, alike within a series.
+
+    Args:
+        series: the runs that each series of the charts shows.
+    """
+    axes = [
+        ChartAxis("step", [_common(run.steps_per_epoch for run in runs) for runs in series]),
+        ChartAxis("training image", [_common(map(_images_per_epoch, runs)) for runs in series]),
+    ]
+    return [axis for axis in axes if all(axis.per_x)]
+
+
+def _common(values: Iterable[float | None]) -> float:
+    """The one value of all of them; 0 where they differ or one is unknown."""
+    found = {round(value or 0, 6) for value in values}
+    return found.pop() if len(found) == 1 else 0
+
+
+def _images_per_epoch(run: ReportedRun) -> float:
+    return (run.steps_per_epoch or 0) * run.config.get("optim", {}).get("global_batch", 0)
 
 
 def is_logarithmic(scale: Scale, values: Sequence[float]) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sar_dist.errors import UserError
 from sar_dist.files import write_durably
-from sar_dist.observe import read_records
-from sar_dist.reports.runs import read_json
+from sar_dist.observe import read_metrics
+from sar_dist.reports.runs import read_json, read_settings, read_starts
 from sar_dist.transfer import RESULT_FILE, Result, export_fingerprint, read_result
 
 CARD_FILE = "README.md"
@@ -32,15 +32,15 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
     Raises:
         UserError: a file of the run cannot be read, or the export cannot be written.
     """
-    config, hub = read_json(run / "config.json"), read_json(export / "config.json")
-    environments = read_json(run / "environment.json") if (run / "environment.json").is_file() else []
+    config, hub = read_settings(run), read_json(export / "config.json", dict[str, Any])
+    environments = read_starts(run)
     files = [file for folder in (run, export) for file in sorted((folder / "transfer").glob(f"*/{RESULT_FILE}"))]
     results = [read_result(file) for file in files]
     public = without_folders(config)
     public["run"]["dir"] = "runs"
     public.get("log", {}).pop("to", None)  # somebody else has another account
     asked = _paths_to_give(config, public)
-    records = list(read_records(run / "metrics.jsonl"))
+    records = list(read_metrics(run / "metrics.jsonl"))
     sections = [
         _front_matter(hub, licence),
         *_model_section(public["run"]["name"], hub, plain_timm),

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sar_dist.errors import UserError
-from sar_dist.observe import quantities_in, read_records
+from sar_dist.files import parse_json, read_regular
+from sar_dist.observe import quantities_in, read_metrics
 from sar_dist.quantities import Quantity, SummingUp
 from sar_dist.setting_trees import leaves
 from sar_dist.transfer import RESULT_FILE, Result, read_result
+from sar_dist.validation import one_line
 
 Curve = tuple[list[float], list[float]]
 
@@ -97,31 +101,44 @@ def load_runs(paths: list[Path]) -> list[ReportedRun]:
 def _load(path: Path) -> ReportedRun:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
-    records = [record for record in read_records(path / "metrics.jsonl") if "prefix" in record]
+    records = list(read_metrics(path / "metrics.jsonl"))
     if not records:
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
-    config = read_json(path / "config.json")
+    config = read_settings(path)
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
     begun = sorted(folder.name for folder in (path / "transfer").glob("*/"))
-    environments = read_json(path / "environment.json") if (path / "environment.json").is_file() else []
+    environments = read_starts(path)
     return ReportedRun(
-        name=config.get("run", {}).get("name", path.name),
+        name=str(config.get("run", {}).get("name", path.name)),
         path=path,
         config=config,
         environment=environments[-1] if environments else {},
-        records=records,  # type: ignore[arg-type]
+        records=records,
         transfer={file.parent.name: read_result(file) for file in finished},
         unfinished=tuple(name for name in begun if name not in {file.parent.name for file in finished}),
         starts=tuple(environments),
     )
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file of a run. Raises UserError."""
+def read_settings(run: Path) -> dict[str, Any]:
+    """A run's config.json, of any version: groups of settings, and the list of terms. Raises UserError."""
+    return read_json(run / "config.json", dict[str, dict[str, Any] | list[dict[str, Any]]])
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's environment.json, none where it has no such file. Raises UserError."""
+    file = run / "environment.json"
+    return read_json(file, list[dict[str, Any]]) if file.is_file() else []
+
+
+def read_json(path: Path, kind: Any) -> Any:
+    """Content of a JSON file, of a type such as ``dict[str, Any]``. Raises UserError."""
     try:
-        return json.loads(path.read_text())
+        content = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    with one_line(f"{path} is not what a run writes there"):
+        return TypeAdapter(kind).validate_python(content)
 
 
 def transfer_figures(run: ReportedRun) -> dict[str, float | None]:

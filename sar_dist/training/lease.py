@@ -1,9 +1,9 @@
 """One holder of a run directory, across processes, nodes and shared file systems.
 
-The holder is a file in ``RUN/.holder/``, whose name is a number that only grows: the highest one counts. It is made
-with O_EXCL, so of several starts that want the next number exactly one gets it. It says who the holder is, and a
-thread of the holder rewrites a counter in it every few seconds; when the run ends it says so and stays, which keeps
-the numbers growing.
+The holder is a file in ``RUN/.holder/``, whose name is a number that only grows: the highest one counts. It is written
+under another name and linked to its own, so that it is never half there, and of several starts that want the next number
+exactly one gets it. It says who the holder is, and a thread of the holder rewrites a counter in it every few seconds;
+when the run ends it says so and stays, which keeps the numbers growing.
 
 A holder is dead if it ran under the same kernel and PID namespace and its process is gone; or if its file has not
 changed while the new start *watched* it for ``patience`` seconds of its own monotonic clock. No time stamp is compared:
@@ -12,6 +12,7 @@ clocks of nodes and file servers differ.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.errors import UserError
+from sar_dist.files import PART_FILES, parse_json
 from sar_dist.output import say
 from sar_dist.processes import ProcessIdentity, this_process
 
@@ -30,6 +32,7 @@ FOLDER = ".holder"
 RENEW_SECONDS = 3.0
 PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 _LONGEST = 65536  # bytes read of a holder's file
 
 
@@ -124,25 +127,57 @@ def acquire(run: Path, *, renew_every: float = RENEW_SECONDS, patience: float = 
         if last:
             _wait_until_free(run, folder / f"{last:08d}", patience)
         path = folder / f"{last + 1:08d}"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
+        if not _make(path, _encode(record, 0)):
             continue  # another start was faster: see who it is
-        try:
-            os.write(descriptor, _encode(record, 0))
-            os.fsync(descriptor)
-        except OSError:
-            path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
         if max(_numbers(folder)) > last + 1:  # this start slept since it looked, and the numbers went on
             path.unlink(missing_ok=True)
             continue
-        for number in _numbers(folder):
-            if number <= last:
-                (folder / f"{number:08d}").unlink(missing_ok=True)
+        for old in [f"{number:08d}" for number in _numbers(folder) if number <= last]:
+            (folder / old).unlink(missing_ok=True)
+        for left in folder.glob(PART_FILES):  # by starts that were killed, or that will find this holder
+            left.unlink(missing_ok=True)
         return Lease(path, record, renew_every)
+
+
+def _make(path: Path, content: bytes) -> bool:
+    """Make a file that is whole as soon as it has its name; False where the name is taken. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        _write_new(temporary, content)
+        os.link(temporary, path)
+    except (FileExistsError, FileNotFoundError):  # another start has the name, and may have tidied up already
+        return _is_linked(temporary)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:
+            _write_new(path, content)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _is_linked(temporary: Path) -> bool:
+    """Whether the link was made all the same: NFS may lose its answer to one, and refuse the second attempt."""
+    try:
+        return temporary.stat().st_nlink > 1
+    except FileNotFoundError:
+        return False
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Put a new file on disk. Raises OSError, and leaves nothing then."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _wait_until_free(run: Path, path: Path, patience: float) -> None:
@@ -186,7 +221,7 @@ def _who(holder: dict[str, Any]) -> str:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(name) for name in os.listdir(folder) if name.isdigit()]
+    return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
 
 
 def _encode(record: dict[str, Any], renewals: int) -> bytes:
@@ -197,7 +232,7 @@ def _encode(record: dict[str, Any], renewals: int) -> bytes:
 def _decode(content: bytes) -> dict[str, Any]:
     """What a holder's file says; {} where it was cut short while it was written."""
     try:
-        record = json.loads(content)
+        record = parse_json(content)
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}

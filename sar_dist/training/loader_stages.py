@@ -11,8 +11,19 @@ from dataclasses import dataclass
 import torch
 
 from sar_dist.config import RunConfig, height_and_width
-from sar_dist.data import TrainLoader
-from sar_dist.data.images import UndecodableImage, build_train_transform, decode_image, decode_pil
+from sar_dist.data import DeviceDecoder, DeviceRefused, TrainLoader
+from sar_dist.data.images import (
+    EncodedBatch,
+    EncodedImage,
+    EncodedTrainTransform,
+    FastTrainTransform,
+    UndecodableImage,
+    build_train_transform,
+    decode_image,
+    decode_pil,
+    finished_pixels,
+    layout_of,
+)
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing
 from sar_dist.randomness import kept_generators, seed_generators
@@ -42,6 +53,8 @@ class StageCosts:
         operations: RandAugment, 3-Augment, jitter in the data worker.
         batch: putting batches together, handing them over, and what else the whole loader took; 0 where it was not measured.
         remedies: what would make it less, the best first.
+        device: with ``data.decoder=gpu``, milliseconds of wall-clock time in which the device decodes, crops and resizes an
+            image; None: workers do. Then ``decode`` is what its host thread takes, ``resize`` to check a file and draw its crop.
     """
 
     read: float
@@ -50,12 +63,18 @@ class StageCosts:
     operations: float
     batch: float
     remedies: tuple[Remedy, ...]
+    device: float | None = None
 
     @property
     def total(self) -> float:
         return self.read + self.decode + self.resize + self.operations + self.batch
 
     def __str__(self) -> str:
+        if self.device is not None:
+            return (
+                f"read {self.read:.2f}, check and draw the crop {self.resize:.2f}, start the device's decoder {self.decode:.2f}, "
+                f"batch and the rest {self.batch:.2f}; the device decodes, crops and resizes one in {self.device:.2f} ms"
+            )
         return (
             f"read {self.read:.2f}, decode {self.decode:.2f}, crop and resize {self.resize:.2f}, "
             f"operations {self.operations:.2f}, batch and the rest {self.batch:.2f}"
@@ -76,7 +95,8 @@ def measure_stages(
     Args:
         config: the run's.
         loader: its training loader.
-        device: that trains; operations are moved to it only if it is not the CPU that the workers share.
+        device: that trains; operations are moved to it only if it is not the CPU that the workers share. With
+            ``data.decoder=gpu`` it decodes.
         batch: global batch from which on images are taken.
         total: CPU milliseconds an image of the whole loader, to tell what batches cost; None: not known.
         images: how many.
@@ -85,6 +105,10 @@ def measure_stages(
         begin = time.thread_time()
         encoded = loader.encoded(batch, images)
         read = 1e3 * (time.thread_time() - begin) / max(1, len(encoded))
+        if config.data.decoder == "gpu":
+            checked, started, on_device = _device_milliseconds(config, encoded, device)
+            rest = 0.0 if total is None else max(0.0, total - read - checked - started)
+            return StageCosts(read, started, checked, 0.0, rest, (), on_device)
         decoder = decode_pil if config.augment.backend == "pil" else decode_image
         decode = _milliseconds(lambda data: decoder(data, config.data.max_pixels), encoded)
         plain = _transform_milliseconds(config, encoded, plain=True)
@@ -137,6 +161,41 @@ def _transform_milliseconds(
         changes |= {"rand_augment": None, "three_augment": False, "color_jitter": 0.0}
     augment = config.augment.model_copy(update=changes)
     return _milliseconds(build_train_transform(augment, config.model.image_size, config.data.max_pixels), encoded)
+
+
+def _device_milliseconds(
+    config: RunConfig, encoded: Sequence[bytes], device: torch.device
+) -> tuple[float, float, float]:
+    """Milliseconds an image takes where the device decodes: CPU time of checking it and drawing its crop, CPU time of the
+    thread that starts the decoder, wall-clock time until the device is done. The last two are of whole micro-batches."""
+    host = build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
+    assert isinstance(host, FastTrainTransform)
+    transform = EncodedTrainTransform(host)
+    checked = _milliseconds(transform, encoded)
+    images: list[EncodedImage] = []
+    for data in encoded:
+        with suppress(UndecodableImage):
+            images.append(transform(data))
+    parts = [
+        images[start : start + config.engine.micro_batch] for start in range(0, len(images), config.engine.micro_batch)
+    ]
+    batches = [_encoded_batch(part, host) for part in parts if any(image.pixels is None for image in part)]
+    decoder = DeviceDecoder(device)
+    begin = (0.0, 0.0)
+    for batch in (*batches[:1], None, *batches):
+        if batch is None:
+            begin = time.thread_time(), time.perf_counter()
+            continue
+        with suppress(DeviceRefused):
+            decoder(batch).wait()
+    decoded = max(1, sum(batch.layout.images for batch in batches))
+    return checked, 1e3 * (time.thread_time() - begin[0]) / decoded, 1e3 * (time.perf_counter() - begin[1]) / decoded
+
+
+def _encoded_batch(images: Sequence[EncodedImage], host: FastTrainTransform) -> EncodedBatch:
+    layout = layout_of(images, host)
+    files = torch.frombuffer(bytearray(b"".join(image.data for image in images)), dtype=torch.uint8)
+    return EncodedBatch(files, finished_pixels(images, layout.side), layout)
 
 
 def _milliseconds(action: Callable[[bytes], object], encoded: Sequence[bytes]) -> float:

@@ -40,7 +40,6 @@ class AgreedStop:
     def __init__(self, max_hours: float | None, lost: Callable[[], bool]) -> None:
         self._lost = lost
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-        self._group: Any = dist.new_group(backend="gloo") if distributed.world_size() > 1 else None
         self._pending: tuple[Any, torch.Tensor] | None = None
 
     def check(self) -> None:
@@ -53,10 +52,11 @@ class AgreedStop:
         """Why to stop now, or None to go on."""
         late = self._deadline is not None and time.monotonic() > self._deadline
         flags = torch.tensor([received() or 0, late, launcher_is_gone(), self._lost()], dtype=torch.int32)
-        if self._group is None:
+        if distributed.world_size() == 1:
             return _describe(flags)
         previous = self._pending
-        self._pending = (dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flags)
+        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=distributed.cpu_group(), async_op=True)
+        self._pending = (work, flags)
         return _wait(previous)
 
     def finish(self) -> None:

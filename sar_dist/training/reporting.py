@@ -72,9 +72,12 @@ def validation_line(
     return f"step {step}: validation top-1 {live['top1']:.2f} %{averaged}{measured}, {live['images']:.0f} images{bad}"
 
 
-def closing_lines(state: TrainState, skipped_steps: int, directory: RunDirectory) -> list[str]:
+def closing_lines(
+    state: TrainState, skipped_steps: int, directory: RunDirectory, unrecorded_images: int = 0
+) -> list[str]:
     """The end of a finished run: its result, what was skipped, and where everything is."""
-    bad_list = f" (listed in {directory.bad_images})" if state.bad_images else ""
+    but = f", without {unrecorded_images} that could not be written" if unrecorded_images else ""
+    bad_list = f" (listed in {directory.bad_images}{but})" if state.bad_images else ""
     return [
         f"finished {state.step} steps, {state.images} images; best top-1 {state.best_top1:.2f} % after step {state.best_step}",
         *([f"  images by set     {_listed(state.images_by_set)}"] if state.images_by_set else []),

@@ -14,7 +14,7 @@ from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_ma
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, remove_leftovers, write_durably
+from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.observe import truncate_records
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
@@ -41,7 +41,6 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.bad_images = self.path / "bad_images.jsonl"
         self.summary_file = self.path / "summary.json"
-        self.unrecorded_images = 0
         self._lease: Lease | None = None
 
     def check(self, config: RunConfig) -> None:
@@ -147,21 +146,18 @@ class RunDirectory:
         except OSError as error:
             warn(f"warning: {error}; it may name images twice")
 
-    def record_bad_image(self, key: str, step: int) -> None:
-        """Note a training image that could not be decoded in ``step``; every process appends its own.
-
-        Where the disk does not take it, the image is still counted, the first time is said, and training goes on.
-        """
+    def sync_records(self) -> None:
+        """Put on disk what has been appended so far to files of this directory; an error is said, and training goes on."""
+        details, events = self.figures.glob("*.jsonl"), self.tensorboard.glob("events.*")
         try:
-            with self.bad_images.open("a") as stream:
-                stream.write(json.dumps({"step": step, "key": key}) + "\n")
+            for file in (self.metrics, self.bad_images, *details, *events):
+                if file.is_file():
+                    sync_file(file)
+            for folder in (self.path, self.figures, self.tensorboard):
+                if folder.is_dir():
+                    sync_folder(folder)
         except OSError as error:
-            self.unrecorded_images += 1
-            if self.unrecorded_images == 1:
-                warn(
-                    f"warning: {key} cannot be noted in {self.bad_images}: {error.strerror}; training goes on (further "
-                    "ones are only counted)"
-                )
+            warn(f"warning: {self.path}: {error.strerror}; a power cut may cost lines of its log")
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
@@ -172,7 +168,7 @@ class RunDirectory:
 
     def _past_environments(self) -> list[dict[str, Any]]:
         try:
-            records = json.loads(self.environment_file.read_text())
+            records = parse_json(self.environment_file.read_bytes())
         except (OSError, ValueError):  # a first start, or a file cut short by a crash: only a record is lost
             return []
         return records if isinstance(records, list) else []
@@ -219,8 +215,8 @@ class RunDirectory:
 def _damage_of(file: Path) -> str | None:
     """Why a JSON file is damaged, such as one that a full disk cut short; None if it is whole."""
     try:
-        whole = isinstance(json.loads(file.read_bytes()), dict)
-    except (ValueError, RecursionError) as error:
+        whole = isinstance(parse_json(file.read_bytes()), dict)
+    except ValueError as error:
         return f"is damaged ({error})"
     except OSError as error:
         return f"cannot be read ({error.strerror})"

@@ -138,17 +138,16 @@ def check_kernels(backend: str, device: torch.device) -> None:
     """Launch the regularizer's kernels once where they would be used. Call on every process.
 
     Raises:
-        UserError: ``backend`` is "triton" and they do not run on some process; with "auto" this is a warning.
+        UserError: ``backend`` does not run on some process; with "auto", which takes a slower one, this is a warning.
     """
     problems = enumerate(distributed.gather_objects(find_backend_problem(backend, device)))
     found = [f"{problem} (rank {rank})" for rank, problem in problems if problem is not None]
     if not found:
         return
     remedy = "Triton needs a C compiler and Python's headers (Debian: gcc, python3-dev)"
-    if backend == "triton":
-        raise UserError(
-            f"regularizer.backend=triton does not run: {found[0]}; {remedy}, or set regularizer.backend=auto"
-        )
+    if backend != "auto":
+        needs = f"{remedy}, or set" if device.type == "cuda" and backend == "triton" else "set"
+        raise UserError(f"regularizer.backend={backend} does not run: {found[0]}; {needs} regularizer.backend=auto")
     if distributed.is_main():
         warn(f"warning: the spatial entropy takes the slower torch backend: {found[0]}; {remedy}")
 
@@ -243,6 +242,7 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
         directory.checkpoints,
         keep_last=config.checkpoint.keep_last,
         keep_every=None if keep_every is None else length.steps(keep_every),
+        before=directory.sync_records,
     )
     store.prepare()
     return store

@@ -19,6 +19,7 @@ from sar_dist.output import is_main_process
 from sar_dist.regions import region
 from sar_dist.signals import begin_training
 from sar_dist.training.averages import RunningAverages
+from sar_dist.training.bad_images import BadImages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.guards import StepGuard, Verdict, Watchdog
@@ -51,7 +52,6 @@ class Trainer:
         checkpointing, directory, logger, throughput: where things are saved, written and counted.
         advice: what would help if training waits for data.
         images_by_set: counts where training images come from.
-        new_bad_images: replaced on this process since they were last counted over all of them.
         last_batch: the newest micro-batch.
         applied: learning rate and weights of the newest step.
         validation: the newest scores of the live weights.
@@ -73,13 +73,13 @@ class Trainer:
     throughput: Throughput
     advice: DataAdvice
     images_by_set: ImagesBySet
-    new_bad_images: int = 0
     last_batch: dict[str, Any] | None = None
     applied: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.config
+        self.bad_images = BadImages(self.directory.bad_images, self.engine.device)
         self.pictures = Pictures(config, self.task, self.val_loader, self.logger)
         self.profiler = StepProfiler(
             config, self.length, self.state.step, self.engine.device, self.logger, self.throughput
@@ -154,7 +154,7 @@ class Trainer:
                 self.averages.add(losses)
                 self.guard.saw(losses["loss"], batch["sample"])
                 self.images_by_set.add(batch["by_set"])
-                self._count_bad_images(batch)
+                self.bad_images.note(batch["bad"], batch["bad_keys"], self.state.step + 1)
             if self.ema is not None:
                 with region("optimizer"):
                     self.ema.update()
@@ -267,7 +267,7 @@ class Trainer:
         self.checkpointing.save_now(self.state)
         summary = {**self.state.to_json(), "total_steps": self.length.total, "validation": self.validation}
         distributed.main_first(lambda: self.directory.write_summary(summary))
-        for line in closing_lines(self.state, self.engine.skipped_steps, self.directory):
+        for line in closing_lines(self.state, self.engine.skipped_steps, self.directory, self.bad_images.unrecorded):
             self.logger.message(line)
 
     def recall_validation(self) -> None:
@@ -292,15 +292,8 @@ class Trainer:
         key = (self.config.run.seed, self.state.step, micro_step, distributed.rank())
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
-    def _count_bad_images(self, batch: dict[str, Any]) -> None:
-        self.new_bad_images += batch["bad"]
-        for key in batch["bad_keys"]:
-            self.directory.record_bad_image(key, self.state.step + 1)
-
     def _add_up_images(self) -> None:
         """Add what was counted on the processes since the last time to the state."""
-        counted = torch.tensor(self.new_bad_images, device=self.engine.device)
-        self.state.bad_images += int(distributed.all_reduce_sum(counted).item())
-        self.new_bad_images = 0
+        self.state.bad_images += self.bad_images.add_up()
         for name, count in self.images_by_set.take().items():
             self.state.images_by_set[name] = self.state.images_by_set.get(name, 0) + count

@@ -122,6 +122,27 @@ def test_lost_step_daemon_is_noticed_by_its_ranks(
 
 
 @pytest.mark.long
+def test_killed_step_leaves_nobody_and_is_tried_again(
+    cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
+) -> None:
+    """`scancel --signal=KILL JOB.STEP`: nobody can save, and the job goes on exactly from the last checkpoint."""
+    arguments = (*LONG_RUN, "run.max_steps=80")
+    job = cluster.submit(tmp_path, str(small_config), *arguments)
+    submitted.append(job)
+    job.wait_for_step(tmp_path / "runs" / "small", 25)
+    first = cluster.pids(rf"tools/train.py --config {small_config}")
+    assert first
+    cluster.run("scancel", "--signal=KILL", f"{job.number}.1")
+    job.wait(lambda: not first & cluster.pids("tools/train.py"), timeout=30)
+    job.wait()
+    assert job.field("JobState") == "COMPLETED", job.output
+    assert job.field("Restarts") == "0"
+    assert "life 0, try 1" in job.output
+    assert "resumed after step" in job.output
+    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
+
+
+@pytest.mark.long
 def test_always_failing_job_gives_up(
     cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
 ) -> None:

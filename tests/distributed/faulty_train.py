@@ -1,8 +1,8 @@
 """tools/train.py with one fault on one rank: faulty_train.py FAULT RANK STEP [arguments of tools/train.py].
 
-Faults: `nan` makes the loss of that step not finite, `die` kills the process, `hang` stops it, `stuck_data` stops its
-data pipeline, `clock` sets the wall clock back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on,
-`slow_validation` makes each batch of the validation after that step wait for half a second, and says when it begins.
+Faults: `nan` makes the loss of that step not finite, `die` kills the process, `die_writing` does that five seconds after
+it began to write the next checkpoint, `hang` stops it, `stuck_data` stops its data pipeline, `clock` sets the wall clock
+back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on, `slow_validation` makes each batch of the validation after that step wait for half a second, and says when it begins.
 `none` is no fault: every rank notes the samples of each step in samples_RANK.jsonl of the run directory.
 """
 
@@ -32,16 +32,19 @@ honest_step = Trainer.train_step
 def train_step(self: Trainer) -> None:
     if fault == "none":
         note_samples(self)
+    if fault in ("die_writing", "full_disk") and self.state.step + 1 == step:
+        self.checkpointing.store.wait()  # what was saved before is in the background still
     if distributed.rank() == rank and self.state.step + 1 == step:
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif fault == "die_writing":
+            store.save_file = die_slowly
         elif fault == "hang":
             time.sleep(1000)
         elif fault == "clock":
             honest_clock = time.time
             time.time = lambda: honest_clock() - 1e6
         elif fault == "full_disk":
-            self.checkpointing.store.wait()  # what was saved before is in the background still
             store.save_file = no_space
         elif fault == "slow_validation":
             honest_predict = self.task.predict
@@ -74,6 +77,11 @@ def slowly(action: Callable[[], Any]) -> Any:
     print("validating slowly", flush=True)
     time.sleep(0.5)
     return action()
+
+
+def die_slowly(*arguments: Any) -> None:
+    time.sleep(5)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def no_space(*arguments: Any) -> None:

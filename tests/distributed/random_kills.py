@@ -95,8 +95,8 @@ class RandomKiller:
         self._sleep(everyone, SECONDS_TO_END - _NOTICED)
         self.slowest = max(self.slowest, time.monotonic() - began)
         if alive := [process for process in everyone if process.poll() is None]:
-            for process in everyone:
-                process.kill()
+            for process in alive:
+                process.send_signal(signal.SIGABRT)  # it shows where each of its threads is
             raise AssertionError("a process goes on\n" + "\n---\n".join(process.communicate()[0] for process in alive))
 
     def _under_launcher(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -102,6 +103,14 @@ def test_dead_process_takes_the_job_down_in_seconds(small_config: Path) -> None:
     )
     assert done.returncode != 0
     assert time.monotonic() - start < 120  # start-up included; a collective's own time-out is half an hour
+
+
+def test_nobody_waits_for_the_checkpoint_of_a_dead_process(small_config: Path) -> None:
+    processes = start_processes(2, FAULTY, "die_writing", "1", "3", f"--config={small_config}", "run.max_steps=4")
+    assert processes[1].wait(timeout=120) == -signal.SIGKILL
+    assert processes[0].wait(timeout=20) not in (0, None)
+    for process in processes:
+        process.communicate()
 
 
 def test_clock_that_jumps_changes_nothing(small_config: Path, tmp_path: Path) -> None:

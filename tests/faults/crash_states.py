@@ -1,14 +1,15 @@
 """Every state in which a kill can leave what a program writes: ``record`` runs it once, ``CrashState.make`` makes one again.
 
 A state is a tree as it was before one of the program's operations on files (``record_states.py``), or such a tree in
-which the file that was written last is cut: at its start, and in the middle of what was new in it.
+which the file that was written last is cut: at its start, and in the middle of what was new in it. A power cut leaves of
+each file what was synced, under the names that it had, and of one that never was an empty file or nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,29 @@ def record(
     """Run ``python COMMAND``, which writes below ``root``; how it ended, and every state that a kill could leave."""
     states.mkdir(parents=True)
     done = tool(_RECORDER, str(states), str(root), *command, **environment)
+    return done, _different(_states(states), ignored)
+
+
+def power_cuts(states: Path, ignored: str = ".holder") -> list[CrashState]:
+    """What power cuts could leave at the times at which ``record`` has noted ``states``."""
+    return _different(_power_cuts(states), ignored)
+
+
+def _different(states: Iterable[CrashState], ignored: str) -> list[CrashState]:
     found: dict[str, CrashState] = {}
-    for state in _states(states):
+    for state in states:
         found.setdefault(state.digest(ignored), state)
-    return done, list(found.values())
+    return list(found.values())
+
+
+def _power_cuts(folder: Path) -> Iterator[CrashState]:
+    for number, line in enumerate(map(json.loads, (folder / "states.jsonl").read_text().splitlines())):
+        files, folders = _flat(line["tree"], folder)
+        synced, _ = _flat(line["tree"], folder, number=1)
+        empty = {name: (content, 0) for name, (content, _) in files.items()}
+        label = f"{number}: power cut before {line['before']}"
+        yield CrashState(label, {**empty, **synced}, folders)
+        yield CrashState(f"{label}, names lost", synced, folders)
 
 
 def _states(folder: Path) -> Iterator[CrashState]:
@@ -83,15 +103,17 @@ def _states(folder: Path) -> Iterator[CrashState]:
         last = files
 
 
-def _flat(tree: Mapping[str, Any], states: Path) -> tuple[dict[str, tuple[Path, int]], frozenset[str]]:
+def _flat(tree: Mapping[str, Any], states: Path, number: int = 0) -> tuple[dict[str, tuple[Path, int]], frozenset[str]]:
+    """Files with their contents, of the two that each has the one with this ``number``, and folders."""
     files: dict[str, tuple[Path, int]] = {}
     folders: set[str] = set()
 
     def visit(below: Mapping[str, Any], prefix: str) -> None:
         for name, entry in below.items():
-            if isinstance(entry, str):
-                content = states / entry
-                files[prefix + name] = content, content.stat().st_size
+            if isinstance(entry, list):
+                if entry[number] is not None:
+                    content = states / entry[number]
+                    files[prefix + name] = content, content.stat().st_size
             else:
                 folders.add(prefix + name)
                 visit(entry, f"{prefix}{name}/")

@@ -2,7 +2,8 @@
 
 Before every operation on a file or folder below ROOT (as Python's audit events tell of it: open, mkdir, rename, remove,
 link ...; and fsync) the tree below ROOT is noted: what a kill at that instant would leave behind. STATES gets each content
-of a file once, under a number, and ``states.jsonl``: a line for each tree that differs from the one before.
+of a file once, under a number, and ``states.jsonl``: a line for each tree that differs from the one before, in which a file
+is its content and that of its last fsync, which is what a power cut would leave of it.
 ``crash_states.py`` reads that, makes the trees again, and cuts files that were being written.
 """
 
@@ -36,6 +37,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._noting = threading.local()
         self._known: dict[tuple[int, int, int], str] = {}
+        self._synced: dict[int, str] = {}  # by inode
         self._last: dict[str, Any] = {}
         self._fsync = os.fsync
         self._lines = (states / "states.jsonl").open("w")
@@ -48,6 +50,12 @@ class Recorder:
     def _noted_fsync(self, descriptor: Any) -> None:
         self.note("fsync")
         self._fsync(descriptor)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            with self._lock:
+                self._noting.now = True
+                self._synced[status.st_ino] = self._content(Path(f"/proc/self/fd/{descriptor}"), status)
+                self._noting.now = False
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in WATCHED and not getattr(self._noting, "now", False) and self._concerns(event, arguments):
@@ -74,14 +82,15 @@ class Recorder:
                 self._noting.now = False
 
     def _tree(self, folder: Path) -> dict[str, Any]:
-        """Names below a folder: each a folder's tree or the number of a file's content."""
+        """Names below a folder: each a folder's tree or the numbers of a file's content and of what is on disk of it."""
         found: dict[str, Any] = {}
         for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             path = folder / name
             try:
                 status = path.lstat()
                 is_folder = stat.S_ISDIR(status.st_mode)
-                found[name] = self._tree(path) if is_folder else self._content(path, status)
+                synced = self._synced.get(status.st_ino)
+                found[name] = self._tree(path) if is_folder else [self._content(path, status), synced]
             except FileNotFoundError:  # another thread took it away since it was listed
                 continue
         return found

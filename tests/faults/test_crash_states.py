@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_states import CrashState, record
+from crash_states import CrashState, power_cuts, record
 from run_results import differences, run_results
 from support import jpeg, tool, write_tar
 
@@ -82,6 +82,16 @@ def test_a_killed_training_leaves_no_trace(small_config: Path, tmp_path: Path) -
     expected = expected_of(tmp_path / "unbroken" / "small")
     assert len(expected["metrics.jsonl"]) == 7
     assert faults(spread(states, FEW), tmp_path / "killed" / "small", training.again, expected) == []
+
+
+def test_a_power_cut_costs_no_line_of_a_step_before_the_checkpoint(small_config: Path, tmp_path: Path) -> None:
+    """Whatever was not synced is gone, and the same command again makes up for it."""
+    training = Training(small_config, tmp_path)
+    training.record(tmp_path / "unbroken")
+    cuts = power_cuts(tmp_path / "states" / "unbroken")
+    assert len(cuts) > 100
+    expected = expected_of(tmp_path / "unbroken" / "small")
+    assert faults(spread(cuts, FEW), tmp_path / "killed" / "small", training.again, expected) == []
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ import torch
 from privileges import permissions_hold
 from run_factory import index_of_one_shard, weights_alone
 
+from sar_dist import distributed
 from sar_dist.checkpoint import (
     CheckpointReader,
     CheckpointStore,
@@ -305,6 +306,34 @@ def test_what_a_failed_save_left_is_removed_before_the_next(tmp_path: Path) -> N
     (tmp_path / ".tmp-step_00000010" / "receipt_00001").touch()
     store.remove_failed()
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_main_process_may_commit_as_soon_as_it_sees_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It renames the folder then, and what another process still did in it would fail."""
+    honest_replace = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        honest_replace(self, target)
+        if target.name == "receipt_00001":
+            target.parent.rename(tmp_path / step_name(10))
+        return target
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    store = CheckpointStore(tmp_path, keep_last=9, keep_every=None)
+    save(store, 10, 10)
+    assert store.take_problem() is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [step_name(10)]
+
+
+def test_after_a_failed_save_all_processes_save_the_step_again(tmp_path: Path) -> None:
+    """Also the one whose own part was written: the others wait for it."""
+    store = opened(tmp_path)
+    save(store, 10)
+    shutil.rmtree(tmp_path / step_name(10))
+    store.remove_failed()
+    save(store, 10)
+    assert names(tmp_path) == [step_name(10)]
 
 
 def test_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:

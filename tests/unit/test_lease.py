@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -142,6 +143,43 @@ def test_file_cut_short_or_of_nonsense_blocks_nobody(tmp_path: Path) -> None:
     for number, content in enumerate((b"", b'{"pid": ', b"[1]", b'{"pid": "x"}', b"\xff" * 10), start=1):
         (tmp_path / FOLDER / f"{number * 10:08d}").write_bytes(content)
         acquire(tmp_path, patience=0.2).release()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_holder_s_file_is_whole_as_soon_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """A start that is killed while it writes blocks nobody, where there are hard links; without them it works too."""
+    seen: list[bytes] = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.extend(path.read_bytes() for path in (tmp_path / FOLDER).iterdir() if path.name.isdigit())
+        fsync(descriptor)
+
+    def no_link(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", look)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / ".00000001.00000000.part").write_bytes(b"{")
+    acquire(tmp_path).release()
+    assert bool(seen) is not links
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["00000001"]
+
+
+def test_link_whose_answer_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest_link = os.link
+
+    def link(source: Path, target: Path) -> None:
+        honest_link(source, target)
+        honest_link(source, target)  # as NFS asks again
+
+    monkeypatch.setattr(os, "link", link)
+    acquire(tmp_path).release()
+    assert [path.name for path in (tmp_path / ".holder").iterdir()] == ["00000001"]
 
 
 @pytest.mark.parametrize("dead_holder", [False, True])

@@ -168,20 +168,6 @@ def test_what_may_not_be_used_is_said_before_anything_starts(name: str, mode: in
     path.chmod(0o755)
 
 
-def test_bad_image_on_a_full_disk_is_counted_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = RunDirectory(configuration(tmp_path))
-    directory.path.mkdir()
-    directory.record_bad_image("a", 1)
-    directory.bad_images.unlink()
-    directory.bad_images.symlink_to("/dev/full")
-    directory.record_bad_image("b", 2)
-    directory.record_bad_image("c", 3)
-    assert directory.unrecorded_images == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "b cannot be noted" in line
-    assert "No space left on device; training goes on" in line
-
-
 def test_directory_is_held_from_open_to_close(config: RunConfig) -> None:
     first, second = RunDirectory(config), RunDirectory(config)
     first.open(config, 1, CPU)

@@ -7,9 +7,10 @@ from sar_dist.data.images.augment import (
     make_posterize_safe,
 )
 from sar_dist.data.images.bad_samples import BadSamples
+from sar_dist.data.images.cropped import CroppedImage
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
-from sar_dist.data.images.device_resize import crop_and_resize
+from sar_dist.data.images.device_resize import crop_and_resize, moved
 from sar_dist.data.images.device_transforms import DeviceTransform
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, Kind
 from sar_dist.data.images.encoded import (
@@ -27,6 +28,7 @@ __all__ = [
     "BadSample",
     "BadSamples",
     "Canvas",
+    "CroppedImage",
     "DevicePlan",
     "DeviceTransform",
     "Draw",
@@ -53,4 +55,5 @@ __all__ = [
     "layout_of",
     "make_plan",
     "make_posterize_safe",
+    "moved",
 ]

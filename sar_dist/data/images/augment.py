@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from timm.data.transforms import RandomResizedCropAndInterpolation, ResizeKeepRatio
@@ -29,8 +28,9 @@ from timm.data.transforms_factory import transforms_imagenet_eval, transforms_im
 from torch import Tensor
 
 from sar_dist.config import AugmentSettings, ImageSize, height_and_width
+from sar_dist.data.images.cropped import CroppedImage, resized
 from sar_dist.data.images.decode import decode_image, decode_pil, jpeg_size
-from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation, apply_on_host
+from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation
 from sar_dist.data.images.image_operations import planes_of
 from sar_dist.data.images.rand_augment import OperationDraw, build_operation_draw, canvas_of
 
@@ -137,32 +137,29 @@ class FastTrainTransform:
 
     def __call__(self, data: bytes) -> Tensor:
         image = decode_image(data, self.max_pixels)  # 3 H W
-        return self._transformed(image, self._drawn(image.shape[1], image.shape[2]))
+        return self._cropped(image, self._drawn(image.shape[1], image.shape[2])).finished()
 
     def drawn_ahead(self, data: bytes) -> DrawnImage | None:
         """What will be done to the image, drawn from the size in its header; None: it has none, so that only calling will do."""
         size = jpeg_size(data)
         return None if size is None or 0 in size else self._drawn(*size)
 
-    def decoded(self, data: bytes, drawn: DrawnImage) -> Tensor | None:
-        """The image to which that is done, uint8 (3, S, S); None: it is not of the size that its header says.
+    def decoded(self, data: bytes, drawn: DrawnImage) -> CroppedImage | None:
+        """The image to which that will have been done once it is finished; None: it is not of the size that its header says.
 
         Raises UndecodableImage.
         """
         image = decode_image(data, self.max_pixels)
-        return self._transformed(image, drawn) if image.shape[1:] == drawn.size else None
+        return self._cropped(image, drawn) if image.shape[1:] == drawn.size else None
 
     def _drawn(self, height: int, width: int) -> DrawnImage:
         box = random_crop_box(height, width, self.augment.scale, self.augment.ratio)
         return DrawnImage((height, width), box, [] if self.draw is None else self.draw())
 
-    def _transformed(self, image: Tensor, drawn: DrawnImage) -> Tensor:
+    def _cropped(self, image: Tensor, drawn: DrawnImage) -> CroppedImage:
         top, left, height, width = drawn.box
-        crop = image[:, top : top + height, left : left + width]
-        planes = planes_of(_resized(crop, height_and_width(self.image_size), self.augment.interpolation))
-        for operation in drawn.operations:
-            planes = apply_on_host(planes, operation, self.canvas)
-        return torch.from_numpy(planes)
+        crop = np.ascontiguousarray(_interleaved(image)[top : top + height, left : left + width])
+        return CroppedImage(crop, height_and_width(self.image_size), drawn.operations, self.canvas)
 
 
 @dataclass(frozen=True)
@@ -174,12 +171,12 @@ class FastEvalTransform:
     max_pixels: int
 
     def __call__(self, data: bytes) -> Tensor:
-        image = decode_image(data, self.max_pixels)  # 3 H W
+        image = _interleaved(decode_image(data, self.max_pixels))
         rows, columns = height_and_width(self.image_size)
         if self.augment.crop_mode == "center":
-            top, left, height, width = _middle_box(image.shape[1], image.shape[2])
-            image = image[:, top : top + height, left : left + width]
-        pixels = _resized(image, self._resized_size(*image.shape[1:]), self.augment.interpolation)
+            top, left, height, width = _middle_box(*image.shape[:2])
+            image = image[top : top + height, left : left + width]
+        pixels = resized(image, self._resized_size(*image.shape[:2]), self.augment.interpolation)
         if self.augment.crop_mode == "border":
             pixels = _padded(pixels, (rows, columns), self.augment.mean)
         top, left = round((pixels.shape[0] - rows) / 2), round((pixels.shape[1] - columns) / 2)
@@ -299,6 +296,11 @@ def _middle_box(height: int, width: int) -> tuple[int, int, int, int]:
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def _interleaved(image: Tensor) -> NDArray[np.uint8]:
+    """An image (3, H, W) as decoders give it, seen as pixels (H, W, 3)."""
+    return image.permute(1, 2, 0).numpy()
+
+
 def _padded(pixels: NDArray[np.uint8], size: tuple[int, int], mean: tuple[float, float, float]) -> NDArray[np.uint8]:
     """Pixels (H, W, 3), padded evenly with the colour ``mean`` (of 0..1) to at least ``size``, as in timm."""
     missing = [max(0, wanted - side) for wanted, side in zip(size, pixels.shape[:2], strict=True)]
@@ -309,12 +311,3 @@ def _padded(pixels: NDArray[np.uint8], size: tuple[int, int], mean: tuple[float,
     top, left = missing[0] // 2, missing[1] // 2
     padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return padded
-
-
-def _resized(image: Tensor, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
-    """Antialiased resize of a uint8 image (3, H, W) to interleaved pixels (*size, 3).
-
-    Decoders give interleaved pixels, and a compact copy in that layout is what the resize is fastest on.
-    """
-    batch = image.unsqueeze(0).contiguous(memory_format=torch.channels_last)
-    return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0].permute(1, 2, 0).numpy()

@@ -39,24 +39,24 @@ def crop_and_resize(images: Sequence[Tensor], boxes: Sequence[Box], side: int, i
     device = images[0].device
     result = torch.empty(len(images), 3, side, side, dtype=torch.uint8, device=device)
     for group in _groups(boxes):
-        sizes = torch.tensor([boxes[number][2:] for number in group])  # n 2, on the host
-        height, width = (int(most) for most in sizes.amax(0))
+        height, width = (max(boxes[number][axis] for number in group) for axis in (2, 3))
         pixels = torch.zeros(len(group), 3, height, width, dtype=torch.float64, device=device)
         for place, number in enumerate(group):
             top, left, rows, columns = boxes[number]
             pixels[place, :, :rows, :columns] = images[number][:, top : top + rows, left : left + columns]
-        sizes = _moved(sizes, device)
+        sizes = moved(torch.tensor([boxes[number][2:] for number in group]), device)  # n 2
         across, bits = _weights(sizes[:, 1], width, side, interpolation)
         pixels = _rounded(pixels @ across.transpose(1, 2).unsqueeze(1), bits)  # n 3 H S
         down, bits = _weights(sizes[:, 0], height, side, interpolation)
         pixels = _rounded(down.unsqueeze(1) @ pixels, bits)  # n 3 S S
-        result[_moved(torch.tensor(group), device)] = pixels.to(torch.uint8)
+        result[moved(torch.tensor(group), device)] = pixels.to(torch.uint8)
     return result
 
 
-def _moved(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device, without waiting for it."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on the device, without waiting for it."""
+    source = values.pin_memory() if device.type == "cuda" else values
+    return source.to(device, non_blocking=True)
 
 
 def _groups(boxes: Sequence[Box]) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ from sar_dist.errors import UserError
 _SCALE = 10.0
 # A standard deviation of the magnitude above this means: uniform between 0 and the magnitude (timm's notation).
 _UNIFORM_ABOVE = 100
+_MOST_LAYERS = 100
 
 Size = tuple[int, int]  # height and width, pixels
 
@@ -74,8 +75,8 @@ def parse_rand_augment(notation: str) -> RandAugmentPolicy:
         if (kind is int and not value.is_integer()) or (kind is bool and value not in (0, 1)):
             raise UserError(f"{wrong}: {section!r} takes a whole number" + (" 0 or 1" if kind is bool else ""))
         policy = replace(policy, **{field: kind(value)})
-    if policy.probability > 1 or policy.magnitude_max == 0:
-        raise UserError(f"{wrong}: p must be at most 1 and mmax above 0")
+    if policy.probability > 1 or policy.magnitude_max == 0 or policy.layers > _MOST_LAYERS:
+        raise UserError(f"{wrong}: p must be at most 1, mmax above 0 and n at most {_MOST_LAYERS}")
     if policy.magnitude_std > _UNIFORM_ABOVE:
         policy = replace(policy, magnitude_std=math.inf)
     return policy

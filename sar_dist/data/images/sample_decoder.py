@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from sar_dist.data.images.augment import DrawnImage, FastTrainTransform
+from sar_dist.data.images.cropped import CroppedImage
 from sar_dist.data.images.decode import UndecodableImage
 from sar_dist.data.images.drawn_operations import DrawnOperation
 from sar_dist.data.images.encoded import EncodedImage
@@ -74,10 +75,10 @@ class SampleDecoder:
 
     def decode_and_draw(
         self, sample: Sample, ahead: DrawnAhead | None = None
-    ) -> tuple[Tensor | EncodedImage, list[DrawnOperation]]:
+    ) -> tuple[Tensor | CroppedImage | EncodedImage, list[DrawnOperation]]:
         """The image of ``sample`` as the transform gives it, and what is to be done to it later. Raises BadSample.
 
-        ``ahead`` is what ``draw_ahead`` gave for it; the result is the same with and without.
+        ``ahead`` is what ``draw_ahead`` gave for it. The image is not finished with it, and the same once it is.
         """
         name = f"{sample['__url__']}/{sample['__key__']}"
         label = sample["cls"]

@@ -29,7 +29,8 @@ from sar_dist.data.images import (
     decode_image,
     jpeg_size,
 )
-from sar_dist.data.images.augment import FastTrainTransform, _resized, random_crop_box
+from sar_dist.data.images.augment import FastTrainTransform, random_crop_box
+from sar_dist.data.images.cropped import resized
 from sar_dist.data.images.hardware_jpeg import NotForHardware, hardware_size
 from sar_dist.errors import UserError
 from sar_dist.training.checks import check_decoder
@@ -112,8 +113,8 @@ def test_resized_as_by_a_worker_to_the_last_level(interpolation: str) -> None:
     boxes[:3] = [(0, 0, 1, 7), (3, 4, SIDE, SIDE), (0, 0, 2 * SIDE, SIDE)]
     found = crop_and_resize(images, boxes, SIDE, interpolation)  # type: ignore[arg-type]
     for image, (top, left, height, width), ours in zip(images, boxes, found, strict=True):
-        crop = image[:, top : top + height, left : left + width]
-        expected = torch.from_numpy(_resized(crop, (SIDE, SIDE), interpolation).copy()).permute(2, 0, 1)
+        crop = image.permute(1, 2, 0).numpy()[top : top + height, left : left + width]
+        expected = torch.from_numpy(resized(crop, (SIDE, SIDE), interpolation).copy()).permute(2, 0, 1)
         assert torch.equal(ours, expected), (top, left, height, width)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from shard_factory import tar_bytes, train_loader
 
 from sar_dist.config import RunConfig, load_config
-from sar_dist.data import TrainLoader
+from sar_dist.data import DeviceDecoder, TrainLoader
+from sar_dist.data.images import EncodedBatch
 from sar_dist.training import loader_stages
 from sar_dist.training.loader_stages import StageCosts, measure_stages
 
@@ -93,3 +94,28 @@ def test_batches_cost_what_is_left_and_the_run_s_random_numbers_stay(tmp_path: P
     assert costs.total == pytest.approx(1000)
     assert costs.batch > 900
     assert (random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads()) == state
+
+
+def test_where_the_device_decodes_the_stages_are_those_of_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the device; the broken file is the worker's, and whoever decodes it would refuse it."""
+    decoded: list[int] = []
+    decode = DeviceDecoder.__call__
+
+    def counted(decoder: DeviceDecoder, batch: EncodedBatch) -> object:
+        decoded.append(len(batch.files()))
+        return decode(decoder, batch)
+
+    monkeypatch.setattr(DeviceDecoder, "__call__", counted)
+    loader = loader_of(tmp_path / "a", 800, 600)
+    options = ("data.decoder=gpu", "augment.where=device", "engine.micro_batch=4")
+    costs = measure_stages(config_of(*options), loader, torch.device("cpu"), total=1000.0, images=8)
+    assert decoded == [4, 4, 3], "the first to warm up, then all that is left to the device"
+    assert costs.device is not None
+    # On the CPU the thread itself decodes; a worker that only checks and draws is done much earlier.
+    assert 0 < costs.resize < costs.decode / 2 < costs.device
+    assert costs.total == pytest.approx(1000)
+    assert costs.remedies == ()
+    assert "check and draw the crop" in str(costs)
+    assert f"the device decodes, crops and resizes one in {costs.device:.2f} ms" in str(costs)

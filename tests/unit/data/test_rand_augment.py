@@ -207,6 +207,7 @@ def test_notation(notation: str, policy: RandAugmentPolicy) -> None:
         ("rand-m9.5", "'m9.5' takes a whole number"),
         ("rand-inc2", "'inc2' takes a whole number 0 or 1"),
         ("rand-p1.5", "p must be at most 1"),
+        ("rand-n100000000", "n at most 100"),
         ("rand-tweights", "'tweights' is none of"),
         ("rand-m9 -mstd0.5", "'m9 ' is none of"),
         ("rand-minf", "'minf' takes a whole number"),

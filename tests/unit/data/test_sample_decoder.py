@@ -12,7 +12,14 @@ from PIL import Image
 
 from sar_dist.config import AugmentSettings
 from sar_dist.data.batching import TrainDecoding
-from sar_dist.data.images import BadSample, SampleDecoder, augment, build_operation_draw, build_train_transform
+from sar_dist.data.images import (
+    BadSample,
+    CroppedImage,
+    SampleDecoder,
+    augment,
+    build_operation_draw,
+    build_train_transform,
+)
 
 LIMIT = 10**6
 ALL = AugmentSettings(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3)
@@ -45,6 +52,14 @@ def decoder_of(where: str) -> SampleDecoder:
     return SampleDecoder(build_train_transform(settings, 32, LIMIT), 1, seed=5, draw=later)
 
 
+def finished(image: object) -> torch.Tensor:
+    """The image with what was put off done to it."""
+    if isinstance(image, CroppedImage):
+        return image.finished()
+    assert isinstance(image, torch.Tensor)
+    return image
+
+
 @pytest.mark.parametrize("where", ["worker", "device"])
 def test_drawing_ahead_changes_nothing(where: str) -> None:
     decoder = decoder_of(where)
@@ -54,7 +69,8 @@ def test_drawing_ahead_changes_nothing(where: str) -> None:
     for sample, drawn in zip(samples, ahead, strict=True):
         image, later = decoder.decode_and_draw(sample, drawn)
         expected, expected_later = decoder.decode_and_draw(sample)
-        assert torch.equal(image, expected)
+        assert isinstance(image, CroppedImage) == (drawn is not None)
+        assert torch.equal(finished(image), expected)
         assert later == expected_later
         assert (later != []) <= (where == "device")
 
@@ -76,7 +92,7 @@ def test_header_that_lies_about_the_size(monkeypatch: pytest.MonkeyPatch) -> Non
             ahead = decoder.draw_ahead(sample)
         assert (ahead is None) == (0 in claimed)
         again, later_again = decoder.decode_and_draw(sample, ahead)
-        assert torch.equal(again, image)
+        assert torch.equal(finished(again), image)
         assert later_again == later
 
 
@@ -97,7 +113,7 @@ def test_bad_samples_and_their_substitutes_among_those_drawn_for_together() -> N
     assert [len(sample["bad"]) for sample in found] == [2, 0, 2, 2, 2]
     for sample in found:
         expected, drawn = decoder.decode_and_draw(sample)
-        assert torch.equal(sample["image"], expected)
+        assert torch.equal(finished(sample["image"]), expected)
         assert sample["drawn"] == drawn
     with pytest.raises(BadSample, match="tar/0: "):
         decoder.decode_and_draw(bad[0], decoder.draw_ahead(bad[0]))

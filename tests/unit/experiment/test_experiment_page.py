@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
@@ -16,12 +17,12 @@ from PIL import Image
 from report_runs import keep_details
 
 from sar_dist.errors import UserError
-from sar_dist.experiment.curves import band, curves_figure, curves_of, ordered_heads
+from sar_dist.experiment.curves import band, curves_board, curves_figure, curves_of, ordered_heads
 from sar_dist.experiment.page import markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
 from sar_dist.paired_statistics import Difference
-from sar_dist.reports import Summary, format_difference, format_summary
+from sar_dist.reports import Picture, Summary, format_difference, format_summary
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,20 @@ def test_figures_of_every_run(results: Results) -> None:
     assert results.values["knn: top1"] == {"baseline": {0: 40.0, 1: 41.0}, "method": {0: 40.0, 1: 41.0}}
     assert results.references == {"knn: top1": {"chance": 10.0}}
     assert results.unfinished == ("method_seed2",)
+
+
+def test_charts_over_steps_and_images_where_the_runs_of_an_arm_agree(results: Results) -> None:
+    def axes(of: Results) -> list[tuple[str, list[float]]]:
+        picture = Picture("curves", "curves", b"")
+        return [(axis.name, list(axis.per_x)) for axis in curves_board(of, picture).further_axes]
+
+    batch = results.runs["baseline"][0].config["optim"]["global_batch"]
+    assert axes(results) == [("step", [2, 2, 2]), ("training image", [2 * batch] * 3)]
+
+    other = copy.deepcopy(results.runs["method"][1])
+    other.config["optim"]["global_batch"] *= 2
+    mixed = {**results.runs, "method": {**results.runs["method"], 1: other}}
+    assert axes(dataclasses.replace(results, runs=mixed)) == [("step", [2, 2, 2])]
 
 
 def test_comparisons_with_the_baseline_and_with_the_named_arm(results: Results) -> None:

@@ -41,6 +41,7 @@ def test_words_claim_no_more_than_the_interval() -> None:
         results_of(
             {
                 "large": [3 + each for each in NOISE],
+                "about one": [1 + each for each in NOISE],
                 "small": [-0.5 + each for each in NOISE],
                 "nothing": list(NOISE),
                 "wide": [20 * each for each in NOISE],
@@ -48,13 +49,14 @@ def test_words_claim_no_more_than_the_interval() -> None:
         )
     )
     assert [each.words for each in found] == [
-        "established: higher",
+        "established: higher, by as much as would matter",
+        "established: higher; whether by as much as would matter is open",
         "established: lower, but by less than would matter",
-        "not established; what there may be is less than would matter",
-        "not established; not excluded either",
+        "no change shown; the interval holds none that would matter",
+        "no change shown; one that would matter is not ruled out",
     ]
-    # All eight of one sign: 2 of 256 ways, times the four measures for the lowest p; Holm keeps the second no lower.
-    assert [each.permutation for each in found[:2]] == [pytest.approx(4 * 2 / 256)] * 2
+    # All eight of one sign: 2 of 256 ways, times the five measures for the lowest p; Holm keeps the others no lower.
+    assert [each.permutation for each in found[:3]] == [pytest.approx(5 * 2 / 256)] * 3
 
 
 def test_few_seeds_have_no_verdict_and_added_ones_do_not_count() -> None:
@@ -62,7 +64,7 @@ def test_few_seeds_have_no_verdict_and_added_ones_do_not_count() -> None:
     assert (interim.words, interim.is_established) == ("interim, 3 of 8 seeds: no verdict", False)
     more = verdicts_of(results_of({"large": [3 + each for each in NOISE] + [-50.0]}))[0]
     assert more.difference is not None
-    assert (more.difference.count, more.words) == (8, "established: higher")
+    assert (more.difference.count, more.words) == (8, "established: higher, by as much as would matter")
 
 
 def test_both_tests_must_reject() -> None:
@@ -76,7 +78,7 @@ def test_both_tests_must_reject() -> None:
 
 def test_a_diverged_run_counts_and_establishes_nothing() -> None:
     found = verdicts_of(results_of({"large": [3.0] * 7 + [float("nan")], "other": [3 + each for each in NOISE]}))
-    assert found[0].words == "not established; not excluded either"
+    assert found[0].words == "no change shown; one that would matter is not ruled out"
     assert (found[0].student, found[0].permutation) == (None, None)
     assert found[1].permutation == pytest.approx(2 * 2 / 256)  # the family keeps its size
 
@@ -95,7 +97,7 @@ def test_table_tells_the_result_without_the_seeds_that_suggested_it() -> None:
 def test_the_page_begins_with_what_was_declared() -> None:
     results = results_of({"large": [3 + each for each in NOISE], "none": []})
     assert [(each.label, each.value, each.note) for each in headlines_of(results)] == [
-        ("large: method - baseline", "+3.0 [2.9, 3.1]", "established: higher"),
+        ("large: method - baseline", "+3.0 [2.9, 3.1]", "established: higher, by as much as would matter"),
         ("none: method - baseline", "–", "interim, 0 of 8 seeds: no verdict"),
     ]
     plain = replace(results, experiment=results.experiment.model_copy(update={"analysis": ()}))

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from sar_dist import distributed
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_write, make_folder
+from sar_dist.files import atomic_write, make_folder, parse_json
 from sar_dist.progress import Progress
 from sar_dist.transfer import (
     TOP,
@@ -219,7 +219,7 @@ def _read_entry(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        entry: dict[str, Any] = json.loads(file.read_bytes())
+        entry: dict[str, Any] = parse_json(file.read_bytes())
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); remove it and start again") from error
     return entry
