@@ -5,6 +5,7 @@ Each set says what is in it, in terms of plain files; what our readers make of i
 
 from __future__ import annotations
 
+import csv
 import io
 import random
 import tarfile
@@ -23,8 +24,12 @@ _CLASS_NAMES: tuple[Callable[[int], str], ...] = (
     lambda n: f"Klasse {n}.é",
 )
 _SPLIT_FOLDERS = {"train": ("train", "Train", "TRAINING"), "val": ("val", "Val", "validation", "VALID")}
-_LEFT_OVERS = ("@eaDir/x.jpg/thumb.jpg", "__MACOSX/._x.png", ".ipynb_checkpoints/x.png", ".hidden/y.jpg", "._z.png")
+_LEFT_OVERS = (
+    *("@eaDir/x.jpg/thumb.jpg", "__MACOSX/._x.png", ".ipynb_checkpoints/x.png", ".hidden/y.jpg", "._z.png"),
+    *("#recycle/x.png", "@Recycle/y.jpg"),
+)
 _OTHER_FILES = ("notes.txt", "Thumbs.db", "x.heic", "labels.csv")
+_BESIDE_CLASSES = ("loose.png", "n01440764.tar", "more.zip")
 
 Truth = dict[str, list[tuple[str, int]]]
 
@@ -51,7 +56,7 @@ def odd_tree(root: Path, seed: int) -> Truth:
         for label in classes:
             (folder / label).mkdir(parents=True, exist_ok=True)
         for label in present:
-            below = draw.choice(("", "", "images/"))
+            below = draw.choice(("", "", "images/", "a/b/c/"))
             for _ in range(draw.randint(1, 3)):
                 kind = draw.choice([*_LOSSLESS])
                 path = (
@@ -64,7 +69,36 @@ def odd_tree(root: Path, seed: int) -> Truth:
             put(folder / draw.choice(["", f"{present[0]}/"]) / path, image(999, "PNG"))
         for empty in draw.sample(["nothing", "zz", "0x"], draw.randint(0, 2)):
             (folder / empty).mkdir()
+        for path in draw.sample(_BESIDE_CLASSES, draw.randint(0, 2)):
+            put(folder / path, image(999, "PNG"))
+        if draw.random() < 0.2:
+            (folder / present[0] / "circle").symlink_to("..")
     return truth
+
+
+def odd_table(root: Path, seed: int) -> tuple[Path, Truth]:
+    """Write a CSV table of images as programs and people write it, and the images; gives (label, number) by split."""
+    draw = random.Random(f"table {seed}")
+    names = draw.sample([str, lambda n: f"c{n}", lambda n: f"Klasse, {n}é", lambda n: f"a  b\u200b{n}"], 1)[0]
+    splits = draw.choice((("train",), ("train", "val"), ("Training", "validation")))
+    extra = draw.sample(["", "width", "note", "path2"], draw.randint(0, 3))
+    header = ["path", "label", *(["subset"] if len(splits) > 1 else []), *extra]
+    draw.shuffle(header)
+    rows, truth = [], {"val" if split.startswith("val") else "train": [] for split in splits}
+    for number in range(draw.randint(len(splits), 12)):
+        split, label = splits[number % len(splits)], number % 4
+        folder = draw.choice(("", "./", "sub dir/", f"{root}/"))
+        put(root / folder / f"{number}.png", image(number, "PNG"))
+        values = {"path": f"{folder}{number}.png", "label": names(label), "subset": split, "note": 'say "x; y"\n, z'}
+        rows.append([values.get(name, str(number)) for name in header])
+        truth["val" if split.startswith("val") else "train"].append((names(label), number))
+    text = io.StringIO(newline="")
+    quoting = draw.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    separator, line_end = draw.choice(",;\t|"), draw.choice(("\n", "\r\n", "\r"))
+    csv.writer(text, delimiter=separator, lineterminator=line_end, quoting=quoting).writerows([header, *rows])
+    table = root / draw.choice(("t.csv", "t.tsv", "t.txt"))
+    put(table, (draw.choice(("", "\ufeff")) + text.getvalue()).encode())
+    return table, truth
 
 
 def put(path: Path, data: bytes) -> None:

@@ -8,12 +8,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from odd_sets import odd_tars, odd_tree
+from odd_sets import odd_table, odd_tars, odd_tree
 from PIL import Image
 
 from sar_dist.data import check_shards, load_manifest
 from sar_dist.data.images import decode_image
-from sar_dist.data.making.sources import imagefolder_sources
+from sar_dist.data.making.sources import CsvColumns, csv_sources, imagefolder_sources
 from sar_dist.data.shards import LocalShards, ShardReader
 from sar_dist.data.shards.checks import open_index
 from sar_dist.errors import UserError
@@ -39,6 +39,23 @@ def check_tree(root: Path, seed: int) -> None:
         found = [(int(m["cls"]), number_in(next(v for k, v in m.items() if k != "cls"))) for m in samples]
         assert source.classes == tuple(order)
         assert sorted(found) == sorted((order.index(folder), number) for folder, number in truth[source.split])
+
+
+def check_table(root: Path, seed: int) -> None:
+    table, truth = odd_table(root, seed)
+    words = sorted({" ".join(word.replace("\u200b", "").split()) for found in truth.values() for word, _ in found})
+    sources = csv_sources(table, None, CsvColumns(), None)
+    assert [source.split for source in sources] == sorted(truth)
+    for source in sources:
+        samples = [source.sample(number)[1] for number in range(len(source))]
+        found = [(int(members["cls"]), number_in(members["png"])) for members in samples]
+        expected = truth[source.split]
+        if source.classes is None:
+            assert sorted(found) == sorted((int(word), number) for word, number in expected)
+        else:
+            assert list(source.classes) == words
+            clean = [(" ".join(word.replace("\u200b", "").split()), number) for word, number in expected]
+            assert sorted(found) == sorted((words.index(word), number) for word, number in clean)
 
 
 def independent(root: Path, split: str) -> Labelled:
@@ -87,6 +104,11 @@ def test_trees(tmp_path: Path, seed: int) -> None:
     check_tree(tmp_path, seed)
 
 
+@pytest.mark.parametrize("seed", range(FEW))
+def test_tables(tmp_path: Path, seed: int) -> None:
+    check_table(tmp_path, seed)
+
+
 def test_tars(tmp_path: Path) -> None:
     read = [check_tars(tmp_path / str(seed), seed) for seed in range(FEW)]
     assert 5 < sum(read) < FEW
@@ -98,3 +120,4 @@ def test_thousands_of_sets(tmp_path: Path) -> None:
     for seed in range(FEW, MANY):
         check_tree(tmp_path / f"tree {seed}", seed)
         check_tars(tmp_path / f"tar {seed}", seed)
+        check_table(tmp_path / f"table {seed}", seed)

@@ -26,7 +26,10 @@ PILLOW_FORMATS = tuple(_FORMATS)
 IMAGE_EXTENSIONS = tuple(extension for extensions in _FORMATS.values() for extension in extensions)
 
 # Folders that operating systems and storage boxes leave behind; files in them may be called like images.
-_LEFT_OVER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+_LEFT_OVER_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+    | {"#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@tmp", "@sharebin"}
+)
 # Files of the same kind, and what people put beside data to describe them.
 _LEFT_OVER_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 _DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "citation"})

@@ -120,11 +120,11 @@ def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest
 def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tree(tmp_path, "Train/a/1.png", "Train/b/2.png", "Val/b/3.png", "Train/a/._1.png", "Train/__MACOSX/a/1.png")
     tree(tmp_path, "Train/a/@eaDir/1.png/thumb.jpg", "Train/b/.ipynb_checkpoints/2-checkpoint.png")
-    (tmp_path / "Train" / "@eaDir").mkdir()
+    tree(tmp_path, "Train/@eaDir/3.png", "Train/#recycle/old/4.png", "Train/b/@Recycle/5.png")
     (tmp_path / "Train" / "empty").mkdir()
     train, val = imagefolder_sources(tmp_path, None)
     assert (train.classes, len(train), len(val)) == (("a", "b"), 2, 1)
-    assert "left out 3 folders that are no classes (hidden or no images), such as @eaDir" in capsys.readouterr().err
+    assert "left out 4 folders that are no classes (hidden or no images), such as #recycle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -633,7 +633,8 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         (_parquet_images(0, 1), [1.5], "column label is of the type double"),
         (_parquet_images(0, 1), [10**12], "label 1000000000000"),
         (_parquet_images(0, 2), ["cat", None], "1 of its 2 rows have no label"),
-        ([None], [0], "row 0 .*holds no image"),
+        ([None], [0], "1 of its 1 rows hold no image, or one outside of the file; take such rows out"),
+        ([{"bytes": None, "path": "a.png"}, *_parquet_images(0, 5)], [0] * 6, "1 of its 6 rows hold no image"),
         (_parquet_images(0, 1), [-1], "label -1"),
         (_parquet_images(0, 1), [None], "1 of its 1 rows have no label"),
     ],
@@ -659,7 +660,7 @@ def test_parquet_labels_mean_the_same_in_all_files(tmp_path: Path) -> None:
     assert [source.classes for source in parquet_sources(tmp_path / "set", "image", "label", None)] == [("a", "b")] * 2
 
 
-def test_parquet_columns_that_are_there_twice(tmp_path: Path) -> None:
+def test_parquet_columns_that_are_there_twice_or_hold_paths(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
     from pyarrow import parquet
 
@@ -667,6 +668,11 @@ def test_parquet_columns_that_are_there_twice(tmp_path: Path) -> None:
     parquet.write_table(arrow.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has 2 columns 'label'; rename all but one"):
         parquet_sources(tmp_path, "image", "label", None)
+    texts = arrow.table({"image": ["a.png"], "label": [0]})
+    parquet.write_table(texts, tmp_path / "a.parquet")
+    (source,) = parquet_sources(tmp_path, "image", "label", None)
+    with pytest.raises(UserError, match="row 0 of the train split holds no image, or one outside of the Parquet files"):
+        source.sample(0)
 
 
 def test_parts_that_are_missing_or_of_several_configurations(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from striped_set import CLASSES, write_striped_set, write_trained_run
-from support import REAL_DATA, run_processes, start_processes, tool
+from support import REAL_DATA, jpeg, run_processes, start_processes, tool, write_tar
 
 from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
@@ -211,6 +211,20 @@ def test_shards_that_name_no_classes_have_those_of_their_labels(name, small_shar
     outcome = run_task(name, trained, small_shards, tmp_path, ["workers=0", *overrides])
     assert outcome.samples == 21
     assert [entry["class"] for entry in outcome.tables["classes"]] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["knn", "logreg", "linear"])
+def test_classes_that_only_the_validation_split_has_are_said(name, small_shards, trained, tmp_path):
+    data = tmp_path / "set"
+    shutil.copytree(small_shards / "train", data / "train", ignore=shutil.ignore_patterns("*.index", "*.json"))
+    write_tar(data / "val" / "0.tar", {"a.jpg": jpeg(1), "a.cls": b"0", "b.jpg": jpeg(2), "b.cls": b"7"})
+    overrides = {"linear": ["iterations=2", "global_batch=32", "batch=16"]}.get(name, [])
+    said: list[str] = []
+    run_task(name, trained, data, tmp_path / "out", ["workers=0", *overrides], said)
+    lines = [line for line in said if "without a training sample" in line]
+    assert lines == [
+        "1 of the 2 validation samples are of 1 classes without a training sample, such as label 7: they cannot be right"
+    ]
 
 
 def test_bad_settings_are_clear_errors(stripes, trained, tmp_path):

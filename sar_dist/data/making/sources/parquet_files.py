@@ -39,6 +39,9 @@ _SIGNATURES = (
     (b"II*", "tif"),
     (b"MM", "tif"),
 )
+_STORE_IMAGES = (
+    "take such rows out, store the images' bytes in the files, or list their paths in a table for `make_shards.py csv`"
+)
 
 
 def parquet_sources(
@@ -63,6 +66,7 @@ def parquet_sources(
     for split_made, names in chosen.items():
         check_parts(names, str(root))
         _check_columns(made[split_made], (image_column, label_column))
+        _refuse_missing_images(made[split_made], image_column)
         _refuse_other_splits(made[split_made], choice.source if choice else split_made)
     all_made = [path for paths_made in made.values() for path in paths_made]
     numbering = [paths[name] for name in found["train"]] if "train" in found else all_made
@@ -165,6 +169,21 @@ def _class_number(path: Path, value: object) -> int:
     return int(text)
 
 
+def _refuse_missing_images(files: Iterable[Path], column: str) -> None:
+    """Raise UserError where the files' statistics say that rows have no image, or no bytes of one."""
+    for path in files:
+        metadata = _open_parquet(path).metadata
+        missing = 0
+        for group in range(metadata.num_row_groups):
+            chunks = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
+            named = [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
+            missing += sum(chunk.statistics.null_count or 0 for chunk in named if chunk.statistics is not None)
+        if missing:
+            raise UserError(
+                f"{path}: {missing} of its {metadata.num_rows} rows hold no image, or one outside of the file; {_STORE_IMAGES}"
+            )
+
+
 def _check_columns(files: Iterable[Path], columns: Iterable[str]) -> None:
     """Raise UserError unless every file has each of the columns once."""
     for path in files:
@@ -220,10 +239,7 @@ class ParquetSource(Source):
         where = f"row {number} of the {self.split} split"
         data = image["bytes"] if isinstance(image, dict) else image
         if not isinstance(data, bytes):
-            raise UserError(
-                f"{where} holds no image, or one outside of the Parquet files; take such rows out, store the images' bytes in "
-                "the files, or list their paths in a table for `make_shards.py csv`"
-            )
+            raise UserError(f"{where} holds no image, or one outside of the Parquet files; {_STORE_IMAGES}")
         extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             extension = "webp"

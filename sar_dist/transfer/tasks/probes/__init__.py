@@ -7,6 +7,7 @@ from sar_dist.transfer.tasks.probes.data import (
     hold_out,
     open_probe_data,
     read_labels,
+    say_unseen,
 )
 from sar_dist.transfer.tasks.probes.figures import sweep_figure
 
@@ -17,5 +18,6 @@ __all__ = [
     "hold_out",
     "open_probe_data",
     "read_labels",
+    "say_unseen",
     "sweep_figure",
 ]

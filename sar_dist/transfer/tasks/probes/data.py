@@ -76,6 +76,16 @@ def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = 
     return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
 
 
+def say_unseen(job: TransferJob[Any], train: NDArray[np.int64], val: NDArray[np.int64]) -> None:
+    """Say it where validation labels occur on no training sample: no probe can get them right."""
+    unseen = np.isin(val, train, invert=True) & (val >= 0)
+    if unseen.any():
+        job.say(
+            f"{unseen.sum()} of the {len(val)} validation samples are of {len(np.unique(val[unseen]))} classes without a training "
+            f"sample, such as label {val[unseen].min()}: they cannot be right"
+        )
+
+
 def check_labels(labels: NDArray[np.int64], classes: int) -> None:
     """Raise UserError if a label is ``classes`` or more."""
     if labels.size and labels.max() >= classes:

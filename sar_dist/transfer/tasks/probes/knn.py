@@ -30,7 +30,7 @@ from sar_dist.transfer import (
     described,
 )
 from sar_dist.transfer.tasks import describe_eval_transform, top_classes
-from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, open_probe_data
+from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, open_probe_data, say_unseen
 from sar_dist.transfer.tasks.probes.figures import sweep_figure
 
 # Fixed, because a matrix product of another size has other last bits: whichever process computes a block, it is the same.
@@ -77,6 +77,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings
         predictions, bank, queries, classes = self._predict(prepared, job.backbone)
+        say_unseen(job, bank.labels, queries.labels)
         scores = ClassificationScores.of(predictions[settings.quoted_k], queries, classes)
         metrics = self._metrics(predictions, queries, classes)
         baselines = {"chance": scores.chance}

@@ -31,7 +31,7 @@ from sar_dist.transfer import (
     described,
 )
 from sar_dist.transfer.tasks import describe_eval_transform, top_classes
-from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, hold_out, open_probe_data
+from sar_dist.transfer.tasks.probes.data import ProbeData, frozen_tokens, hold_out, open_probe_data, say_unseen
 from sar_dist.transfer.tasks.probes.figures import sweep_figure
 from sar_dist.transfer.tasks.probes.logistic_solvers import LogisticRegressionFit, Solver, fit_logistic_regression
 
@@ -120,6 +120,8 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
         train = frozen_tokens(self.job, backbone, data.train, "train").good()
         val = frozen_tokens(self.job, backbone, data.val, "val")
         classes = data.count_classes(np.concatenate([train.labels, val.labels]))
+        if backbone is self.job.backbone:
+            say_unseen(self.job, train.labels, val.labels)
         features = train.values["tokens"][:, -1]
         sweep = self._sweep(features, train.labels, classes, self.job.out / "sweep" / name)
         chosen = choose([entry[self.metric] for entry in sweep])

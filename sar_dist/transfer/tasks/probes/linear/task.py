@@ -33,6 +33,7 @@ from sar_dist.transfer.tasks.probes import (
     hold_out,
     open_probe_data,
     read_labels,
+    say_unseen,
     sweep_figure,
 )
 from sar_dist.transfer.tasks.probes.linear.batches import AugmentedBatches, CachedBatches, FeatureBatches
@@ -142,7 +143,9 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
         if data.names is not None:
             return data.count_classes(np.array([0]))
         self.job.say("the data set names no classes: reading all labels")
-        return data.count_classes(np.concatenate([read_labels(data.train), read_labels(data.val)]))
+        train, val = read_labels(data.train), read_labels(data.val)
+        say_unseen(self.job, train, val)
+        return data.count_classes(np.concatenate([train, val]))
 
     def _train(self, data: LinearProbeData, classes: int, backbone: Backbone, name: str) -> _Trained:
         job, recipe = self.job, data.recipe
