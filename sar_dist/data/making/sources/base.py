@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _MAX_KEY = 80
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+# Neither absolute nor with "//", "." or ".." between slashes: one file has one such path.
+_PLAIN_PATH = re.compile(r"(?![/.])(?!.*/[/.])", re.DOTALL)
 
 
 class Source(ABC):
@@ -179,9 +181,11 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
 
 def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:
     """Places of the first two of ``paths`` below ``root`` that are one file, however they are spelled; None: all differ."""
+    top = f"{os.path.normpath(root)}/"
     places: dict[str, int] = {}
     for place, path in enumerate(paths):
-        first = places.setdefault(os.path.normpath(os.path.join(root, path)), place)
+        plain = path if _PLAIN_PATH.match(path) else os.path.normpath(os.path.join(root, path)).removeprefix(top)
+        first = places.setdefault(plain, place)
         if first != place:
             return first, place
     return None
