@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.data.layout import ClassTable, Split, SplitChoice
+from sar_dist.data.layout import ClassTable, Split, SplitChoice, split_of_word
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -177,6 +177,17 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     for name in unused:
         warn(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it")
     return made
+
+
+def own_split(root: Path) -> Split:
+    """The split that a source is of which does not say it otherwise: val if its folder is called so, else train.
+
+    Raises UserError for a folder of test images, of which the user must say what to make.
+    """
+    own = split_of_word(root.resolve().name)
+    if own == "test":
+        raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
+    return "val" if own == "val" else "train"
 
 
 def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:
