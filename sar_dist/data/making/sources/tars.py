@@ -115,7 +115,9 @@ class TarSource(StoredSource):
         if self._labelled:
             bad = bad | (self._labels == NO_LABEL) | (self._labels >= (manifest.num_classes or np.inf))
         else:
-            warn(f"{manifest.root}: the samples have no labels")
+            warn(
+                f"{manifest.root}: the samples have no labels in {label}; if they have some elsewhere, say where with --label json.FIELD"
+            )
         self._numbers = np.flatnonzero(~bad)
         self._refuse_bad(np.flatnonzero(bad), leave_out_bad)
 
