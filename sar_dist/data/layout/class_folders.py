@@ -26,14 +26,15 @@ FolderIdentity = tuple[int, int]
 
 
 class ClassFolder(NamedTuple):
-    """A folder in a tree of classes: its images (paths below the tree's root, with "/", sorted), and what is none.
+    """A folder in a tree of classes: its images, other files, and hidden ones and leftovers.
 
-    ``name`` is its name as a ``class_word``.
+    ``name`` is its name as a ``class_word``; paths are below the tree's root, with "/", sorted.
     """
 
     name: str
     images: tuple[str, ...]
     ignored: tuple[str, ...]
+    left_over: tuple[str, ...]
 
     @property
     def branches(self) -> int:
@@ -150,6 +151,7 @@ class _FolderReader:
         """The class folder ``name``. Links are followed, but not in a circle. Raises UserError."""
         images: list[str] = []
         ignored: list[str] = []
+        left_over: list[str] = []
         top = os.stat(self._root)
         todo: list[tuple[str, frozenset[FolderIdentity]]] = [(name, frozenset({(top.st_dev, top.st_ino)}))]
         while todo:
@@ -161,14 +163,14 @@ class _FolderReader:
             for entry in entries:
                 path = f"{folder}/{entry.name}"
                 if is_left_over(entry.name):
-                    continue
-                if entry.is_dir():
+                    left_over.append(path)
+                elif entry.is_dir():
                     todo.append((path, inside))
                 elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
                     images.append(path)  # a link to nothing is found out when its size is asked for
                 else:
                     ignored.append(path)
-        return ClassFolder(class_word(name), tuple(sorted(images)), tuple(sorted(ignored)))
+        return ClassFolder(class_word(name), *(tuple(sorted(paths)) for paths in (images, ignored, left_over)))
 
     def _entries(
         self, folder: str, above: frozenset[FolderIdentity]

@@ -133,13 +133,14 @@ def plain_map(header: str, pixels: np.ndarray) -> bytes:
         plain_map("Pf\n32 24\n-1.0\n", (RAMP[::-1] / 65535).astype("<f4")),
         encoded(Image.fromarray(RAMP.astype(">u2")), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray((RAMP / 257).astype(np.int32)), "TIFF"),
         encoded(Image.fromarray((RAMP * 32767).astype(np.int32)), "TIFF"),
         encoded(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
         encoded(Image.fromarray((RAMP / 257).astype(np.float32)), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.uint16)), "JPEG2000"),
     ],
-    ids="pgm16 pgm12 pfm tiff16 tiff32-of-16 tiff32 float1 float255 float65535 jp2".split(),
+    ids="pgm16 pgm12 pfm tiff16 tiff32-of-16 tiff32-of-8 tiff32 float1 float255 float65535 jp2".split(),
 )
 def test_every_deep_grey_mode_is_the_same_ramp(data: bytes) -> None:
     difference = decode_image(data, LIMIT).int() - torch.from_numpy(RAMP / 257).round().int()

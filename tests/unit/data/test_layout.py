@@ -124,7 +124,9 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "Train" / "empty").mkdir()
     train, val = imagefolder_sources(tmp_path, None)
     assert (train.classes, len(train), len(val)) == (("a", "b"), 2, 1)
-    assert "left out 4 folders that are no classes (hidden or no images), such as #recycle" in capsys.readouterr().err
+    lines = capsys.readouterr().err
+    assert "left out 4 folders that are no classes (hidden or no images), such as #recycle" in lines
+    assert "left out 4 hidden files and leftovers of other programs, such as a/._1.png" in lines
 
 
 @pytest.mark.parametrize(

@@ -587,6 +587,27 @@ def test_tars_are_written_anew_with_labels_as_numbers(tmp_path: Path) -> None:
         tar_sources(Path(manifests["train"].root), "cls", "val")
 
 
+def test_files_that_name_no_split_are_of_the_split_that_their_folder_is_called(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "parquet" / "Validation" / "0.parquet", _parquet_images(0, 2), [0, 1])
+    write_tars(tmp_path / "tars" / "Validation", [0, 1])
+    made = [
+        parquet_sources(tmp_path / "parquet" / "Validation", "image", "label", None),
+        tar_sources(tmp_path / "tars" / "Validation", "json.label", None),
+    ]
+    assert [source.split for sources in made for source in sources] == ["val", "val"]
+    for kind in ("parquet", "tars"):
+        (tmp_path / kind / "Validation").rename(tmp_path / kind / "test")
+    for make in (
+        lambda split: parquet_sources(tmp_path / "parquet" / "test", "image", "label", split),
+        lambda split: tar_sources(tmp_path / "tars" / "test", "json.label", split),
+    ):
+        with pytest.raises(
+            UserError, match="is a test split by name; say which split to make of it, with --split test=val"
+        ):
+            make(None)
+        assert [source.split for source in make(SplitChoice("test", "val"))] == ["val"]
+
+
 def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tars(tmp_path / "src", [0, "dog", 1, None, 2])
     message = (

@@ -299,13 +299,14 @@ def test_chance_of_real_labels_is_the_mean_size_of_the_sets(tmp_path: Path) -> N
     assert found.metrics["top1"] == pytest.approx(100 * hits)
 
 
-def test_real_labels_need_the_original_names_once(tmp_path: Path) -> None:
+def test_real_labels_need_the_original_names_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = write(tmp_path / "val", [0, 1])
     with pytest.raises(UserError, match="no files called ILSVRC2012_val_00000001"):
         make(ImageNetReal, data).prepare()
     write_validation(data, {3: 0}, flat=False)
     with pytest.raises(UserError, match="1 validation images instead of 50000"):
         make(ImageNetReal, data).prepare()
+    assert "left out 2 images that are not called like validation images, such as" in capsys.readouterr().err
     write_validation(data, {3: 0}, flat=True)
     with pytest.raises(UserError, match="a validation image twice"):
         make(ImageNetReal, data, allow_incomplete=True).prepare()

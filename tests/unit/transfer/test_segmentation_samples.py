@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +48,20 @@ def test_a_palette_image_gives_its_indices(tmp_path):
     assert np.array_equal(decode_labels((tmp_path / "map.png").read_bytes(), "x").numpy(), labels)
 
 
+def grey_png(bits: int) -> bytes:
+    """A grey PNG of 96 x 64 zeros with few bits a pixel, which Pillow cannot write."""
+    row = b"\0" + bytes(96 * bits // 8)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 96, 64, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(row * 64)),
+        (b"IEND", b""),
+    ]
+    written = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
@@ -57,6 +74,8 @@ def test_a_palette_image_gives_its_indices(tmp_path):
             {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.zeros((64, 96, 3), np.uint8))},
             "mode RGB, expected 8-bit grey",
         ),
+        ({"jpg": jpeg_of(scene(0)), "seg.png": grey_png(4)}, r"has 4 bits of grey, which readers stretch to 0\.\.255"),
+        ({"jpg": jpeg_of(scene(0)), "seg.png": grey_png(2)}, "has 2 bits of grey"),
     ],
 )
 def test_what_does_not_go_together_is_a_user_error(sample, message, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.data.layout import ClassTable, Split, SplitChoice
+from sar_dist.data.layout import ClassTable, Split, SplitChoice, split_of_word
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _MAX_KEY = 80
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+# Neither absolute nor with "//", "." or ".." between slashes: one file has one such path.
+_PLAIN_PATH = re.compile(r"(?![/.])(?!.*/[/.])", re.DOTALL)
 
 
 class Source(ABC):
@@ -177,11 +179,24 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     return made
 
 
+def own_split(root: Path) -> Split:
+    """The split that a source is of which does not say it otherwise: val if its folder is called so, else train.
+
+    Raises UserError for a folder of test images, of which the user must say what to make.
+    """
+    own = split_of_word(root.resolve().name)
+    if own == "test":
+        raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
+    return "val" if own == "val" else "train"
+
+
 def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:
     """Places of the first two of ``paths`` below ``root`` that are one file, however they are spelled; None: all differ."""
+    top = f"{os.path.normpath(root)}/"
     places: dict[str, int] = {}
     for place, path in enumerate(paths):
-        first = places.setdefault(os.path.normpath(os.path.join(root, path)), place)
+        plain = path if _PLAIN_PATH.match(path) else os.path.normpath(os.path.join(root, path)).removeprefix(top)
+        first = places.setdefault(plain, place)
         if first != place:
             return first, place
     return None

@@ -24,7 +24,7 @@ from sar_dist.data.layout import (
     split_folders,
     split_of_word,
 )
-from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, unique_keys
+from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, own_split, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.errors import UserError
 from sar_dist.keys import keyed_permutation
@@ -118,9 +118,7 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     own = split_of_word(root.resolve().name)
     if choice is not None and choice.source not in (choice.wanted, own):
         raise UserError(f"{root} has no {choice.source} split")
-    if choice is None and own == "test":
-        raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
-    wanted: Split = choice.wanted if choice is not None else "val" if own == "val" else "train"
+    wanted: Split = choice.wanted if choice is not None else own_split(root)
     train = split_folders(root.resolve().parent).get("train") if own not in (None, "train") else None
     if train is not None and _folders(train):
         _say(root, f"the classes are numbered as in {train}")
@@ -145,10 +143,12 @@ def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str,
                 "of images and labels instead)"
             )
     ignored = [path for folder in tree.classes for path in folder.ignored]
+    left_over = [path for folder in tree.classes for path in folder.left_over]
     for left_out, what in (
         (tree.no_classes, "folders that are no classes (hidden or no images)"),
         (tree.beside, "images or archives beside the class folders, which are of no class"),
         (ignored, "files that are no images by name"),
+        (left_over, "hidden files and leftovers of other programs"),
     ):
         if left_out:
             _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")

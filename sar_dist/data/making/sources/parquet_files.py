@@ -24,7 +24,7 @@ from sar_dist.data.layout import (
     split_of_word,
     splits_by_name,
 )
-from sar_dist.data.making.sources.base import Source, choose_splits
+from sar_dist.data.making.sources.base import Source, choose_splits, own_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import MOST_DIGITS, names_of_numbers, numbered_words
 from sar_dist.data.making.sources.tables import add_columns
@@ -49,8 +49,8 @@ def parquet_sources(
 ) -> list[ParquetSource]:
     """The splits of a folder of Parquet files in the layout of the ``datasets`` library, or of one such file.
 
-    Files belong to the split that their name says (train-00000-of-00005.parquet); where no name does, to ``split`` or
-    train. Of several splits, ``split`` chooses one. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
+    Files belong to the split that their name says (train-00000-of-00005.parquet); where no name does, to ``split``, or
+    what the folder is called, or train. Of several splits, ``split`` chooses one. The image column holds ``{"bytes", "path"}`` or plain bytes, the label column whole numbers, whose names are in
     the files' metadata, or words, which are numbered in alphabetical order over the training files (of whatever split is made,
     where there are none), or by a ``classes.json`` in the folder. Raises UserError.
     """
@@ -61,7 +61,9 @@ def parquet_sources(
     paths = {path.relative_to(root.parent if root.is_file() else root).as_posix(): path for path in files}
     paths = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
     found = splits_by_name(list(paths), str(root))
-    chosen = choose_splits(found, choice, root) if found else {choice.wanted if choice else "train": sorted(paths)}
+    chosen = (
+        choose_splits(found, choice, root) if found else {choice.wanted if choice else own_split(root): sorted(paths)}
+    )
     made = {split_made: [paths[name] for name in names] for split_made, names in chosen.items()}
     for split_made, names in chosen.items():
         check_parts(names, str(root))

@@ -210,9 +210,10 @@ def _split_column(
 
 def _labels(values: Sequence[str], table: Path) -> _Labels:
     classes_file = table.parent / CLASSES_NAME
-    words = numbered_words(values, table, classes_file)
+    words = numbered_words(set(values), table, classes_file)
     if words is not None:
-        return _Labels([words.labels[class_word(value)] for value in values], words, words.names)
+        labels = {value: words.labels[class_word(value)] for value in set(values)}
+        return _Labels([labels[value] for value in values], words, words.names)
     numbers = [int(class_word(value)) for value in values]
     return _Labels(numbers, None, names_of_numbers(classes_file, max(numbers), table))
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 
 from sar_dist.config import DataSettings
-from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice
-from sar_dist.data.making.sources.base import Source, choose_splits
+from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, splits_by_name
+from sar_dist.data.making.sources.base import Source, choose_splits, own_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
@@ -59,6 +59,10 @@ def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | Non
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     if choice is None or (root / MANIFEST_NAME).is_file():
         found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label)}
+        if choice is None and not any(
+            splits_by_name([shard.name for shard in each.shards], str(root)) for each in found.values()
+        ):
+            own_split(root)  # refuses a folder of test shards, which would be taken for training shards
         made = choose_splits(found, choice, root)
         # Samples of bare tars are counted when the manifest is loaded.
         return {name: load_manifest(manifest.root, manifest.split, label) for name, manifest in made.items()}
@@ -111,7 +115,9 @@ class TarSource(StoredSource):
         if self._labelled:
             bad = bad | (self._labels == NO_LABEL) | (self._labels >= (manifest.num_classes or np.inf))
         else:
-            warn(f"{manifest.root}: the samples have no labels")
+            warn(
+                f"{manifest.root}: the samples have no labels in {label}; if they have some elsewhere, say where with --label json.FIELD"
+            )
         self._numbers = np.flatnonzero(~bad)
         self._refuse_bad(np.flatnonzero(bad), leave_out_bad)
 

@@ -160,6 +160,9 @@ def open_validation_images(root: Path, data_help: str) -> SampleSet:
     numbers = [file.label for file in files]
     if len(set(numbers)) != len(numbers) or not 0 <= numbers[0] <= numbers[-1] < len(real_labels()):
         raise UserError(f"{folder} has a validation image twice, or one with a number above {len(real_labels())}")
+    others = [path for path in paths if _VALIDATION_IMAGE.search(path) is None]
+    if others:
+        warn(f"{folder}: left out {len(others)} images that are not called like validation images, such as {others[0]}")
     return FolderSamples(folder, files)
 
 

@@ -26,6 +26,8 @@ from sar_dist.transfer import MAX_PIXELS, SampleSet, image_of
 
 VOID = 255
 _SAY_EVERY = 2000
+# Place of the byte in a PNG file: signature, length and name of the first chunk, width and height come before it.
+_BIT_DEPTH = 24
 _CHECKED_FIRST = 8
 
 
@@ -97,7 +99,7 @@ def decode_labels(data: bytes, key: str) -> Tensor:
 
     Raises:
         UndecodableImage: damaged, or not a PNG.
-        UserError: the PNG holds colours instead of labels.
+        UserError: the PNG holds colours instead of labels, or grey values of less than 8 bits.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -105,6 +107,11 @@ def decode_labels(data: bytes, key: str) -> Tensor:
                 raise UserError(
                     f"{key}: its map of labels has mode {image.mode}, expected 8-bit grey (L) or palette (P) as in "
                     "ADEChallengeData2016 and VOC; the full ADE20K data set with coloured maps is another one"
+                )
+            if image.mode == "L" and data[_BIT_DEPTH] < 8:
+                raise UserError(
+                    f"{key}: its map of labels has {data[_BIT_DEPTH]} bits of grey, which readers stretch to 0..255; store it with 8 "
+                    "bits, or as a palette image"
                 )
             if image.width * image.height > MAX_PIXELS:
                 raise UndecodableImage(f"map of labels of {image.width}x{image.height} pixels")
