@@ -103,13 +103,13 @@ def load_runs(paths: list[Path]) -> list[ReportedRun]:
 def _load(path: Path) -> ReportedRun:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
+    config = read_settings(path)
+    environments = read_starts(path)
     records = list(read_metrics(path / "metrics.jsonl"))
     if all(record["prefix"] == "hardware" for record in records):  # what a start writes before its first step
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
-    config = read_settings(path)
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
     begun = sorted(folder.name for folder in (path / "transfer").glob("*/"))
-    environments = read_starts(path)
     return ReportedRun(
         name=str(config.get("run", {}).get("name", path.name)),
         path=path,
