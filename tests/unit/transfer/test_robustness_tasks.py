@@ -173,6 +173,13 @@ def test_folders_that_are_no_class(name: str) -> None:
     assert class_index(name) is None
 
 
+@pytest.mark.parametrize("name", ["imagenetv2-top-images-format-val", "imagenetv2-threshold0.7-format-val"])
+def test_another_set_of_imagenetv2_is_refused(name: str, tmp_path: Path) -> None:
+    data = write(tmp_path / name, [0, 1], str)
+    with pytest.raises(UserError, match=f"{name} is not the matched-frequency set"):
+        make(ImageNetV2, data, allow_incomplete=True).prepare()
+
+
 def test_numbers_as_folder_names_are_not_sorted_as_strings(tmp_path: Path) -> None:
     data = write(tmp_path / "data", [0, 1, 2, 10, 100, 999], str)
     assert run(ImageNetV2, data, allow_incomplete=True).metrics["top1"] == 100

@@ -5,6 +5,7 @@ ImageNet-C is in ``robustness.corruptions``. See docs/evaluation_robustness.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -163,6 +164,16 @@ class ImageNetV2(ClassFolderTask):
     data_folder = "imagenetv2"
     folder_names = ("imagenetv2-matched-frequency-format-val",)
     images = 10000
+
+    def prepare(self) -> RobustnessImages:
+        """Two other test sets of the same authors have as many images of the same classes, and are easier."""
+        data = self.job.data.resolve()
+        other = next((part for part in data.parts if re.search(r"imagenetv2.(threshold|top.images)", part)), None)
+        if other is not None:
+            raise UserError(
+                f"{other} is not the matched-frequency set, but another of ImageNetV2; expected {self.data_help}"
+            )
+        return super().prepare()
 
 
 class ImageNetSketch(ClassFolderTask):
