@@ -3,13 +3,17 @@
 python docs/make_results.py
 
 Whatever stands between <!-- records EXPERIMENT declared --> and <!-- end --> is replaced by the tables of that experiment's
-declared analyses, and after <!-- records EXPERIMENT secondary --> by its other tables. Its figures are
-docs/figures/EXPERIMENT_points.png, EXPERIMENT_curves.png and EXPERIMENT_heads.png. Only this repository is needed.
+declared analyses; after `secondary` by its other tables; after `secondary of ARM ARM` by those of these arms, and with
+`by seed N` by the means of that seed alone. Its figures are docs/figures/EXPERIMENT_points.png, EXPERIMENT_curves.png and
+EXPERIMENT_heads.png. Tables and figures have the arms that run without being asked for, unless arms are named.
+Only this repository is needed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from sar_dist.experiment import Results, collect, load_experiment, markdown_tables, write_figures
@@ -17,20 +21,22 @@ from sar_dist.experiment import Results, collect, load_experiment, markdown_tabl
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "results.md"
 SPECIFICATIONS = DOCS.parent / "configs" / "experiments"
-SECTION = re.compile(r"(<!-- records (\w+) (declared|secondary) -->\n).*?(<!-- end -->)", re.DOTALL)
+SECTION = re.compile(
+    r"(<!-- records (\w+) (declared|secondary)(?: of ([^>]+?))?(?: by seed (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def main() -> None:
     """Replace the tables of every section, and draw its figures."""
     text = PAGE.read_text()
     for name in dict.fromkeys(found[2] for found in SECTION.finditer(text)):
-        write_figures(results_of(name), DOCS / "figures", f"{name}_")
+        write_figures(restricted(results_of(name)), DOCS / "figures", f"{name}_")
     PAGE.write_text(with_tables(text))
 
 
 def with_tables(page: str) -> str:
     """The page with the tables of its sections made anew."""
-    return SECTION.sub(lambda found: f"{found[1]}{_section(found[2], found[3])}\n{found[4]}", page)
+    return SECTION.sub(lambda found: f"{found[1]}{_section(*found.groups()[1:5])}\n{found[6]}", page)
 
 
 def results_of(name: str) -> Results:
@@ -39,10 +45,27 @@ def results_of(name: str) -> Results:
     return collect(load_experiment(SPECIFICATIONS / f"{name}.py"), folder, folder)
 
 
-def _section(name: str, kind: str) -> str:
-    results = results_of(name)
+def restricted(results: Results, arms: Collection[str] = (), seed: int | None = None) -> Results:
+    """The results of these arms (none named: of those that are not optional), and of one seed or all."""
+    chosen = arms or [arm.name for arm in results.experiment.arms if not arm.optional]
+    values = {
+        metric: {
+            name: {each: value for each, value in by_arm[name].items() if seed in (None, each)}
+            for name in chosen
+            if name in by_arm
+        }
+        for metric, by_arm in results.values.items()
+    }
+    kept = tuple(arm for arm in results.arms if arm.name in chosen)
+    return dataclasses.replace(results, arms=kept, values={metric: found for metric, found in values.items() if found})
+
+
+def _section(name: str, kind: str, arms: str | None, seed: str | None) -> str:
+    results = restricted(results_of(name), (arms or "").split(), None if seed is None else int(seed))
     made, declared = list(markdown_tables(results)), len(results.experiment.analysis)
     chosen = made[:declared] if kind == "declared" else made[declared:]
+    if seed is not None:
+        chosen = chosen[:1]  # one pair has no interval
     return "\n\n".join(f"**{title}.** {note}\n\n{rows}" for title, note, rows in chosen) + "\n"
 
 
