@@ -7,7 +7,7 @@
     python benchmarks/loader.py --where device              the workers' part of augment.where=device
     python benchmarks/loader.py --plan                       our recipes and backends alone, for the table of the planner
     python benchmarks/loader.py --checksums --rounds 25     what comparing each sample's checksum costs
-    python benchmarks/loader.py --together --rounds 9       what reading and drawing for several samples at once saves
+    python benchmarks/loader.py --together --rounds 9       what reading, drawing and resizing for several at once saves
 
 All sides read the same shards (timm's layout, written to a temporary folder, in the page cache; LitData's chunks hold the
 same files) and give batches of 224 x 224 crops. CPU time is per image, of the process and its workers together; images per
@@ -80,7 +80,7 @@ PLANNED: dict[str, dict[str, Any]] = {
 FLOORS = "parts alone"
 PLAN = "ours, for the planner"
 CHECKSUMS = "the price of checksums, crop + flip"
-TOGETHER = "samples read and drawn for together, RandAugment on the device"
+TOGETHER = "samples read, drawn for and resized together, RandAugment on the device"
 Side = Callable[[int], Iterable[Any]]  # number of workers to batches
 
 
@@ -254,7 +254,7 @@ def with_and_without_checksums(folder: Path) -> dict[str, Side]:
 
 
 def together_and_one_by_one(folder: Path) -> dict[str, Side]:
-    """The training loader with RandAugment on the device, and the same reading and drawing for one sample at a time."""
+    """The training loader with RandAugment on the device, and the same reading, drawing and resizing for one sample at a time."""
     augment = AugmentSettings(rand_augment=RECIPES["RandAugment"], where="device")
     later = (build_operation_draw(augment, SIZE), canvas_of(augment))
     together = loader_side(folder, build_train_transform(augment, SIZE, MAX_PIXELS), later)
@@ -399,7 +399,9 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="measure only our loader, with every recipe and backend")
     parser.add_argument("--checksums", action="store_true", help="measure only what comparing checksums costs")
     parser.add_argument(
-        "--together", action="store_true", help="measure only what drawing for several samples at once saves"
+        "--together",
+        action="store_true",
+        help="measure only what drawing and resizing for several samples at once saves",
     )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How ``--help`` looks: its texts fit the terminal, however wide the lines are in which they were written."""
+"""What command lines have in common: a ``--help`` that fits the terminal, and paths, which are never empty."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 
 _WIDEST = 118
 _COMMAND = re.compile(r"\s*(python|deepspeed|torchrun) ")
@@ -22,6 +23,13 @@ class TerminalHelp(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(_wrapped(line, width) for line in _lines(text))
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line, as ``type=`` of an argument. Nothing is no path: it would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a path is empty, as of a variable that is not set")
+    return Path(text)
 
 
 def fitted(text: str) -> str:

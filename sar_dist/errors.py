@@ -15,6 +15,7 @@ class UserError(Exception):
     """
 
     exit_status = EXIT_BAD_INPUT
+    for_every_process = False  # whether each process says it, because nobody may be the one that speaks for all
 
 
 class CannotMeet(UserError):

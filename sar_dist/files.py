@@ -107,6 +107,23 @@ def remove_leftovers(path: Path) -> None:
         OSError: it cannot be removed.
     """
     for temporary in path.parent.glob(f".{glob.escape(path.name)}{PART_FILES[1:]}"):
+        _remove(temporary)
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """As ``remove_leftovers``, of everything below ``folder``.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    for temporary in folder.rglob(PART_FILES):
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir() and not temporary.is_symlink():
+        shutil.rmtree(temporary)
+    else:
         temporary.unlink(missing_ok=True)
 
 

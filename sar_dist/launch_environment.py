@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 
 # RANK, LOCAL_RANK, WORLD_SIZE. Open MPI's come first: its daemons may be tasks of a Slurm step themselves.
 _NAMES_OF_LAUNCHERS = (
@@ -22,6 +22,13 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _SIZES_PER_NODE = (("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE"), ("MPI_LOCALNRANKS", "PMI_SIZE"))
 _OWN_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")  # torchrun's and deepspeed's, which may start worlds of one
 _FIRST_PORT, _PORTS = 20000, 10000
+_MOST_PROCESSES = 2**20
+
+
+class WrongRank(UserError):
+    """Variables by which a process cannot tell which one it is, so that each says it."""
+
+    for_every_process = True
 
 
 def read_environment() -> tuple[int, int, int]:
@@ -43,10 +50,11 @@ def read_environment() -> tuple[int, int, int]:
             for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
         )
     except ValueError as error:
-        raise UserError(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}") from error
-    if not 0 <= rank < world:
-        raise UserError(
-            f"RANK={rank} does not fit WORLD_SIZE={world}; start with deepspeed, torchrun, srun, mpirun or plain python"
+        raise WrongRank(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {shortened(str(error))}") from error
+    if not 0 <= rank < world <= _MOST_PROCESSES or local_rank < 0:
+        raise WrongRank(
+            f"RANK={rank} and LOCAL_RANK={local_rank} do not fit WORLD_SIZE={world}; start with deepspeed, torchrun, srun, mpirun "
+            "or plain python"
         )
     if world == 1 and not any(name in os.environ for name in _OWN_LAUNCHERS):
         _refuse_several_worlds_of_one(given)
@@ -63,12 +71,13 @@ def find_meeting_place(world: int) -> tuple[str, int]:
     Raises:
         UserError: several processes have nothing to agree on a place by; MASTER_PORT is no port.
     """
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name, "").strip()]:
         host, port = _derived_place(world)
-        os.environ.setdefault("MASTER_ADDR", host)
-        os.environ.setdefault("MASTER_PORT", str(port))
+        os.environ.update(
+            {name: value for name, value in (("MASTER_ADDR", host), ("MASTER_PORT", str(port))) if name in missing}
+        )
     port_text = os.environ["MASTER_PORT"]
-    if not port_text.isdecimal() or not 0 < int(port_text) < 65536:
+    if not (port_text.isascii() and port_text.isdecimal()) or not 0 < int(port_text) < 65536:
         raise UserError(f"MASTER_PORT={port_text} is not a port; use a number from 1024 to 65535")
     return os.environ["MASTER_ADDR"], int(port_text)
 

@@ -65,7 +65,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0
     except UserError as error:
-        if _speaks():
+        if error.for_every_process or _speaks():
             warn(f"error: {' '.join(str(error).split())}")
         status = error.exit_status
     except MemoryError:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.program import run_tool
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def say(line: str) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
-    parser.add_argument("spec", type=Path, help="a file of configs/experiments/")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the experiment")
+    parser.add_argument("spec", type=given_path, help="a file of configs/experiments/")
+    parser.add_argument("--out", type=given_path, required=True, metavar="DIR", help="folder of the experiment")
     parser.add_argument("--arm", action="append", default=[], help="only this arm; may be repeated")
     parser.add_argument("--seed", action="append", default=[], type=int, help="only this seed; may be repeated")
     parser.add_argument(
@@ -100,7 +100,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument("--launcher", default="", help='starts each training, such as "deepspeed --num_gpus 8"')
-    parser.add_argument("--records", type=Path, metavar="FOLDER", help="small files of finished runs, read and written")
+    parser.add_argument(
+        "--records", type=given_path, metavar="FOLDER", help="small files of finished runs, read and written"
+    )
     parser.add_argument(
         "--term",
         action="append",

@@ -6,17 +6,17 @@ python tools/export.py runs/vit_b_in1k exports/vit_b_in1k [--push-to-hub me/vit_
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import re
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.program import run_tool
 
 
 def main() -> None:
     """Parse, export, say what was exported and how to load it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoint folders")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to create")
+    parser.add_argument("run", type=given_path, metavar="RUN", help="run directory, or one of its checkpoint folders")
+    parser.add_argument("out", type=given_path, metavar="OUT", help="folder to create")
     parser.add_argument("--step", type=int, help="the checkpoint after this optimizer step; default: the newest intact")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ema", action="store_true", help="the moving average (the default if the run kept one)")
@@ -28,7 +28,11 @@ def main() -> None:
         help="of the stored tensors; default: float32",
     )
     parser.add_argument(
-        "--license", default="unknown", metavar="ID", help="of the weights, for the model card, such as apache-2.0"
+        "--license",
+        type=_license,
+        default="unknown",
+        metavar="ID",
+        help="of the weights, for the model card, such as apache-2.0",
     )
     parser.add_argument(
         "--push-to-hub",
@@ -61,6 +65,12 @@ def main() -> None:
     print(f'load with: {needs}timm.create_model("local-dir:{export.folder}", pretrained=True)')
     if arguments.push_to_hub:
         print(f"uploaded to {push_to_hub(export.folder, arguments.push_to_hub, private=not arguments.public)}")
+
+
+def _license(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no identifier of a license, such as apache-2.0")
+    return text
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
 from sar_dist.machine import Machine
@@ -93,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help=f"images of an epoch (default: data.epoch_samples, or counted in data.train; {IMAGENET_1K_IMAGES} where that is missing)",
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything to this file, in bytes")
+    parser.add_argument("--json", type=given_path, metavar="PATH", help="also write everything to this file, in bytes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     return parser.parse_intermixed_args()
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from rich.console import Console
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.config import height_and_width, load_config
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
@@ -21,7 +20,7 @@ def main() -> None:
     """Parse, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--config", required=True, help="configuration file, or the config.json of a run")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write every count to this file")
+    parser.add_argument("--json", type=given_path, metavar="PATH", help="also write every count to this file")
     parser.add_argument("--depth", type=int, default=5, help="levels of modules that are shown (default 5)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     arguments = parser.parse_intermixed_args()

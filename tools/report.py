@@ -12,9 +12,8 @@ python tools/report.py runs/method_seed0 runs/method_seed1 --baseline runs/plain
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
 
@@ -27,17 +26,20 @@ def main() -> None:
         usage="%(prog)s RUN [RUN ...] [--baseline RUN [RUN ...]] [--out DIR]",
         formatter_class=TerminalHelp,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, such as runs/NAME")
+    parser.add_argument("runs", nargs="+", type=given_path, metavar="RUN", help="run directories, such as runs/NAME")
     parser.add_argument(
         "--baseline",
         nargs="+",
-        type=Path,
+        type=given_path,
         default=[],
         metavar="RUN",
         help="compare with these runs, which differ in their seed alone (default: the runs without regularizer)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write into (default: the folder report of the first run)"
+        "--out",
+        type=given_path,
+        metavar="DIR",
+        help="folder to write into (default: the folder report of the first run)",
     )
     arguments = parser.parse_args()
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from sar_dist.command_help import TerminalHelp, fitted
+from sar_dist.command_help import TerminalHelp, fitted, given_path
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.program import run_tool
@@ -41,12 +40,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", metavar="SPEC", help=f"{SPEC_HELP}; default: the newest finished run in runs/")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=given_path,
         metavar="ROOT",
         help="the data set, as given or below $SAR_DIST_DATA or data/; default: the usual one of the task, there",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
+        "--out", type=given_path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only N samples of each split; marked partial")
     parser.add_argument("--list", action="store_true", help="explain every task and stop")

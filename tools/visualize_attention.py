@@ -10,7 +10,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sar_dist.command_help import TerminalHelp
+from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.data.layout import is_image_name
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -79,9 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--model", required=True, metavar="SPEC", help=SPEC_HELP)
     parser.add_argument(
-        "--images", required=True, nargs="+", type=Path, metavar="PATH", help="image files, or folders of them"
+        "--images", required=True, nargs="+", type=given_path, metavar="PATH", help="image files, or folders of them"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures and index.html")
+    parser.add_argument(
+        "--out", required=True, type=given_path, metavar="DIR", help="folder for the pictures and index.html"
+    )
     arguments = parser.parse_args()
 
     images = [image for path in arguments.images for image in images_at(path)]

@@ -16,11 +16,13 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sar_dist.data.pinned_memory import RegisteredMapping
 
 # A byte for each slot at the beginning of a worker's memory: 0 free, 1 in use. The worker sets it, the parent clears it.
 _FLAGS = mmap.PAGESIZE
@@ -39,15 +41,17 @@ class BatchMemory:
     Args:
         workers: number of the workers.
         slots: batches of a worker that may exist at the same time.
+        registered: a GPU copies from the slots; see ``RegisteredMapping`` for what that asks of the caller.
     """
 
-    def __init__(self, workers: int, slots: int) -> None:
+    def __init__(self, workers: int, slots: int, *, registered: bool = False) -> None:
         if not 0 < slots <= _FLAGS:
             raise ValueError(f"{slots} slots, expected 1 to {_FLAGS}")
         self.slots = slots
         self.key = next(_keys)
         self._files = [os.memfd_create(f"batches of worker {worker}") for worker in range(workers)]
-        self._mapped: dict[int, mmap.mmap] = {}
+        self._registered = registered
+        self._mapped: dict[int, _Mapping | RegisteredMapping] = {}
         _memories[self.key] = self
         weakref.finalize(self, _close, self._files).atexit = False
 
@@ -65,11 +69,12 @@ class BatchMemory:
     def tensor(self, worker: int, slot: int, slot_bytes: int, shape: Sequence[int]) -> Tensor:
         """The uint8 batch (*shape) in a slot; once nothing refers to its storage any more the slot is free."""
         if worker not in self._mapped:
-            self._mapped[worker] = mmap.mmap(self._files[worker], _FLAGS + self.slots * slot_bytes)
-        memory = self._mapped[worker]
+            memory = mmap.mmap(self._files[worker], _FLAGS + self.slots * slot_bytes)
+            self._mapped[worker] = RegisteredMapping(memory) if self._registered else _Mapping(memory)
+        mapping = self._mapped[worker]
         # torch holds on to this very object until the storage is freed.
-        array = np.frombuffer(memory, np.uint8, math.prod(shape), _FLAGS + slot * slot_bytes)
-        weakref.finalize(array, _release, os.getpid(), memory, slot).atexit = False
+        array = np.frombuffer(mapping.memory, np.uint8, math.prod(shape), _FLAGS + slot * slot_bytes)
+        weakref.finalize(array, _release, os.getpid(), mapping, slot).atexit = False
         return torch.from_numpy(array).view(*shape)
 
 
@@ -78,10 +83,14 @@ def _close(files: list[int]) -> None:
         os.close(file)
 
 
-def _release(owner: int, memory: mmap.mmap, slot: int) -> None:
+class _Mapping(NamedTuple):
+    memory: mmap.mmap
+
+
+def _release(owner: int, mapping: _Mapping | RegisteredMapping, slot: int) -> None:
     # A process that is forked meanwhile has the object too, and no say.
     if os.getpid() == owner:
-        memory[slot : slot + 1] = _FREE
+        mapping.memory[slot : slot + 1] = _FREE
 
 
 class WorkerSlots:

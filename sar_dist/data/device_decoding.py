@@ -7,6 +7,7 @@ the device refuses is made anew on the CPU of this process, with the substitutes
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,7 +81,11 @@ class DeviceDecoder:
         if self._stream is None:
             return _Decoded(self._images(batch), None)
         with torch.cuda.stream(self._stream):
-            images = self._images(batch)
+            try:
+                images = self._images(batch)
+            except DeviceRefused:
+                self._stream.synchronize()  # what it began reads the files
+                raise
             done = torch.cuda.Event()
             done.record(self._stream)
         return _Decoded(images, done)
@@ -162,19 +167,29 @@ def decoded_ahead(
     """
     with ThreadPoolExecutor(1, "decoding") as thread:
         following = _begun(batches, thread, decoder)
-        while following is not None:
-            ready, following = following, _begun(batches, thread, decoder)
-            batch, images = ready
-            count.add(batch["encoded"])
-            try:
-                decoded = images.result()
-            except DeviceRefused as reason:
-                count.refuse(str(reason))
-                yield made_here(batch)
-                continue
-            yield {**{key: value for key, value in batch.items() if key != "encoded"}, "image": _usable(decoded)}
-            # The batch's files may go after that. It began a step ago, so that this does not wait in practice.
-            decoded.wait()
+        try:
+            while following is not None:
+                ready, following = following, _begun(batches, thread, decoder)
+                batch, images = ready
+                count.add(batch["encoded"])
+                try:
+                    decoded = images.result()
+                except DeviceRefused as reason:
+                    count.refuse(str(reason))
+                    yield made_here(batch)
+                    continue
+                try:
+                    yield {
+                        **{key: value for key, value in batch.items() if key != "encoded"},
+                        "image": _usable(decoded),
+                    }
+                finally:
+                    # The batch's files may go after that. It began a step ago, so that this does not wait in practice.
+                    decoded.wait()
+        finally:
+            if following is not None:
+                with contextlib.suppress(DeviceRefused):
+                    following[1].result().wait()
     say(str(count))
 
 
@@ -200,7 +215,7 @@ def device_batches(loader: TrainLoader, start_batch: int, stop_batch: int, devic
 
     Whatever the loader leaves to the device is decoded there. The workers start now.
     """
-    batches = prefetch_to_device(loader.iterate(start_batch, stop_batch), device)
+    batches = prefetch_to_device(loader.iterate(start_batch, stop_batch, registered=True), device)
     if not loader.leaves_decoding:
         return batches
     return decoded_ahead(batches, DeviceDecoder(device), DecodingCount(), loader.made_here)

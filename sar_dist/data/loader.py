@@ -115,7 +115,7 @@ class TrainLoader:
         self._seed = seed
         self._fingerprint_extra = fingerprint_extra or {}
 
-    def iterate(self, start_batch: int, stop_batch: int) -> Iterator[Batch]:
+    def iterate(self, start_batch: int, stop_batch: int, *, registered: bool = False) -> Iterator[Batch]:
         """This rank's micro-batches of the run's global batches [start_batch, stop_batch) in order, ``accumulation`` of each.
 
         Epochs follow each other without a break: one call can serve a whole run, and starts the workers once.
@@ -124,7 +124,8 @@ class TrainLoader:
         set; with r copies of each sample, pass * r + copy); ``by_set`` (how many are of each set); ``bad`` (how many are
         substitutes) and ``bad_keys`` (the samples they replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
         too many samples are bad. If decoding is left to the device there are ``encoded`` and the batch's ``number`` instead
-        of ``image``.
+        of ``image``. With ``registered``, a GPU copies images from where the workers write them, again as soon as nothing refers to a batch: keep each
+        until its copy is done, as ``prefetch_to_device`` does.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         pipeline = wds.DataPipeline(
@@ -135,7 +136,9 @@ class TrainLoader:
             ),
             errors_as_batches,
         )
-        return self._counted(iterate_pipeline(pipeline, self._data.workers, self._data.prefetch), start)
+        return self._counted(
+            iterate_pipeline(pipeline, self._data.workers, self._data.prefetch, registered=registered), start
+        )
 
     @property
     def leaves_decoding(self) -> bool:

@@ -33,18 +33,25 @@ def prefetch_to_device(batches: Iterator[Batch], device: torch.device) -> Iterat
 def _prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     stream = torch.cuda.Stream(device)
     following = _start_copy(next(batches, None), stream)
-    while following is not None:
-        ready, following = following, _start_copy(next(batches, None), stream)
-        step = torch.cuda.current_stream(device)
-        with region("host_to_device"):
-            step.wait_event(ready.done)
-        for value in ready.target.values():
-            if isinstance(value, Tensor):
-                # Allocated on the copying stream, which must not reuse the memory before the step has done with it.
-                value.record_stream(step)
-        yield ready.target
-        # The copy reads the source until then. It began a step ago, so that this does not wait in practice.
-        ready.done.synchronize()
+    try:
+        while following is not None:
+            ready, following = following, _start_copy(next(batches, None), stream)
+            step = torch.cuda.current_stream(device)
+            with region("host_to_device"):
+                step.wait_event(ready.done)
+            for value in ready.target.values():
+                if isinstance(value, Tensor):
+                    # Allocated on the copying stream, which must not reuse the memory before the step has done with it.
+                    value.record_stream(step)
+            try:
+                yield ready.target
+            finally:
+                # The copy reads the source until then. It began a step ago, so that this does not wait in practice.
+                ready.done.synchronize()
+            del ready  # a worker may write the source again
+    finally:
+        if following is not None:
+            following.done.synchronize()
 
 
 def _start_copy(batch: Batch | None, stream: torch.cuda.Stream) -> _Copying | None:

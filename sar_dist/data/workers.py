@@ -54,14 +54,17 @@ def default_workers(cores: int) -> int:
     return min(cores - 1, _MOST_WORKERS)
 
 
-def iterate_pipeline(pipeline: wds.DataPipeline, workers: int | None, prefetch: int) -> Iterator[Batch]:
+def iterate_pipeline(
+    pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, registered: bool = False
+) -> Iterator[Batch]:
     """The pipeline's batches in order, made by ``workers`` processes that prepare ``prefetch`` batches each ahead.
 
     The processes start at once, not at the first batch: what this process allocates later is not shared with them.
-    Without a number of workers this process is taken to be the only one on its cores.
+    Without a number of workers this process is taken to be the only one on its cores. ``registered`` as of ``BatchMemory``,
+    where there is a GPU.
     Raises UserError for what a stage reported, and with advice where a worker was killed because memory ran out.
     """
-    loader = _Loader(pipeline, workers, prefetch, kept=False)
+    loader = _Loader(pipeline, workers, prefetch, kept=False, registered=registered and uses_cuda())
     with _explained_failures(), _single_threaded_opencv():
         return _checked(loader.batches())
 
@@ -91,7 +94,9 @@ class KeptPipeline:
 class _Loader:
     """torch's loader of a pipeline, with the memory in which its workers hand over their batches."""
 
-    def __init__(self, pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, kept: bool) -> None:
+    def __init__(
+        self, pipeline: wds.DataPipeline, workers: int | None, prefetch: int, *, kept: bool, registered: bool = False
+    ) -> None:
         if workers is None:
             workers = default_workers(share_of_cores(own_use(), [own_use()]))
         self.workers = workers
@@ -101,7 +106,7 @@ class _Loader:
             if shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY:
                 raise UserError(_out_of_shared_memory())
             _allow_open_files(workers, prefetch)
-            self._memory = BatchMemory(workers, prefetch + _BATCHES_IN_USE)
+            self._memory = BatchMemory(workers, prefetch + _BATCHES_IN_USE, registered=registered)
         self._loader = DataLoader(
             pipeline,
             batch_size=None,
@@ -111,6 +116,7 @@ class _Loader:
             worker_init_fn=None if self._memory is None else partial(_prepare_loader_worker, self._memory),
             # forkserver and spawn would import the user's main module again; and the parent would not be the parent.
             multiprocessing_context="fork" if workers else None,
+            # Copies what is not pinned yet: registered memory is.
             pin_memory=uses_cuda(),
             # The loader draws a seed for its workers, from the training process's generator unless it has its own.
             generator=torch.Generator(),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sar_dist.errors import UserError
 from sar_dist.experiment.runs import evaluation_result, identity_of, run_folder
 from sar_dist.experiment.specification import Arm, Experiment
-from sar_dist.files import make_folder, parse_json, write_durably
+from sar_dist.files import make_folder, parse_json, remove_leftovers, write_durably
 from sar_dist.observe import quantities_in
 from sar_dist.reports import ReportedRun, load_runs
 from sar_dist.transfer import Result, read_result
@@ -179,7 +179,9 @@ def write_record(record: RunRecord, folder: Path) -> None:
     make_folder(folder)
     content = record.model_dump(mode="python")
     lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in content.items()]
-    write_durably(record_file(folder, record.arm, record.seed), "{\n" + ",\n".join(lines) + "\n}\n")
+    file = record_file(folder, record.arm, record.seed)
+    remove_leftovers(file)
+    write_durably(file, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _json(value: object) -> str:

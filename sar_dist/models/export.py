@@ -26,7 +26,7 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, height_and_width
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_folder, check_space
+from sar_dist.files import atomic_folder, check_space, remove_leftovers
 from sar_dist.models.build import model_on_meta
 from sar_dist.models.families import TimmViT, import_model
 from sar_dist.models.registered import NO_SKIP_ARCHITECTURE
@@ -93,6 +93,7 @@ def export_run(
             return Export(out, _existing_export(out, hub), written=False)
         needed = sum(map(math.prod, reader.shapes.values())) * dtype.itemsize + _SPARE_BYTES
         check_space(out.absolute().parent, needed, "the export takes", "free some space or choose another folder")
+        remove_leftovers(out.resolve())
         with atomic_folder(out) as folder:
             digest = _write_safetensors(folder / WEIGHTS_FILE, reader, "ema" if use_ema else "master", dtype)
             hub[PROVENANCE_KEY]["weights_sha256"] = digest

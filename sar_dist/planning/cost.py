@@ -12,24 +12,24 @@ from sar_dist.planning.shape import ModelShape
 _PASSES = {False: 1 + BACKWARD_PER_FORWARD, True: 2 + BACKWARD_PER_FORWARD}
 
 # Images per second and core, from the shard to batches of augmented 224 x 224 uint8 tensors, by augmentation and
-# augment.backend; measured on a Zen 4 server (2.6 GHz) on ImageNet JPEGs of 109 KB, see docs/planning.md.
+# augment.backend; measured on a busy Zen 5 server (2.6 GHz) on ImageNet JPEGs of 104 KB, see docs/planning.md.
 IMAGES_PER_CORE = {
-    ("crop and flip", "fast"): 606.0,
-    ("crop and flip", "pil"): 315.0,
-    ("RandAugment", "fast"): 442.0,
-    ("RandAugment", "pil"): 235.0,
-    ("3-Augment", "fast"): 402.0,
-    ("3-Augment", "pil"): 221.0,
+    ("crop and flip", "fast"): 698.0,
+    ("crop and flip", "pil"): 366.0,
+    ("RandAugment", "fast"): 594.0,
+    ("RandAugment", "pil"): 297.0,
+    ("3-Augment", "fast"): 536.0,
+    ("3-Augment", "pil"): 254.0,
 }
 # The same images resized to a short side of RESIZED_TO pixels (make_shards.py --max-short-side).
 RESIZED_TO = 256
 IMAGES_PER_CORE_RESIZED = {
-    ("crop and flip", "fast"): 1309.0,
-    ("crop and flip", "pil"): 630.0,
-    ("RandAugment", "fast"): 841.0,
-    ("RandAugment", "pil"): 377.0,
-    ("3-Augment", "fast"): 694.0,
-    ("3-Augment", "pil"): 315.0,
+    ("crop and flip", "fast"): 1613.0,
+    ("crop and flip", "pil"): 618.0,
+    ("RandAugment", "fast"): 951.0,
+    ("RandAugment", "pil"): 375.0,
+    ("3-Augment", "fast"): 907.0,
+    ("3-Augment", "pil"): 355.0,
 }
 
 

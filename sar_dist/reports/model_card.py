@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.errors import UserError
-from sar_dist.files import write_durably
+from sar_dist.files import remove_leftovers, write_durably
 from sar_dist.observe import read_metrics
 from sar_dist.reports.runs import read_json, read_settings, read_starts
 from sar_dist.transfer import RESULT_FILE, Result, export_fingerprint, read_result
@@ -49,6 +49,8 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
         *_repeat_section(config["data"]["train"], environments, asked),
     ]
     try:
+        for file in (export / TRAINING_FILE, export / CARD_FILE):
+            remove_leftovers(file)
         write_durably(export / TRAINING_FILE, json.dumps(public, indent=2) + "\n")
         write_durably(export / CARD_FILE, "\n".join(sections) + "\n")
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ class ReportedRun:
     def steps_per_epoch(self) -> float | None:
         """Optimizer steps in an epoch, from the training records; None before the first one."""
         last = self.last("train")
-        return last["step"] / last["epoch"] if last.get("epoch") else None
+        epoch = float(last.get("epoch", 0))
+        return last["step"] / epoch if 0 < epoch < math.inf else None
 
     def curve(self, prefix: str, name: str) -> Curve:
         """Epochs (steps where the epoch is not known) and values of one metric, in order."""
@@ -101,13 +103,13 @@ def load_runs(paths: list[Path]) -> list[ReportedRun]:
 def _load(path: Path) -> ReportedRun:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
-    records = list(read_metrics(path / "metrics.jsonl"))
-    if not records:
-        raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
     config = read_settings(path)
+    environments = read_starts(path)
+    records = list(read_metrics(path / "metrics.jsonl"))
+    if all(record["prefix"] == "hardware" for record in records):  # what a start writes before its first step
+        raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
     begun = sorted(folder.name for folder in (path / "transfer").glob("*/"))
-    environments = read_starts(path)
     return ReportedRun(
         name=str(config.get("run", {}).get("name", path.name)),
         path=path,

@@ -97,6 +97,20 @@ def write_result(result: Result, folder: Path) -> Path:
     file = folder / RESULT_FILE
     with atomic_write(file) as stream:
         stream.write((result.model_dump_json(indent=2) + "\n").encode())
-    with (folder.parent / RESULTS_FILE).open("a") as lines:
-        lines.write(json.dumps(result.model_dump(mode="json")) + "\n")
+    list_result(result, folder)
     return file
+
+
+def list_result(result: Result, folder: Path) -> None:
+    """Append the result in ``folder`` to ``results.jsonl`` beside it, unless it is there already, as after a kill in between.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    file = folder.parent / RESULTS_FILE
+    line = json.dumps(result.model_dump(mode="json")).encode()
+    listed = file.read_bytes() if file.exists() else b""
+    if line not in listed.splitlines():
+        torn = b"\n" if listed and not listed.endswith(b"\n") else b""
+        with file.open("ab") as lines:
+            lines.write(torn + line + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_write, make_folder, read_regular
+from sar_dist.files import atomic_write, make_folder, read_regular, remove_all_leftovers
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -28,6 +29,7 @@ from sar_dist.transfer.result import (
     MeasuredModel,
     Result,
     identity,
+    list_result,
     read_result,
     write_result,
 )
@@ -74,7 +76,11 @@ def evaluate(request: Request) -> Result:
     done = distributed.main_first(lambda: claim_folder(folder, wanted))
     if done:
         say(f"already done: {folder / RESULT_FILE}")
-        return read_result(folder / RESULT_FILE)
+        result = read_result(folder / RESULT_FILE)
+        if distributed.is_main():
+            with contextlib.suppress(OSError):  # another's folder, which may only be read
+                list_result(result, folder)
+        return result
     began = time.monotonic()
     outcome = task.run(prepared)
     result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, time.monotonic() - began)
@@ -134,6 +140,7 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
         UserError: the folder holds another evaluation.
     """
     make_folder(folder)
+    remove_all_leftovers(folder)  # by a start that was killed; two at once in one folder would do the same work anyway
     file = folder / JOB_FILE
     if file.exists():
         try:

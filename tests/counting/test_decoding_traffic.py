@@ -107,6 +107,18 @@ class DeviceOfStreams:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: self.timeline.default)
         monkeypatch.setattr(Tensor, "record_stream", lambda _tensor, stream: self.read_late.append(stream))
 
+    def decoder(self) -> tuple[DeviceDecoder, list[tuple[int, int]]]:
+        """A decoder on these streams, and the work that it has queued."""
+        decoded: list[tuple[int, int]] = []
+
+        def decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
+            decoded.append(self.decoding.queue())
+            return decode_together(files, device)
+
+        decoder = DeviceDecoder(CPU, decode)
+        decoder._stream = self.decoding  # type: ignore[assignment]
+        return decoder, decoded
+
     @contextmanager
     def _entered(self, stream: Stream) -> Iterator[None]:
         assert stream is self.decoding
@@ -117,14 +129,7 @@ def test_a_step_waits_on_its_stream_and_the_host_for_what_began_a_step_ago(
     loader: TrainLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = DeviceOfStreams(monkeypatch)
-    decoded: list[tuple[int, int]] = []
-
-    def decode(files: list[Tensor], where: torch.device) -> list[Tensor]:
-        decoded.append(device.decoding.queue())
-        return decode_together(files, where)
-
-    decoder = DeviceDecoder(CPU, decode)
-    decoder._stream = device.decoding  # type: ignore[assignment]
+    decoder, decoded = device.decoder()
     step = device.timeline.default
     taken: list[int] = []
     batches = ((taken.append(len(taken)), batch)[1] for batch in loader.iterate(0, BATCHES))
@@ -135,3 +140,14 @@ def test_a_step_waits_on_its_stream_and_the_host_for_what_began_a_step_ago(
         assert step.comes_after(decoded[number])
     assert device.waits == ["event in MainThread"] * BATCHES
     assert device.read_late == [step] * BATCHES
+
+
+def test_a_run_that_stops_leaves_no_file_that_is_still_read(
+    loader: TrainLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = DeviceOfStreams(monkeypatch)
+    batches = decoded_ahead(loader.iterate(0, BATCHES), device.decoder()[0], DecodingCount(), loader.made_here)
+    next(batches)
+    assert device.waits == []
+    batches.close()  # type: ignore[attr-defined]
+    assert device.waits == ["event in MainThread"] * 2, "the batch in use, and the one ahead"

@@ -8,6 +8,7 @@ and kills of the start after a kill, in `make test-long`.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from crash_states import CrashState, power_cuts, record
+from run_factory import random_model, settings, write_run
 from run_results import differences, run_results
 from support import jpeg, tool, write_tar
 
@@ -140,3 +142,47 @@ def test_killed_making_of_shards_goes_on(tmp_path: Path) -> None:
     expected = {**made(out), "error": ""}
     assert len(expected) == 7
     assert faults(spread(states, FEW), out, again, expected) == []
+
+
+MEASURED = ("seconds", "environment", "time")  # of a result, which differ from start to start
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """What an evaluation or an export left: names, and contents where these do not depend on when it was done."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name):
+        content: Any = path.read_bytes()
+        if path.name in ("result.json", "results.jsonl"):
+            lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content]
+            content = [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
+        found[path.relative_to(folder).as_posix()] = content
+    return found
+
+
+@pytest.mark.parametrize("program", ["export", "evaluation"])
+@pytest.mark.parametrize("few", [4, pytest.param(10**9, marks=[pytest.mark.long, pytest.mark.timeout(4 * 3600)])])
+def test_killed_export_and_evaluation_go_on(program: str, few: int, tmp_path: Path) -> None:
+    model = settings(num_classes=4)
+    run = write_run(tmp_path / "runs", model, {1: random_model(model).vit})
+    out = tmp_path / "out"
+    command = ["tools/export.py", str(run), str(out / "export")]
+    if program == "evaluation":
+        for split in ("train", "val"):
+            members = [
+                (f"{n}.{kind}", data) for n in range(8) for kind, data in (("jpg", jpeg(n)), ("cls", b"%d" % (n % 4)))
+            ]
+            write_tar(tmp_path / "shards" / f"{split}-0.tar", dict(members))
+        command = ["tools/transfer_eval.py", "--task=knn", f"--model={run}", f"--data={tmp_path / 'shards'}"]
+        command += [f"--out={out}", "workers=0"]
+
+    def again(folder: Path) -> dict[str, Any]:
+        done = tool(*command)
+        return left(folder) if done.status == 0 else {"error": done.stderr[-500:]}
+
+    done, states = record(out, tmp_path / "states", *command)
+    assert done.status == 0, done.stderr
+    expected = left(out)
+    # The files of an export get their names together, synced: none of them can be cut.
+    real = [state for state in states if not state.hurts("export")]
+    assert len(real) > 8
+    assert faults(spread(real, min(few, len(real))), out, again, expected) == []

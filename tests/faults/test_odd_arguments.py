@@ -76,6 +76,11 @@ def write_damaged_sets(root: Path) -> None:
         "export_empty": ("export", "model.safetensors", b""),
         "run_cut": ("small", "config.json", b'{"run": {"na'),
         "run_list": ("small", "config.json", b"[]"),
+        "run_groups": ("small", "config.json", b'{"run": 3}'),
+        "run_starts": ("small", "environment.json", b'{"started": 1}'),
+        "run_deep": ("small", "environment.json", b"[" * 100_000),
+        "run_begun": ("small", "metrics.jsonl", b'{"step": 0, "prefix": "hardware", "time": 1, "peak_tflops": 1}\n'),
+        "run_lines": ("small", "metrics.jsonl", b'{"step": 1, "prefix": "train", "loss": null}\n' + b"[" * 100_000),
         "run_manifest": ("small", "checkpoints/step_00000001/manifest.json", b"[]"),
         "tars_list": ("tars", "manifest.json", b"[]"),
         "tars_infinite": ("tars", "manifest.json", INFINITE.encode()),
@@ -217,6 +222,11 @@ REPORT = [
     ("report @/loop --out @/out", "Symlink loop|symbolic links|is not a run directory"),
     ("report @/pipe --out @/out", "is not a run directory"),
     ("report @/run_pipe --out @/out", "metrics.jsonl: it is a pipe"),
+    ("report @/run_begun --out @/out", "has no metrics yet"),
+    ("report @/run_lines --out @/out", "has no metrics yet"),
+    ("report @/run_groups --out @/out", "config.json is not what a run writes there: run"),
+    ("report @/run_starts --out @/out", "environment.json is not what a run writes there"),
+    ("report @/run_deep --out @/out", "environment.json cannot be read: nested too deeply"),
     ("visualize_attention --model @/export --images @/images --out @/out", "images holds no images; folders in it"),
     ("visualize_attention --model @/export --images @/pipe/a.jpg --out @/out", "cannot read .*a.jpg: it is a pipe"),
 ]
@@ -242,6 +252,29 @@ MODELS = [
         ("timm:vit_tiny_patch16_224:@/empty", "has no known kind of weights"),
     )
 ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "@/small", "--out", ""], "argument --out: a path is empty"),
+        (["report", ""], "argument RUN: a path is empty"),
+        (["export", "@/small", ""], "argument OUT: a path is empty"),
+        (["export", "@/small", "@/out", "--license", "a\nb: [c"], "is no identifier of a license"),
+        (["transfer_eval", "--task", "knn", "--data", ""], "argument --data: a path is empty"),
+        (["experiment", "configs/experiments/small_demo.py", "--out", " "], "argument --out: a path is empty"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant(
+    arguments: list[str], message: str, odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = (argument.replace("@", str(odd)) for argument in arguments)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *rest])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def line_of(command: str, odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

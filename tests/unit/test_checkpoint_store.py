@@ -67,6 +67,35 @@ def test_damaged_checkpoint_is_set_aside_and_never_counted(tmp_path: Path, keep_
     assert (tmp_path / "damaged-step_00000020").is_dir()
 
 
+@pytest.mark.parametrize("noise", [b"", b"\xff\xfe\0", b"two words"])
+def test_a_damaged_name_of_the_run_comes_from_its_checkpoints(tmp_path: Path, noise: bytes) -> None:
+    save(opened(tmp_path), 10)
+    known = (tmp_path / "run_id").read_bytes()
+    (tmp_path / "run_id").write_bytes(noise)
+    (tmp_path / "latest").write_bytes(noise)
+    store = opened(tmp_path)
+    reader = store.newest()
+    assert reader is not None
+    assert reader.step == 10
+    store.tidy()
+    assert (tmp_path / "run_id").read_bytes() == known
+    assert (tmp_path / "latest").read_text() == f"{step_name(10)}\n"
+
+
+def test_something_else_in_the_place_of_the_pointer_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(UserError, match="latest is not a regular file"):
+        opened(tmp_path)
+
+
+def test_what_belongs_to_the_steps_before_is_on_disk_before_the_commit(tmp_path: Path) -> None:
+    done: list[list[str]] = []
+    store = CheckpointStore(tmp_path, keep_last=9, keep_every=None, before=lambda: done.append(names(tmp_path)))
+    store.prepare()
+    save(store, 10, 20)
+    assert done == [[], [step_name(10)]]
+
+
 def test_a_save_that_was_killed_after_its_commit_is_tidied_up_after(tmp_path: Path) -> None:
     save(opened(tmp_path), 10, 20, 30)
     (tmp_path / "latest").write_text(step_name(20) + "\n")

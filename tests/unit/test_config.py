@@ -48,6 +48,13 @@ PINNED_KEYS = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_config_json_that_another_editor_saved(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(load_config(DEMO).model_dump_json(), encoding=encoding)
+    assert load_config(file) == load_config(DEMO)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_every_config_loads_and_says_its_command(path: Path) -> None:
     config = load_config(path)

@@ -104,6 +104,32 @@ def test_reduced_precision_is_converted(tmp_path: Path, state: dict[str, Tensor]
     assert torch.equal(built.vit.norm.weight, state["norm.weight"].bfloat16().float())
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (lambda state: {name: value.double() * 0 + 1e300 for name, value in state.items()}, "does not hold finite"),
+        (lambda state: {name: value.to("meta") for name, value in state.items()}, "no plain tensor .*on meta"),
+        (lambda state: dict(enumerate(state.values())), "holds no state dict"),
+        (b"<!DOCTYPE html><html>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"", "is empty; download it again"),
+    ],
+)
+def test_what_no_model_can_take_is_one_line(
+    tmp_path: Path, state: dict[str, Tensor], content: Any, expected: str
+) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content(state), file)
+    with pytest.raises(UserError, match=expected):
+        load(file)
+
+
+def test_eight_bit_floats_and_a_capital_suffix_are_taken(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({name: value.to(torch.float8_e4m3fn) for name, value in state.items()}, tmp_path / "weights.PTH")
+    built, _ = load(tmp_path / "weights.PTH")
+    assert torch.equal(built.vit.norm.weight, state["norm.weight"].to(torch.float8_e4m3fn).float())
+
+
 def test_pretrained_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     create, created = timm.create_model, []
 

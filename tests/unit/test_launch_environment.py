@@ -11,6 +11,7 @@ import torch.distributed as dist
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.launch_environment import find_meeting_place, first_host, read_environment
+from sar_dist.program import run_tool
 
 OWN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "CROSS_SIZE")
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
@@ -39,6 +40,37 @@ def under(monkeypatch: pytest.MonkeyPatch, *launchers: dict[str, str], **more: s
     for variables in (*launchers, more):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "x"},
+        {"RANK": ""},
+        {"RANK": "1"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "9" * 20},
+        {"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "1"},
+    ],
+)
+def test_a_rank_that_makes_no_sense_is_said_by_whoever_has_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str]
+) -> None:
+    """None of the processes may be the one with RANK=0, which says what all know."""
+    under(monkeypatch, variables)
+    with pytest.raises(SystemExit) as ended:
+        run_tool(lambda: read_environment()[0])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: RANK")
+
+
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_empty_meeting_place_is_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    under(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": "29500"})
+    with pytest.raises(UserError, match="nowhere to meet: set MASTER_ADDR"):
+        find_meeting_place(2)
+    under(monkeypatch, SLURM)
+    assert find_meeting_place(2) == ("gpu03", 29500)
 
 
 @pytest.mark.parametrize(

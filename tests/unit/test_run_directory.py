@@ -107,6 +107,28 @@ def test_unknown_key_is_no_damage(config: RunConfig) -> None:
         directory.check(config)
 
 
+def test_what_was_appended_is_synced_and_nothing_else_waited_for(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory(config)
+    for file in (directory.metrics, directory.figures / "attention.jsonl", directory.tensorboard / "events.1"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    os.mkfifo(directory.tensorboard / "events.2")
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    directory.sync_records()
+    written = {directory.metrics, directory.figures / "attention.jsonl", directory.tensorboard / "events.1"}
+    assert set(synced) == {str(path.resolve()) for path in written | {path.parent for path in written}}
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    directory.sync_records()
+    assert "Input/output error; a power cut may cost lines of its log" in capsys.readouterr().err
+
+
 def test_files_that_say_the_same_are_not_written_again(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(config)
     directory.create(config, 1, CPU)

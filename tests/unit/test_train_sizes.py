@@ -91,7 +91,7 @@ def test_workers_have_room_for_the_largest_size(config: RunConfig) -> None:
         memory.add(batch["image"].shape[-1])
         held = [each for each in batch_memory._memories.values() if each._mapped]
         assert held, "the batch does not lie in a slot"
-        size = next(iter(held[0]._mapped.values())).size()
+        size = next(iter(held[0]._mapped.values())).memory.size()
         assert size >= 8 * 3 * 40 * 40 * held[0].slots
     assert memory == {24, 40}
 

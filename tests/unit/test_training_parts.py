@@ -179,6 +179,15 @@ def test_kernels_that_do_not_run_are_said_before_training(monkeypatch, capsys):
         setup.check_kernels("triton", torch.device("cuda"))
 
 
+@pytest.mark.parametrize(("backend", "device"), [("triton", "cpu"), ("cpu", "cuda")])
+def test_a_backend_for_another_device_is_refused_before_training(monkeypatch, backend, device):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(
+        UserError, match=f"regularizer.backend={backend} does not run: .*; set regularizer.backend=auto"
+    ):
+        setup.check_kernels(backend, torch.device(device))
+
+
 def test_a_compiler_that_does_not_work_is_said_before_training(monkeypatch):
     """The problem is a real one: Inductor is told of a compiler that does not exist."""
     import torch._inductor.config as inductor

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from sar_dist.data.layout import CLASSES_NAME, SPLIT_NAMES, ClassTable, Split, parse_label_words
+from sar_dist.data.shards.bounded_http import get_client
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
@@ -38,6 +39,7 @@ CHUNK_BYTES = 8 << 20
 _ATTEMPTS = 6
 # "There is no such file" is rarely a passing state, but some stores say so when a connection was reset.
 _ATTEMPTS_IF_REFUSED = 3
+_REFUSALS = (FileNotFoundError, PermissionError)
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
@@ -110,7 +112,7 @@ class RemoteFolder:
             def piece(filesystem: fsspec.AbstractFileSystem, path: str, start: int = start, end: int = end) -> bytes:
                 data = filesystem.cat_file(path, start=start, end=end)
                 if len(data) == size != end - start:
-                    # A server that knows no ranges sends everything.
+                    # A store that knows no ranges gives everything.
                     data = data[start:end]
                 if len(data) != end - start:
                     raise OSError(f"{len(data)} bytes received instead of {end - start}")
@@ -119,10 +121,12 @@ class RemoteFolder:
             yield self._repeated(name, piece)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file, asked once; an error that does not go away counts as no."""
+        """Whether there is such a file, asked once. Raises RemoteUnreadable where the store cannot be asked."""
         try:
             self.size(name, attempts_if_refused=1)
-        except RemoteUnreadable:
+        except RemoteUnreadable as error:
+            if not isinstance(error.__cause__, _REFUSALS):
+                raise
             return False
         return True
 
@@ -135,16 +139,14 @@ class RemoteFolder:
         """``call(filesystem, path)`` until it succeeds, with growing pauses and a new connection after each failure."""
         pause = _FIRST_PAUSE_SECONDS
         for attempt in itertools.count(1):
-            filesystem = self._filesystem()
-            path = filesystem._strip_protocol(self.url(name))
-            future = _in_background(partial(call, filesystem, path))
+            future = _in_background(partial(self._attempt, name, call))
             try:
                 problem = future.exception(timeout=self._stall_seconds)
             except FutureTimeoutError:
                 problem = TimeoutError(f"nothing received for {self._stall_seconds:g} s")
-            if problem is None:
+            if problem is None or isinstance(problem, UserError):  # which another attempt would meet too
                 break
-            refused = isinstance(problem, (FileNotFoundError, PermissionError))
+            refused = isinstance(problem, _REFUSALS)
             if attempt == (attempts_if_refused if refused else _ATTEMPTS):
                 raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
             warn(f"reading {self.url(name)} failed ({type(problem).__name__}: {problem}), trying again")
@@ -152,6 +154,10 @@ class RemoteFolder:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         return future.result()
+
+    def _attempt(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
+        filesystem = self._filesystem()  # connects, for some protocols
+        return call(filesystem, filesystem._strip_protocol(self.url(name)))
 
     def _filesystem(self) -> fsspec.AbstractFileSystem:
         if self._connection is None or self._connection[0] != os.getpid():
@@ -167,8 +173,9 @@ def _beginning(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 def connect(url: str) -> fsspec.AbstractFileSystem:
     """A new fsspec file system for ``url``. Raises UserError if there is none for its protocol."""
+    options = {"get_client": get_client} if url.startswith(("http://", "https://")) else {}
     try:
-        return fsspec.core.url_to_fs(url, skip_instance_cache=True)[0]
+        return fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
     except (ImportError, ValueError) as error:
         raise UserError(f"cannot read {url}: {error} (pip install 'sar_dist[remote]' has the usual ones)") from None
 

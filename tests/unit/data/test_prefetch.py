@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
+from counted_device import Event, Stream, Timeline
 from torch import Tensor
 
 from sar_dist.data.prefetch import prefetch_to_device
@@ -39,7 +43,48 @@ def test_on_the_cpu_batches_pass_through() -> None:
     assert drawn == [0]
 
 
-@pytest.mark.gpu
+def test_what_is_copied_from_stays_until_the_copy_is_done_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a worker wrote it, it would write again. Counted streams stand in for CUDA's; also if the run stops early."""
+    sources: list[weakref.ref[Tensor]] = []
+
+    def alive() -> list[int]:
+        return [number for number, source in enumerate(sources) if source() is not None]
+
+    held: list[list[int]] = []
+
+    def made() -> Iterator[dict]:
+        for number in range(4):
+            held.append(alive())
+            tensor = torch.full((2,), number)
+            sources.append(weakref.ref(tensor))
+            batch = {"image": tensor}
+            del tensor
+            yield batch
+            del batch
+
+    waits: list[list[int]] = []
+    timeline = Timeline(lambda _kind: waits.append(alive()))
+    copying, step = Stream(timeline), timeline.default
+    copying.device = torch.device("meta")  # type: ignore[attr-defined]  # what arrives there does not hold the source
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: copying)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", lambda: Event(timeline))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: step)
+    monkeypatch.setattr(Tensor, "record_stream", lambda *_: None)
+    device = SimpleNamespace(type="cuda")
+    for number, batch in enumerate(prefetch_to_device(made(), device)):  # type: ignore[arg-type]
+        assert batch["image"].device == copying.device  # type: ignore[attr-defined]
+        assert alive() == [number, number + 1][: 4 - number]
+    assert waits == [[0, 1], [1, 2], [2, 3], [3]]
+    assert held == [[], [0], [1], [2]], "while the next is awaited, a worker may have all others"
+    sources.clear()
+    waits.clear()
+    stopped = prefetch_to_device(made(), device)  # type: ignore[arg-type]
+    next(stopped)
+    stopped.close()  # type: ignore[attr-defined]
+    assert waits == [[0, 1], [0, 1]]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("pin", [True, False])
 def test_on_a_gpu_they_arrive_in_order_and_whole(pin: bool) -> None:
@@ -62,7 +107,6 @@ def test_on_a_gpu_they_arrive_in_order_and_whole(pin: bool) -> None:
     assert torch.stack(sums).tolist() == expected
 
 
-@pytest.mark.gpu
 @pytest.mark.gpu
 def test_errors_of_the_loader_come_through() -> None:
     def failing() -> Iterator[dict]:

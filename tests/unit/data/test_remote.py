@@ -362,6 +362,37 @@ def test_server_that_sends_more_than_it_stated_fills_no_memory(web: tuple[str, P
         load_manifest(url, "train")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["more than asked"] * 100, r"3001 bytes received instead of 3000 \(6 attempts\)"),
+        (["more than stated"] * 100, "damaged"),
+        (["more than asked"], None),
+    ],
+)
+def test_server_that_sends_more_than_was_asked_fills_no_memory(
+    web: tuple[str, Path, Faults], tmp_path: Path, answers: list[str], expected: str | None
+) -> None:
+    """Answers without end to a request for a part of a shard, as of that part (206) and as of the whole file (200)."""
+    url, folder, faults = web
+    make_scenes(folder)
+    manifest = load_manifest(url, "train")
+    faults.planned["000000.tar"] = answers
+    if expected is None:
+        assert_whole(staged(manifest, tmp_path / "stage"), manifest, folder)
+    else:
+        with pytest.raises(UserError, match=expected):
+            staged(manifest, tmp_path / "stage").fetch(0)
+
+
+def test_a_store_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ftp connects before anything is asked; one of these failures says enough, without a look for other names."""
+    monkeypatch.setattr(remote, "_LONGEST_PAUSE_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"cannot read ftp://127\.0\.0\.1:1/x/manifest\.json: ConnectionRefusedError"):
+        load_manifest("ftp://127.0.0.1:1/x", "train")
+
+
 def test_missing_remote_manifest_is_asked_for_once(
     web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(503)
             return
         if fault == "more than stated":
-            self.send_endlessly()
+            self.send_endlessly(200)
+            return
+        if fault == "more than asked":
+            self.send_endlessly(206)
             return
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
@@ -77,9 +80,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body:
             self.send(data, fault)
 
-    def send_endlessly(self) -> None:
+    def send_endlessly(self, status: int) -> None:
         """Without a length, until the other side hangs up."""
-        self.send_response(200)
+        self.send_response(status)
         self.end_headers()
         self.close_connection = True
         with contextlib.suppress(ConnectionError):

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from sar_dist.observe.records import append_record, read_records, truncate_records
+from sar_dist.observe.records import append_record, read_metrics, read_records, truncate_records
 
 
 def write_steps(path, steps, prefix="train"):
@@ -35,6 +35,17 @@ def test_a_metric_cannot_hide_a_key_of_the_record(tmp_path, name):
     with pytest.raises(ValueError, match=name):
         append_record(tmp_path / "metrics.jsonl", 1, "train", 0.0, {name: 1.0})
     assert list(read_records(tmp_path / "metrics.jsonl")) == []
+
+
+def test_metrics_are_numbers(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_record(path, 1, "train", 0.0, {"loss": float("nan")})
+    values = ('"loss": null', '"loss": "x"', '"loss": [1]', '"loss": true', '"prefix": 5')
+    lines = [f'{{"step": 2, "prefix": "train", {value}}}' for value in values]
+    with path.open("a") as file:
+        file.write("\n".join([*lines, '{"step": 3}', "[" * 100_000, ""]))
+    assert [record["step"] for record in read_metrics(path)] == [1]
+    assert [record["step"] for record in read_records(path)] == [1, 2, 2, 2, 2, 2, 3]
 
 
 def test_truncation_drops_later_steps_and_only_those(tmp_path):

@@ -24,7 +24,7 @@ from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.registry import TASKS, find_task
-from sar_dist.transfer.result import read_result, write_result
+from sar_dist.transfer.result import list_result, read_result, write_result
 from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
@@ -327,6 +327,30 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
     with pytest.raises(UserError, match="another model"):
         claim_folder(tmp_path / "knn", {**wanted, "model": "other weights"})
     assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
+
+
+def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
+    result, listed = some_result(), tmp_path / "results.jsonl"
+    claim_folder(tmp_path / "knn", result.identity())
+    listed.write_text('{"torn')
+    write_result(result, tmp_path / "knn")
+    once = listed.read_text()
+    assert json.loads(once.splitlines()[-1])["metrics"] == {"top1": 50.0}
+    list_result(result, tmp_path / "knn")
+    assert listed.read_text() == once
+    listed.unlink()
+    list_result(result, tmp_path / "knn")
+    assert listed.read_text() == once.splitlines()[-1] + "\n"
+
+
+def test_a_start_removes_what_a_killed_one_was_writing(tmp_path):
+    result = some_result()
+    claim_folder(tmp_path / "knn", result.identity())
+    part = tmp_path / "knn" / "features" / ".0.safetensors.0a1b2c3d.part"
+    part.parent.mkdir()
+    part.write_bytes(b"x")
+    claim_folder(tmp_path / "knn", result.identity())
+    assert not part.exists()
 
 
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
