@@ -10,6 +10,21 @@ import os
 import sys
 
 
+def open_missing_streams() -> None:
+    """Give a program that was started without stdin, stdout or stderr (``>&-``) ones that lead nowhere.
+
+    Without them the next files that are opened have their numbers, and get what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def is_main_process() -> bool:
     """Whether the launcher gave this process rank 0; true without a launcher. Works before any process group exists."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -13,7 +13,7 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened
-from sar_dist.output import is_main_process, warn
+from sar_dist.output import is_main_process, open_missing_streams, warn
 
 # With those of ``errors``, what scripts may rely on: docs/clusters.md, "What an exit status means".
 EXIT_CRASH = 1
@@ -62,7 +62,9 @@ def run_tool(main: Callable[[], int | None]) -> None:
     """
     global _in_tool
     _in_tool = True
+    open_missing_streams()
     try:
+        _check_current_folder()
         status = main() or 0
     except UserError as error:
         if error.for_every_process or _speaks():
@@ -95,6 +97,14 @@ def run_tool(main: Callable[[], int | None]) -> None:
     if _at_once:
         _end(status)
     sys.exit(status)
+
+
+def _check_current_folder() -> None:
+    """Raises UserError if the current folder was removed: relative paths, and libraries that ask for it, fail there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current folder cannot be used: {error.strerror}; change to one that exists") from None
 
 
 def _end(status: int) -> NoReturn:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from sar_dist.launchers import find_launchers
-from sar_dist.output import warn
+from sar_dist.output import open_missing_streams, warn
 from sar_dist.processes import ProcessIdentity
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -36,6 +36,7 @@ _launcher_is_gone = False
 
 def install_handlers() -> None:
     """From now on end at a stop signal, or at the end of the launcher, as this module's first lines say."""
+    open_missing_streams()  # else the pipe is taken for stdout, and what is printed for signals
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # A forked worker shares the pipe: its signals are not this process's.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from support import ROOT, program_environment
 
 from sar_dist.output import say, warn
 from sar_dist.program import run_tool
@@ -34,6 +38,40 @@ def test_closed_stderr_does_not_end_what_is_warned_of(monkeypatch: pytest.Monkey
             print("x", file=sys.stderr, flush=True)
         warn("nobody hears this")
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # so that closing the file can flush what it holds
+
+
+_WITHOUT_STREAMS = """
+import os, sys, time
+from sar_dist.program import run_tool
+from sar_dist.signals import install_handlers
+install_handlers()
+def main():
+    os.write(1, b"\\n")  # as a library in C prints; ten is the number of SIGUSR1
+    time.sleep(0.5)
+    print("to nobody", file=sys.stdout)
+    assert not sys.stdout.isatty()
+    assert os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY) > 2
+run_tool(main)
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_streams_runs(tmp_path: Path, closed: str) -> None:
+    """What is printed gets into no file, and into no pipe that tells of signals."""
+    command = shlex.join([sys.executable, "-c", _WITHOUT_STREAMS, str(tmp_path / "file")])
+    done = subprocess.run(["sh", "-c", f"exec {command} {closed}"], env=program_environment(), cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_folder_that_was_removed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "getcwd", lambda: os.stat(tmp_path / "gone"))
+    with pytest.raises(SystemExit) as ended:
+        run_tool(lambda: None)
+    assert ended.value.code == 2
+    assert "error: the current folder cannot be used: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_tool_without_memory_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
