@@ -364,10 +364,12 @@ def test_csv_with_a_split_column_that_nobody_named(tmp_path: Path, capsys: pytes
 def test_the_separator_is_the_one_that_gives_the_columns(tmp_path: Path, name: str, separator: str) -> None:
     make_tree(tmp_path, ["a.jpg", "b.jpg"])
     lines = [["note, long; odd", "path", "label"], ["x", "a.jpg", "cat"], ["y", "b.jpg", "dog"]]
-    with (tmp_path / name).open("w", newline="") as file:
-        csv.writer(file, delimiter=separator).writerows(lines)
-    (source,) = csv_sources(tmp_path / name, None, CsvColumns(), None)
-    assert (source.classes, len(source)) == (("cat", "dog"), 2)
+    for first in ("", f"sep={separator}\r\n"):  # as Excel says it
+        with (tmp_path / name).open("w", newline="") as file:
+            file.write(first)
+            csv.writer(file, delimiter=separator).writerows(lines)
+        (source,) = csv_sources(tmp_path / name, None, CsvColumns(), None)
+        assert (source.classes, len(source)) == (("cat", "dog"), 2)
 
 
 def test_csv_that_is_another_encoding_or_one_column_for_two(tmp_path: Path) -> None:

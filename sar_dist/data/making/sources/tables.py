@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from sar_dist.files import read_regular
 from sar_dist.output import warn
 
 _SEPARATORS = (",", "\t", ";", "|")
+_EXCEL_LINE = re.compile(r'\A"?sep=."?(?=[\r\n])')  # by which Excel knows a table's separator; the line stays, empty
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _text_of(table: Path) -> str:
         raise UserError(f"cannot read {table}: {error}") from None
     if "\0" in text:
         raise UserError(f"cannot read {table}: it holds zero bytes, as UTF-16 does; save it as UTF-8")
-    return text
+    return _EXCEL_LINE.sub("", text)
 
 
 def _separator(table: Path, text: str, wanted: Sequence[str]) -> str:
