@@ -167,9 +167,9 @@ def test_killed_export_and_evaluation_go_on(program: str, few: int, tmp_path: Pa
     out = tmp_path / "out"
     command = ["tools/export.py", str(run), str(out / "export")]
     if program == "evaluation":
-        for split in ("train", "val"):
+        for split, numbers in (("train", range(8)), ("val", range(8, 16))):
             members = [
-                (f"{n}.{kind}", data) for n in range(8) for kind, data in (("jpg", jpeg(n)), ("cls", b"%d" % (n % 4)))
+                (f"{n}.{kind}", data) for n in numbers for kind, data in (("jpg", jpeg(n)), ("cls", b"%d" % (n % 4)))
             ]
             write_tar(tmp_path / "shards" / f"{split}-0.tar", dict(members))
         command = ["tools/transfer_eval.py", "--task=knn", f"--model={run}", f"--data={tmp_path / 'shards'}"]

@@ -155,7 +155,7 @@ def test_each_size_is_one_graph_for_all_blocks_alike(monkeypatch: pytest.MonkeyP
         ("model.train_sizes=[24,33]", "model.train_sizes: 33 is not divisible by the patch size 8; use 32 or 40"),
         ("model.train_sizes=[]", "model.train_sizes=[]: Tuple should have at least 1 item"),
         ("model.train_sizes=[0]", "model.train_sizes.0=0: Input should be greater than or equal to 1"),
-        ("model.train_sizes=[4]", "model.train_sizes: 4 is not divisible by the patch size 8; use 8 or 8"),
+        ("model.train_sizes=[4]", "model.train_sizes: 4 is not divisible by the patch size 8; use 8"),
         ("model.train_size_schedule=rising", "model.train_size_schedule='rising': Input should be 'random' or 'in_order'"),
     ],
 )  # fmt: skip
