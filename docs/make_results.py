@@ -56,8 +56,12 @@ def restricted(results: Results, arms: Collection[str] = (), seed: int | None = 
         }
         for metric, by_arm in results.values.items()
     }
-    kept = tuple(arm for arm in results.arms if arm.name in chosen)
-    return dataclasses.replace(results, arms=kept, values={metric: found for metric, found in values.items() if found})
+    return dataclasses.replace(
+        results,
+        arms=tuple(arm for arm in results.arms if arm.name in chosen),
+        runs={name: runs for name, runs in results.runs.items() if name in chosen},
+        values={metric: found for metric, found in values.items() if found},
+    )
 
 
 def _section(name: str, kind: str, arms: str | None, seed: str | None) -> str:
