@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -52,13 +53,23 @@ def check_links(findings: Findings, arguments: argparse.Namespace, device: torch
         judge_speed(findings, own, everyone, arguments.min_gpu_share)
     if device is None or not all(facts.fit for facts in everyone):
         # A collective would wait for the one that cannot take part, and make every node look bad.
-        wait_for_all(store, "leaving", rank, world, LINGER_SECONDS)
+        leave(store, rank, world)
         findings.notes.append("links not tested, because a device somewhere does not work")
         return
     try:
         measure_links(findings, arguments, device, (store, rank, world, patience), everyone)
     except (RuntimeError, ValueError) as error:  # what torch.distributed raises, time-outs included
         findings.problems.append(f"all-reduce failed: {first_line(error)}")
+
+
+def leave(store: dist.Store, rank: int, world: int) -> None:
+    """Say that this process needs the store no more; rank 0, which holds it, waits a moment for the others to say so."""
+    if rank == 0:
+        wait_for_all(store, "leaving", rank, world, LINGER_SECONDS)
+        return
+    with contextlib.suppress(RuntimeError):  # rank 0 has gone
+        store.set(f"leaving{rank}", "")
+        store.add("leaving", 1)
 
 
 def waited_for(absent: list[int], rank: int, world: int) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,27 @@ def test_a_process_without_its_gpu_spoils_nothing_for_the_others(tmp_path: Path)
     first, second = start(tmp_path, [("n0", 0), ("n1", 0)], "--gpus=1", "--patience=30")
     assert first.read_text().startswith("bad: 0 of 1 GPUs are usable\n")
     assert "all-reduce failed" not in first.read_text() + second.read_text()
+
+
+def test_nobody_asks_the_store_again_after_it_said_that_it_leaves() -> None:
+    """Rank 0 may have ended by then, and a question without an answer would cost the node its verdict."""
+
+    class Store:
+        calls = 0
+
+        def set(self, *_: object) -> None:
+            self.calls += 1
+
+        def add(self, *_: object) -> int:
+            self.calls += 1
+            if self.calls > 2:
+                raise dist.DistNetworkError("Connection was likely closed")
+            return 1
+
+    store: Any = Store()
+    link_checks.leave(store, rank=1, world=2)
+    assert store.calls == 2
+    link_checks.leave(store, rank=1, world=2)  # and where rank 0 was gone before
 
 
 @pytest.mark.long
