@@ -140,7 +140,6 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
         UserError: the folder holds another evaluation.
     """
     make_folder(folder)
-    remove_all_leftovers(folder)  # by a start that was killed; two at once in one folder would do the same work anyway
     file = folder / JOB_FILE
     if file.exists():
         try:
@@ -155,6 +154,7 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
     else:
         with atomic_write(file) as stream:
             stream.write((json.dumps(wanted, indent=2) + "\n").encode())
+    remove_all_leftovers(folder)  # by a start that was killed; two at once in one folder would do the same work anyway
     return (folder / RESULT_FILE).exists() and read_result(folder / RESULT_FILE).identity() == wanted
 
 

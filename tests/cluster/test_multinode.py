@@ -31,6 +31,15 @@ def unbroken(config: Path, *arguments: str) -> dict[int, list[float]]:
     return curve(config.parent.parent / "runs" / "unbroken")
 
 
+def running(cluster: Cluster, config: Path, submitted: list[Job], *arguments: str, step: int = 3) -> Job:
+    """A job that has trained so many steps."""
+    folder = config.parent.parent
+    job = cluster.submit(folder, str(config), *arguments)
+    submitted.append(job)
+    job.wait_for_step(folder / "runs" / "small", step)
+    return job
+
+
 def test_runs_to_the_end(cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]) -> None:
     job = cluster.submit(tmp_path, str(small_config), "run.max_steps=6")
     submitted.append(job)
@@ -50,9 +59,7 @@ def test_signalled_job_saves_requeues_and_continues_exactly(
 ) -> None:
     """What Slurm does before the time limit (#SBATCH --signal), here at a moment of our choice."""
     arguments = (*LONG_RUN, "run.max_steps=80")
-    job = cluster.submit(tmp_path, str(small_config), *arguments)
-    submitted.append(job)
-    job.wait_for_step(tmp_path / "runs" / "small", 3)
+    job = running(cluster, small_config, submitted, *arguments)
     cluster.run("scancel", "--signal=USR2", job.number)
     expected = unbroken(small_config, *arguments)  # while the job waits in the queue
     job.wait()
@@ -70,9 +77,7 @@ def test_preempted_job_comes_back_and_continues_exactly(
 ) -> None:
     """A job that saves and ends within the grace time counts as completed for Slurm: the script has to requeue it."""
     arguments = (*LONG_RUN, "run.max_steps=120")
-    job = cluster.submit(tmp_path, str(small_config), *arguments)
-    submitted.append(job)
-    job.wait_for_step(tmp_path / "runs" / "small", 3)
+    job = running(cluster, small_config, submitted, *arguments)
     cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     job.wait()
     assert job.field("JobState") == "COMPLETED", job.output
@@ -105,9 +110,7 @@ def test_lost_step_daemon_is_noticed_by_its_ranks(
 ) -> None:
     """With slurmstepd killed on one node nobody waits for that rank: all save together, and the job goes on exactly."""
     arguments = (*LONG_RUN, "run.max_steps=80")
-    job = cluster.submit(tmp_path, str(small_config), *arguments)
-    submitted.append(job)
-    job.wait_for_step(tmp_path / "runs" / "small", 3)
+    job = running(cluster, small_config, submitted, *arguments)
     daemons = sorted(cluster.pids(rf"^slurmstepd: \[{job.number}\.1\]"))
     assert len(daemons) == 2
     cluster.run("kill", "-KILL", str(daemons[1]))
@@ -127,9 +130,7 @@ def test_killed_step_leaves_nobody_and_is_tried_again(
 ) -> None:
     """`scancel --signal=KILL JOB.STEP`: nobody can save, and the job goes on exactly from the last checkpoint."""
     arguments = (*LONG_RUN, "run.max_steps=80")
-    job = cluster.submit(tmp_path, str(small_config), *arguments)
-    submitted.append(job)
-    job.wait_for_step(tmp_path / "runs" / "small", 25)
+    job = running(cluster, small_config, submitted, *arguments, step=25)
     first = cluster.pids(rf"tools/train.py --config {small_config}")
     assert first
     cluster.run("scancel", "--signal=KILL", f"{job.number}.1")
@@ -173,9 +174,7 @@ def test_lives_without_progress_are_bounded(
 def test_cancelled_job_saves_and_stays_cancelled(
     cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
 ) -> None:
-    job = cluster.submit(tmp_path, str(small_config), *LONG_RUN)
-    submitted.append(job)
-    job.wait_for_step(tmp_path / "runs" / "small", 3)
+    job = running(cluster, small_config, submitted, *LONG_RUN)
     cluster.run("scancel", job.number)
     job.wait()
     assert job.field("JobState") == "CANCELLED"

@@ -324,8 +324,11 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
     assert not claim_folder(tmp_path / "knn", wanted), "unfinished: to be continued"
     write_result(result, tmp_path / "knn")
     assert claim_folder(tmp_path / "knn", wanted)
+    being_written = tmp_path / "knn" / ".features.0a1b2c3d.part"
+    being_written.touch()
     with pytest.raises(UserError, match="another model"):
         claim_folder(tmp_path / "knn", {**wanted, "model": "other weights"})
+    assert being_written.exists(), "by an evaluation whose folder it is"
     assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
 
 
