@@ -18,7 +18,7 @@ SPECIFICATIONS = sorted(
 )
 
 
-RESIZED, SIZES = "resized_in100", "confirm_cifar_sizes"
+RESIZED, RESIZED_SMALL, SIZES = "resized_in100", "resized_tiny", "confirm_cifar_sizes"
 ANALYSIS = Analysis(
     arm="method", reference="baseline", primary=(Measure(metric="knn: top1", why="features", matters=1.0),)
 )
@@ -31,10 +31,11 @@ def test_shipped_specifications(path: Path) -> None:
     assert "Command: " in path.read_text()
 
 
-def test_arms_about_image_size_differ_in_the_data_alone() -> None:
-    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{RESIZED}.py")
+@pytest.mark.parametrize(("name", "number"), [(RESIZED, 3), (RESIZED_SMALL, 2)])
+def test_arms_about_image_size_differ_in_the_data_alone(name: str, number: int) -> None:
+    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{name}.py")
     arms = [experiment.run_config(arm, 1, Path("out")) for arm in experiment.arms]
-    assert len({(config.data.train, config.data.val) for config in arms}) == len(arms) == 3
+    assert len({(config.data.train, config.data.val) for config in arms}) == len(arms) == number
     same = {"run.name": "x", "data.train": "x", "data.val": "x"}
     assert len({config.vary(same).model_dump_json() for config in arms}) == 1
 
@@ -53,7 +54,7 @@ def test_arms_about_the_size_of_the_training_set_take_the_same_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in SPECIFICATIONS if p.stem not in (RESIZED, SIZES)], ids=lambda path: path.stem
+    "path", [p for p in SPECIFICATIONS if p.stem not in (RESIZED, RESIZED_SMALL, SIZES)], ids=lambda path: path.stem
 )
 def test_arms_about_the_method(path: Path) -> None:
     experiment = load_experiment(path)
