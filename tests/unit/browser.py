@@ -33,7 +33,7 @@ class Browser:
     """
 
     def __init__(self, profile: Path) -> None:
-        assert CHROMIUM is not None
+        assert CHROMIUM is not None, "no chromium or google-chrome is on the PATH"
         self.problems: list[str] = []
         self.requests: list[str] = []
         to_read, self._write = os.pipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from report_runs import keep_details, write_run
 
 from sar_dist.reports import figure_png, load_runs, report_figure, report_page
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: no chromium or google-chrome is on the PATH")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("SAR_DIST_REQUIRE_BROWSER") != "1",
+    reason="needs Chromium: no chromium or google-chrome is on the PATH",
+)
 
 # Boxes of what is read that lie over one another, and what leaves the page to the right.
 OVERLAPS = """
