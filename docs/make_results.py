@@ -1,11 +1,11 @@
-"""Writes the tables and figures of docs/results.md that follow from the records in docs/results/EXPERIMENT.
+"""Writes the tables and figures of the pages in docs that follow from the records in docs/results/EXPERIMENT.
 
 python docs/make_results.py
 
 Whatever stands between <!-- records EXPERIMENT declared --> and <!-- end --> is replaced by the tables of that experiment's
 declared analyses; after `secondary` by its other tables; after `secondary of ARM ARM` by those of these arms, and with
 `by seed N` by the means of that seed alone. Its figures are docs/figures/EXPERIMENT_points.png, EXPERIMENT_curves.png and
-EXPERIMENT_heads.png. Tables and figures have the arms that run without being asked for, unless arms are named.
+EXPERIMENT_heads.png, those of them that the page shows. Tables and figures have the arms that run without being asked for, unless arms are named.
 Only this repository is needed.
 """
 
@@ -19,7 +19,6 @@ from pathlib import Path
 from sar_dist.experiment import Results, collect, load_experiment, markdown_tables, write_figures
 
 DOCS = Path(__file__).resolve().parent
-PAGE = DOCS / "results.md"
 SPECIFICATIONS = DOCS.parent / "configs" / "experiments"
 SECTION = re.compile(
     r"(<!-- records (\w+) (declared|secondary)(?: of ([^>]+?))?(?: by seed (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL
@@ -27,11 +26,18 @@ SECTION = re.compile(
 
 
 def main() -> None:
-    """Replace the tables of every section, and draw its figures."""
-    text = PAGE.read_text()
-    for name in dict.fromkeys(found[2] for found in SECTION.finditer(text)):
-        write_figures(restricted(results_of(name)), DOCS / "figures", f"{name}_")
-    PAGE.write_text(with_tables(text))
+    """Replace the tables of every section, and draw the figures."""
+    for page in pages():
+        text = page.read_text()
+        page.write_text(with_tables(text))
+        for name in {found[2] for found in SECTION.finditer(text)}:
+            shown = set(re.findall(rf"\(figures/{name}_(points|curves|heads)\.png\)", text))
+            write_figures(restricted(results_of(name)), DOCS / "figures", f"{name}_", shown)
+
+
+def pages() -> list[Path]:
+    """Those that have sections."""
+    return [page for page in sorted(DOCS.glob("*.md")) if SECTION.search(page.read_text())]
 
 
 def with_tables(page: str) -> str:

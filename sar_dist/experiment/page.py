@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,16 +162,20 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_figures(results: Results, folder: Path, prefix: str = "") -> dict[str, bytes]:
+def write_figures(
+    results: Results, folder: Path, prefix: str = "", names: Collection[str] = ("points", "curves", "heads")
+) -> dict[str, bytes]:
     """Write ``points.png``, ``curves.png`` and ``heads.png``, as far as there is something to draw; gives their bytes.
 
     Args:
         results: with at least one run.
         folder: where to, an existing one.
         prefix: what the names begin with.
+        names: those that are drawn.
     """
-    figures = {"points": points_figure(results), "curves": curves_figure(results), "heads": heads_figure(results)}
-    pictures = {name: figure_png(figure) for name, figure in figures.items() if figure is not None}
+    figures = {"points": points_figure, "curves": curves_figure, "heads": heads_figure}
+    drawn = {name: figures[name](results) for name in names}
+    pictures = {name: figure_png(figure) for name, figure in drawn.items() if figure is not None}
     for name, png in pictures.items():
         (folder / f"{prefix}{name}.png").write_bytes(png)
     return pictures
