@@ -322,7 +322,7 @@ def test_a_validation_split_is_taken_out_of_a_table_that_has_none(tmp_path: Path
     table = write_csv(
         tmp_path / "t.csv", ["path", "label", "split"], [[*row, "val"] for row in rows] + [["9.png", "cat", "train"]]
     )
-    with pytest.raises(UserError, match="t.csv has a validation split already"):
+    with pytest.raises(UserError, match="has a validation split already"):
         csv_sources(table, None, CsvColumns(split="split"), None, Subset(2))
 
 
