@@ -64,7 +64,10 @@ def assert_nothing_buries_the_run(stdout: str, stderr: str) -> None:
 def test_makefile_demo_uses_what_the_test_uses() -> None:
     recipe = (ROOT / "Makefile").read_text()
     assert "tools/make_shards.py demo data/demo" in recipe
-    assert "deepspeed --log_level critical --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py" in recipe
+    assert (
+        "deepspeed --log_level critical --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py"
+        in recipe
+    )
     assert "tools/train.py --config configs/demo.py" in recipe
 
 
