@@ -125,7 +125,7 @@ def means_table(groups: Sequence[SeedGroup], figures: Figures) -> TextTable | No
 
 
 def differences_table(groups: Sequence[SeedGroup], baseline: SeedGroup, figures: Figures) -> TextTable:
-    """The figures of each group, and the differences of the others to the baseline seed by seed."""
+    """Differences to the baseline seed by seed, before the figures of each group: on a phone the first column is seen."""
     others = [group for group in groups if group is not baseline]
     differing = {
         label: [difference(group, baseline, figures, label) for group in others] for label in labels_of(figures)
@@ -134,8 +134,8 @@ def differences_table(groups: Sequence[SeedGroup], baseline: SeedGroup, figures:
     rows = [
         [
             f"{label} (less is better)" if label in _LESS_IS_BETTER or label.rpartition(": ")[2] in _ERRORS else label,
-            *(format_mean(group.summary(figures, label)) for group in groups),
             *map(format_difference, found),
+            *(format_mean(group.summary(figures, label)) for group in groups),
         ]
         for label, found in shown.items()
     ]
@@ -143,7 +143,7 @@ def differences_table(groups: Sequence[SeedGroup], baseline: SeedGroup, figures:
     alone = f" Without a seed in common with it: {', '.join(lonely)}." if lonely else ""
     single = all(each is None or each.bootstrap is None for found in shown.values() for each in found)
     names = ["difference"] if len(others) == 1 else [f"difference of {group.name}" for group in others]
-    header = ["", *(group.name for group in groups), *names]
+    header = ["", *names, *(group.name for group in groups)]
     note = ONE_SEED_NOTE if single else DIFFERENCES_NOTE
     return TextTable(f"Differences to {baseline.name}", header, rows, note + alone)
 

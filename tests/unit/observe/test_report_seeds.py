@@ -64,15 +64,15 @@ def test_differences_are_of_the_same_seed_with_intervals() -> None:
     table = differences_table(GROUPS, baseline, FIGURES)
     assert table.title == "Differences to plain (3 seeds)"
     # 61 - 60 and 64 - 59; Student's t for two of them: 3 +- 12.706 x 2
-    assert table.header == ["", "method (2 seeds)", "plain (3 seeds)", "difference"]
-    assert table.rows == [["knn: top1", "62.5 ± 2.1", "59.17 ± 0.76", "+3 [1, 5] [-22, 28]"]]
+    assert table.header == ["", "difference", "method (2 seeds)", "plain (3 seeds)"]
+    assert table.rows == [["knn: top1", "+3 [1, 5] [-22, 28]", "62.5 ± 2.1", "59.17 ± 0.76"]]
     assert "95 % interval" in table.note
 
 
 def test_differences_of_one_seed_promise_no_interval_and_say_which_way_is_up() -> None:
     groups = seed_groups(RUNS[:2])
     table = differences_table(groups, groups[1], [{"validation loss": 2.0}, {"validation loss": 2.5}])
-    assert table.rows == [["validation loss (less is better)", "2", "2.5", "-0.50"]]
+    assert table.rows == [["validation loss (less is better)", "-0.50", "2", "2.5"]]
     assert table.note.startswith("Of one seed each")
 
 
@@ -107,7 +107,7 @@ def test_the_page_has_the_tables() -> None:
     pair = report_page(RUNS[:2], b"")
     assert "Over seeds" not in pair
     assert "Differences to" not in pair  # in brackets instead
-    assert '<th scope="row">knn: top1</th><td>61</td><td>60</td><td>+1.00</td>' in report_page(
+    assert '<th scope="row">knn: top1</th><td>+1.00</td><td>61</td><td>60</td>' in report_page(
         RUNS[:2], b"", [Path("plain_seed0")]
     )
     twice = report_page([*RUNS, run("again", 0.0, 2, 58.0)], b"")
