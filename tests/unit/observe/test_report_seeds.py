@@ -102,8 +102,8 @@ def test_no_seed_in_common_is_said() -> None:
 def test_the_page_has_the_tables() -> None:
     page = report_page(RUNS, figure_png(report_figure(RUNS)))
     assert "Over seeds" in page
-    assert "<td>62.5 ± 2.1 (2)</td>" in page
-    assert page.index("Differences to plain (3 seeds)") < page.index("<td>+3 [1, 5] [-22, 28]</td>")
+    assert "<td>62.5\u00a0±\u00a02.1 (2)</td>" in page  # not broken on a phone
+    assert page.index("Differences to plain (3 seeds)") < page.index("<td>+3 [1,\u00a05] [-22,\u00a028]</td>")
     pair = report_page(RUNS[:2], b"")
     assert "Over seeds" not in pair
     assert "Differences to" not in pair  # in brackets instead
