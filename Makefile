@@ -27,7 +27,7 @@ $(VENV)/installed: requirements.txt setup.py pyproject.toml
 
 demo: install  ## make a data set, train on it, evaluate, and show it all on one page
 	test -f data/demo/val/manifest.json || $(RUN) python tools/make_shards.py demo data/demo
-	$(RUN) $(WITHOUT_GPU) deepspeed --quiet --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
+	$(RUN) $(WITHOUT_GPU) deepspeed --log_level critical --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py --config configs/demo.py
 	$(RUN) python tools/transfer_eval.py --task knn --model runs/demo --data data/demo workers=2
 	$(RUN) python tools/transfer_eval.py --task voc_attention --model runs/demo --data data/demo image_size=64 workers=2
 	$(RUN) python tools/report.py runs/demo --out runs/demo/report

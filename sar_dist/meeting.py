@@ -31,10 +31,17 @@ _LOOK_SECONDS = 0.05
 _LISTEN_SECONDS = 2.0  # that a process waits for rank 0 to say the line
 _LINGER_SECONDS = 3.0  # that rank 0 waits for the others to hear that it was said
 _NAMED_RANKS = 16
+_ANOTHER_PORT = (
+    "give this run a port of its own, such as 29501: deepspeed --master_port, torchrun --master-port, or MASTER_PORT"
+)
 
 
 class Meeting:
-    """One process's connection to the store. ``join`` makes it."""
+    """One process's connection to the store. ``join`` makes it.
+
+    Raises:
+        UserError: the store is another run's, in which this rank has arrived before.
+    """
 
     def __init__(self, store: dist.Store, rank: int, world: int, place: str) -> None:
         self.store = store
@@ -42,6 +49,8 @@ class Meeting:
         self.world = world
         self.place = place
         self._rounds = 0
+        if store.add(f"arrivals/{rank}", 1) > 1:
+            raise CannotMeet(f"another run meets at {place} already; {_ANOTHER_PORT}")
         store.set(f"here/{rank}", platform.node())
 
     def wait_for_all(self, seconds: float, say_every: float = _SAY_EVERY_SECONDS) -> None:
@@ -185,6 +194,10 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
             return dist.TCPStore(host, port, world, opens, patience, wait_for_workers=False, multi_tenant=True)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if opens and "EADDRINUSE" in reason:
+                raise CannotMeet(
+                    f"port {port} of this machine is taken, perhaps by another run; {_ANOTHER_PORT}"
+                ) from error
             if opens or time.monotonic() > deadline:
                 raise CannotMeet(f"the processes could not meet at {host}:{port}: {reason}") from error
             warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,8 @@ def let_speak(decide: Callable[[], bool]) -> None:
 
 
 _WRONG_PATH = {getattr(errno, name) for name in "ENOENT ENOTDIR EISDIR ELOOP ENAMETOOLONG EACCES EPERM ENXIO".split()}
+# What gloo and NCCL say of a process that ended in the middle of a collective.
+_LOST_PROCESS = re.compile(r"(\[\S+\]:\d+: )?Connection (?:reset|closed) by peer|ncclRemoteError")
 _in_tool = False
 _at_once = False
 _last_work: WeakSet[threading.Thread] = WeakSet()
@@ -56,6 +59,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     So does an error of the operating system that is about a path: too long, a loop of links, a folder in the place of a
     file, a permission that is missing. Others, such as a disk that fails, are crashes, after which trying again may help.
+    That another process of the run has gone is one line too, so that it does not bury what that process said.
 
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
     (``sar_dist.meeting``), whichever knows of the error.
@@ -81,14 +85,10 @@ def run_tool(main: Callable[[], int | None]) -> None:
         warn("interrupted")
         status = EXIT_INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
+        if (known := _line_and_status(error)) is not None:
+            line, status = known
             if _speaks():
-                warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
-            status = EXIT_BAD_INPUT
-        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # what Path.resolve raises
-            if _speaks():
-                warn(f"error: {shortened(str(error))}")
-            status = EXIT_BAD_INPUT
+                warn(f"error: {line}")
         elif _at_once:
             traceback.print_exc()
             status = EXIT_CRASH
@@ -97,6 +97,22 @@ def run_tool(main: Callable[[], int | None]) -> None:
     if _at_once:
         _end(status)
     sys.exit(status)
+
+
+def _line_and_status(error: Exception) -> tuple[str, int] | None:
+    """What to say instead of a traceback, and the exit status; None: a crash of this process itself."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
+        return f"{shortened(str(error.filename))}: {error.strerror}", EXIT_BAD_INPUT
+    if not isinstance(error, RuntimeError):
+        return None
+    if str(error).startswith("Symlink loop"):  # what Path.resolve raises
+        return shortened(str(error)), EXIT_BAD_INPUT
+    if (lost := _LOST_PROCESS.search(str(error))) is not None:
+        return (
+            f"another process of this run has gone ({lost[0]}): its lines say why or, if it has none, the system killed it, "
+            "mostly for want of memory (see dmesg); the same command goes on from what is saved"
+        ), EXIT_CRASH
+    return None
 
 
 def _check_current_folder() -> None:

@@ -9,7 +9,7 @@ from sar_dist.quantities import Quantity
 from sar_dist.reports.rendering import Headline
 from sar_dist.reports.runs import ReportedRun
 from sar_dist.reports.seeds import SeedGroup, difference
-from sar_dist.reports.wording import format_difference, format_summary
+from sar_dist.reports.wording import format_difference, format_mean
 
 
 def headlines(runs: Sequence[ReportedRun], groups: Sequence[SeedGroup], baseline: SeedGroup | None) -> list[Headline]:
@@ -35,7 +35,7 @@ def _headline(
             group.name, f"{max(_last_step(runs[number]) for number in group.runs):,} steps", "not validated yet"
         )
     unit = f" {quantity.unit}" if quantity.unit else ""
-    value = f"{found.mean:.4g}{unit}" if found.count == 1 else f"{format_summary(found).rpartition(' (')[0]}{unit}"
+    value = format_mean(found) + unit
     steps = " or ".join(f"{step:,}" for step in sorted({_last_step(runs[number]) for number in group.runs}))
     note = f"validation {quantity.label} after step {steps}"
     if baseline is not None and group is not baseline and not (group.repeats_a_seed or baseline.repeats_a_seed):

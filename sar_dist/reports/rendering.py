@@ -91,7 +91,13 @@ def _environment() -> Environment:
     )
     environment.globals["own_file"] = _own_file
     environment.filters["anchor"] = _anchor
+    environment.filters["whole"] = _whole
     return environment
+
+
+def _whole(cell: str) -> str:
+    """A cell of a table in which a mean and its deviation, and the two ends of an interval, stay in one line."""
+    return re.sub(r" ± ?|(?<=\d,) (?=-?\d)", lambda found: found[0].replace(" ", "\u00a0"), cell)
 
 
 def _anchor(title: str) -> str:

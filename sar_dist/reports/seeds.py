@@ -9,13 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar_dist.errors import UserError
+from sar_dist.observe import QUANTITIES
 from sar_dist.paired_statistics import Difference, paired_difference
 from sar_dist.reports.rendering import TextTable
 from sar_dist.reports.runs import ReportedRun, config_differences
 from sar_dist.reports.summary import Summary, summarize
-from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, NOTHING, format_difference, format_summary
+from sar_dist.reports.wording import (
+    DIFFERENCES_NOTE,
+    MEANS_NOTE,
+    NOTHING,
+    ONE_SEED_NOTE,
+    format_difference,
+    format_mean,
+    format_summary,
+)
 
 _OF_ONE_RUN = ("name", "dir", "seed")
+_LESS_IS_BETTER = {row for each in QUANTITIES if each.higher_is_better is False for row in each.summed_up}
+_ERRORS = ("mce", "mce_partial")  # of the evaluations' metrics
 Figures = Sequence[Mapping[str, float | None]]  # of each run, label to value
 
 
@@ -114,17 +125,27 @@ def means_table(groups: Sequence[SeedGroup], figures: Figures) -> TextTable | No
 
 
 def differences_table(groups: Sequence[SeedGroup], baseline: SeedGroup, figures: Figures) -> TextTable:
-    """Differences to the baseline seed by seed, a column for each other group."""
+    """Differences to the baseline seed by seed, before the figures of each group: on a phone the first column is seen."""
     others = [group for group in groups if group is not baseline]
+    differing = {
+        label: [difference(group, baseline, figures, label) for group in others] for label in labels_of(figures)
+    }
+    shown = {label: found for label, found in differing.items() if any(each is not None for each in found)}
     rows = [
-        [label, *(format_difference(difference(group, baseline, figures, label)) for group in others)]
-        for label in labels_of(figures)
+        [
+            f"{label} (less is better)" if label in _LESS_IS_BETTER or label.rpartition(": ")[2] in _ERRORS else label,
+            *map(format_difference, found),
+            *(format_mean(group.summary(figures, label)) for group in groups),
+        ]
+        for label, found in shown.items()
     ]
-    shown = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
     lonely = [group.name for group in others if not set(group.seeds) & set(baseline.seeds)]
     alone = f" Without a seed in common with it: {', '.join(lonely)}." if lonely else ""
-    header = ["", *(group.name for group in others)]
-    return TextTable(f"Differences to {baseline.name}", header, shown, DIFFERENCES_NOTE + alone)
+    single = all(each is None or each.bootstrap is None for found in shown.values() for each in found)
+    names = ["difference"] if len(others) == 1 else [f"difference of {group.name}" for group in others]
+    header = ["", *names, *(group.name for group in groups)]
+    note = ONE_SEED_NOTE if single else DIFFERENCES_NOTE
+    return TextTable(f"Differences to {baseline.name}", header, rows, note + alone)
 
 
 def difference(group: SeedGroup, baseline: SeedGroup, figures: Figures, label: str) -> Difference | None:

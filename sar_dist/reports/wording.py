@@ -15,6 +15,15 @@ DIFFERENCES_NOTE = (
     "Student's t assumes normal differences. The intervals are not corrected for the number of rows."
 )
 
+ONE_SEED_NOTE = "Of one seed each: how much of a difference is chance, only further seeds say."
+
+
+def format_mean(summary: Summary | None) -> str:
+    """Such as ``76.02 ± 0.61``, or the value itself where there is one."""
+    if summary is None:
+        return NOTHING
+    return f"{summary.mean:.4g}" if summary.count == 1 else format_summary(summary).rpartition(" (")[0]
+
 
 def format_summary(summary: Summary | None) -> str:
     """Such as ``76.02 ± 0.61 (3)``: as many digits as the deviation bears."""

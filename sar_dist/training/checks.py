@@ -206,16 +206,16 @@ def check_images(key: str, manifest: Manifest, config: RunConfig, num_classes: i
     Raises:
         UserError: they are damaged, or have more classes than the model.
     """
-    check_shards(
-        manifest,
-        num_classes=num_classes or config.model.num_classes,
-        max_bad_fraction=config.data.max_bad_fraction,
-    )
     if num_classes is None and manifest.num_classes is not None and manifest.num_classes > config.model.num_classes:
         raise UserError(
             f"{key} has {manifest.num_classes} classes, the model {config.model.num_classes}; "
             f"set model.num_classes={manifest.num_classes}"
         )
+    check_shards(
+        manifest,
+        num_classes=num_classes or config.model.num_classes,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
     if key == "data.train" and manifest.num_classes is not None and manifest.num_classes < config.model.num_classes:
         warn(
             f"data.train has {manifest.num_classes} classes and the model {config.model.num_classes}; unless the others are "

@@ -90,3 +90,18 @@ def test_end_of_a_launcher(
     third = tool(*training, f"run.max_steps={step + 1}")
     assert third.status == 0, third.stderr
     assert f"resumed after step {step}" in third.stdout
+
+
+def test_an_error_is_the_only_line_of_a_documented_start(small_config: Path) -> None:
+    quiet = [*DEEPSPEED[:2], "--log_level", "critical", *DEEPSPEED[2:], str(free_port())]
+    done = subprocess.run(
+        [sys.executable, *quiet, "tools/train.py", "--config", str(small_config), "optim.lr=-1"],
+        cwd=ROOT,
+        env=program_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: optim.lr=-1: Input should be greater than 0\n"

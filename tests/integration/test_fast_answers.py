@@ -52,8 +52,8 @@ def test_shards_are_made_without_pytorch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{out}/train: 4 samples of 2 classes in 1 shards, 0.0 MB",
-        f"{out}/val: 2 samples of 2 classes in 1 shards, 0.0 MB",
+        f"{out}/train: 4 samples of 2 classes in 1 shard, 0.0 MB",
+        f"{out}/val: 2 samples of 2 classes in 1 shard, 0.0 MB",
     ]
 
 

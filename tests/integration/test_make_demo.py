@@ -24,7 +24,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
             sys.executable,
             "-m",
             "deepspeed.launcher.runner",
-            "--quiet",
+            "--log_level=critical",
             "--num_accelerators=2",
             "--master_port=29831",
             "tools/train.py",
@@ -64,7 +64,10 @@ def assert_nothing_buries_the_run(stdout: str, stderr: str) -> None:
 def test_makefile_demo_uses_what_the_test_uses() -> None:
     recipe = (ROOT / "Makefile").read_text()
     assert "tools/make_shards.py demo data/demo" in recipe
-    assert "deepspeed --quiet --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py" in recipe
+    assert (
+        "deepspeed --log_level critical --num_accelerators $$($(RUN) python -m sar_dist.devices 2) tools/train.py"
+        in recipe
+    )
     assert "tools/train.py --config configs/demo.py" in recipe
 
 

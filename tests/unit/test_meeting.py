@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 from sar_dist import meeting as meeting_module
-from sar_dist.errors import UserError
+from sar_dist.errors import CannotMeet, UserError
 from sar_dist.meeting import Meeting
 
 
@@ -67,6 +69,9 @@ def test_line_of_an_error_is_printed_once(failing: list[int], monkeypatch: pytes
 
 def test_who_cannot_ask_any_more_speaks() -> None:
     class Gone:
+        def add(self, key: str, number: int) -> int:
+            return number
+
         def set(self, key: str, value: str) -> None: ...
 
         def check(self, keys: list[str]) -> bool:
@@ -82,3 +87,27 @@ def test_nobody_waits_for_a_process_that_ended_with_an_error(monkeypatch: pytest
         return meeting.speaks() if meeting.rank == 1 else meeting.together(lambda: meeting.rank)
 
     assert on_ranks(2, start) == ["error: another process of this run ended with an error; see its line", True]
+
+
+def test_a_process_that_finds_another_run_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting_module, "_LISTEN_SECONDS", 0.1)
+    store = dist.HashStore()
+    first = Meeting(store, 1, 2, "n1:29500")
+    with pytest.raises(CannotMeet, match=r"another run meets at n1:29500 already; .* deepspeed --master_port"):
+        Meeting(store, 1, 2, "n1:29500")
+    assert first.speaks()
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting_module, "_meeting", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(CannotMeet, match=f"port {port} of this machine is taken, .* a port of its own"):
+            meeting_module.join(timedelta(seconds=5))

@@ -58,6 +58,12 @@ def end_with(last: str, folder: Path, timeout: float = 60) -> Finished:
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("raise ValueError('a bug')", 1, "ValueError: a bug\n"),
         ("raise OSError(40, 'a loop', '/data')", 2, "error: /data: a loop\n"),
+        (
+            "raise RuntimeError('[pair.cc:5] Read error [::1]:42: Connection reset by peer. GLHF')",
+            1,
+            "error: another process of this run has gone ([::1]:42: Connection reset by peer): its lines say why or, if it has none, the system killed it, "
+            "mostly for want of memory (see dmesg); the same command goes on from what is saved\n",
+        ),
         ("raise OSError(5, 'Input/output error', '/data')", 1, "Input/output error: '/data'\n"),
         ("raise ConnectionResetError(104, 'reset')", 1, "ConnectionResetError: [Errno 104] reset\n"),
     ],

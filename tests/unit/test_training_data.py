@@ -139,6 +139,12 @@ def test_a_model_of_more_classes_than_there_are_is_said(
     assert capsys.readouterr().err == ""
 
 
+def test_a_model_of_fewer_classes_than_there_are_is_told_their_number(small_config: Path, tmp_path: Path) -> None:
+    shards(tmp_path / "A", ["cat", "dog", "hen", "ant"])
+    with pytest.raises(UserError, match=r"has 4 classes, the model 2; set model\.num_classes=4"):
+        check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}", "model.num_classes=2"]))
+
+
 def test_text_stays_a_path(small_config: Path) -> None:
     for text in ("123", "true", "{a: b}", "s3://bucket/a", "a, b"):
         assert load_config(small_config, [f"data.train={text}"]).data.train == text

@@ -92,7 +92,8 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         manifest = write_shards(source, folder, options)
         size = sum(shard.bytes or 0 for shard in manifest.shards) / 1e6
         classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
-        say(f"{folder}: {manifest.total} samples{classes} in {len(manifest.shards)} shards, {size:.1f} MB")
+        shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards)} shards"
+        say(f"{folder}: {manifest.total} samples{classes} in {shards}, {size:.1f} MB")
         if source.classes is not None and len(source.classes) == 1:
             warn(f"{folder} has a single class, {source.classes[0]}: there is nothing to tell apart; was it meant?")
         remarks = source.remarks()

@@ -80,7 +80,7 @@ def test_imagefolder_with_splits(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert sorted("png" if "png" in sample else "jpg" for sample in samples.values()) == ["jpg", "jpg", "jpg", "png"]
     printed = capsys.readouterr()
     assert "left out 1 files that are no images by name, such as cat/notes.txt" in printed.err
-    assert "4 samples of 2 classes in 1 shards" in printed.out
+    assert "4 samples of 2 classes in 1 shard" in printed.out
 
 
 def test_plain_imagefolder_and_its_labels(tmp_path: Path) -> None:
@@ -144,8 +144,11 @@ def test_a_validation_split_is_taken_out_of_images_that_have_none(
     assert "1 files are empty, such as b/8.jpg, and will be bad samples" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"a class has only 9 images .* ask for fewer of each"):
         imagefolder_sources(tree, None, None, Subset(9))
-    with pytest.raises(UserError, match="--val-per-class is for training images that have no validation split"):
+    with pytest.raises(UserError, match="takes a validation split out of training images; give it without --split"):
         imagefolder_sources(tree, "val", None, Subset(3))
+    both = make_tree(tmp_path / "both", ["train/a/0.jpg", "val/a/1.jpg"])
+    with pytest.raises(UserError, match="both has a validation split already; give the same command without"):
+        imagefolder_sources(both, None, None, Subset(1))
 
 
 @pytest.mark.parametrize(
@@ -306,6 +309,21 @@ def test_csv_with_names_and_splits(tmp_path: Path) -> None:
     for key, sample in samples_of(manifests["val"]).items():
         assert int(sample["cls"]) == int(key) % 2
         assert sample["png"] == image_of(int(key))
+
+
+def test_a_validation_split_is_taken_out_of_a_table_that_has_none(tmp_path: Path) -> None:
+    make_tree(tmp_path, [f"{i}.png" for i in range(8)])
+    rows = [[f"{i}.png", "cat" if i % 2 else "dog"] for i in range(8)]
+    table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
+    manifests = written(csv_sources(table, None, CsvColumns(), None, Subset(2)), tmp_path / "out")
+    train, val = (samples_of(manifests[split]) for split in ("train", "val"))
+    assert sorted([*train, *val]) == [str(i) for i in range(8)]
+    assert sorted(sample["cls"] for sample in val.values()) == [b"0", b"0", b"1", b"1"]
+    table = write_csv(
+        tmp_path / "t.csv", ["path", "label", "split"], [[*row, "val"] for row in rows] + [["9.png", "cat", "train"]]
+    )
+    with pytest.raises(UserError, match="has a validation split already"):
+        csv_sources(table, None, CsvColumns(split="split"), None, Subset(2))
 
 
 def test_csv_with_numbers(tmp_path: Path) -> None:

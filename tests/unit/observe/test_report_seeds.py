@@ -64,7 +64,16 @@ def test_differences_are_of_the_same_seed_with_intervals() -> None:
     table = differences_table(GROUPS, baseline, FIGURES)
     assert table.title == "Differences to plain (3 seeds)"
     # 61 - 60 and 64 - 59; Student's t for two of them: 3 +- 12.706 x 2
-    assert table.rows == [["knn: top1", "+3 [1, 5] [-22, 28]"]]
+    assert table.header == ["", "difference", "method (2 seeds)", "plain (3 seeds)"]
+    assert table.rows == [["knn: top1", "+3 [1, 5] [-22, 28]", "62.5 ± 2.1", "59.17 ± 0.76"]]
+    assert "95 % interval" in table.note
+
+
+def test_differences_of_one_seed_promise_no_interval_and_say_which_way_is_up() -> None:
+    groups = seed_groups(RUNS[:2])
+    table = differences_table(groups, groups[1], [{"validation loss": 2.0}, {"validation loss": 2.5}])
+    assert table.rows == [["validation loss (less is better)", "-0.50", "2", "2.5"]]
+    assert table.note.startswith("Of one seed each")
 
 
 def test_a_baseline_is_chosen_by_any_of_its_runs() -> None:
@@ -93,12 +102,14 @@ def test_no_seed_in_common_is_said() -> None:
 def test_the_page_has_the_tables() -> None:
     page = report_page(RUNS, figure_png(report_figure(RUNS)))
     assert "Over seeds" in page
-    assert "<td>62.5 ± 2.1 (2)</td>" in page
-    assert page.index("Differences to plain (3 seeds)") < page.index("<td>+3 [1, 5] [-22, 28]</td>")
+    assert "<td>62.5\u00a0±\u00a02.1 (2)</td>" in page  # not broken on a phone
+    assert page.index("Differences to plain (3 seeds)") < page.index("<td>+3 [1,\u00a05] [-22,\u00a028]</td>")
     pair = report_page(RUNS[:2], b"")
     assert "Over seeds" not in pair
     assert "Differences to" not in pair  # in brackets instead
-    assert '<th scope="row">knn: top1</th><td>+1.00</td>' in report_page(RUNS[:2], b"", [Path("plain_seed0")])
+    assert '<th scope="row">knn: top1</th><td>+1.00</td><td>61</td><td>60</td>' in report_page(
+        RUNS[:2], b"", [Path("plain_seed0")]
+    )
     twice = report_page([*RUNS, run("again", 0.0, 2, 58.0)], b"")
     assert "Differences to" not in twice
 

@@ -4,10 +4,11 @@ from sar_dist.data.making.sources.base import FileSample, FileSource, Source, re
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.data.making.sources.copied_shards import CopiedShards
 from sar_dist.data.making.sources.demo_scenes import DemoScenes
-from sar_dist.data.making.sources.image_folder import Subset, imagefolder_sources
+from sar_dist.data.making.sources.image_folder import imagefolder_sources
 from sar_dist.data.making.sources.parquet_files import ParquetSource, parquet_sources
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
+from sar_dist.data.making.sources.subsets import Subset
 from sar_dist.data.making.sources.tables import CsvColumns, csv_sources
 from sar_dist.data.making.sources.tars import TarSource, tar_sources
 

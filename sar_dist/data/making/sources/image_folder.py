@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,17 +25,15 @@ from sar_dist.data.layout import (
 )
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, own_split, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
+from sar_dist.data.making.sources.subsets import (
+    Subset,
+    add_validation_argument,
+    given_validation,
+    thinned_out,
+    with_validation,
+)
 from sar_dist.errors import UserError
-from sar_dist.keys import keyed_permutation
 from sar_dist.output import warn
-
-
-@dataclass(frozen=True)
-class Subset:
-    """As many images of each class, drawn by ``seed``: a small set that anybody can draw again."""
-
-    per_class: int
-    seed: int = 0
 
 
 class _Trees(NamedTuple):
@@ -71,26 +68,11 @@ def imagefolder_sources(
             _say(trees.numbering, each)
     found = {name: _labelled(folder, table, trees.numbering) for name, folder in trees.splits.items()}
     if validation is not None:
-        found, trees = _with_validation(found, trees, validation, root)
+        found = with_validation(found, validation, root)
     if subset is not None and "train" in found:
-        drawn = _drawn(found["train"], subset, trees.splits["train"], "subset")
-        found["train"] = [found["train"][number] for number in drawn]
-    return [_source(trees.splits[name], name, images, table) for name, images in found.items()]
-
-
-def _with_validation(
-    found: dict[Split, list[tuple[str, int]]], trees: _Trees, validation: Subset, root: Path
-) -> tuple[dict[Split, list[tuple[str, int]]], _Trees]:
-    """Images and trees of both splits, where ``found`` and ``trees`` have the training split alone."""
-    if found.keys() != {"train"}:
-        raise UserError(f"{root}: --val-per-class is for training images that have no validation split beside them")
-    train, folder = found["train"], trees.splits["train"]
-    held_out = set(_drawn(train, validation, folder, "validation", to_spare=1))
-    parts: dict[Split, list[tuple[str, int]]] = {
-        "train": [pair for number, pair in enumerate(train) if number not in held_out],
-        "val": [train[number] for number in sorted(held_out)],
-    }
-    return parts, trees._replace(splits={"train": folder, "val": folder})
+        found["train"] = thinned_out(found["train"], subset, trees.splits["train"])
+    folders = trees.splits if validation is None else dict.fromkeys(found, trees.splits["train"])
+    return [_source(folders[name], name, images, table) for name, images in found.items()]
 
 
 def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
@@ -163,25 +145,6 @@ def _source(root: Path, split: Split, found: Sequence[tuple[str, int]], table: C
     return FileSource("imagefolder", root, split, samples, table.names)
 
 
-def _drawn(
-    found: Sequence[tuple[str, int]], subset: Subset, root: Path, purpose: str, *, to_spare: int = 0
-) -> list[int]:
-    """The places of ``subset.per_class`` of the (path, label) pairs of each label, sorted; ``to_spare`` stay behind."""
-    members_of: dict[int, list[int]] = {}
-    for number, (_, label) in enumerate(found):
-        members_of.setdefault(label, []).append(number)
-    chosen: list[int] = []
-    for label, members in sorted(members_of.items()):
-        if len(members) < subset.per_class + to_spare:
-            raise UserError(
-                f"{root}: a class has only {len(members)} images ({found[members[0]][0]} ...); "
-                f"ask for {'fewer' if to_spare else 'at most so many'} of each"
-            )
-        order = keyed_permutation(len(members), subset.seed, purpose, label)
-        chosen += [members[place] for place in order[: subset.per_class]]
-    return sorted(chosen)
-
-
 def _folders(root: Path) -> list[str]:
     """Names of the folders in ``root`` that are no leftovers, sorted."""
     try:
@@ -200,12 +163,7 @@ def _say(root: Path, what: str) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--val-per-class",
-        type=positive,
-        metavar="N",
-        help="where there is no validation split: N images of each class, drawn by --seed, become one",
-    )
+    add_validation_argument(parser)
     parser.add_argument(
         "--per-class", type=positive, metavar="N", help="only N training images of each class, drawn by --seed"
     )
@@ -213,8 +171,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sources(given: argparse.Namespace) -> list[FileSource]:
     subset = Subset(given.per_class, given.seed) if given.per_class else None
-    validation = Subset(given.val_per_class, given.seed) if given.val_per_class else None
-    return imagefolder_sources(given.source, given.split, subset, validation)
+    return imagefolder_sources(given.source, given.split, subset, given_validation(given))
 
 
 COMMAND: SourceCommand = SourceCommand(

@@ -27,6 +27,7 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, first_repeated, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
+from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
 from sar_dist.output import warn
@@ -48,7 +49,11 @@ class CsvColumns:
 
 
 def csv_sources(
-    table: Path, images: Path | None, columns: CsvColumns, split: Split | SplitChoice | None
+    table: Path,
+    images: Path | None,
+    columns: CsvColumns,
+    split: Split | SplitChoice | None,
+    validation: Subset | None = None,
 ) -> list[FileSource]:
     """The samples of a table with a header line; paths are relative to ``images``, by default the table's folder.
 
@@ -56,7 +61,8 @@ def csv_sources(
     table, or over a ``classes.json`` beside it, which also names the classes of numbers. With a split column, its rows named train, val or validation become these
     splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. A column that holds nothing
     but splits is the split column also where ``columns`` names none. The separator is the comma, tab, semicolon or bar that
-    gives the columns. Spaces around a field do not count. Raises UserError naming the line.
+    gives the columns. Spaces around a field do not count. ``validation`` takes a validation split out of a table of training
+    images. Raises UserError naming the line.
     """
     content = _read_table(table, columns)
     rows, columns = content.rows, content.columns
@@ -83,6 +89,8 @@ def csv_sources(
         made: dict[Split, list[tuple[str, int]]] = {"train" if choice is None else choice.wanted: by_split[""]}
     else:
         made = choose_splits(by_split, choice, table)
+    if validation is not None:
+        made = with_validation(made, validation, table)
     return [_table_source(root, name, found, labels) for name, found in made.items()]
 
 
@@ -239,11 +247,12 @@ def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser, "path")
     parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
     parser.add_argument("--images", type=Path, help="folder to which paths are relative (default: the table's)")
+    add_validation_argument(parser)
 
 
 def _csv_sources(given: argparse.Namespace) -> list[FileSource]:
     columns = CsvColumns(given.image_column, given.label_column, given.split_column)
-    return csv_sources(given.source, given.images, columns, given.split)
+    return csv_sources(given.source, given.images, columns, given.split, given_validation(given))
 
 
 COMMAND: SourceCommand = SourceCommand(
