@@ -49,7 +49,8 @@ class Meeting:
         self.world = world
         self.place = place
         self._rounds = 0
-        if store.add(f"arrivals/{rank}", 1) > 1:
+        # torchrun's agent keeps its store over its restarts, and lets no other run near it.
+        if store.add(f"arrivals/{rank}", 1) > 1 and not _agent_holds_store():
             raise CannotMeet(f"another run meets at {place} already; {_ANOTHER_PORT}")
         store.set(f"here/{rank}", platform.node())
 
@@ -185,8 +186,7 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
     import torch.distributed as dist
 
     rank, _, world = read_environment()
-    # torchrun's agent holds the store itself.
-    opens = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    opens = rank == 0 and not _agent_holds_store()
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
         patience = timedelta(seconds=min(_SAY_EVERY_SECONDS, timeout.total_seconds()))
@@ -201,6 +201,11 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
             if opens or time.monotonic() > deadline:
                 raise CannotMeet(f"the processes could not meet at {host}:{port}: {reason}") from error
             warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}")
+
+
+def _agent_holds_store() -> bool:
+    """Whether torchrun's agent opens the store, and not rank 0."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _listed(ranks: list[int]) -> str:

@@ -98,6 +98,13 @@ def test_a_process_that_finds_another_run_leaves_it_alone(monkeypatch: pytest.Mo
     assert first.speaks()
 
 
+def test_a_store_that_an_agent_keeps_over_its_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    store = dist.HashStore()
+    for _ in range(2):
+        Meeting(store, 1, 2, "n1:29500")
+
+
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting_module, "_meeting", None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
