@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +14,14 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened
-from sar_dist.output import is_main_process, open_missing_streams, warn
+from sar_dist.output import (
+    WatchedStream,
+    give_up_stdout,
+    is_main_process,
+    open_missing_streams,
+    warn,
+    watch_stdout,
+)
 
 # With those of ``errors``, what scripts may rely on: docs/clusters.md, "What an exit status means".
 EXIT_CRASH = 1
@@ -63,40 +71,85 @@ def run_tool(main: Callable[[], int | None]) -> None:
     global _in_tool
     _in_tool = True
     open_missing_streams()
+    stdout = watch_stdout()
     try:
         _check_current_folder()
         status = main() or 0
-    except UserError as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        found = _status_without_stdout(stdout) if _is_of(error, stdout) else _status_after(error)
+        if found is None:
+            raise
+        status = found
+    if not _is_flushed(stdout) and status == 0:
+        status = _status_without_stdout(stdout)
+    if _at_once:
+        _end(status)
+    sys.exit(status)
+
+
+def _status_after(error: BaseException) -> int | None:
+    """Say what ended a program, and give its status; None: it is for the interpreter to show."""
+    if isinstance(error, SystemExit):  # argparse's
+        return error.code or 0 if error.code is None or isinstance(error.code, int) else None
+    if isinstance(error, UserError):
         if error.for_every_process or _speaks():
             warn(f"error: {' '.join(str(error).split())}")
-        status = error.exit_status
-    except MemoryError:
+        return error.exit_status
+    if isinstance(error, MemoryError):
         # Not in the way of a UserError: whichever process has no memory left says so itself.
         warn(
             "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
             "data.workers or a smaller batch"
         )
-        status = EXIT_BAD_INPUT
-    except KeyboardInterrupt:
+        return EXIT_BAD_INPUT
+    if isinstance(error, KeyboardInterrupt):
         warn("interrupted")
-        status = EXIT_INTERRUPTED
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
-            if _speaks():
-                warn(f"error: {shortened(str(error.filename))}: {error.strerror}")
-            status = EXIT_BAD_INPUT
-        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # what Path.resolve raises
-            if _speaks():
-                warn(f"error: {shortened(str(error))}")
-            status = EXIT_BAD_INPUT
-        elif _at_once:
-            traceback.print_exc()
-            status = EXIT_CRASH
-        else:
-            raise
+        return EXIT_INTERRUPTED
+    if (problem := _path_problem(error)) is not None:
+        if _speaks():
+            warn(f"error: {problem}")
+        return EXIT_BAD_INPUT
     if _at_once:
-        _end(status)
-    sys.exit(status)
+        traceback.print_exception(error)
+        return EXIT_CRASH
+    return None
+
+
+def _path_problem(error: BaseException) -> str | None:
+    """What is wrong with a path that the operating system refused; None for other errors."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
+        return f"{shortened(str(error.filename))}: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # what Path.resolve raises
+        return shortened(str(error))
+    return None
+
+
+def _is_of(error: BaseException, stdout: WatchedStream) -> bool:
+    """Whether a program ends because stdout cannot be written."""
+    return stdout.problem is not None and stdout.problem in (error, error.__context__)
+
+
+def _is_flushed(stdout: WatchedStream) -> bool:
+    """Whether all output is out, as far as it matters: a program that has gone on without it, as training does, has done so knowingly."""
+    known = stdout.problem is not None
+    try:
+        stdout.flush()
+    except OSError:
+        give_up_stdout()
+        return known
+    except ValueError:  # closed
+        return True
+    return True
+
+
+def _status_without_stdout(stdout: WatchedStream) -> int:
+    """The status of a program that could not write its output: of a pipe that nobody reads that of any other tool."""
+    give_up_stdout()
+    assert stdout.problem is not None
+    if isinstance(stdout.problem, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    warn(f"error: what is printed cannot be written: {stdout.problem.strerror}")
+    return EXIT_BAD_INPUT
 
 
 def _check_current_folder() -> None:
