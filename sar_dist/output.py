@@ -75,9 +75,20 @@ def open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
+_alone = False
+
+
+def work_alone(alone: bool) -> None:
+    """Say whether this program is one without ranks: a launcher's variables around it are then none of its business."""
+    global _alone
+    _alone = alone
+
+
 def is_main_process() -> bool:
     """Whether the launcher gave this process rank 0; true without a launcher. Works before any process group exists."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    # Outside of a job step Slurm's names describe the job, or what is left of another one's environment.
+    task = os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0"
+    return _alone or os.environ.get("RANK", task) == "0"
 
 
 def say(text: str) -> None:

@@ -21,6 +21,7 @@ from sar_dist.output import (
     open_missing_streams,
     warn,
     watch_stdout,
+    work_alone,
 )
 
 # With those of ``errors``, what scripts may rely on: docs/clusters.md, "What an exit status means".
@@ -59,17 +60,20 @@ def finish_before_end(thread: threading.Thread) -> None:
     _last_work.add(thread)
 
 
-def run_tool(main: Callable[[], int | None]) -> None:
+def run_tool(main: Callable[[], int | None], *, alone: bool = False) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
     So does an error of the operating system that is about a path: too long, a loop of links, a folder in the place of a
     file, a permission that is missing. Others, such as a disk that fails, are crashes, after which trying again may help.
 
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
-    (``sar_dist.meeting``), whichever knows of the error.
+    (``sar_dist.meeting``), whichever knows of the error. A tool that works ``alone``, without ranks, always prints it.
     """
     global _in_tool
     _in_tool = True
+    work_alone(alone)
+    # Pictures go to files; that of a notebook, which its shell commands inherit, need not exist here.
+    os.environ["MPLBACKEND"] = "agg"
     open_missing_streams()
     stdout = watch_stdout()
     try:
@@ -95,7 +99,7 @@ def _status_after(error: BaseException) -> int | None:
         if error.for_every_process or _speaks():
             warn(f"error: {' '.join(str(error).split())}")
         return error.exit_status
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error)):
         # Not in the way of a UserError: whichever process has no memory left says so itself.
         warn(
             "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "

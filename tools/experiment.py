@@ -156,4 +156,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)
