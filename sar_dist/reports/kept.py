@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, ValidationError, model_validator
@@ -47,7 +49,7 @@ class _Class(BaseModel):
 
     name: str
     right: _Count
-    images: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1, lt=2**63)]
     taken_for: list[Annotated[tuple[str, _Count], _Pair]]
     examples: list[Annotated[tuple[_Count, str], _Pair]]
 
@@ -75,8 +77,13 @@ def kept_records(run: ReportedRun, name: str) -> list[dict[str, Any]]:
             except ValidationError:
                 wrong += 1
     if wrong:
-        warn(f"{file}: left out {wrong} lines that are not what a run writes there")
+        _say_left_out(file, wrong)
     return [lines[step] for step in sorted(lines)]
+
+
+@functools.cache  # a page asks for the same lines several times
+def _say_left_out(file: Path, lines: int) -> None:
+    warn(f"{file}: left out {lines} lines that are not what a run writes there")
 
 
 def read_sample(run: ReportedRun, sample: int) -> bytes:
