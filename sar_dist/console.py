@@ -20,12 +20,13 @@ TOOLS = (
     "profile_flops",
     "benchmark_loader",
 )
+_WITH_RANKS = ("train", "transfer_eval", "benchmark_loader")
 
 
 def run(tool: str) -> None:
     """Run a tool with the arguments of the command line; ends the process."""
     sys.argv[0] = f"sar-{tool.replace('_', '-')}"  # what usage lines call it
-    run_tool(importlib.import_module(f"sar_dist.tools.{tool}").main)
+    run_tool(importlib.import_module(f"sar_dist.tools.{tool}").main, alone=tool not in _WITH_RANKS)
 
 
 train, transfer_eval, make_shards, plan, report = (partial(run, tool) for tool in TOOLS[:5])

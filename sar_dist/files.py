@@ -19,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TextIO, TypeGuard
 
 from sar_dist.errors import UserError
 
@@ -131,6 +131,17 @@ def write_durably(path: Path, content: str) -> None:
     """Write a small text file as ``atomic_write`` does."""
     with atomic_write(path) as file:
         file.write(content.encode())
+
+
+def open_output(path: Path) -> TextIO:
+    """A text file, or a pipe that somebody reads, which a user named for writing.
+
+    Raises:
+        OSError: it cannot be opened; of a pipe that nobody reads, which would be waited for, at once.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
 def publish(path: Path, content: str) -> None:

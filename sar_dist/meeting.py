@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from sar_dist.errors import CannotMeet, UserError
+from sar_dist.errors import CannotMeet, UserError, shortened
 from sar_dist.launch_environment import find_meeting_place, read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.output import warn
@@ -28,12 +29,20 @@ T = TypeVar("T")
 MEETING_TIME = timedelta(minutes=30)
 _SAY_EVERY_SECONDS = 30.0
 _LOOK_SECONDS = 0.05
+_ASK_SECONDS = 0.5  # between two questions to a name server
 _LISTEN_SECONDS = 2.0  # that a process waits for rank 0 to say the line
 _LINGER_SECONDS = 3.0  # that rank 0 waits for the others to hear that it was said
 _NAMED_RANKS = 16
 _ANOTHER_PORT = (
     "give this run a port of its own, such as 29501: deepspeed --master_port, torchrun --master-port, or MASTER_PORT"
 )
+_NAME_SECONDS = 60.0  # that a name may come late: Kubernetes publishes that of a pod after it has started
+
+
+class NotFound(CannotMeet):
+    """This process does not find rank 0; what others find, it cannot know."""
+
+    for_every_process = True
 
 
 class Meeting:
@@ -186,6 +195,7 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
     import torch.distributed as dist
 
     rank, _, world = read_environment()
+    _wait_for_name(host, min(_NAME_SECONDS, timeout.total_seconds()))
     opens = rank == 0 and not _agent_holds_store()
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
@@ -199,13 +209,30 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
                     f"port {port} of this machine is taken, perhaps by another run; {_ANOTHER_PORT}"
                 ) from error
             if opens or time.monotonic() > deadline:
-                raise CannotMeet(f"the processes could not meet at {host}:{port}: {reason}") from error
+                raise NotFound(f"the processes could not meet at {host}:{port}: {reason}") from error
             warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}")
 
 
 def _agent_holds_store() -> bool:
     """Whether torchrun's agent opens the store, and not rank 0."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _wait_for_name(host: str, seconds: float) -> None:
+    """Return when this node knows the name. Raises NotFound if it does not come to know it."""
+    deadline, said = time.monotonic() + seconds, False
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no name of a host"
+            if isinstance(error, UnicodeError) or time.monotonic() > deadline:
+                raise NotFound(f"{platform.node()} cannot find MASTER_ADDR={shortened(host)}: {reason}") from error
+        if not said:
+            warn(f"{platform.node()} cannot find MASTER_ADDR={host} yet ({reason}); waiting {seconds:g} s for the name")
+            said = True
+        time.sleep(_ASK_SECONDS)
 
 
 def _listed(ranks: list[int]) -> str:

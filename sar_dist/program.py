@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -14,7 +15,15 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened
-from sar_dist.output import is_main_process, open_missing_streams, warn
+from sar_dist.output import (
+    WatchedStream,
+    give_up_stdout,
+    is_main_process,
+    open_missing_streams,
+    warn,
+    watch_stdout,
+    work_alone,
+)
 
 # With those of ``errors``, what scripts may rely on: docs/clusters.md, "What an exit status means".
 EXIT_CRASH = 1
@@ -54,7 +63,7 @@ def finish_before_end(thread: threading.Thread) -> None:
     _last_work.add(thread)
 
 
-def run_tool(main: Callable[[], int | None]) -> None:
+def run_tool(main: Callable[[], int | None], *, alone: bool = False) -> None:
     """Run a command-line tool: ``UserError`` becomes one line on stderr and its exit status.
 
     So does an error of the operating system that is about a path: too long, a loop of links, a folder in the place of a
@@ -62,44 +71,60 @@ def run_tool(main: Callable[[], int | None]) -> None:
     That another process of the run has gone is one line too, so that it does not bury what that process said.
 
     Under a launcher one process prints the line: the one with RANK 0 or, once the processes have met
-    (``sar_dist.meeting``), whichever knows of the error.
+    (``sar_dist.meeting``), whichever knows of the error. A tool that works ``alone``, without ranks, always prints it.
     """
     global _in_tool
     _in_tool = True
+    work_alone(alone)
+    # Pictures go to files; that of a notebook, which its shell commands inherit, need not exist here.
+    os.environ["MPLBACKEND"] = "agg"
     open_missing_streams()
+    stdout = watch_stdout()
     try:
         _check_current_folder()
         status = main() or 0
-    except UserError as error:
-        if error.for_every_process or _speaks():
-            warn(f"error: {' '.join(str(error).split())}")
-        status = error.exit_status
-    except MemoryError:
-        # Not in the way of a UserError: whichever process has no memory left says so itself.
-        warn(
-            "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
-            "data.workers or a smaller batch"
-        )
-        status = EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        warn("interrupted")
-        status = EXIT_INTERRUPTED
-    except Exception as error:
-        if (known := _line_and_status(error)) is not None:
-            line, status = known
-            if _speaks():
-                warn(f"error: {line}")
-        elif _at_once:
-            traceback.print_exc()
-            status = EXIT_CRASH
-        else:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        found = _status_without_stdout(stdout) if _is_of(error, stdout) else _status_after(error)
+        if found is None:
             raise
+        status = found
+    if not _is_flushed(stdout) and status == 0:
+        status = _status_without_stdout(stdout)
     if _at_once:
         _end(status)
     sys.exit(status)
 
 
-def _line_and_status(error: Exception) -> tuple[str, int] | None:
+def _status_after(error: BaseException) -> int | None:
+    """Say what ended a program, and give its status; None: it is for the interpreter to show."""
+    if isinstance(error, SystemExit):  # argparse's
+        return error.code or 0 if error.code is None or isinstance(error.code, int) else None
+    if isinstance(error, UserError):
+        if error.for_every_process or _speaks():
+            warn(f"error: {' '.join(str(error).split())}")
+        return error.exit_status
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error)):
+        # Not in the way of a UserError: whichever process has no memory left says so itself.
+        warn(
+            "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
+            "data.workers or a smaller batch"
+        )
+        return EXIT_BAD_INPUT
+    if isinstance(error, KeyboardInterrupt):
+        warn("interrupted")
+        return EXIT_INTERRUPTED
+    if (known := _line_and_status(error)) is not None:
+        line, status = known
+        if _speaks():
+            warn(f"error: {line}")
+        return status
+    if _at_once:
+        traceback.print_exception(error)
+        return EXIT_CRASH
+    return None
+
+
+def _line_and_status(error: BaseException) -> tuple[str, int] | None:
     """What to say instead of a traceback, and the exit status; None: a crash of this process itself."""
     if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
         return f"{shortened(str(error.filename))}: {error.strerror}", EXIT_BAD_INPUT
@@ -113,6 +138,34 @@ def _line_and_status(error: Exception) -> tuple[str, int] | None:
             "mostly for want of memory (see dmesg); the same command goes on from what is saved"
         ), EXIT_CRASH
     return None
+
+
+def _is_of(error: BaseException, stdout: WatchedStream) -> bool:
+    """Whether a program ends because stdout cannot be written."""
+    return stdout.problem is not None and stdout.problem in (error, error.__context__)
+
+
+def _is_flushed(stdout: WatchedStream) -> bool:
+    """Whether all output is out, as far as it matters: a program that has gone on without it, as training does, has done so knowingly."""
+    known = stdout.problem is not None
+    try:
+        stdout.flush()
+    except OSError:
+        give_up_stdout()
+        return known
+    except ValueError:  # closed
+        return True
+    return True
+
+
+def _status_without_stdout(stdout: WatchedStream) -> int:
+    """The status of a program that could not write its output: of a pipe that nobody reads that of any other tool."""
+    give_up_stdout()
+    assert stdout.problem is not None
+    if isinstance(stdout.problem, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    warn(f"error: what is printed cannot be written: {stdout.problem.strerror}")
+    return EXIT_BAD_INPUT
 
 
 def _check_current_folder() -> None:

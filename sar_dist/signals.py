@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from sar_dist.launchers import find_launchers
-from sar_dist.output import open_missing_streams, warn
+from sar_dist.output import is_main_process, open_missing_streams, warn
 from sar_dist.processes import ProcessIdentity
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -102,7 +102,7 @@ def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
         stops = [number for number in numbers if number in STOP_SIGNALS]
         if stops and not _training:
             name = signal.Signals(stops[0]).name
-            if stops[0] != signal.SIGINT and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            if stops[0] != signal.SIGINT and is_main_process():
                 write_marker(f"before training began: {name}\n")
             _end_start(f"stopped by {name}", 128 + stops[0])
         if not _launcher_is_gone and not all(launcher.is_alive() for launcher in launchers):

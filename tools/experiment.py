@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sar_dist.experiment import Experiment
 
 STAGES = ("train", "evaluate", "report")
+_MOST_MINUTES = 1e6  # a timer takes no more than some centuries
+_LONGEST_COUNT = 6  # digits
 
 
 def main() -> None:
@@ -142,16 +144,16 @@ def _minutes(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes")
+    if not 0 < value < _MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes, below {_MOST_MINUTES:g}")
     return value
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not (text.isascii() and text.isdecimal() and len(text) < _LONGEST_COUNT) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

@@ -74,4 +74,4 @@ def _license(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

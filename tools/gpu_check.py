@@ -80,4 +80,4 @@ def check_gpu() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

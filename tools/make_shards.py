@@ -109,4 +109,4 @@ def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

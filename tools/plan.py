@@ -112,4 +112,4 @@ def count_train_images(config: RunConfig) -> int | None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

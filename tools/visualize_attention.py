@@ -57,7 +57,7 @@ def images_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
-        found = sorted(file for file in path.iterdir() if is_image_name(file.name) and file.is_file())
+        found = sorted(file for file in path.iterdir() if is_image_name(file.name) and not file.is_dir())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not found:
@@ -104,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, alone=True)

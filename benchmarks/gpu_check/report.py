@@ -12,6 +12,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from sar_dist.files import write_durably
+
 Status = Literal["ok", "failed", "skipped"]
 STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 
@@ -95,9 +97,7 @@ def write_reports(reports: Sequence[Report], folder: Path, command: str) -> tupl
         (as_json, json.dumps(document, indent=2) + "\n"),
         (as_markdown, markdown(reports, command, written)),
     ):
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        part.replace(path)
+        write_durably(path, text)
     return as_json, as_markdown
 
 

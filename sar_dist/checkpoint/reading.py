@@ -71,15 +71,24 @@ class CheckpointReader:
                 )
 
     def read(self, kind: TensorKind, name: str, start: int, numel: int) -> Tensor:
-        """Elements ``start`` to ``start + numel`` of the flattened parameter ``name``, float32 (numel,)."""
+        """Elements ``start`` to ``start + numel`` of the flattened parameter ``name``, float32 (numel,).
+
+        Raises:
+            DamagedCheckpoint: they are not where the index says.
+        """
         out = torch.empty(numel)
         filled = 0
         for piece in self._pieces[name]:
             first, last = max(start, piece.start), min(start + numel, piece.start + piece.numel)
             if first < last:
                 offset = piece.offset + first - piece.start
-                stored = self._open(piece.rank).get_slice(f"{piece.shard}/{kind}")
-                out[first - start : last - start] = stored[offset : offset + last - first]
+                file = self._open(piece.rank)
+                try:
+                    stored = file.get_slice(f"{piece.shard}/{kind}")
+                    out[first - start : last - start] = stored[offset : offset + last - first]
+                except (SafetensorError, RuntimeError, OverflowError) as error:
+                    path = self.folder / shard_file(piece.rank)
+                    raise DamagedCheckpoint(f"{path} does not hold what the checkpoint says of {name}") from error
                 filled += last - first
         if filled != numel:
             raise DamagedCheckpoint(f"{self.folder} holds {filled} of {numel} elements of {name}")

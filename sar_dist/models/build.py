@@ -11,7 +11,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings, height_and_width, size_text
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.families import TimmViT, import_model, is_known_model, is_tappable
 from sar_dist.models.nearest import nearest_models
@@ -171,7 +171,7 @@ def _build_vit(model: ModelSettings) -> TimmViT:
     except Exception as error:  # the options reach any code of timm: KeyError, ZeroDivisionError, FileNotFoundError ...
         _refuse_other_kind(name)
         raise UserError(
-            f"timm cannot build {model.name} with model.options={model.options}: {_reason(error)}"
+            f"timm cannot build {model.name} with model.options={model.options}: {shortened(_reason(error))}"
         ) from error
     vit = _known(name, built)
     patch: int = vit.patch_embed.patch_size[0]

@@ -17,6 +17,8 @@ from typing import Any
 from sar_dist.files import atomic_write, parse_json, read_regular
 
 RESERVED = frozenset({"step", "prefix", "time"})
+_MOST_STEPS = 1 << 53  # whole numbers to which a float is exact
+_LARGEST = 1e300  # what is near the end of a float's range cannot be drawn, and no metric is
 
 
 def json_number(value: float) -> float | str:
@@ -70,7 +72,8 @@ def _read_line(line: bytes) -> dict[str, float | str] | None:
         record = parse_json(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if type(step) is int and 0 <= step < _MOST_STEPS else None
 
 
 def read_records(path: Path) -> Iterator[dict[str, float | str]]:
@@ -91,7 +94,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    return value in ("NaN", "Infinity", "-Infinity") or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value in ("NaN", "Infinity", "-Infinity") or (type(value) in (int, float) and abs(value) <= _LARGEST)
 
 
 def truncate_records(path: Path, step: int, again: Collection[str] = ()) -> int:

@@ -59,7 +59,7 @@ def report_figure(runs: Sequence[ReportedRun]) -> Figure:
     line with markers.
     """
     panels = _panels_with_curves(runs)
-    rows = math.ceil(len(panels) / COLUMNS)
+    rows = max(1, math.ceil(len(panels) / COLUMNS))
     figure = Figure(figsize=(13, 3.1 * rows + 0.4 + 0.25 * len(runs)), layout="constrained", dpi=DPI)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     looks = looks_of(runs)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
 from sar_dist.errors import UserError
 from sar_dist.files import parse_json, read_regular
@@ -122,25 +122,66 @@ def _load(path: Path) -> ReportedRun:
     )
 
 
+class _Run(BaseModel):
+    seed: int = 0
+
+
+class _Regularizer(BaseModel):
+    weight: FiniteFloat = 0.0
+
+
+class _Term(_Regularizer):
+    name: str
+
+
+class _Optim(BaseModel):
+    global_batch: int = 1
+
+
+class _Data(BaseModel):
+    val: str | None = None
+
+
+class _Settings(BaseModel):
+    """What reports look up in a config.json; earlier versions had less."""
+
+    run: _Run = _Run()
+    regularizer: _Regularizer = _Regularizer()
+    terms: list[_Term] = []
+    optim: _Optim = _Optim()
+    data: _Data = _Data()
+
+
+class _Start(BaseModel):
+    """What reports look up in a record of environment.json."""
+
+    command: list[str] = []
+    world_size: int | None = None
+    git_commit: str | None = None
+    packages: dict[str, Any] = {}
+
+
 def read_settings(run: Path) -> dict[str, Any]:
     """A run's config.json, of any version: groups of settings, and the list of terms. Raises UserError."""
-    return read_json(run / "config.json", dict[str, dict[str, Any] | list[dict[str, Any]]])
+    return read_json(run / "config.json", dict[str, dict[str, Any] | list[dict[str, Any]]], _Settings)
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
     """The records of a run's environment.json, none where it has no such file. Raises UserError."""
     file = run / "environment.json"
-    return read_json(file, list[dict[str, Any]]) if file.is_file() else []
+    return read_json(file, list[dict[str, Any]], list[_Start]) if file.is_file() else []
 
 
-def read_json(path: Path, kind: Any) -> Any:
-    """Content of a JSON file, of a type such as ``dict[str, Any]``. Raises UserError."""
+def read_json(path: Path, *kinds: Any) -> Any:
+    """Content of a JSON file, which is of all the ``kinds``, such as ``dict[str, Any]``. Raises UserError."""
     try:
         content = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     with one_line(f"{path} is not what a run writes there"):
-        return TypeAdapter(kind).validate_python(content)
+        for kind in kinds:
+            TypeAdapter(kind).validate_python(content)
+    return content
 
 
 def transfer_figures(run: ReportedRun) -> dict[str, float | None]:

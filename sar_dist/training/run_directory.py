@@ -15,10 +15,10 @@ from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
+from sar_dist.lease import Lease, acquire
 from sar_dist.observe import truncate_records
 from sar_dist.output import warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
-from sar_dist.training.lease import Lease, acquire
 
 # What a run is: another value would make the resumed run something that never existed from its start.
 _FIXED_KEYS = ("model", "regularizer", "augment", "optim", "terms", "run.seed", "data.epoch_samples")
@@ -84,7 +84,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lease = acquire(self.path)
+            self._lease = acquire(self.path, "choose another run.name")
             self._remove_leftovers()
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -179,6 +179,8 @@ class RunDirectory:
         files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images, *kept)
         folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
         for path in (*files, *folders):
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path} is a link to nothing; restore what it led to, or remove it")
             if path.exists() and not (path.is_dir() if path in folders else path.is_file()):
                 kind = "folder" if path in folders else "regular file"
                 raise UserError(f"{path} is not a {kind}; move it away, or choose another run.name")

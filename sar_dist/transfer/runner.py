@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import atomic_write, make_folder, read_regular, remove_all_leftovers
+from sar_dist.files import make_folder, read_regular, remove_all_leftovers, write_durably
+from sar_dist.lease import Lease, acquire
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -73,23 +75,24 @@ def evaluate(request: Request) -> Result:
     distributed.initialize(backbone.device)
 
     wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
-    done = distributed.main_first(lambda: claim_folder(folder, wanted))
-    if done:
-        say(f"already done: {folder / RESULT_FILE}")
-        result = read_result(folder / RESULT_FILE)
+    with claimed_folder(folder, wanted) as done:
+        if done:
+            say(f"already done: {folder / RESULT_FILE}")
+            result = read_result(folder / RESULT_FILE)
+            if distributed.is_main():
+                with contextlib.suppress(OSError):  # another's folder, which may only be read
+                    list_result(result, folder)
+            return result
+        began = time.monotonic()
+        outcome = task.run(prepared)
+        seconds = time.monotonic() - began
+        result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, seconds)
         if distributed.is_main():
-            with contextlib.suppress(OSError):  # another's folder, which may only be read
-                list_result(result, folder)
+            write_pictures(outcome, folder)
+            file = write_result(result, folder)
+            say(str(file))
+        distributed.barrier()
         return result
-    began = time.monotonic()
-    outcome = task.run(prepared)
-    result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, time.monotonic() - began)
-    if distributed.is_main():
-        write_pictures(outcome, folder)
-        file = write_result(result, folder)
-        say(str(file))
-    distributed.barrier()
-    return result
 
 
 def find_data(task: type[TransferTask[Any, Any]], given: Path | None) -> Path:
@@ -133,13 +136,40 @@ def result_label(task: type[TransferTask[Any, Any]], settings: TransferSettings,
     return "_".join(part for part in parts if part)
 
 
-def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Make the folder this evaluation's; whether its result is there already.
+@contextlib.contextmanager
+def claimed_folder(folder: Path, wanted: dict[str, Any]) -> Iterator[bool]:
+    """The folder as this evaluation's while the body runs; whether its result is there already. Call on every process.
 
     Raises:
-        UserError: the folder holds another evaluation.
+        UserError: the folder holds another evaluation, or another start works in it.
     """
-    make_folder(folder)
+    lease: Lease | None = None
+
+    def claim() -> bool:
+        nonlocal lease
+        make_folder(folder)
+        if _is_done(folder, wanted):
+            return True
+        try:
+            lease = acquire(folder, "give another --out")
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}") from error
+        if _is_done(folder, wanted):  # by a start that has just ended
+            return True
+        if not (folder / JOB_FILE).exists():
+            write_durably(folder / JOB_FILE, json.dumps(wanted, indent=2) + "\n")
+        remove_all_leftovers(folder)  # by a start that was killed
+        return False
+
+    try:
+        yield distributed.main_first(claim)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _is_done(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Whether an evaluation's result is in its folder. Raises UserError if the folder is another evaluation's."""
     file = folder / JOB_FILE
     if file.exists():
         try:
@@ -151,10 +181,6 @@ def claim_folder(folder: Path, wanted: dict[str, Any]) -> bool:
         if found != wanted:
             changed = ", ".join(sorted({key.partition(".")[0].removesuffix("s") for key in differences(found, wanted)}))
             raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
-    else:
-        with atomic_write(file) as stream:
-            stream.write((json.dumps(wanted, indent=2) + "\n").encode())
-    remove_all_leftovers(folder)  # by a start that was killed; two at once in one folder would do the same work anyway
     return (folder / RESULT_FILE).exists() and read_result(folder / RESULT_FILE).identity() == wanted
 
 

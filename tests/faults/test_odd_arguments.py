@@ -9,6 +9,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from run_factory import random_model, settings, write_run
 from support import ROOT, jpeg, tool, write_tar
 
 from sar_dist.models import export_run
+from sar_dist.reports import load_runs, report_page
 
 NOISE = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
 LONG = "x" * 5000
@@ -49,6 +51,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / f"{number}.jpg").write_bytes(jpeg(4 * number + label))
     write_tar(root / "tars" / "train-0.tar", {"a.jpg": jpeg(1), "a.cls": b"1", "b.jpg": jpeg(2), "b.cls": b"0"})
     write_tar(root / "plain" / "0.tar", {"a.jpg": jpeg(1), "a.cls": b"1"})
+    (root / "links").mkdir()
+    (root / "links" / "gone.jpg").symlink_to(root / "nowhere.jpg")
     write_damaged_sets(root)
     return root
 
@@ -81,6 +85,11 @@ def write_damaged_sets(root: Path) -> None:
         "run_deep": ("small", "environment.json", b"[" * 100_000),
         "run_begun": ("small", "metrics.jsonl", b'{"step": 0, "prefix": "hardware", "time": 1, "peak_tflops": 1}\n'),
         "run_lines": ("small", "metrics.jsonl", b'{"step": 1, "prefix": "train", "loss": null}\n' + b"[" * 100_000),
+        "run_term": ("small", "config.json", b'{"run": {"name": "x"}, "terms": [{"weight": 1}]}'),
+        "run_seed": ("small", "config.json", b'{"run": {"name": "x", "seed": "nine"}}'),
+        "run_world": ("small", "environment.json", b'[{"world_size": "two"}]'),
+        "run_command": ("small", "environment.json", b'[{"command": [1]}]'),
+        "run_digits": ("small", "metrics.jsonl", b'{"step": 1, "prefix": "train", "loss": 1' + b"0" * 400 + b"}\n"),
         "run_manifest": ("small", "checkpoints/step_00000001/manifest.json", b"[]"),
         "tars_list": ("tars", "manifest.json", b"[]"),
         "tars_infinite": ("tars", "manifest.json", INFINITE.encode()),
@@ -226,8 +235,20 @@ REPORT = [
     ("report @/run_lines --out @/out", "has no metrics yet"),
     ("report @/run_groups --out @/out", "config.json is not what a run writes there: run"),
     ("report @/run_starts --out @/out", "environment.json is not what a run writes there"),
+    ("report @/run_term --out @/out", "config.json is not what a run writes there: terms.0.name is missing"),
+    ("report @/run_seed --out @/out", "config.json is not what a run writes there: run.seed='nine'"),
+    ("report @/run_world --out @/out", "environment.json is not what a run writes there: 0.world_size='two'"),
+    ("report @/run_command --out @/out", "environment.json is not what a run writes there: 0.command.0=1"),
+    ("report @/run_digits --out @/out", "has no metrics yet"),
     ("report @/run_deep --out @/out", "environment.json cannot be read: nested too deeply"),
     ("visualize_attention --model @/export --images @/images --out @/out", "images holds no images; folders in it"),
+    ("visualize_attention --model @/export --images @/links --out @/out", "cannot read .*links/gone.jpg: No such file"),
+    ("visualize_attention --model @/export --images @/pipe --out @/out", "cannot read .*pipe/a.jpg: it is a pipe"),
+    (
+        "profile_flops --config @/small/config.json --json @/pipe.csv",
+        "cannot write .*pipe.csv: No such device or address",
+    ),
+    ("profile_flops --config @/small/config.json --json @/folder", "cannot write .*folder: Is a directory"),
     ("visualize_attention --model @/export --images @/pipe/a.jpg --out @/out", "cannot read .*a.jpg: it is a pipe"),
 ]
 MODELS = [
@@ -261,6 +282,10 @@ MODELS = [
         (["report", ""], "argument RUN: a path is empty"),
         (["export", "@/small", ""], "argument OUT: a path is empty"),
         (["export", "@/small", "@/out", "--license", "a\nb: [c"], "is no identifier of a license"),
+        (["profile_flops", "--config", "x", "--depth", "-1"], "argument --depth: '-1' is no number of levels"),
+        (["profile_flops", "--config", "x", "--depth", "²"], "argument --depth: '²' is no number of levels"),
+        (["experiment", "x.py", "--out", "y", "--jobs", "²"], "argument --jobs: '²' is not a positive number"),
+        (["experiment", "x.py", "--out", "y", "--minutes", "1e300"], "'1e300' is not a positive number of minutes"),
         (["transfer_eval", "--task", "knn", "--data", ""], "argument --data: a path is empty"),
         (["experiment", "configs/experiments/small_demo.py", "--out", " "], "argument --out: a path is empty"),
     ],
@@ -340,3 +365,51 @@ def test_what_making_shards_left_behind_may_be_damaged(
     (odd / "begun" / "train" / ".making" / "plan.json").write_bytes(NOISE)
     line = line_of("make_shards imagefolder @/images @/begun", odd, monkeypatch, capsys)
     assert "holds unfinished shards of another source or other options" in line
+
+
+METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'
+KEPT: dict[str, dict[str, Any]] = {
+    "attention": {
+        "step": 4,
+        "samples": [1],
+        "labels": ["a"],
+        "predicted": ["b"],
+        "grid": [1, 1],
+        "entropies": [[0.5]],
+        "components": [[1]],
+        "maps": "AA==",
+    },
+    "classes": {
+        "step": 4,
+        "classes": 2,
+        "hardest": [{"name": "cat", "right": 1, "images": 2, "taken_for": [["dog", 1]], "examples": [[1, "dog"]]}],
+    },
+}
+NOT_THESE = (None, -1, "x", [], {}, [None], [[1, 2, 3]], True, 10**30)
+
+
+# What fits all the same: "x" as maps or a name, a list of three numbers for a sample, nothing that was taken for another.
+FITTING = {"attention": 3, "classes": 4}
+
+
+def test_kept_figures_of_other_types_are_left_out_and_counted(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = odd / "kept"
+    shutil.copytree(odd / "small", run)
+    (run / "metrics.jsonl").write_bytes(METRICS)
+    (run / "figures").mkdir()
+    wrong = {
+        name: [{**line, key: value} for key in line if key != "step" for value in NOT_THESE]
+        for name, line in KEPT.items()
+    }
+    (only,) = KEPT["classes"]["hardest"]
+    rows = [*({**only, key: value} for key in only for value in NOT_THESE), {**only, "images": 0}]
+    wrong["classes"] += [{**KEPT["classes"], "hardest": [row]} for row in rows]
+    for name, lines in wrong.items():
+        (run / "figures" / f"{name}.jsonl").write_text(
+            "".join(json.dumps(each) + "\n" for each in [*lines, KEPT[name]])
+        )
+    assert "dog" in report_page(load_runs([run]), b"", [])
+    assert capsys.readouterr().err.splitlines() == [
+        f"{run}/figures/{name}.jsonl: left out {len(wrong[name]) - FITTING[name]} lines that are not what a run writes there"
+        for name in KEPT
+    ]

@@ -36,6 +36,7 @@ GROUND: dict[str, set[str]] = {
     "environment": set(),
     "files": {"errors"},
     "validation": {"errors"},
+    "lease": {"errors", "files", "output", "processes"},
     "launch_environment": {"errors"},
     "library_defaults": set(),
     "devices": {"errors", "output", "program"},

@@ -299,6 +299,20 @@ def test_index_of_wrong_types_is_one_line(tmp_path: Path) -> None:
         CheckpointReader(folder, manifest)
 
 
+@pytest.mark.parametrize(("field", "value"), [("shard", 7), ("shard", 10**30), ("offset", 1), ("offset", 10**30)])
+def test_index_that_points_beside_the_tensors_is_one_line(tmp_path: Path, field: str, value: int) -> None:
+    save(opened(tmp_path), 10)
+    folder = tmp_path / step_name(10)
+    manifest = verify(folder)
+    index = json.loads((folder / "rank_00000.json").read_text())
+    index["fragments"][-1][field] = value
+    (folder / "rank_00000.json").write_text(json.dumps(index))
+    reader = CheckpointReader(folder, manifest)
+    name = index["fragments"][-1]["name"]
+    with pytest.raises(DamagedCheckpoint, match=rf"rank_00000\.safetensors does not hold .* of {name}"):
+        reader.parameter(name)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "rank_00000.json"])
 def test_fifo_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
     save(opened(tmp_path), 10)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from support import program_environment
 
+from sar_dist import lease as lease_module
 from sar_dist.errors import UserError
-from sar_dist.training import lease as lease_module
-from sar_dist.training.lease import FOLDER, acquire
+from sar_dist.lease import FOLDER, acquire
 
 # A holder that is told when to begin. The module alone is loaded, because its package needs seconds.
 HOLD = """

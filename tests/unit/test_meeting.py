@@ -118,3 +118,24 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
         with pytest.raises(CannotMeet, match=f"port {port} of this machine is taken, .* a port of its own"):
             meeting_module.join(timedelta(seconds=5))
+
+
+def test_a_name_may_come_late(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As that of a pod in Kubernetes; the wait is said once."""
+    answers = iter([OSError(-2, "Name or service not known")] * 3)
+
+    def look_up(host: str, port: None) -> None:
+        for answer in answers:
+            raise answer
+
+    monkeypatch.setattr(meeting_module.socket, "getaddrinfo", look_up)
+    meeting_module._wait_for_name("master-0", 30)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("cannot find MASTER_ADDR=master-0 yet (Name or service not known); waiting 30 s for the name")
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".x"])
+def test_a_name_that_does_not_resolve_is_said_by_whoever_looks_for_it(host: str) -> None:
+    with pytest.raises(CannotMeet, match=f"cannot find MASTER_ADDR={host}: ") as refused:
+        meeting_module._wait_for_name(host, 0.2)
+    assert refused.value.for_every_process

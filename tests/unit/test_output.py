@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, program_environment
 
+from sar_dist import output
 from sar_dist.output import say, warn
 from sar_dist.program import run_tool
 
@@ -18,15 +19,82 @@ from sar_dist.program import run_tool
 def test_only_the_main_process_says_and_every_process_warns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("RANK", "SLURM_PROCID"):
+    for name in ("RANK", "SLURM_PROCID", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(output, "_alone", False)
     say("alone")
     monkeypatch.setenv("SLURM_PROCID", "1")
+    say("with what another job left in the environment")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     say("second task of srun")
     warn("from the second task")
     monkeypatch.setenv("RANK", "0")
     say("first of torchrun")
-    assert capsys.readouterr() == ("alone\nfirst of torchrun\n", "from the second task\n")
+    assert capsys.readouterr() == (
+        "alone\nwith what another job left in the environment\nfirst of torchrun\n",
+        "from the second task\n",
+    )
+    monkeypatch.setenv("RANK", "7")
+    with pytest.raises(SystemExit):
+        run_tool(lambda: say("a tool without ranks"), alone=True)
+    assert capsys.readouterr().out == "a tool without ranks\n"
+
+
+_PRINTS = """
+import os, sys
+from sar_dist.program import run_tool
+def main():
+    {body}
+run_tool(main)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("body", "to", "status", "said"),
+    [
+        ("print('x')", "> /dev/full", 2, "error: what is printed cannot be written: No space left on device\n"),
+        (
+            "print('x', flush=True)",
+            "> /dev/full",
+            2,
+            "error: what is printed cannot be written: No space left on device\n",
+        ),
+        ("print('x', flush=True)", "| true", 141, ""),
+        ("print('x' * 99)", "| true", 141, ""),
+        ("print(b'\\xff'.decode('utf-8', 'surrogateescape'), chr(228))", "> /dev/null", 0, ""),
+        ("raise OSError(28, 'No space left on device', 'a file')", "> /dev/null", 1, None),
+    ],
+)
+def test_a_program_whose_output_nobody_takes(
+    body: str, to: str, status: int, said: str | None, unbuffered: str, tmp_path: Path
+) -> None:
+    """A tool that prints ends as others do where a pipe is closed, and says in a line that a disk is full."""
+    program = tmp_path / "program.py"
+    waits = "import time; time.sleep(0.3); " if "|" in to else ""
+    program.write_text(_PRINTS.format(body=waits + body))
+    environment = {**program_environment(), "PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} {program} {to}"],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert said is None or done.stderr == said
+
+
+def test_a_program_that_has_gone_on_without_its_output_keeps_its_status(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    body = "import contextlib\n    with contextlib.suppress(OSError):\n        print('x', flush=True)\n    return 7"
+    program.write_text(_PRINTS.format(body=body))
+    command = f"{sys.executable} {program} > /dev/full"
+    environment = {**program_environment(), "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["bash", "-c", command], env=environment, timeout=60, check=False).returncode == 7
+    program.write_text(_PRINTS.format(body=body.replace("7", "0")))
+    assert subprocess.run(["bash", "-c", command], env=environment, timeout=60, check=False).returncode == 0
 
 
 def test_closed_stderr_does_not_end_what_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,16 @@ def test_something_else_in_the_way_is_one_line(name: str, tmp_path: Path) -> Non
         os.mkfifo(path)
     with pytest.raises(UserError, match=rf"{name or 'small'} is not a .*move it away"):
         directory.check(config)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints", "figures", ""])
+def test_a_link_to_nothing_is_called_that(name: str, tmp_path: Path) -> None:
+    directory = RunDirectory(configuration(tmp_path))
+    path = directory.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} is a link to nothing; restore"):
+        directory.check(configuration(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import warnings
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ try:
     import simplejpeg
 except ImportError:  # a machine for which it is not built
     simplejpeg = None
+
+# Of EXIF data, transparency and sizes, all of which are looked at or left alone here, in raw lines without a file's name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _JPEG_START = b"\xff\xd8"
 # Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).

@@ -87,13 +87,20 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         content = _read_json(root / MANIFEST_NAME)
         if split == "train" and isinstance(content, dict) and content.get("split") == "val":
             warn(f"{root}: these shards were made as a validation split, and are taken for training images")
-        return parse_manifest(content, str(root), split)
+        manifest = parse_manifest(content, str(root), split)
+        _say_unlisted(root, MANIFEST_NAME, {shard.name for shard in manifest.shards})
+        return manifest
     if (root / WRITING_STATE_NAME).is_dir():
         raise UserError(
             f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
         )
     if (root / TIMM_INFO_NAME).is_file():
-        return parse_timm_info(_read_json(root / TIMM_INFO_NAME), str(root), split)
+        content = _read_json(root / TIMM_INFO_NAME)
+        manifest = parse_timm_info(content, str(root), split)
+        _say_unlisted(
+            root, TIMM_INFO_NAME, {name for other in content["splits"].values() for name in other["filenames"]}
+        )
+        return manifest
     folder = split_folders(root).get(split)
     if folder is not None:
         beside = sorted(path.name for path in root.glob("*.tar") if not is_left_over(path.name))
@@ -102,6 +109,12 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         return find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
+
+
+def _say_unlisted(root: Path, file: str, listed: set[str]) -> None:
+    others = sorted(path.name for path in root.glob("*.tar") if path.name not in listed and not is_left_over(path.name))
+    if others:
+        warn(f"{root}: left out {len(others)} .tar files that {file} does not name, such as {others[0]}")
 
 
 def _bare_tars(root: Path, split: Split) -> list[str]:

@@ -24,7 +24,7 @@ from sar_dist.data.shards.checksums import is_unaltered
 from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.shard_index import ShardIndex
 from sar_dist.data.shards.tar_index import NO_IMAGE, IndexedShard, key_at, read_members
-from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, ReadAt, split_key
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, ReadAt, key_of_member
 from sar_dist.output import warn
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class ShardReader:
         if not data:
             return RawSample(self._key(shard, index, start), None, label)
         # A header holds 100 bytes of a name; longer ones are in an extended header before it.
-        parts = None if source.entry.long_names else split_key(_name_in(data[:BLOCK]))
+        parts = None if source.entry.long_names else key_of_member(_name_in(data[:BLOCK]))
         return RawSample(self._key(shard, index, start) if parts is None else parts[0], data[BLOCK:], label)
 
     def url(self, shard: int) -> str:

@@ -48,8 +48,11 @@ def split_key(name: str) -> tuple[str, str] | None:
 
 
 def key_of_member(name: str) -> tuple[str, str] | None:
-    """As ``split_key``; None also for what belongs to no sample: hidden files and leftovers, README."""
-    return split_key(name) if is_sample_member(name) else None
+    """As ``split_key``; None also for what belongs to no sample: hidden files and leftovers, README.
+
+    ``./a.jpg`` and ``a.jpg`` are one path, and so of one sample.
+    """
+    return split_key(name.removeprefix("./")) if is_sample_member(name) else None
 
 
 def is_meta(name: str) -> bool:

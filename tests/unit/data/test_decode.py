@@ -3,6 +3,8 @@
 import io
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import ROOT
 
 from sar_dist.data.images import decode
 from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size, webp_size
@@ -348,3 +351,14 @@ def test_simplejpeg_changes_no_pixel_and_no_verdict(monkeypatch: pytest.MonkeyPa
     for one, other in zip(found, outcomes(), strict=True):
         assert (one is None) == (other is None)
         assert one is None or (other is not None and torch.equal(one, other))
+
+
+def test_what_pillow_remarks_does_not_reach_the_user() -> None:
+    """Its lines name no file, and what they are about is looked at or left alone here."""
+    program = (
+        "import io; from PIL import Image; from sar_dist.data.images import decode_pil; out = io.BytesIO(); "
+        "Image.new('P', (3, 2)).save(out, 'PNG', transparency=bytes([0, 128])); decode_pil(out.getvalue(), 100); "
+        "Image.MAX_IMAGE_PIXELS = 4; decode_pil(out.getvalue(), 100)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "PIL" not in done.stderr

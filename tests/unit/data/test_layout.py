@@ -442,3 +442,27 @@ def test_inaturalist_categories_of_another_year(tmp_path: Path, capsys: pytest.C
     (root / "val2019.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="the name of category 0 is Bufo bufo and Apus apus in the lists"):
         inaturalist_sources(root)
+
+
+@pytest.mark.parametrize("timm", [False, True])
+def test_tars_that_no_manifest_names_are_said(tmp_path: Path, timm: bool, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path, [2, 3])
+    names = ["shard-0000.tar", "shard-0001.tar"]
+    timm_splits = {
+        split: {"filenames": [name], "shard_lengths": [size], "num_samples": size}
+        for split, name, size in (("train", names[0], 2), ("validation", names[1], 3))
+    }
+    shards = [
+        {"name": name, "samples": size, "bytes": 1, "sha256": "x"} for name, size in zip(names, (2, 3), strict=True)
+    ]
+    ours = {"format": "sar_dist-shards-1", "split": "train", "classes": None, "total": 5, "shards": shards}
+    content = {"splits": timm_splits} if timm else ours
+    (tmp_path / ("_info.json" if timm else "manifest.json")).write_text(json.dumps(content))
+    assert load_manifest(tmp_path, "train").total == (2 if timm else 5)
+    assert capsys.readouterr().err == ""
+    for name in ("more.tar", "._shard-0000.tar"):
+        (tmp_path / name).write_bytes((tmp_path / "shard-0000.tar").read_bytes())
+    load_manifest(tmp_path, "train")
+    file = "_info.json" if timm else "manifest.json"
+    said = f"{tmp_path}: left out 1 .tar files that {file} does not name, such as more.tar\n"
+    assert capsys.readouterr().err == said

@@ -301,3 +301,16 @@ def test_real_images(tmp_path: Path) -> None:
     data = path.read_bytes()
     for record, file in zip(records, files, strict=True):
         assert data[record["image"] : record["image"] + record["image_size"]] == file.read_bytes()
+
+
+def test_a_path_that_begins_at_the_current_folder_is_the_same_path(tmp_path: Path) -> None:
+    (image, data), (label, text) = sample_members(0)
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(f"./{image}", data), (label, text)]))
+    manifest = load_manifest(tmp_path, "train")
+    reader = ShardReader(LocalShards(manifest, open_index(manifest)))
+    found = reader.read(0, 0)
+    assert (found.key, found.image, found.label) == ("s000000", data, int(text))
+    assert reader.members(0, 0) == ("s000000", {"jpg": data, "cls": text})
+    reader.close()
+    with pytest.raises(DamagedShard, match="the key is there twice"):
+        index_shard(write(tmp_path, tar_bytes([(f"./{image}", data), (image, data)])))

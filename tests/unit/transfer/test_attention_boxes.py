@@ -177,3 +177,19 @@ def test_real_boxes() -> None:
     area = np.mean([np.asarray(mask).mean() / 255 for mask in masks])
     assert len(boxes) == 500
     assert area == pytest.approx(0.575, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((64, 32), "the image has 64x64 pixels, its mask 64x32"), (None, "mask.png: not an image")]
+)
+def test_a_mask_of_another_image_is_refused_before_anything_is_computed(
+    tmp_path: Path, size: tuple[int, int] | None, message: str
+) -> None:
+    out = io.BytesIO(b"noise")
+    if size is not None:
+        Image.new("L", size).save(out, "PNG")
+    scenes = list(demo_samples("val", 3, num_classes=4, image_size=64, seed=0))
+    members = {f"{number}.{name}": scene[name] for number, scene in enumerate(scenes) for name in ("jpg", "mask.png")}
+    write_tar(tmp_path / "demo" / "val" / "val-0000.tar", {**members, "2.mask.png": out.getvalue()})
+    with pytest.raises(UserError, match=f"sample 2: {message}"):
+        run_task(tmp_path / "demo", tmp_path / "out", backbone(Backbone))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import ROOT, jpeg, run_processes, tool
+from support import ROOT, jpeg, run_processes, tool, write_tar
 
 from sar_dist.data.making.demo import demo_samples
 from sar_dist.data.making.sources import DemoScenes, ade20k_sources, voc_sources
@@ -285,3 +285,23 @@ def test_a_model_trained_on_the_demo_covers_its_objects_better_than_a_random_one
         for random_score in (untrained.metrics[metric], model.baselines["random initialisation"][metric]):
             assert model.metrics[metric] > random_score + least
     assert model.metrics["jaccard_mean_attention"] > model.baselines["uniform"]["jaccard_mean_attention"] + 3
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (png(np.zeros((40, 40, 3), np.uint8)), "its map of labels has mode RGB"),
+        (png(np.zeros((40, 40), np.uint8))[:45], "map of labels"),
+        (png(np.zeros((20, 40), np.uint8)), "the image has 40x40 pixels, its mask 40x20"),
+    ],
+    ids=["colours", "cut", "size"],
+)
+def test_every_mask_is_looked_at_before_anything_is_computed(tmp_path: Path, mask: bytes, message: str) -> None:
+    sound = png(np.ones((40, 40), np.uint8))
+    members = {f"{number:02d}.jpg": jpeg(number) for number in range(20)}
+    members |= {f"{number:02d}.seg.png": sound for number in range(20)}
+    write_tar(tmp_path / "val-0.tar", members)
+    open_masked_samples(tmp_path, "voc", "help").check()
+    write_tar(tmp_path / "val-0.tar", {**members, "13.seg.png": mask})
+    with pytest.raises(UserError, match=f"13: .*{message}|sample 13: {message}"):
+        open_masked_samples(tmp_path, "voc", "help").check()

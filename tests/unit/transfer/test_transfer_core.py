@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.registry import TASKS, find_task
 from sar_dist.transfer.result import list_result, read_result, write_result
-from sar_dist.transfer.runner import Request, claim_folder, evaluate, find_data, newest_finished_run, result_label
+from sar_dist.transfer.runner import Request, claimed_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
 from sar_dist.transfer.tasks.classification import ImageNetValidation, top_classes
@@ -320,21 +321,26 @@ def test_a_file_that_is_no_result_is_refused_in_one_line(tmp_path, content, prob
 def test_a_folder_belongs_to_one_evaluation(tmp_path):
     result = some_result()
     wanted = result.identity()
-    assert not claim_folder(tmp_path / "knn", wanted)
-    assert not claim_folder(tmp_path / "knn", wanted), "unfinished: to be continued"
+    for _ in ("begun", "unfinished: to be continued"):
+        with claimed_folder(tmp_path / "knn", wanted) as done:
+            assert not done
     write_result(result, tmp_path / "knn")
-    assert claim_folder(tmp_path / "knn", wanted)
+    with claimed_folder(tmp_path / "knn", wanted) as done:
+        assert done
     being_written = tmp_path / "knn" / ".features.0a1b2c3d.part"
     being_written.touch()
-    with pytest.raises(UserError, match="another model"):
-        claim_folder(tmp_path / "knn", {**wanted, "model": "other weights"})
+    with (
+        pytest.raises(UserError, match="another model"),
+        claimed_folder(tmp_path / "knn", {**wanted, "model": "other weights"}),
+    ):
+        pass
     assert being_written.exists(), "by an evaluation whose folder it is"
     assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
 
 
 def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
     result, listed = some_result(), tmp_path / "results.jsonl"
-    claim_folder(tmp_path / "knn", result.identity())
+    (tmp_path / "knn").mkdir()
     listed.write_text('{"torn')
     write_result(result, tmp_path / "knn")
     once = listed.read_text()
@@ -348,12 +354,26 @@ def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
 
 def test_a_start_removes_what_a_killed_one_was_writing(tmp_path):
     result = some_result()
-    claim_folder(tmp_path / "knn", result.identity())
     part = tmp_path / "knn" / "features" / ".0.safetensors.0a1b2c3d.part"
-    part.parent.mkdir()
+    part.parent.mkdir(parents=True)
     part.write_bytes(b"x")
-    claim_folder(tmp_path / "knn", result.identity())
-    assert not part.exists()
+    with claimed_folder(tmp_path / "knn", result.identity()):
+        assert not part.exists()
+
+
+def test_two_starts_at_once_do_not_share_a_folder(tmp_path):
+    wanted = some_result().identity()
+    part = tmp_path / "knn" / ".features.0a1b2c3d.part"
+    with claimed_folder(tmp_path / "knn", wanted):
+        part.write_bytes(b"being written")
+        with (
+            pytest.raises(UserError, match=f"knn is in use by process {os.getpid()} on .*; .* give another --out"),
+            claimed_folder(tmp_path / "knn", wanted),
+        ):
+            pass
+        assert part.exists()
+    with claimed_folder(tmp_path / "knn", wanted) as done:
+        assert not done
 
 
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):

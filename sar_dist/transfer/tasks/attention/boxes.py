@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sar_dist.config import height_and_width
-from sar_dist.data.images import build_eval_transform
+from sar_dist.data.images import UndecodableImage, build_eval_transform, decode_image
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 from sar_dist.transfer import (
@@ -46,6 +46,7 @@ from sar_dist.transfer.tasks.attention.measures import (
     tight_boxes,
     uniform_measures,
 )
+from sar_dist.transfer.tasks.attention.regions import check_size, image_size
 
 BOXES_FILE = "boxes.csv"
 MASK = "mask.png"
@@ -105,11 +106,8 @@ class BoxedImages:
             image = read_regular(self._root / path)
         except OSError as error:
             raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
-        try:
-            size = Image.open(io.BytesIO(image)).size
-        except (OSError, Image.DecompressionBombError):
-            return path, {"jpg": image}  # is found to be unreadable, and counted, by whoever decodes it
-        return path, {"jpg": image, MASK: _box_mask(box, size)}
+        size = image_size(image)
+        return path, {"jpg": image} if size is None else {"jpg": image, MASK: _box_mask(box, size)}
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,10 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         found: SampleSet | None = open_shard_samples(data, split) if exact else BoxedImages(data, split)
         if found is None or (exact and MASK not in found.sample(0)[1]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
-        return ObjectImages(split, limited(found, self.job.settings.limit), exact)
+        chosen = limited(found, self.job.settings.limit)
+        if exact:
+            _check_masks(chosen)
+        return ObjectImages(split, chosen, exact)
 
     def run(self, prepared: ObjectImages) -> Outcome:
         backbone = self.job.backbone
@@ -224,11 +225,27 @@ def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) 
     transform = build_eval_transform(backbone.augment.model_copy(update={"mean": (0.0, 0.0, 0.0)}), size, MAX_PIXELS)
     regions = torch.zeros(len(samples), *height_and_width(size), dtype=torch.bool)
     for number in np.flatnonzero(~bad).tolist():
-        key, members = samples.sample(number)
-        if MASK not in members:
-            raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
-        regions[number] = transform(members[MASK])[0] >= 128
+        regions[number] = transform(_mask_of(*samples.sample(number)))[0] >= 128
     return regions
+
+
+def _check_masks(samples: SampleSet) -> None:
+    """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+    for number in range(len(samples)):
+        key, members = samples.sample(number)
+        try:
+            mask = decode_image(_mask_of(key, members), MAX_PIXELS)
+        except UndecodableImage as error:
+            raise UserError(
+                f"sample {key}: {MASK}: {error.reason}; repair it, or remove its image and its mask"
+            ) from error
+        check_size(key, members, mask.shape[1:])
+
+
+def _mask_of(key: str, members: Mapping[str, bytes]) -> bytes:
+    if MASK not in members:
+        raise UserError(f"sample {key} has no {MASK}; make the shards again with tools/make_shards.py")
+    return members[MASK]
 
 
 def _summary(similarity: Tensor, regions: Tensor, *, exact: bool) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -247,9 +264,9 @@ def _summary(similarity: Tensor, regions: Tensor, *, exact: bool) -> tuple[dict[
 
 
 def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:
-    """A PNG of ``size`` (width, height), white in the box (left, top, right, bottom)."""
+    """A PNG of ``size`` (height, width), white in the box (left, top, right, bottom)."""
     left, top, right, bottom = box
-    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask = np.zeros(size, np.uint8)
     mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
     out = io.BytesIO()
     Image.fromarray(mask).save(out, "PNG")

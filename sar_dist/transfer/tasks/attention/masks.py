@@ -111,7 +111,9 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
                 f"set image_size={nearest}"
             )
         found = open_masked_samples(self.job.data, settings.layout, self.data_help)
-        return MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
+        chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
+        chosen.check()
+        return chosen
 
     def run(self, prepared: MaskedSamples) -> Outcome:
         settings = self.job.settings

@@ -6,6 +6,7 @@ of its pixels lie in each patch.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor, from_numpy
 
 from sar_dist.data.images import UndecodableImage, decode_pil
+from sar_dist.data.layout import image_member
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES, Source, ade20k_sources, voc_sources
 from sar_dist.errors import UserError
 from sar_dist.transfer import MAX_PIXELS, SampleSet, SourceSamples, open_shard_samples
@@ -64,6 +66,12 @@ class MaskedSamples:
             return (resized >= 128).astype(np.uint8)
         return np.where(resized == 0, np.uint8(VOID), resized) if self.layout == "ade20k" else resized
 
+    def check(self) -> None:
+        """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+        for number in range(len(self.samples)):
+            key, members = self.samples.sample(number)
+            check_size(key, members, _stored_labels(key, members, _EXTENSIONS[self.layout]).shape)
+
     def name(self, label: int) -> str:
         """What a picture calls a class."""
         return self.names[label] if self.names is not None and label < len(self.names) else f"class {label}"
@@ -109,6 +117,26 @@ def count_patches(labels: NDArray[np.uint8], patch: int, void: Void) -> PatchReg
     objects = [_block_sums(labels == label, patch) for label in classes]
     valid = _block_sums(labels != VOID if void == "ignore" else np.ones_like(labels, dtype=bool), patch)
     return PatchRegions(classes, np.array(objects, dtype=np.int64).reshape(len(classes), *valid.shape), valid)
+
+
+def image_size(image: bytes) -> tuple[int, int] | None:
+    """(height, width) that an image's header states; None where it cannot be read, which whoever decodes it counts."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return opened.height, opened.width
+    except Exception:  # noqa: BLE001 - Pillow's plugins raise nearly every type there is on damaged files
+        return None
+
+
+def check_size(key: str, members: Mapping[str, bytes], mask: tuple[int, ...]) -> None:
+    """Raise UserError if a mask of the shape (height, width) is of another image than its sample's."""
+    extension = image_member(members)
+    image = None if extension is None else image_size(members[extension])
+    if image not in (None, mask):
+        raise UserError(
+            f"sample {key}: the image has {image[1]}x{image[0]} pixels, its mask {mask[1]}x{mask[0]}; repair it, or remove "
+            "both"
+        )
 
 
 def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help: str) -> MaskedSamples:

@@ -1,6 +1,6 @@
-"""One holder of a run directory, across processes, nodes and shared file systems.
+"""One holder of a folder, such as a run directory, across processes, nodes and shared file systems.
 
-The holder is a file in ``RUN/.holder/``, whose name is a number that only grows: the highest one counts. It is written
+The holder is a file in ``FOLDER/.holder/``, whose name is a number that only grows: the highest one counts. It is written
 under another name and linked to its own, so that it is never half there, and of several starts that want the next number
 exactly one gets it. It says who the holder is, and a thread of the holder rewrites a counter in it every few seconds;
 when the run ends it says so and stays, which keeps the numbers growing.
@@ -37,7 +37,7 @@ _LONGEST = 65536  # bytes read of a holder's file
 
 
 class Lease:
-    """A held run directory. ``acquire`` makes it.
+    """A held folder. ``acquire`` makes it.
 
     Args:
         path: this holder's file.
@@ -52,7 +52,7 @@ class Lease:
         self._renewals = 0
         self._renew_every = renew_every
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="run directory holder", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="holder of a folder", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
@@ -102,11 +102,18 @@ class Lease:
             return False
 
 
-def acquire(run: Path, *, renew_every: float = RENEW_SECONDS, patience: float = PATIENCE_SECONDS) -> Lease:
+def acquire(
+    run: Path,
+    otherwise: str = "choose another folder",
+    *,
+    renew_every: float = RENEW_SECONDS,
+    patience: float = PATIENCE_SECONDS,
+) -> Lease:
     """Become the holder of the directory ``run``.
 
     Args:
         run: an existing folder.
+        otherwise: what the user can do instead, such as "choose another run.name".
         renew_every: seconds between two renewals; must be well below the ``patience`` of any other start.
         patience: seconds that a holder on another machine is watched before it counts as dead.
 
@@ -125,7 +132,7 @@ def acquire(run: Path, *, renew_every: float = RENEW_SECONDS, patience: float = 
     while True:
         last = max(_numbers(folder), default=0)
         if last:
-            _wait_until_free(run, folder / f"{last:08d}", patience)
+            _wait_until_free(run, folder / f"{last:08d}", otherwise, patience)
         path = folder / f"{last + 1:08d}"
         if not _make(path, _encode(record, 0)):
             continue  # another start was faster: see who it is
@@ -180,7 +187,7 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _wait_until_free(run: Path, path: Path, patience: float) -> None:
+def _wait_until_free(run: Path, path: Path, otherwise: str, patience: float) -> None:
     """Return when the holder that ``path`` names is dead or has let go, or is not the last one any more.
 
     Raises:
@@ -195,7 +202,7 @@ def _wait_until_free(run: Path, path: Path, patience: float) -> None:
             return
         if identity is not None and identity.can_be_judged():
             if identity.is_alive():
-                raise UserError(_in_use(run, holder))
+                raise UserError(_in_use(run, holder, otherwise))
             return
         if time.monotonic() > deadline:
             return
@@ -205,12 +212,12 @@ def _wait_until_free(run: Path, path: Path, patience: float) -> None:
         time.sleep(min(_LOOK_SECONDS, patience / 4))
         now = _read(path)
         if now != before and now is not None and holder and not _decode(now).get("released"):
-            raise UserError(_in_use(run, holder))
+            raise UserError(_in_use(run, holder, otherwise))
         before = now
 
 
-def _in_use(run: Path, holder: dict[str, Any]) -> str:
-    return f"{run} is in use by {_who(holder)}; wait until it has ended, stop it, or choose another run.name"
+def _in_use(run: Path, holder: dict[str, Any], otherwise: str) -> str:
+    return f"{run} is in use by {_who(holder)}; wait until it has ended, stop it, or {otherwise}"
 
 
 def _who(holder: dict[str, Any]) -> str:
