@@ -46,7 +46,8 @@ def watch_stdout() -> WatchedStream:
     """
     stream = sys.stdout.stream if isinstance(sys.stdout, WatchedStream) else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # a descriptor that has become a pipe under the stream tells no position
+            stream.reconfigure(errors="backslashreplace")
     watched = WatchedStream(stream)
     sys.stdout = watched  # type: ignore[assignment]
     return watched
