@@ -81,7 +81,7 @@ def pretend(run: Path, **changes: Any) -> Path:
 def test_live_holder_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Path) -> None:
     process = hold(tmp_path)
     try:
-        with pytest.raises(UserError, match=rf"is in use by process {process.pid} on .*choose another run\.name"):
+        with pytest.raises(UserError, match=rf"is in use by process {process.pid} on .*choose another folder"):
             acquire(tmp_path)
     finally:
         end(process)
