@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
         )
     by_split = splits_by_name(found, str(root))
     names = by_split.get(split, []) if by_split else found
+    _refuse_other_split(root, names, split)
     if not names:
         what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
         raise NoShards(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
@@ -144,6 +146,26 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
     return names
+
+
+def _refuse_other_split(root: Path, names: Sequence[str], split: Split) -> None:
+    """Raises NoShards where one of the tars holds a packed folder of another split."""
+    for name in names:
+        first = _first_path(root / name)
+        other = next(filter(None, map(split_of_word, first.split("/")[:-1])), split)
+        if other != split:
+            raise NoShards(
+                f"no {split} shards in {root}: {name} holds {other} images, such as {first}; {HOW_TO_MAKE} or set data.{split}"
+            )
+
+
+def _first_path(shard: Path) -> str:
+    """Name of a tar's first member that is no folder; "" where there is none, or where it cannot be read, as its index will say."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            return next((member.name for member in tar if not member.isdir()), "")
+    except (tarfile.TarError, OSError, ValueError, EOFError):
+        return ""
 
 
 def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:

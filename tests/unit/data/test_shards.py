@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from privileges import permissions_hold
 from shard_factory import CLASSES, make_shards, sample_members, tar_bytes
+from support import jpeg, write_tar
 
 from sar_dist.data import check_shards, load_manifest
 from sar_dist.data.making.sources import DemoScenes
@@ -84,6 +85,15 @@ def test_bare_tars(tmp_path: Path) -> None:
     make_shards(tmp_path / "b", [2, 3])
     assert [load_manifest(tmp_path / "a", split).total for split in ("train", "val")] == [7, 2]
     assert [load_manifest(tmp_path / "b", split).total for split in ("train", "val")] == [5, 5]
+
+
+def test_a_bare_tar_of_a_packed_folder_is_of_its_split(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"./train/cat/a.jpg": jpeg(1), "./train/cat/a.cls": b"0"})
+    assert load_manifest(tmp_path, "train").total == 1
+    with pytest.raises(
+        UserError, match=r"no val shards in .*: 0\.tar holds train images, such as \./train/cat/a\.jpg; "
+    ):
+        load_manifest(tmp_path, "val")
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("train", "validation")])
