@@ -66,6 +66,7 @@ class RemoteFolder:
         self.root = root.rstrip("/")
         self._stall_seconds = stall_seconds
         self._connection: tuple[int, fsspec.AbstractFileSystem] | None = None
+        self._answered = False
 
     def url(self, name: str) -> str:
         """The URL of a file."""
@@ -146,14 +147,21 @@ class RemoteFolder:
                 problem = TimeoutError(f"nothing received for {self._stall_seconds:g} s")
             if problem is None or isinstance(problem, UserError):  # which another attempt would meet too
                 break
-            refused = isinstance(problem, _REFUSALS)
-            if attempt == (attempts_if_refused if refused else _ATTEMPTS):
+            if attempt == self._attempts(problem, attempts_if_refused):
                 raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
             warn(f"reading {self.url(name)} failed ({type(problem).__name__}: {problem}), trying again")
             self._connection = None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        self._answered = True
         return future.result()
+
+    def _attempts(self, problem: BaseException, if_refused: int) -> int:
+        """How often to try what ended so."""
+        if isinstance(problem, _REFUSALS):
+            return if_refused
+        # A service that gives credentials can fail for a moment, but before the first answer there are mostly none.
+        return _ATTEMPTS_IF_REFUSED if not self._answered and _lacks_credentials(problem) else _ATTEMPTS
 
     def _attempt(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
         filesystem = self._filesystem()  # connects, for some protocols
@@ -183,9 +191,14 @@ def connect(url: str) -> fsspec.AbstractFileSystem:
 def _explanation(url: str, problem: BaseException, attempts: int) -> str:
     if isinstance(problem, FileNotFoundError):
         return f"there is no {url}"
-    if isinstance(problem, PermissionError):
+    if isinstance(problem, PermissionError) or _lacks_credentials(problem):
         return f"{url} may not be read ({problem}); provide credentials in the environment"
     return f"cannot read {url}: {type(problem).__name__}: {problem} ({attempts} attempts)"
+
+
+def _lacks_credentials(problem: BaseException) -> bool:
+    """Whether a store's library found nobody to sign in as, such as botocore's NoCredentialsError."""
+    return "Credentials" in type(problem).__name__
 
 
 def _in_background(call: Callable[[], T]) -> Future[T]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shard_factory import (
@@ -164,6 +165,26 @@ def test_server_without_ranges(web: tuple[str, Path, Faults], tmp_path: Path) ->
     faults.ranges = False
     manifest = load_manifest(url, "train")
     assert_whole(staged(manifest, tmp_path / "stage"), manifest, folder)
+
+
+def test_missing_credentials_are_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first question; a service that gives them may fail for a moment in the middle of a run."""
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(filesystem: Any, path: str) -> int:
+        tried.append(path)
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.001)
+    folder = remote.RemoteFolder("memory://store")
+    for answered, attempts in ((False, 3), (True, 6)):
+        tried: list[str] = []
+        monkeypatch.setattr(folder, "_answered", answered)
+        with pytest.raises(UserError, match=r"memory://store/a may not be read \(Unable to .*; provide credentials"):
+            folder._repeated("a", refuse)
+        assert len(tried) == attempts
 
 
 def test_what_stays_broken_is_one_line(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
