@@ -231,7 +231,7 @@ WHOLE = tar_bytes(samples(3))
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "pointer of Git LFS, .*git lfs pull"),
         (
             tar_bytes([("./train/a/1.jpg", b"1"), ("train/b/2.jpg", b"2"), ("./Validation/train/3.jpg", b"3")]),
-            "holds the splits train and val, as ./train/a/1 and ./Validation/train/3; pack each split",
+            "holds the splits train and val, as train/a/1 and Validation/train/3; pack each split",
         ),
     ],
 )
