@@ -73,12 +73,12 @@ class Results:
         return paired_difference(by_arm.get(comparison.arm, {}), by_arm.get(comparison.reference, {}))
 
     def comparisons(self) -> list[Comparison]:
-        """Every arm with the baseline, then with the other arms it names, as far as there are runs."""
+        """Every arm with the baseline, then with the other arms it names, each once, as far as there are runs."""
         names = {arm.name for arm in self.arms}
         base = self.experiment.baseline.name
         pairs = [Comparison(arm.name, base) for arm in self.arms if arm.name != base]
         pairs += [Comparison(arm.name, other) for arm in self.arms for other in arm.against]
-        return [pair for pair in pairs if {pair.arm, pair.reference} <= names]
+        return [pair for pair in dict.fromkeys(pairs) if {pair.arm, pair.reference} <= names]
 
 
 def collect(experiment: Experiment, out: Path, records: Path | None = None) -> Results:

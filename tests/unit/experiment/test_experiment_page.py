@@ -69,6 +69,9 @@ def test_comparisons_with_the_baseline_and_with_the_named_arm(results: Results) 
         Comparison("strong", "baseline"),
         Comparison("strong", "method"),
     ]
+    named = tuple(arm.model_copy(update={"against": ("baseline", "method")}) for arm in results.arms[2:])
+    again = dataclasses.replace(results, arms=(*results.arms[:2], *named))
+    assert again.comparisons() == results.comparisons(), "each pair once"
     first = results.difference("top-1, %", Comparison("method", "baseline"))
     assert first is not None
     assert (first.mean, first.count) == (pytest.approx(1.0), 2)
