@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -28,7 +29,7 @@ class WatchedStream:
             self.stream.flush()
 
     @contextlib.contextmanager
-    def _noting(self) -> Any:
+    def _noting(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -152,7 +152,8 @@ def _refuse_other_split(root: Path, names: Sequence[str], split: Split) -> None:
     """Raises NoShards where one of the tars holds a packed folder of another split."""
     for name in names:
         first = _first_path(root / name)
-        other = next(filter(None, map(split_of_word, first.split("/")[:-1])), split)
+        # Folders above that of the class, which may be called train itself, as in CIFAR-100.
+        other = next(filter(None, map(split_of_word, first.split("/")[:-2])), split)
         if other != split:
             raise NoShards(
                 f"no {split} shards in {root}: {name} holds {other} images, such as {first}; {HOW_TO_MAKE} or set data.{split}"
