@@ -143,7 +143,8 @@ def stop_in_validation(step: int, arguments: list[str], **environment: str) -> s
     return outputs[0]
 
 
-IN_VALIDATION = ["optim.ema=0.9", "validation.every=2", "log.every=1", "data.workers=1"]
+# 21 images on two processes: 6 batches for each of the two models.
+IN_VALIDATION = ["optim.ema=0.9", "validation.every=2", "log.every=1", "data.workers=1", "engine.micro_batch=2"]
 
 
 def test_a_signal_stops_a_validation_which_the_next_start_makes_up_for(small_config: Path, tmp_path: Path) -> None:
@@ -151,7 +152,8 @@ def test_a_signal_stops_a_validation_which_the_next_start_makes_up_for(small_con
     common = [f"--config={small_config}", *IN_VALIDATION, "run.max_steps=3"]
     output = stop_in_validation(2, common, SAR_REQUEUE_FILE=str(marker))
     assert "stopped after step 2 (SIGUSR2)" in output
-    assert output.count("validating slowly") <= 2, "it went on to the end of the validation"
+    # The signal is agreed on within a batch or two, of which process 1 may be ahead by as many.
+    assert output.count("validating slowly") <= 6, "it went on to the end of the validation"
     assert marker.read_text() == "step 2: SIGUSR2\n"
     assert read_metrics(run, "val") == {}
     output = run_processes(2, "tools/train.py", *common)
