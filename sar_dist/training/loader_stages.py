@@ -7,18 +7,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from sar_dist.config import RunConfig, height_and_width
 from sar_dist.data import DeviceDecoder, DeviceRefused, TrainLoader
 from sar_dist.data.images import (
+    DrawnImage,
     EncodedBatch,
     EncodedImage,
     EncodedTrainTransform,
     FastTrainTransform,
+    Transform,
     UndecodableImage,
     build_train_transform,
+    decode_first_rows,
     decode_image,
     decode_pil,
     finished_pixels,
@@ -27,6 +32,8 @@ from sar_dist.data.images import (
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing
 from sar_dist.randomness import kept_generators, seed_generators
+
+Item = TypeVar("Item")
 
 IMAGES = 128
 _WARM_UP = 4
@@ -109,8 +116,7 @@ def measure_stages(
             checked, started, on_device = _device_milliseconds(config, encoded, device)
             rest = 0.0 if total is None else max(0.0, total - read - checked - started)
             return StageCosts(read, started, checked, 0.0, rest, (), on_device)
-        decoder = decode_pil if config.augment.backend == "pil" else decode_image
-        decode = _milliseconds(lambda data: decoder(data, config.data.max_pixels), encoded)
+        decode = _decode_milliseconds(config, encoded)
         plain = _transform_milliseconds(config, encoded, plain=True)
         # Without operations the two are one transform, measured twice.
         whole = max(plain, _transform_milliseconds(config, encoded)) if _has_operations(config) else plain
@@ -121,6 +127,24 @@ def measure_stages(
     remedies = sorted((each for each in remedies if each.milliseconds <= least), key=lambda each: each.milliseconds)
     decode = min(decode, plain)
     return StageCosts(read, decode, plain - decode, whole - plain, rest, tuple(remedies))
+
+
+def _decode_milliseconds(config: RunConfig, encoded: Sequence[bytes]) -> float:
+    """CPU milliseconds that decoding an image takes, as far as its crop needs it."""
+    transform = build_train_transform(config.augment, config.model.image_size, config.data.max_pixels)
+    limit = config.data.max_pixels
+    if not isinstance(transform, FastTrainTransform):
+        return _milliseconds(lambda data: decode_pil(data, limit), encoded)
+    seed_generators(0)
+    drawn = [(data, transform.drawn_ahead(data)) for data in encoded]
+    return _milliseconds(lambda each: _decoded(*each, limit), drawn)
+
+
+def _decoded(data: bytes, drawn: DrawnImage | None, max_pixels: int) -> object:
+    if drawn is None:
+        return decode_image(data, max_pixels)
+    top, _, height, _ = drawn.box
+    return decode_first_rows(data, max_pixels, drawn.size, top + height)
 
 
 def _has_operations(config: RunConfig) -> bool:
@@ -160,7 +184,18 @@ def _transform_milliseconds(
     if plain:
         changes |= {"rand_augment": None, "three_augment": False, "color_jitter": 0.0}
     augment = config.augment.model_copy(update=changes)
-    return _milliseconds(build_train_transform(augment, config.model.image_size, config.data.max_pixels), encoded)
+    transform = build_train_transform(augment, config.model.image_size, config.data.max_pixels)
+    return _milliseconds(partial(_transformed, transform), encoded)
+
+
+def _transformed(transform: Transform, data: bytes) -> object:
+    """As in a data worker."""
+    if isinstance(transform, FastTrainTransform):
+        drawn = transform.drawn_ahead(data)
+        image = None if drawn is None else transform.decoded(data, drawn)
+        if image is not None:
+            return image.finished()
+    return transform(data)
 
 
 def _device_milliseconds(
@@ -198,17 +233,17 @@ def _encoded_batch(images: Sequence[EncodedImage], host: FastTrainTransform) -> 
     return EncodedBatch(files, finished_pixels(images, layout.side), layout)
 
 
-def _milliseconds(action: Callable[[bytes], object], encoded: Sequence[bytes]) -> float:
-    """Over all images, once each, as in training; every action begins with the same random numbers."""
+def _milliseconds(action: Callable[[Item], object], items: Sequence[Item]) -> float:
+    """CPU milliseconds an item. Over all images, once each, as in training; every action begins with the same random numbers."""
     begin = 0.0
-    for data in (*encoded[:_WARM_UP], None, *encoded):
-        if data is None:
+    for item in (*items[:_WARM_UP], None, *items):
+        if item is None:
             seed_generators(0)
             begin = time.thread_time()
             continue
         with suppress(UndecodableImage):
-            action(data)
-    return 1e3 * (time.thread_time() - begin) / max(1, len(encoded))
+            action(item)
+    return 1e3 * (time.thread_time() - begin) / max(1, len(items))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """From encoded bytes to what the model sees: decoding, augmentation on the host and on the device, bad samples."""
 
 from sar_dist.data.images.augment import (
+    DrawnImage,
     FastTrainTransform,
     build_eval_transform,
     build_train_transform,
@@ -8,7 +9,7 @@ from sar_dist.data.images.augment import (
 )
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.cropped import CroppedImage
-from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import UndecodableImage, decode_first_rows, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_resize import crop_and_resize, moved
 from sar_dist.data.images.device_transforms import DeviceTransform
@@ -33,6 +34,7 @@ __all__ = [
     "DeviceTransform",
     "Draw",
     "DrawnAhead",
+    "DrawnImage",
     "DrawnOperation",
     "EncodedBatch",
     "EncodedImage",
@@ -48,6 +50,7 @@ __all__ = [
     "build_train_transform",
     "canvas_of",
     "crop_and_resize",
+    "decode_first_rows",
     "decode_image",
     "decode_pil",
     "finished_pixels",

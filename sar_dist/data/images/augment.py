@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sar_dist.config import AugmentSettings, ImageSize, height_and_width
 from sar_dist.data.images.cropped import CroppedImage, resized
-from sar_dist.data.images.decode import decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import decode_first_rows, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation
 from sar_dist.data.images.image_operations import planes_of
 from sar_dist.data.images.rand_augment import OperationDraw, build_operation_draw, canvas_of
@@ -149,8 +149,9 @@ class FastTrainTransform:
 
         Raises UndecodableImage.
         """
-        image = decode_image(data, self.max_pixels)
-        return self._cropped(image, drawn) if image.shape[1:] == drawn.size else None
+        top, _, height, _ = drawn.box
+        image = decode_first_rows(data, self.max_pixels, drawn.size, top + height)
+        return None if image is None else self._cropped(image, drawn)
 
     def _drawn(self, height: int, width: int) -> DrawnImage:
         box = random_crop_box(height, width, self.augment.scale, self.augment.ratio)

@@ -12,8 +12,8 @@ from torch import Tensor
 from sar_dist.config import height_and_width
 from sar_dist.data.images.augment import FastTrainTransform, random_crop_box
 from sar_dist.data.images.device_resize import Box
-from sar_dist.data.images.hardware_jpeg import NotForHardware, hardware_size
 from sar_dist.data.images.image_operations import Interpolation
+from sar_dist.data.images.sound_jpeg import NotSound, sound_jpeg
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class EncodedTrainTransform:
     def __call__(self, data: bytes) -> EncodedImage:
         """Raises UndecodableImage."""
         try:
-            height, width = hardware_size(data)
-            if height * width > self.host.max_pixels:
-                raise NotForHardware("too large")
-        except NotForHardware as reason:
+            jpeg = sound_jpeg(data)
+            if jpeg.height * jpeg.width > self.host.max_pixels:
+                raise NotSound("too large")
+        except NotSound as reason:
             return EncodedImage(pixels=self.host(data), reason=str(reason))
         augment = self.host.augment
-        box = random_crop_box(height, width, augment.scale, augment.ratio)
-        return EncodedImage(data, (height, width), box)
+        box = random_crop_box(jpeg.height, jpeg.width, augment.scale, augment.ratio)
+        return EncodedImage(data, (jpeg.height, jpeg.width), box)
 
 
 @dataclass(frozen=True)

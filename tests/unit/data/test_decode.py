@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,14 @@ from PIL import Image
 from support import ROOT
 
 from sar_dist.data.images import decode
-from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size, webp_size
+from sar_dist.data.images.decode import (
+    UndecodableImage,
+    decode_first_rows,
+    decode_image,
+    decode_pil,
+    jpeg_size,
+    webp_size,
+)
 from sar_dist.errors import UserError
 
 LIMIT = 10_000_000
@@ -362,3 +370,89 @@ def test_what_pillow_remarks_does_not_reach_the_user() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "PIL" not in done.stderr
+
+
+def outcome(action: Callable[[], torch.Tensor | None]) -> torch.Tensor | str | None:
+    try:
+        return action()
+    except UndecodableImage as problem:
+        return problem.reason
+
+
+def assert_first_rows_equal(data: bytes, rows: int) -> bool:
+    """As of the whole image, or refused for the same reason; whether less than the whole was decoded."""
+    size = jpeg_size(data)
+    assert size is not None
+    whole = outcome(lambda: decode_image(data, LIMIT))
+    first = outcome(lambda: decode_first_rows(data, LIMIT, size, rows))
+    if isinstance(whole, str) or whole.shape[1:] != size:
+        assert first == (whole if isinstance(whole, str) else None)
+        return False
+    assert isinstance(first, torch.Tensor)
+    assert first.shape[2] == size[1]
+    assert first.shape[1] >= rows
+    assert torch.equal(first[:, :rows], whole[:, :rows])
+    return first.shape[1] < size[0]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jpeg")])
+def test_first_rows_are_those_of_the_whole_image(name: str) -> None:
+    kind = name.removeprefix("jpeg").strip()
+    mode = {"grey": "L", "CMYK": "CMYK"}.get(kind, "RGB")
+    options: dict[str, object] = {
+        "4:4:4": {"subsampling": 0},
+        "progressive": {"progressive": True},
+        "with restart markers": {"restart_marker_blocks": 2},
+    }.get(kind, {})
+    data = encoded(picture(mode, (60, 200)), "JPEG", **options)
+    fewer = [rows for rows in range(1, 201) if assert_first_rows_equal(data, rows)]
+    can_be_cut = decode.simplejpeg is not None and kind not in ("progressive", "CMYK")
+    assert max(fewer) > 150 if can_be_cut else not fewer, "a crop's rows are decoded alone where that is possible"
+
+
+@pytest.mark.skipif(not REAL_IMAGES, reason="no real images beside the repository")
+def test_first_rows_of_real_images_are_exact() -> None:
+    generator = random.Random(0)
+    cut = 0
+    for path in REAL_IMAGES:
+        data = path.read_bytes()
+        height, _ = jpeg_size(data) or (0, 0)
+        cut += assert_first_rows_equal(data, generator.randint(1, height))
+    assert decode.simplejpeg is None or cut > len(REAL_IMAGES) / 2
+
+
+def damaged_jpegs(count: int, seed: int) -> Iterator[bytes]:
+    """JPEGs of many kinds with flipped bits, cut off, with an end marker put at the cut, with bytes put in or taken out."""
+    generator = random.Random(seed)
+    inserted = [b"\xff\xd9", b"\xff\xd3", b"\xff\xc4\0\x05abc", b"\xff\xda", b"\xff\xfe\0\x02", b"\xff\x80", b"12345"]
+    for _ in range(count):
+        image = picture(generator.choice(["RGB", "RGB", "L"]), (generator.randint(1, 90), generator.randint(20, 200)))
+        restarts = generator.choice([0, 0, 0, 1, 5])
+        data = bytearray(
+            encoded(image, "JPEG", subsampling=generator.randrange(3), quality=75, restart_marker_blocks=restarts)
+        )
+        place = generator.randrange(2, len(data))
+        damage = generator.choice(["flip", "flip", "cut", "ended", "inserted", "removed"])
+        if damage == "flip":
+            for _ in range(generator.choice([1, 3, 30])):
+                data[generator.randrange(generator.choice([2, len(data) // 2]), len(data))] ^= 1 << generator.randrange(
+                    8
+                )
+        elif damage == "inserted":
+            data[place:place] = generator.choice(inserted)
+        elif damage == "removed":
+            del data[place : place + generator.randint(1, 40)]
+        else:
+            data[place:] = b"\xff\xd9" if damage == "ended" else b""
+        yield bytes(data)
+
+
+@pytest.mark.timeout(120)
+def test_damaged_files_have_one_verdict_however_few_rows_are_needed() -> None:
+    generator = random.Random(1)
+    cut = 0
+    for data in damaged_jpegs(1500, 0):
+        size = jpeg_size(data)
+        if size is not None and 0 < size[0] * size[1] < 10**6:
+            cut += assert_first_rows_equal(data, generator.randint(1, size[0]))
+    assert decode.simplejpeg is None or cut > 200

@@ -31,7 +31,7 @@ from sar_dist.data.images import (
 )
 from sar_dist.data.images.augment import FastTrainTransform, random_crop_box
 from sar_dist.data.images.cropped import resized
-from sar_dist.data.images.hardware_jpeg import NotForHardware, hardware_size
+from sar_dist.data.images.sound_jpeg import NotSound, SoundJpeg, sound_jpeg
 from sar_dist.errors import UserError
 from sar_dist.training.checks import check_decoder
 
@@ -164,7 +164,7 @@ def test_what_only_decoding_finds_is_replaced_and_counted(tmp_path: Path, monkey
     here, later = loaders(folder)
     expected = list(here.iterate(0, 6))
     # As if the walk through the markers let everything pass that has a size.
-    monkeypatch.setattr("sar_dist.data.images.encoded.hardware_size", lambda data: _sized(data))
+    monkeypatch.setattr("sar_dist.data.images.encoded.sound_jpeg", lambda data: _sized(data))
     count = DecodingCount()
     found = list(decoded_ahead(later.iterate(0, 6), DeviceDecoder(CPU), count, later.made_here))
     assert_same(expected, found)
@@ -173,11 +173,11 @@ def test_what_only_decoding_finds_is_replaced_and_counted(tmp_path: Path, monkey
     assert later.bad_samples.bad == here.bad_samples.bad
 
 
-def _sized(data: bytes) -> tuple[int, int]:
+def _sized(data: bytes) -> SoundJpeg:
     size = jpeg_size(data)
     if size is None:
-        raise NotForHardware("not a JPEG")
-    return size
+        raise NotSound("not a JPEG")
+    return SoundJpeg(data, *size, height_at=0, block=8)
 
 
 def test_a_device_that_refuses_everything_ends_the_run() -> None:
@@ -207,13 +207,14 @@ def test_wrong_sizes_and_lack_of_memory_are_no_images(tmp_path: Path) -> None:
 
 
 def test_each_kind_that_hardware_does_not_do_is_named() -> None:
-    assert hardware_size(jpeg(0, 90, 70)) == (70, 90)
-    assert hardware_size(jpeg(0, 90, 70, mode="L")) == (70, 90)
+    for mode in ("RGB", "L"):
+        sound = sound_jpeg(jpeg(0, 90, 70, mode=mode))
+        assert (sound.height, sound.width) == (70, 90)
     for reason, data in odd_files().items():
-        with pytest.raises(NotForHardware, match=reason):
-            hardware_size(data)
-    with pytest.raises(NotForHardware, match="another colour space"):
-        hardware_size(jpeg(0, keep_rgb=True))
+        with pytest.raises(NotSound, match=reason):
+            sound_jpeg(data)
+    with pytest.raises(NotSound, match="another colour space"):
+        sound_jpeg(jpeg(0, keep_rgb=True))
 
 
 def test_too_many_pixels_are_refused_as_by_the_worker() -> None:
@@ -230,9 +231,10 @@ def test_whatever_is_left_to_the_device_the_cpu_decodes_too() -> None:
     passed = 0
     for data in _damaged(3000):
         try:
-            size = hardware_size(data)
-        except NotForHardware:
+            sound = sound_jpeg(data)
+        except NotSound:
             continue
+        size = sound.height, sound.width
         if size[0] * size[1] < 10**6:
             assert decode_image(data, 10**8).shape[1:] == size
             passed += 1
