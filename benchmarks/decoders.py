@@ -31,6 +31,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jpegs import jpeg_files
 
+from sar_dist.data.images import decode_first_rows, decode_image, jpeg_size
 from sar_dist.data.images.augment import random_crop_box
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing
@@ -38,7 +39,19 @@ from sar_dist.data.shards import Resizing
 MAX_PIXELS = 10**9
 Box = tuple[int, int, int, int]  # top, left, height, width
 Decode = Callable[[bytes, Box], np.ndarray]
-REGION = "nvImageCodec on the CPU, region"
+REGIONS = OURS_REGION, NVIMGCODEC_REGION = "ours, region", "nvImageCodec on the CPU, region"
+
+
+def ours(data: bytes, _box: Box) -> np.ndarray:
+    return decode_image(data, MAX_PIXELS).permute(1, 2, 0).numpy()
+
+
+def ours_region(data: bytes, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    size = jpeg_size(data)
+    image = None if size is None else decode_first_rows(data, MAX_PIXELS, size, top + height)
+    whole = ours(data, box) if image is None else image.permute(1, 2, 0).numpy()
+    return whole[top : top + height, left : left + width]
 
 
 def pillow(data: bytes, _box: Box) -> np.ndarray:
@@ -138,6 +151,8 @@ def make_dali() -> Decode:
 
 
 MAKERS: dict[str, Callable[[], Decode]] = {
+    "ours": lambda: ours,
+    OURS_REGION: lambda: ours_region,
     "Pillow": lambda: pillow,
     "torchvision": lambda: torchvision,
     "simplejpeg": make_simplejpeg,
@@ -145,7 +160,7 @@ MAKERS: dict[str, Callable[[], Decode]] = {
     "OpenCV": make_opencv,
     "pyvips": make_pyvips,
     "nvImageCodec on the CPU": make_nvimgcodec,
-    REGION: make_nvimgcodec_region,
+    NVIMGCODEC_REGION: make_nvimgcodec_region,
     "DALI on the CPU": make_dali,
     "PyTurboJPEG": make_pyturbojpeg,
     "SPDL": make_spdl,
@@ -191,7 +206,7 @@ def measure(decoders: dict[str, Decode], images: list[bytes], rounds: int) -> di
     return {
         name: {
             "cpu_ms": statistics.median(values),
-            "difference": difference(decoders[name], images, boxes, name == REGION),
+            "difference": difference(decoders[name], images, boxes, name in REGIONS),
         }
         for name, values in taken.items()
     }

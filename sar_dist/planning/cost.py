@@ -14,22 +14,22 @@ _PASSES = {False: 1 + BACKWARD_PER_FORWARD, True: 2 + BACKWARD_PER_FORWARD}
 # Images per second and core, from the shard to batches of augmented 224 x 224 uint8 tensors, by augmentation and
 # augment.backend; measured on a busy Zen 5 server (2.6 GHz) on ImageNet JPEGs of 104 KB, see docs/planning.md.
 IMAGES_PER_CORE = {
-    ("crop and flip", "fast"): 698.0,
-    ("crop and flip", "pil"): 366.0,
-    ("RandAugment", "fast"): 594.0,
-    ("RandAugment", "pil"): 297.0,
-    ("3-Augment", "fast"): 536.0,
-    ("3-Augment", "pil"): 254.0,
+    ("crop and flip", "fast"): 857.0,
+    ("crop and flip", "pil"): 461.0,
+    ("RandAugment", "fast"): 674.0,
+    ("RandAugment", "pil"): 343.0,
+    ("3-Augment", "fast"): 632.0,
+    ("3-Augment", "pil"): 303.0,
 }
 # The same images resized to a short side of RESIZED_TO pixels (make_shards.py --max-short-side).
 RESIZED_TO = 256
 IMAGES_PER_CORE_RESIZED = {
-    ("crop and flip", "fast"): 1613.0,
-    ("crop and flip", "pil"): 618.0,
-    ("RandAugment", "fast"): 951.0,
-    ("RandAugment", "pil"): 375.0,
-    ("3-Augment", "fast"): 907.0,
-    ("3-Augment", "pil"): 355.0,
+    ("crop and flip", "fast"): 1879.0,
+    ("crop and flip", "pil"): 834.0,
+    ("RandAugment", "fast"): 1203.0,
+    ("RandAugment", "pil"): 527.0,
+    ("3-Augment", "fast"): 1034.0,
+    ("3-Augment", "pil"): 448.0,
 }
 
 

@@ -44,10 +44,10 @@ def test_max_steps_shortens_the_run(shape: ModelShape) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "rate"),
     [
-        ({}, "crop and flip, fast, on the GPU", 698),
-        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast, on the GPU", 698),
-        ({"augment.rand_augment": "rand-m9", "augment.where": "worker"}, "RandAugment, fast", 594),
-        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 254),
+        ({}, "crop and flip, fast, on the GPU", 857),
+        ({"augment.rand_augment": "rand-m9"}, "RandAugment, fast, on the GPU", 857),
+        ({"augment.rand_augment": "rand-m9", "augment.where": "worker"}, "RandAugment, fast", 674),
+        ({"augment.three_augment": True, "augment.backend": "pil"}, "3-Augment, pil", 303),
     ],
 )
 def test_loader_cores(changes: dict[str, object], name: str, rate: float) -> None:
