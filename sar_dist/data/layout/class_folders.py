@@ -68,10 +68,12 @@ def class_folders(root: Path) -> ClassTree:
         UserError: it cannot be read, has no class, or what looks like classes is something else.
     """
     names, beside = _listed(root)
+    official = any("ILSVRC2012" in name for name in beside)
     lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
     expected = (
         f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
         "`make_shards.py csv` takes a table of images and labels"
+        + (", `make_shards.py imagenet` ImageNet-1k as it is downloaded" if official else "")
     )
     if not any(not is_left_over(name) for name in names):
         raise UserError(f"{root} has no class folders{lost}; {expected}")

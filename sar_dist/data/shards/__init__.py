@@ -25,7 +25,7 @@ from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.staging import open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
-from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, split_key
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, split_key, walk_members
 
 __all__ = [
     "BLOCK",
@@ -44,6 +44,7 @@ __all__ = [
     "LabelSource",
     "LocalShards",
     "Manifest",
+    "Member",
     "Resizing",
     "ShardEntry",
     "ShardIndex",
@@ -65,4 +66,5 @@ __all__ = [
     "say_what_is_odd",
     "shared_shards",
     "split_key",
+    "walk_members",
 ]

@@ -5,6 +5,7 @@ from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.data.making.sources.copied_shards import CopiedShards
 from sar_dist.data.making.sources.demo_scenes import DemoScenes
 from sar_dist.data.making.sources.image_folder import imagefolder_sources
+from sar_dist.data.making.sources.imagenet import ImageNetSource, imagenet_sources
 from sar_dist.data.making.sources.parquet_files import ParquetSource, parquet_sources
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
@@ -21,6 +22,7 @@ __all__ = [
     "DemoScenes",
     "FileSample",
     "FileSource",
+    "ImageNetSource",
     "ParquetSource",
     "Source",
     "SourceCommand",
@@ -29,6 +31,7 @@ __all__ = [
     "ade20k_sources",
     "csv_sources",
     "imagefolder_sources",
+    "imagenet_sources",
     "parquet_sources",
     "positive",
     "read_bytes",

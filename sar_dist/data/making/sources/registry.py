@@ -6,6 +6,7 @@ from sar_dist.data.making.sources import (
     copied_shards,
     demo_scenes,
     image_folder,
+    imagenet,
     inaturalist,
     parquet_files,
     segmentation,
@@ -15,6 +16,7 @@ from sar_dist.data.making.sources import (
 from sar_dist.data.making.sources.command import SourceCommand
 
 COMMANDS: tuple[SourceCommand, ...] = (
+    imagenet.COMMAND,
     image_folder.COMMAND,
     tables.COMMAND,
     parquet_files.COMMAND,
