@@ -135,6 +135,21 @@ def test_one_split_has_the_numbers_of_both(expected, tmp_path: Path) -> None:
     assert content([*imagenet_sources(folder)]) == {"val": expected["val"]}
 
 
+def test_what_is_not_there_or_no_image_is_said(tmp_path: Path, capsys) -> None:
+    folder = write_kaggle(tmp_path / "imagenet")
+    train = folder / "ILSVRC" / "Data" / "CLS-LOC" / "train"
+    write(train / SYNSETS[0] / "._n01440764_7.JPEG", b"left by another system")
+    write(train / SYNSETS[1] / "list.txt", b"")
+    write(train / "n01.txt", b"")
+    shutil.rmtree(train.parent / "val")
+    (source,) = imagenet_sources(folder)
+    assert len(source) == 9
+    said = capsys.readouterr().err
+    assert "no val images, ILSVRC2012_img_val.tar or val/; that split is not made" in said
+    assert "left out 2 files that are no images by name, such as ._n01440764_7.JPEG" in said
+    assert "left out 1 files and folders that are no images or classes of ImageNet, such as n01.txt" in said
+
+
 def test_validation_images_of_other_classes_are_left_out_and_counted(tmp_path: Path, capsys) -> None:
     folder = write_kaggle(tmp_path / "imagenet")
     shutil.rmtree(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / SYNSETS[0])

@@ -86,6 +86,9 @@ def imagenet_sources(root: Path, split: Split | SplitChoice | None = None) -> li
             f"{root} holds no images of ImageNet-1k as they are downloaded, {expected}; `make_shards.py imagefolder` takes any "
             "folders that are classes"
         )
+    for name, (archive, folder) in _NAMES.items():
+        if name not in found and split is None:
+            warn(f"{root}: no {name} images, {archive}.tar or {folder}/; that split is not made")
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     made = choose_splits(found, choice, root)
     known = read_classes(folders)
@@ -170,7 +173,7 @@ def _images(root: Path, parts: Sequence[_Part], known: ImageNetClasses, table: C
     images, ignored, foreign, unknown = [], [], [], []
     for part in track(parts, len(parts), "looking for images"):
         for name, place, offset, size in _files(part):
-            if not is_image_name(name):
+            if not is_image_name(name) or is_left_over(name):
                 ignored.append(name)
                 continue
             synset = part.synset or known.of_validation.get(name.rpartition(".")[0])
@@ -204,7 +207,7 @@ def _files(part: _Part) -> Iterator[tuple[str, str, int, int]]:
         return
     for name in _listed(part.place):
         path = part.place / name
-        if not is_left_over(name) and path.is_file():
+        if path.is_file():
             yield name, str(path), 0, _size(path)
 
 
