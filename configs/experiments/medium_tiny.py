@@ -1,8 +1,8 @@
 """Medium, for one GPU: all 200 classes of Tiny ImageNet at 64 px, ViT-S with 8-pixel patches.
 
-Data, from Tiny ImageNet-200 as train/CLASS/*.JPEG, val/CLASS/*.JPEG and boxes.csv (path,xmin,ymin,xmax,ymax):
-    python tools/make_shards.py imagefolder TINY data/tiny_imagenet_200
-    cp -r TINY data/tiny_imagenet_200_images     # attention_boxes reads the images and boxes.csv themselves
+Data, from Tiny ImageNet-200 as it is downloaded, unpacked:
+    python tools/make_shards.py tiny_imagenet tiny-imagenet-200 data/tiny_imagenet_200
+    cp -r tiny-imagenet-200 data/tiny_imagenet_200_images     # attention_boxes reads the images and their boxes themselves
 Command: python tools/experiment.py configs/experiments/medium_tiny.py --out results/medium_tiny --jobs 2 --minutes 9 \
     --records docs/results/medium_tiny --arm no_skip --arm method_10 --seed 0
 It runs both arms of one seed side by side; nothing but the records has to be carried from one lease of a GPU to the next.

@@ -84,8 +84,8 @@ TASKS = {
         "attention.boxes:AttentionBoxes",
         "[CLS] attention against object boxes (boxes.csv) or exact masks (mask.png in shards): mass inside, box IoU, "
         "pointing game",
-        "a folder with boxes.csv (path,xmin,ymin,xmax,ymax) and the images it names in train/ and val/, or shards with "
-        "mask.png members (tools/make_shards.py demo)",
+        "a folder with boxes.csv (path,xmin,ymin,xmax,ymax) and the images it names in train/ and val/, Tiny ImageNet as "
+        "downloaded, or shards with mask.png members (tools/make_shards.py demo)",
     ),
     "imagenet_a": TaskEntry(
         "robustness.tasks:ImageNetA",

@@ -38,6 +38,12 @@ from sar_dist.data.layout.splits import (
     splits_by_name,
     splits_of_path,
 )
+from sar_dist.data.layout.tiny_imagenet import (
+    TinyImage,
+    is_tiny_imagenet,
+    tiny_imagenet_images,
+    tiny_imagenet_words,
+)
 
 __all__ = [
     "CLASSES_NAME",
@@ -49,6 +55,7 @@ __all__ = [
     "ClassTree",
     "Split",
     "SplitChoice",
+    "TinyImage",
     "check_parts",
     "class_folders",
     "class_table_content",
@@ -60,6 +67,7 @@ __all__ = [
     "is_image_name",
     "is_left_over",
     "is_sample_member",
+    "is_tiny_imagenet",
     "member_extension",
     "named_classes",
     "no_plain_tar",
@@ -74,4 +82,6 @@ __all__ = [
     "split_of_word",
     "splits_by_name",
     "splits_of_path",
+    "tiny_imagenet_images",
+    "tiny_imagenet_words",
 ]

@@ -22,7 +22,8 @@ from sar_dist.models.model_spec import LoadedModel
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
-from sar_dist.transfer.tasks.attention.boxes import AttentionBoxes, AttentionBoxesSettings, BoxedImages
+from sar_dist.transfer.tasks.attention.boxed_images import BoxedImages
+from sar_dist.transfer.tasks.attention.boxes import AttentionBoxes, AttentionBoxesSettings
 
 SIZE, PATCH = 32, 8
 MODEL = ModelSettings(

@@ -12,6 +12,7 @@ from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VO
 from sar_dist.data.making.sources.subsets import Subset
 from sar_dist.data.making.sources.tables import CsvColumns, csv_sources
 from sar_dist.data.making.sources.tars import TarSource, tar_sources
+from sar_dist.data.making.sources.tiny_imagenet import tiny_imagenet_sources
 
 __all__ = [
     "COMMANDS",
@@ -36,5 +37,6 @@ __all__ = [
     "positive",
     "read_bytes",
     "tar_sources",
+    "tiny_imagenet_sources",
     "voc_sources",
 ]

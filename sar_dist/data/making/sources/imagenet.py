@@ -31,6 +31,7 @@ from sar_dist.data.making.sources.imagenet_classes import (
     DEVKIT,
     SOLUTION,
     ImageNetClasses,
+    class_names,
     is_synset,
     read_classes,
 )
@@ -104,7 +105,7 @@ def _class_table(root: Path, found: Mapping[str, Sequence[_Part]], known: ImageN
     if os.path.lexists(root / CLASSES_NAME):
         return read_class_table(sorted(synsets), root / CLASSES_NAME)
     ordered = sorted(synsets)
-    return ClassTable({synset: label for label, synset in enumerate(ordered)}, known.names(ordered))
+    return ClassTable({synset: label for label, synset in enumerate(ordered)}, class_names(ordered, known.words))
 
 
 def _without_classes(root: Path) -> str:

@@ -39,13 +39,14 @@ class ImageNetClasses:
     of_validation: Mapping[str, str]
     words: Mapping[str, str]
 
-    def names(self, synsets: Sequence[str]) -> tuple[str, ...]:
-        """A name for each synset: its first word, with the synset where that is not one class's alone; or the synset itself."""
-        first = [self.words.get(synset, synset).partition(",")[0].strip() for synset in synsets]
-        count = Counter(first)
-        return tuple(
-            word if count[word] == 1 else f"{word} ({synset})" for word, synset in zip(first, synsets, strict=True)
-        )
+
+def class_names(synsets: Sequence[str], words: Mapping[str, str]) -> tuple[str, ...]:
+    """A name for each synset: its first word, with the synset where that is not one class's alone; or the synset itself."""
+    first = [words.get(synset, synset).partition(",")[0].strip() for synset in synsets]
+    count = Counter(first)
+    return tuple(
+        word if count[word] == 1 else f"{word} ({synset})" for word, synset in zip(first, synsets, strict=True)
+    )
 
 
 def read_classes(folders: Iterable[Path]) -> ImageNetClasses:

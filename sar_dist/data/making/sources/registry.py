@@ -12,6 +12,7 @@ from sar_dist.data.making.sources import (
     segmentation,
     tables,
     tars,
+    tiny_imagenet,
 )
 from sar_dist.data.making.sources.command import SourceCommand
 
@@ -23,6 +24,7 @@ COMMANDS: tuple[SourceCommand, ...] = (
     tars.COMMAND,
     copied_shards.COMMAND,
     inaturalist.COMMAND,
+    tiny_imagenet.COMMAND,
     segmentation.ADE20K_COMMAND,
     segmentation.VOC_COMMAND,
     demo_scenes.COMMAND,

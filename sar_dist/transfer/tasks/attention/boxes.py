@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from sar_dist.config import height_and_width
 from sar_dist.data.images import UndecodableImage, build_eval_transform, decode_image
 from sar_dist.errors import UserError
-from sar_dist.files import read_regular
 from sar_dist.transfer import (
     MAX_PIXELS,
     Backbone,
@@ -38,6 +32,7 @@ from sar_dist.transfer import (
     open_shard_samples,
     similarity_of,
 )
+from sar_dist.transfer.tasks.attention.boxed_images import BOXES_FILE, MASK, BoxedImages, has_boxes
 from sar_dist.transfer.tasks.attention.measures import (
     attention_measures,
     main_component,
@@ -46,68 +41,14 @@ from sar_dist.transfer.tasks.attention.measures import (
     tight_boxes,
     uniform_measures,
 )
-from sar_dist.transfer.tasks.attention.regions import check_size, image_size
+from sar_dist.transfer.tasks.attention.regions import check_size
 
-BOXES_FILE = "boxes.csv"
-MASK = "mask.png"
-_COLUMNS = ("path", "xmin", "ymin", "xmax", "ymax")
 _PICTURED = 6
 _BATCH = 512  # images whose regions are held as float32 at once
 
 
 class AttentionBoxesSettings(TransferSettings):
     split: Literal["train", "val"] = Field("val", description="which images: those in train/ or those in val/")
-
-
-class BoxedImages:
-    """Images of a folder with object boxes in ``boxes.csv`` (path,xmin,ymin,xmax,ymax; pixels, both ends inclusive).
-
-    A sample is an image and one of its boxes; the box is the member ``mask.png``, of the image's size, white inside.
-
-    Raises:
-        UserError: the table cannot be read, or has no box of the split.
-    """
-
-    classes: tuple[str, ...] | None = None
-
-    def __init__(self, root: Path, split: str) -> None:
-        self._root = root
-        table = root / BOXES_FILE
-        try:
-            content = read_regular(table)
-            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig")), strict=True))
-            boxes = [(row["path"], tuple(int(row[name]) for name in _COLUMNS[1:])) for row in rows]
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise UserError(
-                f"{table} is no table with the columns {','.join(_COLUMNS)}: {error}; correct it (whole pixels, separated by commas)"
-            ) from error
-        turned = [
-            number
-            for number, (_, (left, top, right, bottom)) in enumerate(boxes)
-            if not (0 <= left <= right and 0 <= top <= bottom)
-        ]
-        if turned:
-            path, box = boxes[turned[0]]
-            raise UserError(
-                f"{table}: {len(turned)} boxes end before they begin, or begin outside of their image, such as {box} of {path}; "
-                f"the columns are {','.join(_COLUMNS)}, the last pixels included"
-            )
-        self._boxes = [(path, box) for path, box in boxes if path.startswith(f"{split}/")]
-        if not self._boxes:
-            raise UserError(f"{table} has no box of an image in {split}/")
-        self.fingerprint = hashlib.sha256(content + split.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._boxes)
-
-    def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
-        path, box = self._boxes[number]
-        try:
-            image = read_regular(self._root / path)
-        except OSError as error:
-            raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
-        size = image_size(image)
-        return path, {"jpg": image} if size is None else {"jpg": image, MASK: _box_mask(box, size)}
 
 
 @dataclass(frozen=True)
@@ -131,7 +72,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
 
     def prepare(self) -> ObjectImages:
         data, split = self.job.data, self.job.settings.split
-        exact = not (data / BOXES_FILE).is_file()
+        exact = not has_boxes(data)
         found: SampleSet | None = open_shard_samples(data, split) if exact else BoxedImages(data, split)
         if found is None or (exact and MASK not in found.sample(0)[1]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
@@ -261,16 +202,6 @@ def _summary(similarity: Tensor, regions: Tensor, *, exact: bool) -> tuple[dict[
         if name != "mass":  # it is linear in the attention: that of the mean map is the mean of the heads
             metrics[f"{name}.mean_map"] = float(joint[name].mean())
     return metrics, by_head
-
-
-def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:
-    """A PNG of ``size`` (height, width), white in the box (left, top, right, bottom)."""
-    left, top, right, bottom = box
-    mask = np.zeros(size, np.uint8)
-    mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
-    out = io.BytesIO()
-    Image.fromarray(mask).save(out, "PNG")
-    return out.getvalue()
 
 
 def _percent(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
