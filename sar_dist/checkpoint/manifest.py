@@ -90,6 +90,7 @@ class SharedState(_Record):
         zero_stage: ZeRO stage that wrote it.
         config: a copy of the run's configuration; missing in older checkpoints.
         classes: names of the classes by label; missing in older checkpoints, and where the data name none.
+        interim: saved because training stopped, where none was due: of no use once there is a later one.
     """
 
     engine: EngineState
@@ -98,6 +99,7 @@ class SharedState(_Record):
     zero_stage: int | None = None
     config: dict[str, Any] | None = None
     classes: Annotated[tuple[str, ...], Strict(False)] | None = None
+    interim: bool = False
 
 
 class CheckpointManifest(SharedState):
@@ -174,16 +176,20 @@ def manifest_json(shared: SharedState, *, run_id: str, step: int, world_size: in
     return json.dumps({**content, "digest": manifest_digest(content)}, indent=1)
 
 
-def manifest_with_progress(folder: Path, train_state: dict[str, Any] | None) -> str | None:
+def manifest_with_progress(folder: Path, train_state: dict[str, Any] | None, *, interim: bool) -> str | None:
     """The text of a checkpoint's manifest with another progress; None if it has that one already.
+
+    One that was due stays so, and one that was not is once it is: ``interim`` says whether it is not.
 
     Raises:
         DamagedCheckpoint: the manifest is not intact, see ``read_manifest``.
         OSError: it cannot be read.
     """
-    if read_manifest(folder).train_state == train_state:
+    found = read_manifest(folder)
+    interim = interim and found.interim
+    if (found.train_state, found.interim) == (train_state, interim):
         return None
-    content = {**json.loads((folder / MANIFEST).read_text()), "train_state": train_state}
+    content = {**json.loads((folder / MANIFEST).read_text()), "train_state": train_state, "interim": interim}
     return json.dumps({**content, "digest": manifest_digest(content)}, indent=1)
 
 

@@ -33,6 +33,7 @@ from sar_dist.checkpoint.manifest import (
     SharedState,
     manifest_json,
     manifest_with_progress,
+    read_manifest,
     verify,
 )
 from sar_dist.checkpoint.reading import CheckpointReader
@@ -74,6 +75,7 @@ class CheckpointStore:
         self._given_up = threading.Event()  # the main process waits no more for the others' files
         self._protected: set[str] = set()
         self._damaged: set[str] = set()  # failed verification and could not be renamed
+        self._lasting: set[str] = set()  # known to be no interim ones
         self._run_id: str | None = None  # known to the main process, which writes and verifies manifests
         self._last_step: int | None = None  # known without a look at the disk, where another process may be ahead
 
@@ -162,7 +164,7 @@ class CheckpointStore:
         """Write a committed checkpoint's progress anew; the first save came in the middle of what is due after its step."""
         folder = self.root / layout.step_name(step)
         try:
-            renewed = manifest_with_progress(folder, shared.train_state)
+            renewed = manifest_with_progress(folder, shared.train_state, interim=shared.interim)
             if renewed is not None:
                 self._before()
                 write_durably(folder / layout.MANIFEST, renewed)
@@ -347,13 +349,36 @@ class CheckpointStore:
         self._retire()
 
     def _retire(self) -> None:
-        """Delete all but the newest, the best and the ones kept for good; one known to be damaged counts as none."""
+        """Delete all but the newest, the best and the ones kept for good; one known to be damaged counts as none.
+
+        An interim one goes as soon as there is a newer one: a run that was stopped keeps what it would have kept otherwise.
+        """
         intact = [folder for folder in layout.complete_checkpoints(self.root) if folder.name not in self._damaged]
-        for folder in intact[self.keep_last :]:
+        interim = [folder for folder in intact[1:] if self._is_interim(folder)]
+        lasting = [folder for folder in intact if folder not in interim]
+        for folder in lasting[self.keep_last :]:
             kept_for_good = self.keep_every is not None and layout.step_of(folder) % self.keep_every == 0
             if not kept_for_good and folder.name not in self._protected:
-                doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint
-                shutil.rmtree(doomed)
+                _remove(folder)
+        for folder in interim:
+            _remove(folder)
+
+    def _is_interim(self, folder: Path) -> bool:
+        """Whether a checkpoint, not the newest, was saved only because training stopped; one that cannot be read was not."""
+        if folder.name in self._lasting:
+            return False
+        try:
+            if read_manifest(folder).interim:
+                return True
+        except (OSError, UserError):
+            pass  # whoever needs it is told
+        self._lasting.add(folder.name)
+        return False
+
+
+def _remove(folder: Path) -> None:
+    doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint
+    shutil.rmtree(doomed)
 
 
 def _reason(error: Exception) -> str:

@@ -78,8 +78,11 @@ class Checkpointing:
         restore(self.engine, self.ema, reader)
         self.say(f"rolled back to the weights after step {reader.step}")
 
-    def save(self, state: TrainState, *, copy: bool = True) -> None:
-        """Copy the state to host memory and let it be written in the background; report what failed before."""
+    def save(self, state: TrainState, *, copy: bool = True, interim: bool = False) -> None:
+        """Copy the state to host memory and let it be written in the background; report what failed before.
+
+        ``interim``: no checkpoint is due, but training stops; it makes way for the next one.
+        """
         self.store.wait()
         problems = [problem for problem in distributed.gather_objects(self.store.take_problem()) if problem]
         for problem in problems:
@@ -96,16 +99,17 @@ class Checkpointing:
             engine=shared_state(self.engine, self.ema),
             config=self.config,
             classes=self.classes,
+            interim=interim,
         )
         self.store.save(state.step, tensors, index.model_copy(update={"averages": self.averages.state_dict()}), shared)
 
-    def save_now(self, state: TrainState) -> None:
-        """Save and wait until the checkpoint is committed.
+    def save_now(self, state: TrainState, *, interim: bool = False) -> None:
+        """Save and wait until the checkpoint is committed; ``interim`` as of ``save``.
 
         Raises:
             UserError: it could not be saved. Every process knows, so that none waits for another.
         """
-        self.save(state, copy=False)
+        self.save(state, copy=False, interim=interim)
         self.store.wait()
         problems = [problem for problem in distributed.gather_objects(self.store.take_problem()) if problem]
         if problems:

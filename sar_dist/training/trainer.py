@@ -253,7 +253,7 @@ class Trainer:
         """Stop before the end so that the same command goes on from here, also in the middle of a logging interval."""
         distributed.main_first(self.directory.check_held)
         self._add_up_images()
-        self.checkpointing.save_now(self.state)
+        self.checkpointing.save_now(self.state, interim=True)
         if distributed.is_main():
             request_requeue(self.state.step, reason)
         self.logger.message(f"stopped after step {self.state.step} ({reason}); start the same command again to go on")

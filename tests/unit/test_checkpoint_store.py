@@ -38,10 +38,11 @@ def opened(root: Path, keep_last: int = 9) -> CheckpointStore:
     return store
 
 
-def save(store: CheckpointStore, *steps: int) -> None:
+def save(store: CheckpointStore, *steps: int, interim: bool = False) -> None:
     for step in steps:
         tensors = {"0/master": torch.full((3,), float(step))}
-        store.save(step, tensors, index_of_one_shard(SHAPES, step), weights_alone(SHAPES))
+        shared = weights_alone(SHAPES).model_copy(update={"interim": interim})
+        store.save(step, tensors, index_of_one_shard(SHAPES, step), shared)
         store.wait()
 
 
@@ -122,6 +123,32 @@ def test_progress_of_a_saved_step_is_written_anew(tmp_path: Path) -> None:
     damage_manifest.write_text("{")
     store.save(20, {}, index_of_one_shard(SHAPES, 20), shared)
     assert "the checkpoint of step 20 could not be saved" in (store.take_problem() or "")
+
+
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+def test_what_a_stop_saved_makes_way_for_the_next(tmp_path: Path, keep_last: int) -> None:
+    """A run that was stopped and continued keeps the checkpoints of one that was not."""
+    save(opened(tmp_path / "unbroken", keep_last), 10, 12, 14)
+    stopped = opened(tmp_path / "stopped", keep_last)
+    save(stopped, 10, 12)
+    save(stopped, 13, interim=True)
+    assert names(tmp_path / "stopped") == [step_name(step) for step in (13, 12, 10)][:keep_last]
+    later = opened(tmp_path / "stopped", keep_last)
+    reader = later.newest()
+    assert reader is not None
+    assert reader.step == 13
+    save(later, 14)
+    assert names(tmp_path / "stopped") == names(tmp_path / "unbroken")
+    assert verify(tmp_path / "stopped" / step_name(14)).interim is False
+
+
+@pytest.mark.parametrize("due_first", [True, False])
+def test_a_checkpoint_that_was_due_stays_whatever_else_it_was_saved_for(tmp_path: Path, due_first: bool) -> None:
+    store = opened(tmp_path, 2)
+    save(store, 12, interim=not due_first)
+    save(store, 12, interim=due_first)  # the same step again: stopped after it, or due after a stop in the middle of it
+    save(store, 14)
+    assert names(tmp_path) == [step_name(14), step_name(12)]
 
 
 def test_where_none_is_intact_none_is_set_aside(tmp_path: Path) -> None:
