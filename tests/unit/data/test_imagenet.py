@@ -140,12 +140,14 @@ def test_what_is_not_there_or_no_image_is_said(tmp_path: Path, capsys) -> None:
     train = folder / "ILSVRC" / "Data" / "CLS-LOC" / "train"
     write(train / SYNSETS[0] / "._n01440764_7.JPEG", b"left by another system")
     write(train / SYNSETS[1] / "list.txt", b"")
+    write(train / SYNSETS[1] / f"{SYNSETS[1]}_7.JPEG", b"")
     write(train / "n01.txt", b"")
     shutil.rmtree(train.parent / "val")
     (source,) = imagenet_sources(folder)
     assert len(source) == 9
     said = capsys.readouterr().err
     assert "no val images, ILSVRC2012_img_val.tar or val/; that split is not made" in said
+    assert "1 files are empty, such as n01443537_7.JPEG, and will be bad samples" in said
     assert "left out 2 files that are no images by name, such as ._n01440764_7.JPEG" in said
     assert "left out 1 files and folders that are no images or classes of ImageNet, such as n01.txt" in said
 

@@ -116,11 +116,7 @@ class FileSource(Source):
         sizes = [_size(root / path, missing) for path in files]
         self._size = sum(sizes)
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
-        if empty:
-            warn(
-                f"{root}: {len(empty)} files are empty, such as {empty[0]}, and will be bad samples; repair or remove them, "
-                "and make the shards again"
-            )
+        warn_of_empty(root, empty)
 
     @property
     def prefix(self) -> str:
@@ -144,6 +140,15 @@ class FileSource(Source):
 
     def size(self) -> int:
         return self._size
+
+
+def warn_of_empty(root: Path, empty: Sequence[str]) -> None:
+    """Say that there are files without content, if there are; such samples are kept, and counted in training."""
+    if empty:
+        warn(
+            f"{root}: {len(empty)} files are empty, such as {empty[0]}, and will be bad samples; repair or remove them, "
+            "and make the shards again"
+        )
 
 
 def _size(path: Path, missing: str) -> int:

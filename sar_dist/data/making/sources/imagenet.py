@@ -25,7 +25,7 @@ from sar_dist.data.layout import (
     no_plain_tar,
     read_class_table,
 )
-from sar_dist.data.making.sources.base import Source, choose_splits, unique_keys
+from sar_dist.data.making.sources.base import Source, choose_splits, unique_keys, warn_of_empty
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
 from sar_dist.data.making.sources.imagenet_classes import (
     DEVKIT,
@@ -197,6 +197,7 @@ def _images(root: Path, parts: Sequence[_Part], known: ImageNetClasses, table: C
     ):
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
+    warn_of_empty(root, [image.name for image in images if image.size == 0])
     return sorted(images, key=lambda image: (image.synset, image.name))
 
 
