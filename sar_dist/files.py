@@ -210,6 +210,14 @@ def read_regular(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def read_text(path: Path) -> str:
+    """Content of a text file in UTF-8, with or without a byte order mark. Raises UserError."""
+    try:
+        return read_regular(path).decode("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
 def parse_json(content: str | bytes) -> Any:
     """What JSON text holds. Raises ValueError, also where it is nested so deeply that Python cannot read it."""
     try:

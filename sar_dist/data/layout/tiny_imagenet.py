@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sar_dist.data.layout.formats import is_image_name
 from sar_dist.errors import UserError
-from sar_dist.files import read_regular
+from sar_dist.files import read_text
 
 _SYNSETS, _WORDS, _VALIDATION = "wnids.txt", "words.txt", "val/val_annotations.txt"
 
@@ -51,14 +52,14 @@ def tiny_imagenet_words(root: Path) -> dict[str, str]:
     """What the synsets are called, as far as ``words.txt`` is there: "goldfish, Carassius auratus". Raises UserError."""
     if not (root / _WORDS).is_file():
         return {}
-    lines = [line.split("\t") for line in _text(root / _WORDS).splitlines() if line.strip()]
+    lines = [line.split("\t") for line in read_text(root / _WORDS).splitlines() if line.strip()]
     return {line[0]: line[1].strip() for line in lines if len(line) > 1}
 
 
 def _listed(root: Path, folder: str, table: str, synset: str | None) -> list[TinyImage]:
     """The images of ``folder`` as ``table`` lists them: file, synset unless it is given, and four numbers."""
     images = []
-    for number, line in enumerate(_text(root / table).splitlines(), 1):
+    for number, line in enumerate(read_text(root / table).splitlines(), 1):
         name, *rest = line.split("\t")
         of = [synset] if synset is not None else rest[:1]
         try:
@@ -73,18 +74,11 @@ def _listed(root: Path, folder: str, table: str, synset: str | None) -> list[Tin
         there = {f"{folder}/{name}" for name in os.listdir(root / folder) if is_image_name(name)}
     except OSError as error:
         raise UserError(f"cannot read {root / folder}: {error.strerror}") from None
-    named = {image.path for image in images}
-    if named != there or len(named) < len(images):
-        strange = sorted(named ^ there) or [next(image.path for image in images if images.count(image) > 1)]
+    named = Counter(image.path for image in images)
+    if named.keys() != there or len(named) < len(images):
+        strange = sorted(named.keys() ^ there) or [path for path, times in named.items() if times > 1]
         raise UserError(
             f"{root / table} lists {len(images)} images, and {len(there)} are there; {strange[0]} is not in both once; complete "
             "the copy"
         )
     return images
-
-
-def _text(file: Path) -> str:
-    try:
-        return read_regular(file).decode("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None

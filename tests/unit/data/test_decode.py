@@ -447,12 +447,13 @@ def damaged_jpegs(count: int, seed: int) -> Iterator[bytes]:
         yield bytes(data)
 
 
-@pytest.mark.timeout(120)
-def test_damaged_files_have_one_verdict_however_few_rows_are_needed() -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("count", [1500, pytest.param(60_000, marks=pytest.mark.long)])
+def test_damaged_files_have_one_verdict_however_few_rows_are_needed(count: int) -> None:
     generator = random.Random(1)
     cut = 0
-    for data in damaged_jpegs(1500, 0):
+    for data in damaged_jpegs(count, 0):
         size = jpeg_size(data)
         if size is not None and 0 < size[0] * size[1] < 10**6:
             cut += assert_first_rows_equal(data, generator.randint(1, size[0]))
-    assert decode.simplejpeg is None or cut > 200
+    assert decode.simplejpeg is None or cut > count / 8

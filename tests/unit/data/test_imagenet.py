@@ -146,6 +146,7 @@ def test_what_is_not_there_or_no_image_is_said(tmp_path: Path, capsys) -> None:
     (source,) = imagenet_sources(folder)
     assert len(source) == 9
     said = capsys.readouterr().err
+    assert said.count("n01.txt") == 1
     assert "no val images, ILSVRC2012_img_val.tar or val/; that split is not made" in said
     assert "1 files are empty, such as n01443537_7.JPEG, and will be bad samples" in said
     assert "left out 2 files that are no images by name, such as ._n01440764_7.JPEG" in said
@@ -211,6 +212,13 @@ def with_a_compressed_archive(folder: Path) -> None:
     write(folder / "ILSVRC2012_img_train.tar", b"\x1f\x8b\x08" + bytes(1000))
 
 
+def with_an_archive_appended(folder: Path) -> None:
+    shutil.rmtree(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train")
+    once = class_tars()
+    again = packed({f"{SYNSETS[0]}_7.JPEG": b"1", f"./{SYNSETS[0]}_7.JPEG": b"2"})
+    write(folder / "ILSVRC2012_img_train.tar", packed(once | {f"{SYNSETS[0]}.tar": again}))
+
+
 def with_a_class_twice(folder: Path) -> None:
     write(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / f"{SYNSETS[0]}.tar", packed({}))
 
@@ -234,6 +242,7 @@ def without_images(folder: Path) -> None:
         (with_a_cut_archive, r"ILSVRC2012_img_train\.tar: truncated"),
         (with_a_damaged_class, r"ILSVRC2012_img_train\.tar, n01443537: truncated"),
         (with_a_compressed_archive, r"img_train\.tar is compressed with gzip"),
+        (with_an_archive_appended, r"holds n01440764_7\.JPEG of n01440764 twice"),
         (with_a_class_twice, r"holds the class n01440764 twice"),
         (without_images, r"holds no images of ImageNet-1k as they are downloaded.*imagefolder"),
     ],

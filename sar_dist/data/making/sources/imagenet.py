@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,18 +199,24 @@ def _images(root: Path, parts: Sequence[_Part], known: ImageNetClasses, table: C
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
     warn_of_empty(root, [image.name for image in images if image.size == 0])
-    return sorted(images, key=lambda image: (image.synset, image.name))
+    images.sort(key=lambda image: (image.synset, image.name))
+    for image, following in pairwise(images):
+        if (image.synset, image.name) == (following.synset, following.name):
+            raise UserError(
+                f"{root} holds {image.name} of {image.synset} twice; restore the archive or remove one of them"
+            )
+    return images
 
 
 def _files(part: _Part) -> Iterator[tuple[str, str, int, int]]:
-    """Name, file, offset and size of everything in a part."""
+    """Name, file, offset and size of everything in a part; of a folder of images of no class, of these alone."""
     if part.offset is not None:
         for member in _members(part):
             yield member.name.rpartition("/")[2], str(part.place), member.data + part.offset, member.size
         return
     for name in _listed(part.place):
         path = part.place / name
-        if path.is_file():
+        if path.is_file() and (part.synset is not None or is_image_name(name)):
             yield name, str(path), 0, _size(path)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar_dist.errors import UserError
-from sar_dist.files import read_regular
+from sar_dist.files import read_regular, read_text
 
 DEVKIT, SOLUTION, SYNSETS = "ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 _META, _GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
@@ -106,7 +106,7 @@ def _of_kit(where: str, read: Callable[[str], bytes]) -> ImageNetClasses:
 
 def _of_solution(file: Path) -> dict[str, str]:
     named: dict[str, str] = {}
-    for line, row in enumerate(csv.DictReader(io.StringIO(_text(file))), 2):
+    for line, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), 2):
         image, synset = row.get("ImageId"), (row.get("PredictionString") or "").partition(" ")[0]
         if not image or not is_synset(synset) or image in named:
             raise UserError(
@@ -119,7 +119,7 @@ def _of_solution(file: Path) -> dict[str, str]:
 
 def _words_of_table(file: Path) -> dict[str, str]:
     words = {}
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         synset, _, word = line.strip().partition(" ")
         if not is_synset(synset) or not word:
             raise UserError(
@@ -127,13 +127,6 @@ def _words_of_table(file: Path) -> dict[str, str]:
             )
         words[synset] = word
     return words
-
-
-def _text(file: Path) -> str:
-    try:
-        return read_regular(file).decode("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
 
 
 def _validation_name(place: int) -> str:

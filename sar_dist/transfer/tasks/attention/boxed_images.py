@@ -51,7 +51,7 @@ class BoxedImages:
             self._boxes = [(image.path, image.box) for image in tiny_imagenet_images(root, split)]
             content = repr(self._boxes).encode()
         if not self._boxes:
-            raise UserError(f"{table} has no box of an image in {split}/")
+            raise UserError(f"{table if table.is_file() else root} has no box of an image in {split}/")
         self.fingerprint = hashlib.sha256(content + split.encode()).hexdigest()
 
     def __len__(self) -> int:
