@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -179,13 +180,32 @@ def _beginning(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
         return file.read(MAX_MANIFEST_BYTES + 1)
 
 
+_connected: weakref.WeakValueDictionary[int, fsspec.AbstractFileSystem] = weakref.WeakValueDictionary()
+_of_the_parent: list[fsspec.AbstractFileSystem] = []
+
+
 def connect(url: str) -> fsspec.AbstractFileSystem:
     """A new fsspec file system for ``url``. Raises UserError if there is none for its protocol."""
     options = {"get_client": get_client} if url.startswith(("http://", "https://")) else {}
     try:
-        return fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
+        filesystem = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
     except (ImportError, ValueError) as error:
         raise UserError(f"cannot read {url}: {error} (pip install 'sar_dist[remote]' has the usual ones)") from None
+    _connected[id(filesystem)] = filesystem
+    return filesystem
+
+
+def _leave_to_the_parent() -> None:
+    """Keep a parent's connections from ever being closed here, in a process that it has forked.
+
+    What fsspec does when such a file system goes waits a second for an event loop that runs in the parent alone, then takes
+    the parent's sockets out of the epoll object that both processes share: the parent would hear no answer on them again.
+    """
+    _of_the_parent.extend(_connected.values())
+    _connected.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def _explanation(url: str, problem: BaseException, attempts: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from sar_dist.data import Manifest, TrainingSet, ValidationLoader, check_shards,
 from sar_dist.data.making.sources import DemoScenes
 from sar_dist.data.making.writing import WritingOptions, write_shards
 from sar_dist.data.shards import BLOCK, ShardReader, remote, staging
+from sar_dist.data.shards.remote import RemoteFolder
 from sar_dist.data.shards.staging import StagedShards
 from sar_dist.errors import UserError
 
@@ -228,7 +230,8 @@ def test_killed_download_leaves_nothing_that_is_taken_for_whole(web: tuple[str, 
     url, folder, faults = web
     make_scenes(folder)
     manifest = load_manifest(url, "train")
-    faults.planned = {"000000.tar": ["", "stall"]}
+    # The first piece is on disk when the second does not fit into the file's buffer; the third keeps it waiting for seconds.
+    faults.planned = {"000000.tar": ["", "", "stall"]}
     process = get_context("fork").Process(target=lambda: staged(manifest, tmp_path / "stage").fetch(0))
     process.start()
     end = time.monotonic() + 20
@@ -241,6 +244,29 @@ def test_killed_download_leaves_nothing_that_is_taken_for_whole(web: tuple[str, 
     shards = staged(manifest, tmp_path / "stage")
     assert not shards.local_path(0).exists()
     assert_whole(shards, manifest, folder)
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(
+    web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It once waited a second for each of them, and took their sockets out of the epoll object that it shares."""
+    url, folder, _ = web
+    (folder / "file").write_bytes(b"content")
+    parents = RemoteFolder(url, stall_seconds=2)
+    assert parents.read("file") == b"content"
+
+    def read_with_a_connection_of_its_own() -> None:
+        begin = time.monotonic()
+        assert parents.read("file") == b"content"
+        gc.collect()
+        assert time.monotonic() - begin < 0.9
+
+    process = get_context("fork").Process(target=read_with_a_connection_of_its_own)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert parents.read("file") == b"content"
+    assert "trying again" not in capsys.readouterr().err
 
 
 def test_processes_of_a_node_fetch_a_shard_once(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
