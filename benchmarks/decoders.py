@@ -31,7 +31,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jpegs import jpeg_files
 
-from sar_dist.data.images import decode_first_rows, decode_image, jpeg_size
+from sar_dist.data.images import decode_box, decode_image, jpeg_size, turbojpeg
 from sar_dist.data.images.augment import random_crop_box
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing
@@ -39,7 +39,11 @@ from sar_dist.data.shards import Resizing
 MAX_PIXELS = 10**9
 Box = tuple[int, int, int, int]  # top, left, height, width
 Decode = Callable[[bytes, Box], np.ndarray]
-REGIONS = OURS_REGION, NVIMGCODEC_REGION = "ours, region", "nvImageCodec on the CPU, region"
+REGIONS = OURS_REGION, OURS_ROWS, NVIMGCODEC_REGION = (
+    "ours, region",
+    "ours, first rows",
+    "nvImageCodec on the CPU, region",
+)
 
 
 def ours(data: bytes, _box: Box) -> np.ndarray:
@@ -49,9 +53,17 @@ def ours(data: bytes, _box: Box) -> np.ndarray:
 def ours_region(data: bytes, box: Box) -> np.ndarray:
     top, left, height, width = box
     size = jpeg_size(data)
-    image = None if size is None else decode_first_rows(data, MAX_PIXELS, size, top + height)
-    whole = ours(data, box) if image is None else image.permute(1, 2, 0).numpy()
-    return whole[top : top + height, left : left + width]
+    part = None if size is None else decode_box(data, MAX_PIXELS, size, box)
+    return ours(data, box)[top : top + height, left : left + width] if part is None else part
+
+
+def ours_rows(data: bytes, box: Box) -> np.ndarray:
+    """As on a machine without TurboJPEG 3."""
+    is_there, turbojpeg.is_there = turbojpeg.is_there, lambda: False
+    try:
+        return ours_region(data, box)
+    finally:
+        turbojpeg.is_there = is_there
 
 
 def pillow(data: bytes, _box: Box) -> np.ndarray:
@@ -153,6 +165,7 @@ def make_dali() -> Decode:
 MAKERS: dict[str, Callable[[], Decode]] = {
     "ours": lambda: ours,
     OURS_REGION: lambda: ours_region,
+    OURS_ROWS: lambda: ours_rows,
     "Pillow": lambda: pillow,
     "torchvision": lambda: torchvision,
     "simplejpeg": make_simplejpeg,

@@ -64,6 +64,7 @@ from sar_dist.data.images import (
     decode_image,
     decode_pil,
     make_posterize_safe,
+    turbojpeg,
 )
 from sar_dist.data.making import resized_image
 from sar_dist.data.shards import Resizing, reading
@@ -189,14 +190,25 @@ def sides_of(folder: Path, rand_augment: str | None, where: Literal["worker", "d
     later = (build_operation_draw(augment, SIZE), canvas_of(augment))
     decoding = build_train_transform(on_device, SIZE, MAX_PIXELS)
     assert isinstance(decoding, FastTrainTransform)
-    ours = build_train_transform(augment, SIZE, MAX_PIXELS)
+    ours = loader_side(folder, build_train_transform(augment, SIZE, MAX_PIXELS), later if where == "device" else None)
     return {
-        "ours": loader_side(folder, ours, later if where == "device" else None),
+        "ours": ours,
+        **({"ours, without TurboJPEG 3": without_turbojpeg(ours)} if turbojpeg.is_there() else {}),
         "ours, data.decoder=gpu": loader_side(folder, EncodedTrainTransform(decoding), later),
         "timm float": timm_side(folder, rand_augment, uint8=False),
         "timm uint8": timm_side(folder, rand_augment, uint8=True),
         "WebDataset + timm float": plain_side(folder, rand_augment),
     }
+
+
+def without_turbojpeg(side: Side) -> Side:
+    """Decoding rows below a crop's is all that is left out."""
+
+    def batches(workers: int) -> Iterator[Any]:
+        with patch.object(turbojpeg, "is_there", lambda: False):  # workers are forked meanwhile
+            yield from side(workers)
+
+    return batches
 
 
 def planned_sides(folder: Path) -> dict[str, Side]:

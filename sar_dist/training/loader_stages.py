@@ -23,7 +23,7 @@ from sar_dist.data.images import (
     Transform,
     UndecodableImage,
     build_train_transform,
-    decode_first_rows,
+    decode_box,
     decode_image,
     decode_pil,
     finished_pixels,
@@ -143,8 +143,7 @@ def _decode_milliseconds(config: RunConfig, encoded: Sequence[bytes]) -> float:
 def _decoded(data: bytes, drawn: DrawnImage | None, max_pixels: int) -> object:
     if drawn is None:
         return decode_image(data, max_pixels)
-    top, _, height, _ = drawn.box
-    return decode_first_rows(data, max_pixels, drawn.size, top + height)
+    return decode_box(data, max_pixels, drawn.size, drawn.box)
 
 
 def _has_operations(config: RunConfig) -> bool:

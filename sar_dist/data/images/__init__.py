@@ -9,7 +9,7 @@ from sar_dist.data.images.augment import (
 )
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.cropped import CroppedImage
-from sar_dist.data.images.decode import UndecodableImage, decode_first_rows, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_resize import crop_and_resize, moved
 from sar_dist.data.images.device_transforms import DeviceTransform
@@ -22,6 +22,7 @@ from sar_dist.data.images.encoded import (
     layout_of,
 )
 from sar_dist.data.images.image_operations import ImageArray
+from sar_dist.data.images.partial_decode import decode_box
 from sar_dist.data.images.rand_augment import build_operation_draw, canvas_of
 from sar_dist.data.images.sample_decoder import BadSample, Draw, DrawnAhead, SampleDecoder, Transform
 
@@ -50,7 +51,7 @@ __all__ = [
     "build_train_transform",
     "canvas_of",
     "crop_and_resize",
-    "decode_first_rows",
+    "decode_box",
     "decode_image",
     "decode_pil",
     "finished_pixels",

@@ -29,9 +29,10 @@ from torch import Tensor
 
 from sar_dist.config import AugmentSettings, ImageSize, height_and_width
 from sar_dist.data.images.cropped import CroppedImage, resized
-from sar_dist.data.images.decode import decode_first_rows, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.drawn_operations import Canvas, DrawnOperation
 from sar_dist.data.images.image_operations import planes_of
+from sar_dist.data.images.partial_decode import decode_box
 from sar_dist.data.images.rand_augment import OperationDraw, build_operation_draw, canvas_of
 
 Transform = Callable[[bytes], Tensor]
@@ -149,9 +150,8 @@ class FastTrainTransform:
 
         Raises UndecodableImage.
         """
-        top, _, height, _ = drawn.box
-        image = decode_first_rows(data, self.max_pixels, drawn.size, top + height)
-        return None if image is None else self._cropped(image, drawn)
+        crop = decode_box(data, self.max_pixels, drawn.size, drawn.box)
+        return None if crop is None else self._unfinished(crop, drawn)
 
     def _drawn(self, height: int, width: int) -> DrawnImage:
         box = random_crop_box(height, width, self.augment.scale, self.augment.ratio)
@@ -160,6 +160,9 @@ class FastTrainTransform:
     def _cropped(self, image: Tensor, drawn: DrawnImage) -> CroppedImage:
         top, left, height, width = drawn.box
         crop = np.ascontiguousarray(_interleaved(image)[top : top + height, left : left + width])
+        return self._unfinished(crop, drawn)
+
+    def _unfinished(self, crop: NDArray[np.uint8], drawn: DrawnImage) -> CroppedImage:
         return CroppedImage(crop, height_and_width(self.image_size), drawn.operations, self.canvas)
 
 

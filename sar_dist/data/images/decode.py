@@ -27,7 +27,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from sar_dist.data.images.sound_jpeg import NotSound, sound_jpeg
 from sar_dist.data.layout import PILLOW_FORMATS
 from sar_dist.errors import UserError
 
@@ -48,9 +47,6 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 # Grey and YCbCr or RGB; simplejpeg makes something else of CMYK than the others do.
 _SIMPLE_COMPONENTS = (1, 3)
-
-# The share of an image's rows beyond which it takes longer to make sure that the rest can be left out than to decode it.
-_MOST_ROWS = 0.9
 
 # What decoding takes at most: Pillow's RGBA canvases of an animation, the RGB image, the array made of it.
 _BYTES_PER_PIXEL = 16
@@ -142,35 +138,6 @@ def decode_image(data: bytes, max_pixels: int) -> Tensor:
         except RuntimeError:
             pass  # kinds of JPEG that torchvision does not know; Pillow has the last word, and says what is wrong
     return torch.from_numpy(np.array(decode_pil(data, max_pixels))).permute(2, 0, 1).contiguous()
-
-
-def decode_first_rows(data: bytes, max_pixels: int, size: tuple[int, int], rows: int) -> Tensor | None:
-    """As ``decode_image``, for somebody who looks at the first rows alone: what follows is left out where that saves time.
-
-    A random resized crop leaves out what is below it, a sixth of a photograph on average.
-
-    Args:
-        data, max_pixels: as there.
-        size: (height, width) that the image is expected to have.
-        rows: that are needed, from the top.
-
-    Returns:
-        uint8 tensor (3, height or less, width) of at least so many rows, which are those of the whole image; None: the
-        image is not of that size.
-
-    Raises:
-        what ``decode_image`` raises, for the same files.
-    """
-    if simplejpeg is not None and rows <= _MOST_ROWS * size[0] and size[0] * size[1] <= max_pixels:
-        with contextlib.suppress(NotSound, ValueError):
-            shorter, height = sound_jpeg(data).first_rows(rows)
-            if height < size[0]:
-                # Of a sound JPEG libjpeg does no more than warn; here it always does, of the rest of the file.
-                pixels = simplejpeg.decode_jpeg(shorter, "RGB", strict=False)
-                if pixels.shape[:2] == (height, size[1]):
-                    return torch.from_numpy(pixels).permute(2, 0, 1)
-    image = decode_image(data, max_pixels)
-    return image if image.shape[1:] == size else None
 
 
 def decode_pil(data: bytes, max_pixels: int) -> Image.Image:

@@ -39,14 +39,15 @@ class SoundJpeg:
         data: the whole file.
         height, width: pixels.
         height_at: where the file states its height, bytes.
-        block: rows of pixels that are coded together.
+        block_height, block_width: pixels that are coded together.
     """
 
     data: bytes
     height: int
     width: int
     height_at: int
-    block: int
+    block_height: int
+    block_width: int
 
     def first_rows(self, rows: int) -> tuple[bytearray, int]:
         """The same JPEG with a smaller height, whose first ``rows`` rows decode to the same pixels, and that height.
@@ -54,7 +55,7 @@ class SoundJpeg:
         The rows of such a file follow one another. One more block is kept, as a decoder smooths chroma over the edge of a
         block. A decoder warns of the bytes that are left over, and has to be told to go on at a warning.
         """
-        height = min(self.height, -(-rows // self.block) * self.block + self.block)
+        height = min(self.height, -(-rows // self.block_height) * self.block_height + self.block_height)
         shorter = bytearray(self.data)
         shorter[self.height_at : self.height_at + 2] = height.to_bytes(2, "big")
         return shorter, height
@@ -107,7 +108,7 @@ class _Walk:
         frame = self._frame
         assert frame is not None
         height, width = frame[1] << 8 | frame[2], frame[3] << 8 | frame[4]
-        return SoundJpeg(data, height, width, self._frame_at + 1, 8 * (frame[7] & 15))
+        return SoundJpeg(data, height, width, self._frame_at + 1, 8 * (frame[7] & 15), 8 * (frame[7] >> 4))
 
     def _take(self, marker: int, segment: bytes, position: int) -> None:
         if marker in _FRAMES:

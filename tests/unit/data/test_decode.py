@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,15 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import ROOT
 
-from sar_dist.data.images import decode
-from sar_dist.data.images.decode import (
-    UndecodableImage,
-    decode_first_rows,
-    decode_image,
-    decode_pil,
-    jpeg_size,
-    webp_size,
-)
+from sar_dist.data.images import decode, partial_decode, turbojpeg
+from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size, webp_size
+from sar_dist.data.images.partial_decode import decode_box
 from sar_dist.errors import UserError
 
 LIMIT = 10_000_000
@@ -372,31 +367,63 @@ def test_what_pillow_remarks_does_not_reach_the_user() -> None:
     assert "PIL" not in done.stderr
 
 
-def outcome(action: Callable[[], torch.Tensor | None]) -> torch.Tensor | str | None:
+Decoded = TypeVar("Decoded", torch.Tensor, np.ndarray | None)
+
+
+def outcome(action: Callable[[], Decoded]) -> Decoded | str:
     try:
         return action()
     except UndecodableImage as problem:
         return problem.reason
 
 
-def assert_first_rows_equal(data: bytes, rows: int) -> bool:
-    """As of the whole image, or refused for the same reason; whether less than the whole was decoded."""
-    size = jpeg_size(data)
-    assert size is not None
-    whole = outcome(lambda: decode_image(data, LIMIT))
-    first = outcome(lambda: decode_first_rows(data, LIMIT, size, rows))
-    if isinstance(whole, str) or whole.shape[1:] != size:
-        assert first == (whole if isinstance(whole, str) else None)
-        return False
-    assert isinstance(first, torch.Tensor)
-    assert first.shape[2] == size[1]
-    assert first.shape[1] >= rows
-    assert torch.equal(first[:, :rows], whole[:, :rows])
-    return first.shape[1] < size[0]
+def draw_box(generator: random.Random, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    top, left = generator.randrange(size[0]), generator.randrange(size[1])
+    return top, left, generator.randint(1, size[0] - top), generator.randint(1, size[1] - left)
+
+
+class PartialDecoding:
+    """``decode_box`` with one of the ways in which it leaves something out."""
+
+    def __init__(self, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.way, self.whole = way, 0
+        self.there = turbojpeg.is_there() if way == "regions" else partial_decode.simplejpeg is not None
+        monkeypatch.setattr(turbojpeg, "is_there", lambda: way == "regions" and self.there)
+        monkeypatch.setattr(partial_decode, "_FEWEST_PIXELS_AROUND", 0)
+        if way != "first rows":
+            monkeypatch.setattr(partial_decode, "simplejpeg", None)
+
+        def counted(data: bytes, max_pixels: int) -> torch.Tensor:
+            self.whole += 1
+            return decode_image(data, max_pixels)
+
+        monkeypatch.setattr(partial_decode, "decode_image", counted)
+
+    def leaves_out(self, data: bytes, box: tuple[int, int, int, int]) -> bool:
+        """Whether less than the whole was decoded, to the same pixels; or it is refused for the same reason."""
+        size = jpeg_size(data)
+        assert size is not None
+        whole = outcome(lambda: decode_image(data, LIMIT))
+        before = self.whole
+        part = outcome(lambda: decode_box(data, LIMIT, size, box))
+        if isinstance(whole, str) or whole is None or whole.shape[1:] != size:
+            assert part == (whole if isinstance(whole, str) else None)
+            return False
+        top, left, height, width = box
+        assert isinstance(part, np.ndarray)
+        assert part.flags.c_contiguous
+        expected = whole[:, top : top + height, left : left + width].permute(1, 2, 0).numpy()
+        assert np.array_equal(part, expected), (size, box)
+        return self.whole == before
+
+
+@pytest.fixture(params=["regions", "first rows"])
+def partial(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PartialDecoding:
+    return PartialDecoding(request.param, monkeypatch)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jpeg")])
-def test_first_rows_are_those_of_the_whole_image(name: str) -> None:
+def test_a_part_is_that_of_the_whole_image(name: str, partial: PartialDecoding) -> None:
     kind = name.removeprefix("jpeg").strip()
     mode = {"grey": "L", "CMYK": "CMYK"}.get(kind, "RGB")
     options: dict[str, object] = {
@@ -404,21 +431,41 @@ def test_first_rows_are_those_of_the_whole_image(name: str) -> None:
         "progressive": {"progressive": True},
         "with restart markers": {"restart_marker_blocks": 2},
     }.get(kind, {})
-    data = encoded(picture(mode, (60, 200)), "JPEG", **options)
-    fewer = [rows for rows in range(1, 201) if assert_first_rows_equal(data, rows)]
-    can_be_cut = decode.simplejpeg is not None and kind not in ("progressive", "CMYK")
-    assert max(fewer) > 150 if can_be_cut else not fewer, "a crop's rows are decoded alone where that is possible"
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (199, 67, 3), dtype=np.uint8))
+    data = encoded(noise.convert(mode), "JPEG", **options)
+    generator = random.Random(0)
+    boxes = [(0, 0, rows, 67) for rows in range(1, 200, 3)] + [(9, columns, 90, 1) for columns in range(67)]
+    boxes += [(0, 0, 1, 1), (198, 66, 1, 1), *(draw_box(generator, (199, 67)) for _ in range(200))]
+    alone = sum(partial.leaves_out(data, box) for box in boxes)
+    can_be_cut = partial.there and kind not in ("progressive", "CMYK")
+    assert alone > len(boxes) / 2 if can_be_cut else not alone, "a crop is decoded alone where that is possible"
 
 
 @pytest.mark.skipif(not REAL_IMAGES, reason="no real images beside the repository")
-def test_first_rows_of_real_images_are_exact() -> None:
+def test_parts_of_real_images_are_exact(partial: PartialDecoding) -> None:
     generator = random.Random(0)
-    cut = 0
+    alone = 0
     for path in REAL_IMAGES:
         data = path.read_bytes()
-        height, _ = jpeg_size(data) or (0, 0)
-        cut += assert_first_rows_equal(data, generator.randint(1, height))
-    assert decode.simplejpeg is None or cut > len(REAL_IMAGES) / 2
+        alone += partial.leaves_out(data, draw_box(generator, jpeg_size(data) or (1, 1)))
+    assert not partial.there or alone > len(REAL_IMAGES) / 2
+
+
+def test_little_is_left_out_of_a_small_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at its markers takes longer than to decode it."""
+    monkeypatch.setattr(partial_decode, "sound_jpeg", lambda _: pytest.fail("looked at the markers"))
+    data = encoded(picture("RGB", (67, 199)), "JPEG")
+    part = decode_box(data, LIMIT, (199, 67), (3, 4, 190, 60))
+    assert part is not None
+    assert np.array_equal(part, decode_image(data, LIMIT)[:, 3:193, 4:64].permute(1, 2, 0).numpy())
+
+
+def test_a_header_of_another_size_is_not_believed(partial: PartialDecoding) -> None:
+    data = encoded(picture("RGB", (67, 199)), "JPEG")
+    assert decode_box(data, LIMIT, (199, 68), (3, 4, 100, 60)) is None
+    assert partial.whole == 1
+    with pytest.raises(UndecodableImage, match="exceed the limit"):
+        decode_box(data, 1000, (199, 67), (3, 4, 100, 60))
 
 
 def damaged_jpegs(count: int, seed: int) -> Iterator[bytes]:
@@ -448,12 +495,12 @@ def damaged_jpegs(count: int, seed: int) -> Iterator[bytes]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("count", [1500, pytest.param(60_000, marks=pytest.mark.long)])
-def test_damaged_files_have_one_verdict_however_few_rows_are_needed(count: int) -> None:
+@pytest.mark.parametrize("count", [1000, pytest.param(60_000, marks=pytest.mark.long)])
+def test_damaged_files_have_one_verdict_whatever_part_is_needed(count: int, partial: PartialDecoding) -> None:
     generator = random.Random(1)
-    cut = 0
+    alone = 0
     for data in damaged_jpegs(count, 0):
         size = jpeg_size(data)
         if size is not None and 0 < size[0] * size[1] < 10**6:
-            cut += assert_first_rows_equal(data, generator.randint(1, size[0]))
-    assert decode.simplejpeg is None or cut > count / 8
+            alone += partial.leaves_out(data, draw_box(generator, size))
+    assert not partial.there or alone > count / 8

@@ -177,7 +177,7 @@ def _sized(data: bytes) -> SoundJpeg:
     size = jpeg_size(data)
     if size is None:
         raise NotSound("not a JPEG")
-    return SoundJpeg(data, *size, height_at=0, block=8)
+    return SoundJpeg(data, *size, height_at=0, block_height=8, block_width=8)
 
 
 def test_a_device_that_refuses_everything_ends_the_run() -> None:
