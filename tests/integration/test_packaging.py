@@ -74,6 +74,16 @@ def test_wheel_from_the_source_distribution_runs(tmp_path: Path) -> None:
     assert {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"} <= {file.name for file in vendored.iterdir()}
 
 
+def test_the_commands_of_this_environment_run(tmp_path: Path) -> None:
+    """Of an editable install, mostly, as ``make install`` makes it: another finder than a wheel's, without the checkout's folder."""
+    for name in ("sar-plan", "sar-make-shards"):
+        command = Path(sys.executable).with_name(name)
+        assert run_command(tmp_path, command, "--help").startswith(f"usage: {name} ")
+    node = ("--nodes", "1", "--gpus-per-node", "8")
+    command = Path(sys.executable).with_name("sar-plan")
+    assert "vit_large" in run_command(tmp_path, command, "--config", "vit_l_in1k", *node)
+
+
 @pytest.mark.long
 def test_an_installed_wheel_trains_the_demo_from_another_folder(tmp_path: Path) -> None:
     """In a new virtual environment that borrows the libraries, and not this checkout, which an editable install names."""
@@ -114,10 +124,15 @@ def test_an_installed_wheel_trains_the_demo_from_another_folder(tmp_path: Path) 
 
 def run(folder: Path, *arguments: str) -> str:
     """Run Python in ``folder``, where it finds nothing of this checkout; gives what it printed."""
+    return run_command(folder, sys.executable, *arguments, python_path=str(folder))
+
+
+def run_command(folder: Path, *arguments: str | Path, python_path: str = "") -> str:
+    """Run a program in ``folder``; gives what it printed."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        arguments,
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), "HOME": str(folder)},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": python_path, "HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,1 @@
+"""The command-line tools; installed, they are ``sar_dist.tools``, which an editable install finds by this file alone."""
