@@ -20,7 +20,7 @@ class _Made(Exception):
 
 def tool_names() -> list[str]:
     """The tools by their names, such as "train"; sorted."""
-    return sorted(path.stem for path in TOOLS.glob("*.py"))
+    return sorted(path.stem for path in TOOLS.glob("*.py") if path.stem != "__init__")
 
 
 def tool_parser(name: str) -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Paper scale: the method's own experiment, ViT-S/16 on ImageNet-100, with the arms that tell its two parts apart.
 
 Data: shards of ImageNet-100 at data/imagenet-100-wds (tools/make_shards.py imagefolder), and for the attention
-VOCdevkit/VOC2012 at data/voc2012.
+VOC 2012 at data/VOCdevkit.
 Command: python tools/experiment.py configs/experiments/paper_in100.py --out results/paper_in100 \
              --launcher "deepspeed --num_gpus 8"
 Recipe: that of configs/vit_s_in100.py. The arm `distillation` needs its teacher, see configs/vit_s_in100_distilled.py.
@@ -21,7 +21,7 @@ def experiment() -> Experiment:
         arms=(*ARMS, *control_arms(vit_s_in100.config()), distillation_arm("runs/vit_b_in100")),
         seeds=(0, 1, 2),
         evaluations=(
-            Evaluation(name="voc_attention", task="voc_attention", data="voc2012"),
+            Evaluation(name="voc_attention", task="voc_attention", data="VOCdevkit"),
             Evaluation(name="knn", task="knn", data="imagenet-100-wds"),
             Evaluation(name="linear", task="linear", data="imagenet-100-wds"),
         ),

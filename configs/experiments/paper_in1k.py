@@ -1,6 +1,6 @@
 """Paper scale: ViT-B/16 on ImageNet-1k.
 
-Data: shards of ImageNet-1k at data/imagenet-1k-wds, and for the attention VOCdevkit/VOC2012 at data/voc2012.
+Data: shards of ImageNet-1k at data/imagenet-1k-wds, and for the attention VOC 2012 at data/VOCdevkit.
 Command: python tools/experiment.py configs/experiments/paper_in1k.py --out results/paper_in1k \
              --launcher "deepspeed --num_gpus 8"
 ViT-L/16 instead: paper_in1k_vit_l.py. On a Slurm cluster train each run's own file, DIR/configs/ARM_seedN.json, with
@@ -28,7 +28,7 @@ def experiment() -> Experiment:
 def evaluations() -> tuple[Evaluation, ...]:
     """Attention on VOC, and frozen features on ImageNet-1k itself."""
     return (
-        Evaluation(name="voc_attention", task="voc_attention", data="voc2012"),
+        Evaluation(name="voc_attention", task="voc_attention", data="VOCdevkit"),
         Evaluation(name="knn", task="knn", data="imagenet-1k-wds"),
         Evaluation(name="linear", task="linear", data="imagenet-1k-wds"),
     )

@@ -1,5 +1,7 @@
 """Small, for two CPU cores: ten classes of Tiny ImageNet at 64 px, with object boxes; where the attention looks.
 
+Classes: n01443537 goldfish, n02056570 king penguin, n02129165 lion, n02165456 ladybug, n02279972 monarch butterfly,
+n04146614 school bus, n04285008 sports car, n04398044 teapot, n07747607 orange, n07873807 pizza.
 Data, from a folder with train/CLASS/*.JPEG, val/CLASS/*.JPEG and boxes.csv (path,xmin,ymin,xmax,ymax, pixels, inclusive):
     python tools/make_shards.py imagefolder TINY data/tiny_imagenet_10
     cp -r TINY data/tiny_imagenet_10_images      # attention_boxes reads the images and boxes.csv themselves

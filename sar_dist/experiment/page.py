@@ -36,6 +36,10 @@ ANALYSIS_NOTE = (
     "Mean difference of runs with the same seed; in brackets its 95 % interval by Student's t, for each row by itself. "
     "p are two-sided and corrected by Holm's method for the number of rows. Established: both p are at most {level:g}, with all seeds of the plan."
 )
+TOO_FEW_NOTE = (
+    "With the {pairs} pairs of the plan the permutation test's p cannot be below {least:.3g}, so that nothing can be established: "
+    "the intervals are what there is to read."
+)
 PICTURES = {
     "points": "Primary measures: a point for each seed, lines join the same seed, bars are means",
     "curves": "Curves: mean over the seeds, band of one standard deviation",
@@ -80,6 +84,9 @@ def verdicts_table(results: Results, analysis: Analysis) -> TextTable:
         "verdict",
     ]
     note = ANALYSIS_NOTE.format(level=analysis.level)
+    planned = found[0].planned
+    if (least := analysis.least_p(planned)) > analysis.level:
+        note += f" {TOO_FEW_NOTE.format(pairs=planned, least=least, level=analysis.level)}"
     return TextTable(f"Declared before the runs: {analysis.arm} - {analysis.reference}", header, rows, note)
 
 

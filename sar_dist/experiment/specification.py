@@ -61,6 +61,10 @@ class Analysis(Settings):
     level: float = Field(0.05, gt=0, lt=1, description="family-wise error rate of the primary measures")
     explored: tuple[int, ...] = Field((), description="seeds that suggested the comparison: also told without them")
 
+    def least_p(self, pairs: int) -> float:
+        """The smallest p that the permutation test of so many pairs can have after Holm's correction: all signs equal."""
+        return min(1.0, len(self.primary) * 2.0 ** (1 - pairs))
+
 
 def term_arm(base: RunConfig, onto: Arm, term: str, weight: float) -> Arm:
     """The arm ``onto`` with one more term of the loss, which rises over the epochs that the entropy's weight does.
@@ -195,6 +199,8 @@ def load_experiment(path: Path) -> Experiment:
     sys.path.insert(0, root)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "experiment"):
+            raise UserError(f"{path} defines no experiment(); give one of configs/experiments/*.py")
         experiment = module.experiment()
     except ValidationError as error:
         raise UserError(f"{path}: {describe_problem(error)}") from error

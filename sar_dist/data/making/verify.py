@@ -144,7 +144,7 @@ def verify_folder(
         damaged = sum(report.damage is not None for report in reports)
         bad = sum(len(report.bad) for report in reports)
         say(
-            f"{manifest.split}: {len(reports)} shards, {damaged} damaged; {samples} samples, {bad} bad; "
+            f"{manifest.split}: {len(reports)} shard{'' if len(reports) == 1 else 's'}, {damaged} damaged; {samples} samples, {bad} bad; "
             f"{_histogram(sum((report.labels for report in reports), Counter()), manifest.classes)}"
         )
     if problems:
