@@ -9,14 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sar_dist.config import RunConfig, RunSettings
 from sar_dist.errors import UserError
 from sar_dist.experiment import load_experiment
 from sar_dist.transfer.result import read_result
 from sar_dist.transfer.tasks.finetune import FinetuneSettings, run_config
-from sar_dist.validation import one_line
+from sar_dist.validation import describe_problem, one_line
 
 
 class Inner(BaseModel):
@@ -108,3 +108,12 @@ def test_finetuning_names_the_key_of_training(train: dict[str, Any], line: str, 
     assert (fitting.optim.min_lr, fitting.optim.global_batch) == (0.0, 512)
     with pytest.raises(UserError, match=f"^{line}"):
         run_config(backbone, FinetuneSettings(train=train), tmp_path, 5)
+
+
+def test_one_value_where_several_are_wanted_says_how_to_write_it() -> None:
+    class Several(BaseModel):
+        k: tuple[int, ...]
+
+    with pytest.raises(ValidationError) as caught:
+        Several.model_validate({"k": 3})
+    assert describe_problem(caught.value, Several) == "k=3: several values are wanted; write k=[3]"

@@ -94,6 +94,18 @@ def test_table_tells_the_result_without_the_seeds_that_suggested_it() -> None:
     assert (empty["difference"], empty["verdict"]) == ("–", "interim, 0 of 8 seeds: no verdict")
 
 
+@pytest.mark.parametrize(("seeds", "least"), [(6, None), (5, "0.0625")])
+def test_a_plan_of_too_few_seeds_says_that_it_can_establish_nothing(seeds: int, least: str | None) -> None:
+    results = results_of({"large": [3 + each for each in NOISE[:seeds]]}, seeds=SEEDS[:seeds])
+    (analysis,) = results.experiment.analysis
+    note = verdicts_table(results, analysis).note
+    assert verdicts_of(results)[0].is_established == (least is None)
+    assert ("nothing can be established" in note) == (least is not None)
+    assert (
+        least is None or f"With the {seeds} pairs of the plan the permutation test's p cannot be below {least}," in note
+    )
+
+
 def test_the_page_begins_with_what_was_declared() -> None:
     results = results_of({"large": [3 + each for each in NOISE], "none": []})
     assert [(each.label, each.value, each.note) for each in headlines_of(results)] == [
