@@ -20,6 +20,7 @@ from sar_dist.data.layout import (
     is_left_over,
     read_label_words,
     split_folders,
+    split_of_folder,
     split_of_word,
     splits_by_name,
 )
@@ -187,7 +188,7 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
     if len({(manifest.root, manifest.shards) for manifest in found}) > 1:
         return found
     # Bare tars whose names tell nothing of a split are the same ones for both: what their folder is called decides.
-    return found[-1:] if split_of_word(root.resolve().name) == "val" else found[:1]
+    return found[-1:] if split_of_folder(root) == "val" else found[:1]
 
 
 def _read_json(path: Path) -> Any:

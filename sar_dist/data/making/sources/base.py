@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.data.layout import ClassTable, Split, SplitChoice, split_of_word
+from sar_dist.data.layout import ClassTable, Split, SplitChoice, split_of_folder
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -189,7 +189,7 @@ def own_split(root: Path) -> Split:
 
     Raises UserError for a folder of test images, of which the user must say what to make.
     """
-    own = split_of_word(root.resolve().name)
+    own = split_of_folder(root)
     if own == "test":
         raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
     return "val" if own == "val" else "train"
