@@ -663,6 +663,12 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"
     ):
         tar_sources(tmp_path / "words", "cls", None)
+    for first in (0, 5):  # whichever sample lacks its label
+        members = [(f"{key}.cls", b"cat") for key in range(3) if key != min(first, 2)]
+        members += [(f"{key}.jpg", image_of(key)) for key in range(3)]
+        (tmp_path / "words" / "x.tar").write_bytes(tar_bytes(sorted(members)))
+        with pytest.raises(UserError, match=r"3 of the 3 train samples .* a label in cls"):
+            tar_sources(tmp_path / "words", "cls", None)
     split = write_tars(tmp_path / "split", [0, 1], "test-")
     write_tars(split, [2], "train-")
     (made,) = tar_sources(split, "json.label", SplitChoice("test", "val"))
