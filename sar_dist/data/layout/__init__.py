@@ -16,7 +16,10 @@ from sar_dist.data.layout.classes import (
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
+    HOW_TO_FETCH,
     IMAGE_EXTENSIONS,
+    LFS_POINTER,
+    MOST_POINTER_BYTES,
     PILLOW_FORMATS,
     image_member,
     is_archive_name,
@@ -48,7 +51,10 @@ from sar_dist.data.layout.tiny_imagenet import (
 
 __all__ = [
     "CLASSES_NAME",
+    "HOW_TO_FETCH",
     "IMAGE_EXTENSIONS",
+    "LFS_POINTER",
+    "MOST_POINTER_BYTES",
     "PILLOW_FORMATS",
     "SPLIT_NAMES",
     "ClassFolder",

@@ -165,6 +165,19 @@ def test_trees_that_are_no_imagefolder(tmp_path: Path, names: list[str], message
         imagefolder_sources(make_tree(tmp_path / "src", names), None)
 
 
+def test_pointers_of_git_lfs_are_no_images(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, ["images/cat/1.jpg", "images/dog/2.jpg"])
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n"
+    (tree / "images" / "dog" / "2.jpg").write_bytes(pointer)
+    table = write_csv(tree / "t.csv", ["path", "label"], [["images/cat/1.jpg", "cat"], ["images/dog/2.jpg", "dog"]])
+    for read in (
+        lambda: imagefolder_sources(tree / "images", None),
+        lambda: csv_sources(table, None, CsvColumns(), None),
+    ):
+        with pytest.raises(UserError, match=r"dog/2\.jpg is a pointer of Git LFS, .*; fetch it with `git lfs pull`"):
+            read()
+
+
 def test_keys_are_unique_and_safe() -> None:
     paths = ["a/x.jpg", "b/x.jpg", "b/x.png", "a/y.jpg", "a/y.1.jpg", "a/y_1.jpg", "a/ü.jpg", f"a/{'z' * 200}.jpg"]
     keys = unique_keys(paths)
