@@ -32,6 +32,15 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def given_local_path(text: str) -> Path:
+    """As ``given_path``, where no URL is taken: as a path it would be a folder called ``s3:`` or ``file:``."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, which is not taken here; give a folder or file of this machine, and copy to or from the URL"
+        )
+    return given_path(text)
+
+
 def fitted(text: str) -> str:
     """A text that is printed, wrapped like a help where the output is a terminal."""
     return "\n".join(_wrapped(line, _width()) for line in _lines(text)) if sys.stdout.isatty() else text

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from sar_dist.command_help import TerminalHelp, given_path
+from sar_dist.command_help import TerminalHelp, given_local_path
 from sar_dist.data.layout import parse_split_choice
 from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     for made in COMMANDS:
         _add_command(commands.add_parser(made.name, parents=[common], description=made.summary), made)
     verify = commands.add_parser("verify", parents=[common])
-    verify.add_argument("folder", type=given_path)
+    verify.add_argument("folder", type=given_local_path)
     verify.add_argument("--deep", action="store_true", help="decode every image")
     verify.add_argument("--label", default="cls", help="where labels are: cls, or a JSON field such as json.label")
     return parser
@@ -103,8 +103,8 @@ def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
             "also what the source is if it does not say",
         )
     if made.reads_files:
-        parser.add_argument("source", type=given_path)
-    parser.add_argument("out", type=given_path)
+        parser.add_argument("source", type=given_local_path)
+    parser.add_argument("out", type=given_local_path)
     made.add_arguments(parser)
 
 

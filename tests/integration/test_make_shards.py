@@ -45,6 +45,16 @@ def test_make_verify_damage_verify(tmp_path: Path) -> None:
     assert "Traceback" not in damaged.stderr + again.stderr
 
 
+def test_urls_are_no_places_here(tmp_path: Path) -> None:
+    source, url = make_tree(tmp_path / "train", 3), f"file://{tmp_path}/out"
+    for arguments in (("imagefolder", str(source), url), ("tars", "s3://b/x", str(tmp_path / "out")), ("verify", url)):
+        made = tool("tools/make_shards.py", *arguments)
+        assert made.status == 2
+        assert "is a URL, which is not taken here; give a folder" in made.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    assert not (ROOT / "file:").exists()
+
+
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """SIGKILL while shards are written: nothing half written is taken for whole, and the same command completes it."""
     out = tmp_path / "out"

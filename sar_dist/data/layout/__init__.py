@@ -16,7 +16,10 @@ from sar_dist.data.layout.classes import (
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
+    HOW_TO_FETCH,
     IMAGE_EXTENSIONS,
+    LFS_POINTER,
+    MOST_POINTER_BYTES,
     PILLOW_FORMATS,
     image_member,
     is_archive_name,
@@ -34,6 +37,7 @@ from sar_dist.data.layout.splits import (
     SplitChoice,
     parse_split_choice,
     split_folders,
+    split_of_folder,
     split_of_word,
     splits_by_name,
     splits_of_path,
@@ -47,7 +51,10 @@ from sar_dist.data.layout.tiny_imagenet import (
 
 __all__ = [
     "CLASSES_NAME",
+    "HOW_TO_FETCH",
     "IMAGE_EXTENSIONS",
+    "LFS_POINTER",
+    "MOST_POINTER_BYTES",
     "PILLOW_FORMATS",
     "SPLIT_NAMES",
     "ClassFolder",
@@ -79,6 +86,7 @@ __all__ = [
     "refuse_number_words",
     "sort_classes",
     "split_folders",
+    "split_of_folder",
     "split_of_word",
     "splits_by_name",
     "splits_of_path",

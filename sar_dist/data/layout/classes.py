@@ -162,6 +162,7 @@ def _numbered(words: Iterable[str]) -> ClassTable:
 def _class_table(words: Sequence[str], content: Any, where: str, *, whole: bool) -> ClassTable:
     try:
         table = _as_table(content)
+        _refuse_quoted_labels(table, where)
         default = _numbered(table if whole and set(words) <= set(table) else words)
         entries = {word: table[word] for word in default.names}
         if all(isinstance(entry, str) for entry in entries.values()):
@@ -183,6 +184,19 @@ def _as_table(content: Any) -> Any:
     if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
         content = {word: {"index": label, "name": word} for word, label in content.items()}
     return {class_word(word): entry for word, entry in content.items()} if isinstance(content, dict) else content
+
+
+def _refuse_quoted_labels(table: Any, where: str) -> None:
+    """Raise UserError where what stands for names is the numbers 0..n-1: labels in quotes, which would not be followed."""
+    if not isinstance(table, dict) or not all(isinstance(entry, str) for entry in table.values()):
+        return
+    numbers = {str(label) for label in range(len(table))}
+    if numbers == set(table.values()) and any(word != entry for word, entry in table.items()):
+        word, entry = next((word, entry) for word, entry in table.items() if word != entry)
+        raise UserError(
+            f'{where} gives {word!r} the name "{entry}", and so on, which look like labels in quotes; write labels without '
+            f'quotes, such as {{"{word}": {entry}}}, or names that are no numbers'
+        )
 
 
 def refuse_number_words(labels: Mapping[str, int], where: str) -> None:

@@ -42,9 +42,12 @@ _COMPRESSIONS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
     (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
 )
+LFS_POINTER = b"version https://git-lfs"
+HOW_TO_FETCH = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
+MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _NO_TARS: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "is a zip archive; unpack it, and make shards of the images with tools/make_shards.py"),
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
+    (LFS_POINTER, HOW_TO_FETCH),
 )
 _COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
 # What follows ".tar" in the name of a tar that is compressed, or that a download has not finished.

@@ -51,6 +51,11 @@ def split_of_word(word: str) -> str | None:
     return _SPLIT_OF_WORD.get(word.strip().lower())
 
 
+def split_of_folder(folder: Path) -> str | None:
+    """As ``split_of_word``, of a folder's name as it was given: a link called val is val, wherever it leads."""
+    return split_of_word(Path(os.path.abspath(folder)).name)
+
+
 def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
     """File names (paths with "/" below ``where``) by the split that they name: train, val, test; sorted.
 

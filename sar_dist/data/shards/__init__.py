@@ -25,7 +25,7 @@ from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.staging import open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
-from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, split_key, walk_members
+from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, key_of_member, split_key, walk_members
 
 __all__ = [
     "BLOCK",
@@ -56,6 +56,7 @@ __all__ = [
     "index_and_check",
     "index_new_shards",
     "index_shard",
+    "key_of_member",
     "load_manifest",
     "manifests_at",
     "open_index",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sar_dist.data.layout import (
     is_left_over,
     read_label_words,
     split_folders,
+    split_of_folder,
     split_of_word,
     splits_by_name,
 )
@@ -98,9 +99,7 @@ def find_manifest(root: Path, split: Split) -> Manifest:
     if (root / TIMM_INFO_NAME).is_file():
         content = _read_json(root / TIMM_INFO_NAME)
         manifest = parse_timm_info(content, str(root), split)
-        _say_unlisted(
-            root, TIMM_INFO_NAME, {name for other in content["splits"].values() for name in other["filenames"]}
-        )
+        _say_unlisted(root, TIMM_INFO_NAME, _all_listed(content["splits"]))
         return manifest
     folder = split_folders(root).get(split)
     if folder is not None:
@@ -110,6 +109,12 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         return find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
+
+
+def _all_listed(splits: Mapping[str, Any]) -> set[str]:
+    """The files that timm's description names in any split; those splits that nobody asked for need not be sound."""
+    lists = [info.get("filenames") for info in splits.values() if isinstance(info, dict)]
+    return {name for names in lists if isinstance(names, list) for name in names if isinstance(name, str)}
 
 
 def _say_unlisted(root: Path, file: str, listed: set[str]) -> None:
@@ -187,7 +192,7 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
     if len({(manifest.root, manifest.shards) for manifest in found}) > 1:
         return found
     # Bare tars whose names tell nothing of a split are the same ones for both: what their folder is called decides.
-    return found[-1:] if split_of_word(root.resolve().name) == "val" else found[:1]
+    return found[-1:] if split_of_folder(root) == "val" else found[:1]
 
 
 def _read_json(path: Path) -> Any:

@@ -223,6 +223,14 @@ def with_a_class_twice(folder: Path) -> None:
     write(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / f"{SYNSETS[0]}.tar", packed({}))
 
 
+def with_images_further_down(folder: Path) -> None:
+    write(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / SYNSETS[0] / "more" / "n01440764_8.JPEG", jpeg(1))
+
+
+def with_a_validation_image_in_a_class_too(folder: Path) -> None:
+    write(folder / "ILSVRC" / "Data" / "CLS-LOC" / "val" / SYNSETS[0] / "ILSVRC2012_val_00000001.JPEG", jpeg(1))
+
+
 def without_images(folder: Path) -> None:
     shutil.rmtree(folder / "ILSVRC")
 
@@ -244,6 +252,14 @@ def without_images(folder: Path) -> None:
         (with_a_compressed_archive, r"img_train\.tar is compressed with gzip"),
         (with_an_archive_appended, r"holds n01440764_7\.JPEG of n01440764 twice"),
         (with_a_class_twice, r"holds the class n01440764 twice"),
+        (
+            with_images_further_down,
+            r"n01440764/more is a folder within that of a class and holds images, such as n01440764_8",
+        ),
+        (
+            with_a_validation_image_in_a_class_too,
+            r"holds ILSVRC2012_val_00000001\.JPEG twice, .* beside the class folders",
+        ),
         (without_images, r"holds no images of ImageNet-1k as they are downloaded.*imagefolder"),
     ],
 )

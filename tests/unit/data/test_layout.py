@@ -466,3 +466,38 @@ def test_tars_that_no_manifest_names_are_said(tmp_path: Path, timm: bool, capsys
     file = "_info.json" if timm else "manifest.json"
     said = f"{tmp_path}: left out 1 .tar files that {file} does not name, such as more.tar\n"
     assert capsys.readouterr().err == said
+
+
+def test_labels_in_quotes_are_not_taken_for_names(tmp_path: Path) -> None:
+    tree(tmp_path / "images", "cat/1.png", "dog/2.png")
+    make_shards(tmp_path / "tars", [2], "train")
+    (tmp_path / "t.csv").write_text("path,label\nimages/cat/1.png,cat\nimages/dog/2.png,dog\n")
+    for folder in (tmp_path, tmp_path / "images", tmp_path / "tars"):
+        (folder / "classes.json").write_text('{"cat": "1", "dog": "0"}')
+    (tmp_path / "tars" / "manifest.json").unlink(missing_ok=True)
+    for read in (
+        lambda: csv_sources(tmp_path / "t.csv", None, CsvColumns(), None),
+        lambda: imagefolder_sources(tmp_path / "images", None),
+        lambda: load_manifest(tmp_path / "tars", "train"),
+    ):
+        with pytest.raises(
+            UserError, match=r"gives 'cat' the name \"1\".*labels in quotes; write labels without quotes"
+        ):
+            read()
+    (tmp_path / "images" / "classes.json").write_text('{"cat": "0", "dog": "Dog"}')
+    assert imagefolder_sources(tmp_path / "images", None)[0].classes == ("0", "Dog")
+
+
+def test_a_link_is_of_the_split_that_it_is_called(tmp_path: Path) -> None:
+    tree(tmp_path / "train", "cat/1.png", "dog/2.png")
+    tree(tmp_path / "store", "dog/3.png")
+    make_shards(tmp_path / "tars", [2], "0")
+    (tmp_path / "tars" / "manifest.json").unlink(missing_ok=True)
+    (tmp_path / "val").symlink_to(tmp_path / "store")
+    (source,) = imagefolder_sources(tmp_path / "val", None)
+    assert (source.split, source.classes, source.sample(0)[1]["cls"]) == ("val", ("cat", "dog"), b"1")
+    (tmp_path / "val").rename(tmp_path / "test")
+    with pytest.raises(UserError, match="test is a test split by name"):
+        imagefolder_sources(tmp_path / "test", None)
+    (tmp_path / "validation").symlink_to(tmp_path / "tars")
+    assert [manifest.split for manifest in manifests_at(tmp_path / "validation")] == ["val"]

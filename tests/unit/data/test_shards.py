@@ -161,6 +161,18 @@ def test_impossible_timm_descriptions(tmp_path: Path, info: dict, message: str) 
         load_manifest(tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    "other", [{"num_samples": 3}, None, [], 5, {"filenames": None}, {"filenames": 5}, {"filenames": [[], "a.tar"]}]
+)
+def test_a_timm_description_may_lack_the_files_of_a_split_that_is_not_read(tmp_path: Path, other: object) -> None:
+    make_shards(tmp_path, [2], "train")
+    (tmp_path / "manifest.json").unlink(missing_ok=True)
+    (name,) = (path.name for path in tmp_path.glob("*.tar"))
+    train = {"filenames": [name], "shard_lengths": [2], "num_samples": 2}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": train, "test": other}}))
+    assert load_manifest(tmp_path, "train").total == 2
+
+
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a folder"):
         load_manifest(tmp_path / "nowhere", "train")

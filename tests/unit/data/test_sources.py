@@ -165,6 +165,19 @@ def test_trees_that_are_no_imagefolder(tmp_path: Path, names: list[str], message
         imagefolder_sources(make_tree(tmp_path / "src", names), None)
 
 
+def test_pointers_of_git_lfs_are_no_images(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, ["images/cat/1.jpg", "images/dog/2.jpg"])
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n"
+    (tree / "images" / "dog" / "2.jpg").write_bytes(pointer)
+    table = write_csv(tree / "t.csv", ["path", "label"], [["images/cat/1.jpg", "cat"], ["images/dog/2.jpg", "dog"]])
+    for read in (
+        lambda: imagefolder_sources(tree / "images", None),
+        lambda: csv_sources(table, None, CsvColumns(), None),
+    ):
+        with pytest.raises(UserError, match=r"dog/2\.jpg is a pointer of Git LFS, .*; fetch it with `git lfs pull`"):
+            read()
+
+
 def test_keys_are_unique_and_safe() -> None:
     paths = ["a/x.jpg", "b/x.jpg", "b/x.png", "a/y.jpg", "a/y.1.jpg", "a/y_1.jpg", "a/ü.jpg", f"a/{'z' * 200}.jpg"]
     keys = unique_keys(paths)
@@ -663,6 +676,12 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         UserError, match=r"1 of the 1 train samples .* a label in cls, .* words mean in a classes\.json"
     ):
         tar_sources(tmp_path / "words", "cls", None)
+    for first in (0, 5):  # whichever sample lacks its label
+        members = [(f"{key}.cls", b"cat") for key in range(3) if key != min(first, 2)]
+        members += [(f"{key}.jpg", image_of(key)) for key in range(3)]
+        (tmp_path / "words" / "x.tar").write_bytes(tar_bytes(sorted(members)))
+        with pytest.raises(UserError, match=r"3 of the 3 train samples .* a label in cls"):
+            tar_sources(tmp_path / "words", "cls", None)
     split = write_tars(tmp_path / "split", [0, 1], "test-")
     write_tars(split, [2], "train-")
     (made,) = tar_sources(split, "json.label", SplitChoice("test", "val"))
@@ -678,6 +697,9 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         (_parquet_images(0, 2), ["cat", None], "1 of its 2 rows have no label"),
         ([None], [0], "1 of its 1 rows hold no image, or one outside of the file; take such rows out"),
         ([{"bytes": None, "path": "a.png"}, *_parquet_images(0, 5)], [0] * 6, "1 of its 6 rows hold no image"),
+        ([{"path": "a.jpg"}, {"path": "b.jpg"}], [0, 1], "2 of its 2 rows hold no image, or one outside of the file"),
+        (_parquet_images(0, 2), ["cat", ""], "some of its 2 rows have an empty label; take such rows out"),
+        (_parquet_images(0, 2), ["cat", " \u200b"], "some of its 2 rows have an empty label"),
         (_parquet_images(0, 1), [-1], "label -1"),
         (_parquet_images(0, 1), [None], "1 of its 1 rows have no label"),
     ],

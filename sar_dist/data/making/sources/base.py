@@ -13,7 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sar_dist.data.layout import ClassTable, Split, SplitChoice, split_of_word
+from sar_dist.data.layout import (
+    HOW_TO_FETCH,
+    LFS_POINTER,
+    MOST_POINTER_BYTES,
+    ClassTable,
+    Split,
+    SplitChoice,
+    split_of_folder,
+)
 from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
@@ -153,9 +161,14 @@ def warn_of_empty(root: Path, empty: Sequence[str]) -> None:
 
 def _size(path: Path, missing: str) -> int:
     try:
-        return path.stat().st_size
+        size = path.stat().st_size
+        # A pointer has the name of the image that a clone of the repository left out. Larger files are not opened here.
+        pointer = len(LFS_POINTER) <= size <= MOST_POINTER_BYTES and read_regular(path).startswith(LFS_POINTER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {missing}") from None
+    if pointer:
+        raise UserError(f"{path} {HOW_TO_FETCH}")
+    return size
 
 
 def read_bytes(path: Path) -> bytes:
@@ -189,7 +202,7 @@ def own_split(root: Path) -> Split:
 
     Raises UserError for a folder of test images, of which the user must say what to make.
     """
-    own = split_of_word(root.resolve().name)
+    own = split_of_folder(root)
     if own == "test":
         raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
     return "val" if own == "val" else "train"

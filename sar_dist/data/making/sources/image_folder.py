@@ -21,6 +21,7 @@ from sar_dist.data.layout import (
     order_remark,
     read_class_table,
     split_folders,
+    split_of_folder,
     split_of_word,
 )
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, own_split, unique_keys
@@ -97,11 +98,11 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     if choice is not None and named is not None and named.is_dir():
         numbering = found.get("train", named)
         return _Trees({choice.wanted: named}, numbering, _classes_file(root, numbering))
-    own = split_of_word(root.resolve().name)
+    own = split_of_folder(root)
     if choice is not None and choice.source not in (choice.wanted, own):
         raise UserError(f"{root} has no {choice.source} split")
     wanted: Split = choice.wanted if choice is not None else own_split(root)
-    train = split_folders(root.resolve().parent).get("train") if own not in (None, "train") else None
+    train = split_folders(Path(os.path.abspath(root)).parent).get("train") if own not in (None, "train") else None
     if train is not None and _folders(train):
         _say(root, f"the classes are numbered as in {train}")
         return _Trees({wanted: root}, train, _classes_file(root, train.parent, train))

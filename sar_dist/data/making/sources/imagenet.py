@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -172,12 +173,14 @@ def _parts_of_folder(folder: Path) -> list[_Part]:
 
 def _images(root: Path, parts: Sequence[_Part], known: ImageNetClasses, table: ClassTable) -> list[_Image]:
     """The images in ``parts`` of classes that the table has; says which were left out."""
-    images, ignored, foreign, unknown = [], [], [], []
+    images, ignored, foreign, unknown, beside = [], [], [], [], []
     for part in track(parts, len(parts), "looking for images"):
         for name, place, offset, size in _files(part):
             if not is_image_name(name) or is_left_over(name):
                 ignored.append(name)
                 continue
+            if part.synset is None:
+                beside.append(name)
             synset = part.synset or known.of_validation.get(name.rpartition(".")[0])
             if synset is None:
                 unknown.append(name)
@@ -200,12 +203,23 @@ def _images(root: Path, parts: Sequence[_Part], known: ImageNetClasses, table: C
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
     warn_of_empty(root, [image.name for image in images if image.size == 0])
     images.sort(key=lambda image: (image.synset, image.name))
+    _refuse_repeated(root, images, beside)
+    return images
+
+
+def _refuse_repeated(root: Path, images: Sequence[_Image], beside: Sequence[str]) -> None:
+    """Raise UserError where a class has an image twice, or where one ``beside`` the class folders is in one of them too."""
     for image, following in pairwise(images):
         if (image.synset, image.name) == (following.synset, following.name):
             raise UserError(
                 f"{root} holds {image.name} of {image.synset} twice; restore the archive or remove one of them"
             )
-    return images
+    count = Counter(image.name for image in images)
+    twice = next((name for name in beside if count[name] > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{root} holds {twice} twice, in the folder of a class and beside the class folders; remove one of them"
+        )
 
 
 def _files(part: _Part) -> Iterator[tuple[str, str, int, int]]:
@@ -218,6 +232,19 @@ def _files(part: _Part) -> Iterator[tuple[str, str, int, int]]:
         path = part.place / name
         if path.is_file() and (part.synset is not None or is_image_name(name)):
             yield name, str(path), 0, _size(path)
+        elif part.synset is not None and not is_left_over(name) and path.is_dir():
+            _refuse_images(path)
+
+
+def _refuse_images(folder: Path) -> None:
+    """Raise UserError where a folder within that of a class holds images, which would be left out."""
+    for _, _, names in os.walk(folder):
+        inside = [name for name in names if is_image_name(name) and not is_left_over(name)]
+        if inside:
+            raise UserError(
+                f"{folder} is a folder within that of a class and holds images, such as {inside[0]}; move them up into the "
+                "class's own folder, or move the folder away"
+            )
 
 
 def _members(part: _Part) -> Iterator[Member]:

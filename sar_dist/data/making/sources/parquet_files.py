@@ -161,7 +161,10 @@ def _label_values(path: Path, column: str) -> set[object]:
         labels = parquet.read(columns=[column], use_threads=False).column(0)
         if labels.null_count:
             raise UserError(f"{path}: {labels.null_count} of its {len(labels)} rows have no label; take such rows out")
-        return set(labels.unique().to_pylist())
+        values = set(labels.unique().to_pylist())
+    if any(isinstance(value, str) and not class_word(value) for value in values):
+        raise UserError(f"{path}: some of its {len(labels)} rows have an empty label; take such rows out")
+    return values
 
 
 def _class_number(path: Path, value: object) -> int:
@@ -173,9 +176,14 @@ def _class_number(path: Path, value: object) -> int:
 
 def _refuse_missing_images(files: Iterable[Path], column: str) -> None:
     """Raise UserError where the files' statistics say that rows have no image, or no bytes of one."""
+    from pyarrow import types
+
     for path in files:
-        metadata = _open_parquet(path).metadata
-        missing = 0
+        parquet = _open_parquet(path)
+        metadata = parquet.metadata
+        kind = parquet.schema_arrow.field(column).type
+        # Without a field for bytes there are no statistics of one either.
+        missing = metadata.num_rows if types.is_struct(kind) and kind.get_field_index("bytes") < 0 else 0
         for group in range(metadata.num_row_groups):
             chunks = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
             named = [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
@@ -239,7 +247,7 @@ class ParquetSource(Source):
         group = bisect.bisect_right(self._starts, number) - 1
         image, label = self._row(group, number - self._starts[group])
         where = f"row {number} of the {self.split} split"
-        data = image["bytes"] if isinstance(image, dict) else image
+        data = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(data, bytes):
             raise UserError(f"{where} holds no image, or one outside of the Parquet files; {_STORE_IMAGES}")
         extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +25,12 @@ from sar_dist.data.shards import (
     Manifest,
     ShardReader,
     check_shards,
+    key_of_member,
     load_manifest,
     manifests_at,
     open_index,
     open_shards,
+    walk_members,
 )
 from sar_dist.errors import UserError
 from sar_dist.output import warn
@@ -110,7 +113,7 @@ class TarSource(StoredSource):
         super().__init__(manifest, split, label)
         records = self._records
         self._labels = np.array(records["label"])
-        self._labelled = label != LABEL_EXTENSION or bool((self._labels != NO_LABEL).any()) or self._first_has_label()
+        self._labelled = label != LABEL_EXTENSION or bool((self._labels != NO_LABEL).any()) or self._any_has_label()
         bad = records["image"] == NO_IMAGE
         if self._labelled:
             bad = bad | (self._labels == NO_LABEL) | (self._labels >= (manifest.num_classes or np.inf))
@@ -121,13 +124,9 @@ class TarSource(StoredSource):
         self._numbers = np.flatnonzero(~bad)
         self._refuse_bad(np.flatnonzero(bad), leave_out_bad)
 
-    def _first_has_label(self) -> bool:
+    def _any_has_label(self) -> bool:
         """Whether there are labels that could not be read, rather than none, as in sets of images with maps."""
-        reader = ShardReader(self._shards)
-        try:
-            return LABEL_EXTENSION in reader.members(0, 0)[1]
-        finally:
-            reader.close()
+        return any(_has_label(Path(self._manifest.root, shard.name)) for shard in self._manifest.shards)
 
     def _refuse_bad(self, bad: np.ndarray, leave_out: bool) -> None:
         if not len(bad):
@@ -161,6 +160,19 @@ class TarSource(StoredSource):
         shards = [[shard.name, shard.samples, shard.bytes] for shard in self._manifest.shards]
         content = [self._manifest.fingerprint, shards, self._numbers.tolist(), self._labels.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _has_label(shard: Path) -> bool:
+    """Whether some sample of a shard has a member for its label; reads headers alone."""
+    try:
+        with shard.open("rb", buffering=0) as file:
+            members = walk_members(
+                lambda offset, count: os.pread(file.fileno(), count, offset), shard.stat().st_size, shard.name
+            )
+            keys = (key_of_member(member.name) for member in members)
+            return any(key is not None and key[1] == LABEL_EXTENSION for key in keys)
+    except OSError as error:
+        raise UserError(f"cannot read {shard}: {error.strerror}; give the same command again") from None
 
 
 def add_label_argument(parser: argparse.ArgumentParser) -> None:
