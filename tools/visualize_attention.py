@@ -65,6 +65,13 @@ def images_at(path: Path) -> list[Path]:
     return found
 
 
+def refuse_their_folder(out: Path, images: list[Path]) -> None:
+    """Raise UserError where pictures in ``out`` could take the place of the images that they are of."""
+    for image in images:
+        if image.resolve().parent == out.resolve():
+            raise UserError(f"--out {out} holds {image.name}, one of the images; give another folder for the pictures")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file and the folders above it."""
     try:
@@ -87,6 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images = [image for path in arguments.images for image in images_at(path)]
+    refuse_their_folder(arguments.out, images)
     from sar_dist.reports import attention_page  # with PyTorch, which takes seconds
     from sar_dist.transfer import load_model
 
