@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
         query, key, grid = output["queries"][-1], output["keys"][-1], loaded.model.grid
         entropies, counts = spatial_entropy_from_query_key(query, key, grid, return_components=True)
         similarity = class_similarity(query, key, grid)  # 1 H gh gw
-    figure = attention_detail_figure(
-        pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], path.name
-    )
+    name = os.fsencode(path.name).decode(
+        errors="backslashreplace"
+    )  # what is not UTF-8 can be neither drawn nor written
+    figure = attention_detail_figure(pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], name)
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    return PictureSection(path.name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
+    return PictureSection(name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
 
 
 def images_at(path: Path) -> list[Path]:

@@ -73,3 +73,10 @@ def test_a_place_that_cannot_be_written(visualize, photo):
     status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, "--out", photo / "out")
     assert status == 2
     assert text.err.startswith("error: cannot write ")
+
+
+def test_a_name_that_is_not_utf8_is_shown_escaped(visualize, photo, tmp_path):
+    latin = photo.rename(photo.with_name("caf\udce9.jpg"))
+    status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", latin, "--out", tmp_path / "out")
+    assert status == 0, text.err
+    assert "caf\\xe9.jpg" in (tmp_path / "out" / "index.html").read_text()
