@@ -65,9 +65,13 @@ def uses_cuda() -> bool:
     """Whether this process computes on a GPU.
 
     Raises:
-        UserError: the node has a GPU that PyTorch cannot use, and nothing says that the CPU is meant.
+        UserError: the node has a GPU that PyTorch cannot use, and nothing says that the CPU is meant; or DS_ACCELERATOR
+            is neither cpu nor cuda, or cuda without a GPU.
     """
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
+    wanted = os.environ.get("DS_ACCELERATOR")
+    if wanted not in (None, "cpu", "cuda"):  # DeepSpeed would end with a traceback
+        raise UserError(f"DS_ACCELERATOR={wanted!r} is neither cpu nor cuda; unset it, or set it to one of them")
+    if wanted == "cpu":
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns of an old driver; the error below says what to do
@@ -76,6 +80,8 @@ def uses_cuda() -> bool:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if (_NVIDIA_DEVICE.exists() or _NVIDIA_DRIVER.exists()) and not hidden:
         raise UserError(f"{_why_unusable()}; to train on the CPU, set DS_ACCELERATOR=cpu")
+    if wanted == "cuda":
+        raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no GPU; unset it, or set DS_ACCELERATOR=cpu")
     return False
 
 

@@ -39,7 +39,14 @@ def main() -> None:
     started = time.monotonic()
     given = parse_arguments()
 
-    from sar_dist.experiment import RunOptions, check_evaluation_data, evaluate, load_experiment, train  # slow
+    from sar_dist.experiment import (  # slow
+        RunOptions,
+        check_evaluation_data,
+        check_programs,
+        evaluate,
+        load_experiment,
+        train,
+    )
 
     if given.nice:
         os.nice(19)  # what is started from here has it too
@@ -52,6 +59,8 @@ def main() -> None:
     stages = given.stage or STAGES
     if "evaluate" in stages:
         check_evaluation_data(experiment)  # before hours of training
+    if "train" in stages or "evaluate" in stages:
+        check_programs(experiment, given.arm, evaluations="evaluate" in stages)
     in_time = True
     if "train" in stages:
         in_time = train(experiment, given.arm, given.seed, options, say)

@@ -53,7 +53,7 @@ def main() -> None:
     export = export_run(arguments.run, arguments.out, step=arguments.step, ema=ema, dtype=DTYPES[arguments.dtype])
 
     is_checkpoint = not (arguments.run / "config.json").is_file()
-    run = arguments.run.resolve().parents[1] if is_checkpoint else arguments.run
+    run = arguments.run.resolve().parent.parent if is_checkpoint else arguments.run
     plain_timm = export.config["architecture"] != NO_SKIP_ARCHITECTURE
     write_card(run, export.folder, plain_timm=plain_timm, licence=arguments.license)
 

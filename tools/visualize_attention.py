@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
         query, key, grid = output["queries"][-1], output["keys"][-1], loaded.model.grid
         entropies, counts = spatial_entropy_from_query_key(query, key, grid, return_components=True)
         similarity = class_similarity(query, key, grid)  # 1 H gh gw
-    figure = attention_detail_figure(
-        pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], path.name
-    )
+    name = os.fsencode(path.name).decode(
+        errors="backslashreplace"
+    )  # what is not UTF-8 can be neither drawn nor written
+    figure = attention_detail_figure(pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], name)
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    return PictureSection(path.name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
+    return PictureSection(name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
 
 
 def images_at(path: Path) -> list[Path]:
@@ -63,6 +65,13 @@ def images_at(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{path} holds no images; folders in it are not looked into")
     return found
+
+
+def refuse_their_folder(out: Path, images: list[Path]) -> None:
+    """Raise UserError where pictures in ``out`` could take the place of the images that they are of."""
+    for image in images:
+        if image.resolve().parent == out.resolve():
+            raise UserError(f"--out {out} holds {image.name}, one of the images; give another folder for the pictures")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -87,6 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images = [image for path in arguments.images for image in images_at(path)]
+    refuse_their_folder(arguments.out, images)
     from sar_dist.reports import attention_page  # with PyTorch, which takes seconds
     from sar_dist.transfer import load_model
 

@@ -6,6 +6,7 @@ from sar_dist.checkpoint.layout import (
     ForbiddenCheckpoint,
     UnsupportedFormat,
     complete_checkpoints,
+    recorded_run_id,
     step_name,
     step_of,
 )
@@ -19,6 +20,7 @@ from sar_dist.checkpoint.manifest import (
     SharedState,
     read_manifest,
     verify,
+    verify_own,
 )
 from sar_dist.checkpoint.reading import CheckpointReader, TensorKind
 from sar_dist.checkpoint.store import CheckpointStore
@@ -40,7 +42,9 @@ __all__ = [
     "UnsupportedFormat",
     "complete_checkpoints",
     "read_manifest",
+    "recorded_run_id",
     "step_name",
     "step_of",
     "verify",
+    "verify_own",
 ]

@@ -75,6 +75,20 @@ def is_step_name(name: str) -> bool:
     return _STEP_NAME.fullmatch(name) is not None
 
 
+def recorded_run_id(root: Path) -> str | None:
+    """The random name of the run whose checkpoints ``root`` holds; None where its file is missing or damaged.
+
+    Raises:
+        OSError: the file cannot be read, or is none.
+    """
+    file = root / RUN_ID
+    if not file.exists():
+        return None
+    regular_size(file, limit=1024)
+    recorded = file.read_bytes()
+    return recorded.decode().strip() if re.fullmatch(rb"\s*\w+\s*", recorded) else None
+
+
 def cannot_read(file: Path, error: Exception) -> UserError:
     """What an error while a checkpoint's file was read means: ForbiddenCheckpoint or DamagedCheckpoint."""
     if isinstance(error, PermissionError):

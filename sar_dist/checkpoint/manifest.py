@@ -247,6 +247,18 @@ def verify(folder: Path) -> CheckpointManifest:
     return manifest
 
 
+def verify_own(folder: Path, run_id: str | None) -> CheckpointManifest:
+    """``verify``, and that the run ``run_id`` wrote it; None, in a manifest too, is older than such names and fits any.
+
+    Raises:
+        DamagedCheckpoint: another run wrote it; else see ``verify``.
+    """
+    manifest = verify(folder)
+    if None not in (run_id, manifest.run_id) and manifest.run_id != run_id:
+        raise DamagedCheckpoint(f"{folder} was written by another run")
+    return manifest
+
+
 def read_index(folder: Path, rank: int) -> RankIndex:
     """The index of process ``rank``.
 

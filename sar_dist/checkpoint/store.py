@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import threading
 import time
@@ -35,6 +34,7 @@ from sar_dist.checkpoint.manifest import (
     manifest_with_progress,
     read_manifest,
     verify,
+    verify_own,
 )
 from sar_dist.checkpoint.reading import CheckpointReader
 from sar_dist.errors import UserError
@@ -102,11 +102,8 @@ class CheckpointStore:
 
     def _find_run_id(self) -> str:
         """The run's name: in its file; else, where that is damaged or was not copied along, in its checkpoints; else a new one."""
-        file = self.root / layout.RUN_ID
-        if file.exists():
-            layout.regular_size(file, limit=1024)
-            if re.fullmatch(rb"\s*\w+\s*", recorded := file.read_bytes()):
-                return recorded.decode().strip()
+        if recorded := layout.recorded_run_id(self.root):
+            return recorded
         run_id = uuid.uuid4().hex
         for folder in layout.complete_checkpoints(self.root):
             try:
@@ -114,7 +111,7 @@ class CheckpointStore:
                 break
             except DamagedCheckpoint:
                 continue  # ``newest`` reports it
-        write_durably(file, run_id + "\n")
+        write_durably(self.root / layout.RUN_ID, run_id + "\n")
         return run_id
 
     def remove_failed(self) -> None:
@@ -243,7 +240,7 @@ class CheckpointStore:
         damaged: list[Path] = []
         for folder in candidates:
             try:
-                manifest = self._verify_own(folder)
+                manifest = verify_own(folder, self._run_id)
             except DamagedCheckpoint as damage:
                 warn(f"warning: skipping a damaged checkpoint: {damage}")
                 damaged.append(folder)
@@ -254,13 +251,6 @@ class CheckpointStore:
         if candidates:
             raise UserError(f"none of the {len(candidates)} checkpoints in {self.root} is intact; see the lines above")
         return None
-
-    def _verify_own(self, folder: Path) -> CheckpointManifest:
-        """Verify a checkpoint, and that this run wrote it; manifests without an id are older than the ids."""
-        manifest = verify(folder)
-        if None not in (self._run_id, manifest.run_id) and manifest.run_id != self._run_id:
-            raise DamagedCheckpoint(f"{folder} was written by another run")
-        return manifest
 
     def _set_aside(self, folder: Path) -> None:
         """Rename a damaged checkpoint so that it neither counts as one that is kept nor is deleted unseen."""

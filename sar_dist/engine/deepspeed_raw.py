@@ -26,6 +26,7 @@ def _whole(value: Any) -> bool:
 
 _SWITCH: _Kind = ("true or false", lambda value: isinstance(value, bool))
 _COUNT: _Kind = ("a whole number", _whole)
+_POSITIVE: _Kind = ("a whole number, 1 or more", lambda value: _whole(value) and value > 0)  # DeepSpeed divides by it
 _NUMBER: _Kind = ("a number", lambda value: _whole(value) or isinstance(value, float))
 _TEXT: _Kind = ("text", lambda value: isinstance(value, str))
 _WORDS: _Kind = (
@@ -46,9 +47,8 @@ _TOP_LEVEL: dict[str, _Kind] = {
         "zero_allow_untested_optimizer zero_force_ds_cpu_optimizer".split(),
         _SWITCH,
     ),
-    **dict.fromkeys(
-        "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps steps_per_print".split(), _COUNT
-    ),
+    **dict.fromkeys("train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps".split(), _COUNT),
+    "steps_per_print": _POSITIVE,
     **dict.fromkeys("gradient_clipping gradient_predivide_factor".split(), _NUMBER),
     **dict.fromkeys("gradient_allreduce_op log_level".split(), _TEXT),
     "communication_data_type": _TYPE,

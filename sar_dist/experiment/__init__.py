@@ -2,7 +2,7 @@
 
 from sar_dist.experiment.page import markdown_tables, print_tables, write_figures, write_report
 from sar_dist.experiment.results import Results, collect, keep_records
-from sar_dist.experiment.runner import RunOptions, check_evaluation_data, evaluate, train
+from sar_dist.experiment.runner import RunOptions, check_evaluation_data, check_programs, evaluate, train
 from sar_dist.experiment.specification import Analysis, Arm, Evaluation, Experiment, Measure, load_experiment, term_arm
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Results",
     "RunOptions",
     "check_evaluation_data",
+    "check_programs",
     "collect",
     "evaluate",
     "keep_records",

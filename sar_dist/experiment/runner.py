@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sar_dist.config import RunConfig, load_config
+from sar_dist.config import RunConfig, apply_overrides, load_config
 from sar_dist.errors import UserError
 from sar_dist.experiment.jobs import Job, run_jobs
 from sar_dist.experiment.records import RunRecord, read_record, record_file
 from sar_dist.experiment.runs import check_same, evaluation_folder, evaluation_result, is_finished, run_folder
 from sar_dist.experiment.specification import Arm, Evaluation, Experiment
 from sar_dist.places import DATA_VARIABLE, find_data, looked_for
+from sar_dist.terms import term_class
+from sar_dist.transfer import find_task
 from sar_dist.validation import one_line
 
 REPOSITORY = Path(__file__).parents[2]
@@ -120,6 +123,35 @@ def evaluate(
     return run_jobs(jobs, options.jobs, say, options.deadline)
 
 
+def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluations: bool) -> None:
+    """Find out before hours of training whether every task, its settings and every term of the loss exist.
+
+    Args:
+        experiment: what is about to be run.
+        arms: names of those that are; none: all but the optional ones.
+        evaluations: whether its evaluations are.
+
+    Raises:
+        UserError: one does not; the message names the arm or the evaluation.
+    """
+    for arm in experiment.select(arms)[0]:
+        for term in experiment.base.vary(arm.changes).terms:
+            try:
+                term_class(term["name"])
+            except UserError as error:
+                raise UserError(f"arm {arm.name}: {error}") from error
+    for evaluation in experiment.evaluations if evaluations else ():
+        try:
+            apply_overrides(find_task(evaluation.task).settings_type, _overrides({"seed": 0, **evaluation.settings}))
+        except UserError as error:
+            raise UserError(f"evaluation {evaluation.name}: {error}") from error
+
+
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a task as its command line takes them."""
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+
 def check_evaluation_data(experiment: Experiment) -> dict[str, Path]:
     """Where the data of each evaluation lie, by its name. Raises UserError if they are nowhere."""
     found = {}
@@ -140,7 +172,7 @@ def _evaluation(run: str, seed: int, evaluation: Evaluation, data: Path, options
         *(sys.executable, str(options.tools / "transfer_eval.py")),
         *("--task", evaluation.task, "--model", str(run_folder(options.out, run)), "--data", str(data)),
         *("--out", str(evaluation_folder(options.out, run, evaluation))),
-        *(f"{key}={json.dumps(value)}" for key, value in settings.items()),
+        *_overrides(settings),
     ]
     name = f"{run}_{evaluation.name}"
     return Job(

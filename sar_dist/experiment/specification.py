@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,6 +14,10 @@ from sar_dist.config import RunConfig, Settings
 from sar_dist.errors import UserError
 from sar_dist.validation import describe_problem
 
+MOST_SEED = 2**63 - 1  # PyTorch's generators take no more
+_OWN_KEYS = ("run.name", "run.dir", "run.seed")  # set for each run
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -25,7 +29,7 @@ class Arm(Settings):
     changes: dict[str, Any] = Field(default_factory=dict, description="dotted configuration keys and their values")
     optional: bool = Field(False, description="run only when it is asked for by name")
     against: tuple[str, ...] = Field((), description="arms that it is compared with, beside the baseline")
-    seeds: tuple[int, ...] = Field((), description="its own seeds in the place of the experiment's")
+    seeds: tuple[Seed, ...] = Field((), description="its own seeds in the place of the experiment's")
 
 
 class Evaluation(Settings):
@@ -99,7 +103,7 @@ class Experiment(Settings):
     title: str
     base: RunConfig
     arms: tuple[Arm, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     evaluations: tuple[Evaluation, ...] = ()
     analysis: tuple[Analysis, ...] = Field((), description="one comparison that counts each, a family of tests each")
 
@@ -123,6 +127,8 @@ class Experiment(Settings):
         return self
 
     def _check_arm(self, arm: Arm) -> None:
+        if own := [key for key in (*_OWN_KEYS, "run") if key in arm.changes]:
+            raise ValueError(f"arm {arm.name} changes {own[0]}, which the experiment sets for each run; take it out")
         try:
             self.base.vary(arm.changes)
         except KeyError as error:
@@ -145,8 +151,8 @@ class Experiment(Settings):
         unknown = [name for name in arms if name not in by_name]
         if unknown:
             raise UserError(f"experiment {self.name} has no arm {unknown[0]!r}; its arms are {', '.join(by_name)}")
-        if negative := [seed for seed in seeds if seed < 0]:
-            raise UserError(f"a seed is 0 or more, not {negative[0]}")
+        if wrong := [seed for seed in seeds if not 0 <= seed <= MOST_SEED]:
+            raise UserError(f"a seed is 0 or more and at most {MOST_SEED}, not {wrong[0]}")
         chosen = [by_name[name] for name in dict.fromkeys(arms)] or [arm for arm in self.arms if not arm.optional]
         return chosen, list(dict.fromkeys(seeds)) or list(self.seeds)
 

@@ -28,7 +28,9 @@ from sar_dist.checkpoint import (
     DamagedCheckpoint,
     FileRecord,
     complete_checkpoints,
+    recorded_run_id,
     step_of,
+    verify_own,
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
@@ -96,6 +98,8 @@ def open_weights(source: str) -> NamedWeights:
     if not path.exists() and "#" in source:
         file, _, part = source.rpartition("#")
         path = Path(file)
+        if path.is_dir():
+            raise UserError(f"{source}: #{part} chooses a part of a weight file, and {path} is a folder; give {path}")
     if (path / WEIGHTS_FILE).is_file():
         _check_export(path)
         return _safetensors_weights(path / WEIGHTS_FILE)
@@ -130,10 +134,10 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
         step: the checkpoint after this optimizer step; None takes the newest intact one.
 
     Raises:
-        UserError: no run there, no such checkpoint, or none that is intact.
+        UserError: no run there, no such checkpoint, or none that is intact and this run's own.
     """
     is_checkpoint = (path / MANIFEST).is_file()
-    run = path.resolve().parents[1] if is_checkpoint else path
+    run = path.resolve().parent.parent if is_checkpoint else path
     if not (run / CONFIG_FILE).is_file() or (run / WEIGHTS_FILE).exists():
         raise UserError(f"{path} is no run directory (with a {CONFIG_FILE} and checkpoints)")
     config = load_config(run / CONFIG_FILE)
@@ -145,10 +149,17 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
         if step not in steps:
             raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(steps)))}")
         folders = [steps[step]]
+    root = path.resolve().parent if is_checkpoint else run / "checkpoints"
+    try:
+        run_id = recorded_run_id(root)
+    except OSError as error:
+        raise UserError(
+            f"{root / 'run_id'}: {error.strerror or error}; repair it, or remove it to do without"
+        ) from error
     problem = ""
     for folder in folders:
         try:
-            return config, CheckpointReader(folder)
+            return config, CheckpointReader(folder, verify_own(folder, run_id))
         except DamagedCheckpoint as damage:
             problem = str(damage)
             warn(f"warning: skipping a damaged checkpoint: {damage}")

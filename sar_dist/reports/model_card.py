@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sar_dist.config import load_config
 from sar_dist.errors import UserError
 from sar_dist.files import remove_leftovers, write_durably
 from sar_dist.observe import read_metrics
@@ -32,7 +33,11 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
     Raises:
         UserError: a file of the run cannot be read, or the export cannot be written.
     """
-    config, hub = read_settings(run), read_json(export / "config.json", dict[str, Any])
+    read_settings(run)  # raises one line where it is none
+    config = load_config(run / "config.json").model_dump(
+        mode="json"
+    )  # with every section, also where the file lacks one
+    hub = read_json(export / "config.json", dict[str, Any])
     environments = read_starts(run)
     files = [file for folder in (run, export) for file in sorted((folder / "transfer").glob(f"*/{RESULT_FILE}"))]
     results = [read_result(file) for file in files]
@@ -109,13 +114,17 @@ def _training_section(config: Mapping[str, Any], environments: list[dict[str, An
     ]
     last = environments[-1] if environments else {}
     if last:
-        packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
-        commit = f"{last['git_commit'] or 'not recorded'}{' with local changes' if last['git_changes'] else ''}"
+        packages = ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())
+        changed = " with local changes" if last.get("git_changes") else ""
+        commit = f"{last.get('git_commit') or 'not recorded'}{changed}"
         rows += [
             ("starts of the run", len(environments)),
-            ("processes and device of the last", f"{last['world_size']} x {last['device']}"),
+            (
+                "processes and device of the last",
+                f"{last.get('world_size', 'unknown')} x {last.get('device', 'unknown')}",
+            ),
             ("commit", commit),
-            ("packages", f"Python {last['python']}, {packages}"),
+            ("packages", f"Python {last.get('python', 'unknown')}, {packages or 'unknown'}"),
         ]
     return ["## Training\n", _table(("", ""), rows), f"\nEvery setting is in `{TRAINING_FILE}`.\n"]
 
@@ -177,7 +186,7 @@ def _paths_to_give(config: dict[str, Any], public: dict[str, Any]) -> list[str]:
 
 
 def _repeat_section(train: Any, environments: list[dict[str, Any]], asked: list[str]) -> list[str]:
-    processes = environments[-1]["world_size"] if environments else 1
+    processes = environments[-1].get("world_size", 1) if environments else 1
     shards = "data.train=FOLDER_OF_TRAINING_SHARDS"
     if isinstance(train, list):
         sets = (f"{{shards: FOLDER_{i}, weight: {each['weight']:g}}}" for i, each in enumerate(train, 1))

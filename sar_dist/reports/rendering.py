@@ -75,7 +75,9 @@ def render_page(template: str, *, title: str, headlines: Sequence[Headline] = ()
         headlines: numbers to begin with.
         values: what the template names besides; a name that is missing is an error.
     """
-    return _environment().get_template(template).render(title=title, headlines=headlines, **values)
+    page = _environment().get_template(template).render(title=title, headlines=headlines, **values)
+    # Names of files need not be UTF-8; what cannot be written so is shown escaped.
+    return page.encode("utf-8", errors="backslashreplace").decode()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The terms of the loss beside the cross-entropy: the spatial entropy, further ones, and a user's own. See docs/terms.md."""
 
 from sar_dist.terms.build import TermCosts, build_terms, check_terms, term_costs
-from sar_dist.terms.registry import TERMS, registered_quantities
+from sar_dist.terms.registry import TERMS, registered_quantities, term_class
 from sar_dist.terms.term import Term, TermScores, TermSetup, WeightedTerm
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "build_terms",
     "check_terms",
     "registered_quantities",
+    "term_class",
     "term_costs",
 ]

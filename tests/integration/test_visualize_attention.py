@@ -56,7 +56,27 @@ def test_a_bad_image_is_one_line(visualize, tmp_path, name, content, message):
     assert text.err.count("\n") == 1
 
 
+def test_the_folder_of_the_images_is_not_written_to(visualize, photo):
+    (photo.parent / "index.html").write_text("mine")
+    for out in (photo.parent, photo.parent / ".." / photo.parent.name):
+        status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, "--out", out)
+        assert status == 2
+        assert (
+            text.err
+            == f"error: --out {out} holds {photo.name}, one of the images; give another folder for the pictures\n"
+        )
+    assert (photo.parent / "index.html").read_text() == "mine"
+    assert sorted(path.name for path in photo.parent.iterdir()) == [photo.name, "index.html"]
+
+
 def test_a_place_that_cannot_be_written(visualize, photo):
     status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, "--out", photo / "out")
     assert status == 2
     assert text.err.startswith("error: cannot write ")
+
+
+def test_a_name_that_is_not_utf8_is_shown_escaped(visualize, photo, tmp_path):
+    latin = photo.rename(photo.with_name("caf\udce9.jpg"))
+    status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", latin, "--out", tmp_path / "out")
+    assert status == 0, text.err
+    assert "caf\\xe9.jpg" in (tmp_path / "out" / "index.html").read_text()

@@ -136,3 +136,17 @@ def test_the_demo_takes_as_many_processes_as_there_are_gpus(node: Path, monkeypa
     assert process_count(2) == 1
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert process_count(2) == 2
+
+
+@pytest.mark.parametrize("value", ["CPU", "nonsense", "xpu", ""])
+def test_an_accelerator_that_is_none_of_ours_is_one_line(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", value)
+    with pytest.raises(UserError, match=f"^DS_ACCELERATOR='{value}' is neither cpu nor cuda; unset it"):
+        uses_cuda()
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_one_line(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"^DS_ACCELERATOR=cuda, but PyTorch finds no GPU; unset it"):
+        uses_cuda()

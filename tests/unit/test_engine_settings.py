@@ -160,6 +160,7 @@ def test_learning_rate_warms_up_and_follows_the_cosine() -> None:
         ({"activation_checkpointing": {"profile": 1}}, r"activation_checkpointing\.profile=1: should be true or false"),
         ({"flops_profiler": {"profile_step": "x"}}, r"flops_profiler\.profile_step=x: should be a whole number"),
         ({"comms_logger": {"enabled": 3.5}}, r"comms_logger: enabled=3\.5: "),
+        ({"steps_per_print": 0}, r"^engine\.deepspeed\.steps_per_print=0: should be a whole number, 1 or more$"),
         ({"tensorboard": [1]}, r"tensorboard=\[1\]: should be a mapping"),
         ({"aio": {"block_size": None}}, r"aio\.block_size=None: should be a whole number"),
         ({"checkpoint": {"tag_validation": "Boo"}}, r"checkpoint: DeepSpeed does not take .*BOO"),

@@ -26,6 +26,7 @@ from sar_dist.errors import UserError
 from sar_dist.models import TapBlock
 from sar_dist.models.export import export_run
 from sar_dist.models.model_spec import load_model
+from sar_dist.models.weights import open_run, open_weights
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -276,3 +277,33 @@ def test_configuration_of_absurd_size_or_depth_is_refused(run: Path, tmp_path: P
         stream.truncate(10**12)  # sparse: takes no space
     with pytest.raises(UserError, match=r"config\.json: 1000000000000 bytes are no configuration"):
         load_model(str(out))
+
+
+def test_another_runs_checkpoint_is_not_taken_for_this_runs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_run(tmp_path / "other", settings(), {30: random_model(settings(), 30).vit})
+    stray = run / "checkpoints" / "step_00000030"
+    shutil.copytree(other / "checkpoints" / "step_00000030", stray)
+    assert export_run(run, tmp_path / "out").config["sar_dist"]["step"] == 20
+    assert f"{stray} was written by another run" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no checkpoint of .*step_00000030 is intact: .* was written by another run"):
+        export_run(stray, tmp_path / "stray")
+    (run / "checkpoints" / "run_id").unlink()
+    (run / "checkpoints" / "run_id").mkdir()
+    with pytest.raises(UserError, match=r"run_id: run_id is not a regular file; repair it"):
+        export_run(run, tmp_path / "out2")
+
+
+def test_a_checkpoint_directly_below_the_root_is_no_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run / "checkpoints" / "step_00000020"
+    monkeypatch.setattr(Path, "resolve", lambda path: Path("/ckpt") if path == folder else path)
+    with pytest.raises(UserError, match="is no run directory"):
+        open_run(folder)
+
+
+def test_a_part_is_chosen_of_weight_files_only(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "out")
+    for folder in (run, tmp_path / "out"):
+        with pytest.raises(UserError, match=r"#ema chooses a part of a weight file, and \S+ is a folder; give "):
+            open_weights(f"{folder}#ema")

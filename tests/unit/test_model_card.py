@@ -147,3 +147,13 @@ def test_a_damaged_record_is_one_line(run: Path, tmp_path: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(UserError, match=r"environment\.json cannot be read"):
         card(run, tmp_path / "out")
+
+
+def test_what_a_run_did_not_record_is_unknown(run: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    del config["optim"], config["engine"], config["augment"]
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "environment.json").write_text('[{"host": "x"}]')
+    text = card(run, tmp_path / "out")
+    assert "| packages | Python unknown, unknown |" in text
+    assert "| commit | not recorded |" in text

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from experiment_factory import make_experiment, make_tools
+from experiment_factory import ARMS, make_experiment, make_tools
 from support import ROOT, program_environment
 
 from sar_dist.errors import UserError
-from sar_dist.experiment import Experiment
+from sar_dist.experiment import Evaluation, Experiment
 from sar_dist.experiment.jobs import Job, Processes, run_jobs
-from sar_dist.experiment.runner import RunOptions, evaluate, train
+from sar_dist.experiment.runner import RunOptions, check_programs, evaluate, train
 from sar_dist.setting_trees import merged
 
 
@@ -224,3 +224,28 @@ def test_signals_stop_what_is_running(tmp_path: Path, number: signal.Signals) ->
     assert process.returncode == 130
     assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["a.saved", "b.saved"]
     assert not (tmp_path / "c.started").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("knnn", {}, r"^evaluation e: there is no task 'knnn'; did you mean knn"),
+        ("knn", {"kk": 3}, r"^evaluation e: .*kk"),
+        ("knn", {"k": "many"}, r"^evaluation e: k"),
+    ],
+)
+def test_wrong_evaluations_are_found_without_a_run(
+    tmp_path: Path, task: str, settings: dict[str, object], message: str
+) -> None:
+    wrong = make_experiment(
+        tmp_path, evaluations=(Evaluation(name="e", task=task, data=str(tmp_path), settings=settings),)
+    )
+    check_programs(wrong, evaluations=False)
+    with pytest.raises(UserError, match=message):
+        check_programs(wrong, evaluations=True)
+
+
+def test_unknown_terms_are_found_without_a_run(experiment: Experiment, tmp_path: Path) -> None:
+    check_programs(experiment, evaluations=False)
+    with pytest.raises(UserError, match=r"^arm method-nope-1: there is no term 'nope'"):
+        check_programs(make_experiment(tmp_path, arms=ARMS).with_term("method", "nope", 1.0), evaluations=False)

@@ -93,6 +93,8 @@ def test_selection(tmp_path: Path) -> None:
         experiment.select(["methd"])
     with pytest.raises(UserError, match="not -1"):
         experiment.select(seeds=[-1])
+    with pytest.raises(UserError, match="a seed is 0 or more and at most 9223372036854775807, not 9223372036854775808"):
+        experiment.select(seeds=[2**63])
 
 
 def test_runs_are_in_the_order_of_seeds_and_arms_have_their_own(tmp_path: Path) -> None:
@@ -131,6 +133,13 @@ def test_an_arm_by_term(tmp_path: Path) -> None:
         ({"arms": (ARMS[2],)}, "is the baseline and cannot be optional"),
         ({"seeds": (1, 1)}, "a seed is named twice"),
         ({"seeds": ()}, "at least 1 item"),
+        ({"seeds": (-1,)}, "greater than or equal to 0"),
+        ({"seeds": (2**63,)}, "less than or equal to 9223372036854775807"),
+        ({"arms": (Arm(name="a", what="", changes={"run.seed": 3}),)}, "arm a changes run.seed, which the experiment"),
+        (
+            {"arms": (Arm(name="a", what="", changes={"run": {"name": "x"}}),)},
+            "arm a changes run, which the experiment",
+        ),
         ({"evaluations": (Evaluation(name="a", task="t", data="d"),) * 2}, "two evaluations have the same name"),
         ({"arms": (Arm(name="a", what="w", changes={"optim.rate": 1}),)}, "arm a: unknown key 'optim.rate'"),
         ({"arms": (Arm(name="a", what="w", changes={"optim.lr": -1}),)}, "arm a: optim.lr=-1: .*greater than 0"),
@@ -163,3 +172,8 @@ def test_files_that_are_no_specification(tmp_path: Path, content: str, message: 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no experiment file .*give one of configs/experiments"):
         load_experiment(tmp_path / "none.py")
+
+
+def test_an_arms_own_seeds_are_seeds() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Arm(name="a", what="", seeds=(-1,))

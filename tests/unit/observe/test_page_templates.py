@@ -43,6 +43,12 @@ def test_whatever_is_given_is_escaped_everywhere() -> None:
     assert re.search(r'[^\\]" onerror', page('" onerror="x')) is None
 
 
+def test_a_name_that_is_not_utf_8_is_shown_escaped() -> None:
+    shown = page("caf\udce9.jpg")
+    assert "caf\\udce9.jpg" in shown
+    shown.encode()
+
+
 def test_a_page_fetches_nothing_and_fits_screen_phone_and_paper() -> None:
     shown = page()
     assert "Content-Security-Policy\" content=\"default-src 'none'; img-src data:;" in shown
