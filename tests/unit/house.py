@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {*GROUND, "config", "regularizer", "terms", "data", "models", "engine", "checkpoint", "observe"},
     "transfer": {*GROUND, "config", "regularizer", "data", "models", "engine", "checkpoint", "observe", "training"},
     "reports": {*GROUND, "config", "observe", "transfer"},
-    "experiment": {*GROUND, "config", "observe", "transfer", "reports", "data"},
+    "experiment": {*GROUND, "config", "observe", "terms", "transfer", "reports", "data"},
 }
 
 
