@@ -52,8 +52,8 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
         return "it is cut off, or no JSON"
     if first["type"] == "missing":
         return f"{key} is missing"
-    if first["type"] in ("tuple_type", "list_type"):
-        message = f"several values are wanted; write {key}=[{first['input']}]"
+    if first["type"] in ("tuple_type", "list_type") and isinstance(first["input"], int | float | str):
+        message = f"several values are wanted; write {key}=[{shown(first['input'])}]"
     is_group = first["type"] in _CHECKS and isinstance(first["input"], dict) and key not in keys
     if not first["loc"] or is_group:  # a check of a whole group names its keys itself
         return message

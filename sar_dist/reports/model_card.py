@@ -11,7 +11,7 @@ from sar_dist.config import load_config
 from sar_dist.errors import UserError
 from sar_dist.files import remove_leftovers, write_durably
 from sar_dist.observe import read_metrics
-from sar_dist.reports.runs import read_json, read_settings, read_starts
+from sar_dist.reports.runs import read_json, read_starts
 from sar_dist.transfer import RESULT_FILE, Result, export_fingerprint, read_result
 
 CARD_FILE = "README.md"
@@ -33,10 +33,7 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
     Raises:
         UserError: a file of the run cannot be read, or the export cannot be written.
     """
-    read_settings(run)  # raises one line where it is none
-    config = load_config(run / "config.json").model_dump(
-        mode="json"
-    )  # with every section, also where the file lacks one
+    config = load_config(run / "config.json").model_dump(mode="json")  # whole, also where the file lacks something
     hub = read_json(export / "config.json", dict[str, Any])
     environments = read_starts(run)
     files = [file for folder in (run, export) for file in sorted((folder / "transfer").glob(f"*/{RESULT_FILE}"))]
@@ -57,7 +54,9 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
         for file in (export / TRAINING_FILE, export / CARD_FILE):
             remove_leftovers(file)
         write_durably(export / TRAINING_FILE, json.dumps(public, indent=2) + "\n")
-        write_durably(export / CARD_FILE, "\n".join(sections) + "\n")
+        # As on every page: names of files need not be UTF-8.
+        card = "\n".join([*sections, ""]).encode(errors="backslashreplace").decode()
+        write_durably(export / CARD_FILE, card)
     except OSError as error:
         raise UserError(f"cannot write {export}: {error}") from error
 

@@ -157,3 +157,8 @@ def test_what_a_run_did_not_record_is_unknown(run: Path, tmp_path: Path) -> None
     text = card(run, tmp_path / "out")
     assert "| packages | Python unknown, unknown |" in text
     assert "| commit | not recorded |" in text
+
+
+def test_what_is_not_utf_8_is_shown_escaped(run: Path, tmp_path: Path) -> None:
+    (run / "environment.json").write_text(json.dumps([{"host": "x", "device": "caf\udce9"}]))
+    assert "caf\\udce9" in card(run, tmp_path / "out")

@@ -114,6 +114,11 @@ def test_one_value_where_several_are_wanted_says_how_to_write_it() -> None:
     class Several(BaseModel):
         k: tuple[int, ...]
 
-    with pytest.raises(ValidationError) as caught:
-        Several.model_validate({"k": 3})
-    assert describe_problem(caught.value, Several) == "k=3: several values are wanted; write k=[3]"
+    for value, message in (
+        (3, "k=3: several values are wanted; write k=[3]"),
+        (10**5000, "k=a very long number: several values are wanted; write k=[a very long number]"),
+        (None, "k=None: Input should be a valid tuple"),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            Several.model_validate({"k": value})
+        assert describe_problem(caught.value, Several) == message
