@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -217,6 +218,8 @@ def prepare_worker(_worker: int) -> None:
     threading.Thread(target=_obey_only, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     _raise_open_files()
+    # What was there before the fork stays, so the garbage collector need not look at it again and again.
+    gc.freeze()
 
 
 def _obey_only(parent: int) -> None:

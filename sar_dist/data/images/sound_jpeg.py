@@ -13,6 +13,8 @@ import functools
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 _START, _END = b"\xff\xd8", 0xD9
 _BASELINE, _SCAN, _QUANTIZATION, _HUFFMAN, _JFIF, _ADOBE = 0xC0, 0xDA, 0xDB, 0xC4, 0xE0, 0xEE
 _FRAMES = {0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xC9: "arithmetic", 0xCA: "arithmetic"}
@@ -102,8 +104,7 @@ class _Walk:
                 break
             self._take(marker, segment, position + 4)
             position += 2 + length
-        found = _NEXT_MARKER.search(data, position)
-        if found is None or found[1][0] != _END:
+        if _marker_after_scan(data, position) != _END:
             raise NotSound("several scans, or damaged")
         frame = self._frame
         assert frame is not None
@@ -146,6 +147,15 @@ class _Walk:
             needed = {tables >> 4, 0x10 | tables & 15}
             if name != component[0] or component[2] not in self._quantization or not needed <= self._huffman:
                 raise NotSound("damaged")
+
+
+def _marker_after_scan(data: bytes, position: int) -> int | None:
+    """The first marker in compressed data from ``position`` on that is no restart; None: there is none."""
+    following = np.frombuffer(data, np.uint8, offset=position)
+    # Twice as fast as the expression, which looks at each stuffed byte; but most files have no restarts, which it tells apart.
+    stops = (following[:-1] == 0xFF) & (following[1:] != 0)
+    found = _NEXT_MARKER.search(data, position + int(stops.argmax())) if stops.any() else None
+    return None if found is None else found[1][0]
 
 
 def _checked_frame(segment: bytes) -> bytes:
