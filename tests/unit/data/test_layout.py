@@ -147,6 +147,28 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["train/a/1.png", "val/b/2.png"], "val/b is not among the 1 training classes .*rename or move it"),
         (["train/a/1.png", "bus/2.png", "car/3.png"], "other folders with images, such as bus"),
         (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
+        (["cat/train/1.png", "dog/test/1.png"], r"dog holds the split test, which belongs above .* make test/CLASS"),
+        (["cat/1.png", "dog/more/Val/1.png"], "dog/more holds the split val"),
+        (["data_256/a/zoo/1.png", "val_256/1.png"], r"\(data_256, val_256\) are called like splits"),
+        (["train2017/1.png"], "called like splits"),
+        (["test_images/1.png", "cat/1.png", "dog/1.png"], "called like splits"),
+        (["a/1.png", "b/1.png", "copy/a/1.png", "copy/b/1.png"], r"copy holds folders .* such as copy/a, as a copy of"),
+        (["a/1.png", "b/1.png", "x/copy/a/1.png", "x/copy/b/1.png"], "x holds folders .* such as x/copy/a"),
+        (["cat/1.png", "dog/1.png", "dog/cat/1.png"], "dog holds folders that are called like the classes beside it"),
+        (
+            ["images/1.png", "annotations/trimaps/1.png"],
+            r"\(annotations\) are parts of a set by name.*make_shards.py csv",
+        ),
+        (["JPEGImages/1.png", "SegmentationClass/1.png", "x/1.png"], r"\(JPEGImages, SegmentationClass\) are parts"),
+        (["good/1.png", "broken/1.png", "ground_truth/1.png"], r"\(ground_truth\) are parts of a set"),
+        (["Images/1.png", "masks/1.png"], r"\(Images, masks\) are parts of a set"),
+        (["train/images/1.png", "train/labels/1.txt"], r"\(images\) are called like images of all classes"),
+        (["images_001/images/1.png", "images_002/images/1.png"], r"\(images_001, images_002\) are called like images"),
+        (["images/001.crow/1.png", "images/002.jay/1.png"], "images holds no images itself but folders of them"),
+        (["cat/1.png", "cat/masks/1.png", "dog/1.png"], "cat/masks holds labels or maps of other images by its name"),
+        (["cat/images/1.png", "cat/masks/1.png", "dog/images/1.png"], "cat/masks holds labels or maps"),
+        (["clipart/cat/1.png", "clipart/dog/1.png", "real/cat/1.png"], "clipart holds no images itself but folders"),
+        (["blur/1/n1/1.png", "blur/2/n1/1.png", "fog/1/n1/1.png"], "blur holds no images itself but folders"),
     ],
 )
 def test_what_is_no_set_of_classes_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -159,6 +181,26 @@ def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
     assert vehicles.classes == ("bullet_train", "bus", "train")
     (tiny,) = imagefolder_sources(tree(tmp_path / "b", "n1/images/1.png", "n2/images/2.png"), None)
     assert contents(tiny) == [(0, image_of(0)), (1, image_of(1))]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["a/a/1.png", "b/b/1.png"], ("a", "b")),
+        (["0/1.png", "0/1/1.png", "0/2/1.png", "1/1.png", "1/0/1.png", "1/2/1.png", "2/3.png"], ("0", "1", "2")),
+        (["bus_station/1.png", "train_station/1.png"], ("bus_station", "train_station")),
+        (["vehicle/train/1.png", "vehicle/2.png", "cat/1.png"], ("cat", "vehicle")),
+        (["mask/1.png", "no_mask/1.png"], ("mask", "no_mask")),
+        (["image/1.png", "text/1.png"], ("image", "text")),
+        (["label_1/1.png", "label_2/1.png"], ("label_1", "label_2")),
+        (["ppe/masks/1.png", "tool/saws/1.png"], ("ppe", "tool")),
+        (["valid/1.png", "invalid/1.png"], ("invalid", "valid")),
+    ],
+)
+def test_classes_that_are_called_or_arranged_like_something_else(
+    tmp_path: Path, names: list[str], classes: tuple[str, ...]
+) -> None:
+    assert imagefolder_sources(tree(tmp_path, *names), None)[0].classes == classes
 
 
 def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
