@@ -27,6 +27,7 @@ from sar_dist.data.layout.formats import (
     is_image_name,
     is_left_over,
     is_sample_member,
+    is_unread_image,
     member_extension,
     no_plain_tar,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "is_left_over",
     "is_sample_member",
     "is_tiny_imagenet",
+    "is_unread_image",
     "member_extension",
     "named_classes",
     "no_plain_tar",

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sar_dist.data.layout.classes import class_word, sort_classes
-from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_archive_name, is_image_name, is_left_over
+from sar_dist.data.layout.formats import (
+    IMAGE_EXTENSIONS,
+    is_archive_name,
+    is_image_name,
+    is_left_over,
+    is_unread_image,
+)
 from sar_dist.data.layout.no_classes import refuse_what_is_no_class
 from sar_dist.errors import UserError
 
@@ -63,6 +69,7 @@ def class_folders(root: Path) -> ClassTree:
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not is_left_over(name)}
     with_images = [name for name, folder in found.items() if folder.images]
+    _refuse_unread(root, [found[name] for name in found if name not in with_images])
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_doubles(root, with_images)
@@ -87,7 +94,18 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
     folders = [entry.name for entry in found if entry.is_dir()]
     files = [entry.name for entry in found if not entry.is_dir() and not is_left_over(entry.name)]
-    return folders, [name for name in files if is_image_name(name) or is_archive_name(name)]
+    return folders, [name for name in files if is_image_name(name) or is_unread_image(name) or is_archive_name(name)]
+
+
+def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
+    """Raise UserError where one of ``folders``, which are without images, has some that nothing reads: a class would be lost."""
+    for folder in folders:
+        unread = [path for path in folder.ignored if is_unread_image(path)]
+        if unread:
+            raise UserError(
+                f"{root / unread[0]} and the other images of its class are in a format that is not read; convert them to JPEG "
+                "or PNG, or move the class away"
+            )
 
 
 def _refuse_doubles(root: Path, names: Sequence[str]) -> None:

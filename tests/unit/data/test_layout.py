@@ -108,9 +108,13 @@ def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest
     tree(tmp_path, "train/a/1.png", "train/b/2.png", "test/b/3.png", "mini/b/4.png", "val/a/5.png")
     assert [source.split for source in imagefolder_sources(tmp_path, None)] == ["train", "val"]
     assert "the test split is not used; --split test=val" in capsys.readouterr().err
+    (tmp_path / "mini").rename(tmp_path / "Mini")
     for name, number in (("test", 2), ("mini", 3)):
         (source,) = imagefolder_sources(tmp_path, SplitChoice(name, "val"))
         assert (source.split, source.classes, contents(source)) == ("val", ("a", "b"), [(1, image_of(number))])
+    (tmp_path / "mini").mkdir()
+    with pytest.raises(UserError, match="the mini split twice, in Mini and mini"):
+        imagefolder_sources(tmp_path, parse_split_choice("Mini=val"))
     with pytest.raises(UserError, match="has no gone split"):
         imagefolder_sources(tmp_path, SplitChoice("gone", "val"))
     with pytest.raises(UserError, match="is a test split by name"):
@@ -168,6 +172,10 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["cat/1.png", "cat/masks/1.png", "dog/1.png"], "cat/masks holds labels or maps of other images by its name"),
         (["cat/images/1.png", "cat/masks/1.png", "dog/images/1.png"], "cat/masks holds labels or maps"),
         (["clipart/cat/1.png", "clipart/dog/1.png", "real/cat/1.png"], "clipart holds no images itself but folders"),
+        (
+            ["cat/1.png", "dog/2.HEIC", "dog/notes.txt"],
+            r"dog/2\.HEIC and the other images of its class are in a format that",
+        ),
         (["blur/1/n1/1.png", "blur/2/n1/1.png", "fog/1/n1/1.png"], "blur holds no images itself but folders"),
     ],
 )
@@ -245,6 +253,15 @@ def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pyt
     assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
         capsys.readouterr().err
     )
+
+
+def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "cat/1.png", "cat/2.heic", "cat/3.DNG", "cat/notes.txt", "4.cr2")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 1
+    said = capsys.readouterr().err
+    assert "left out 2 images in formats that are not read; convert them to JPEG or PNG, such as cat/2.heic" in said
+    assert "left out 1 files that are no images by name, such as cat/notes.txt" in said
+    assert "left out 1 images or archives beside the class folders, which are of no class, such as 4.cr2" in said
 
 
 def test_a_tree_may_be_deeper_than_python_calls_functions(tmp_path: Path) -> None:
@@ -543,3 +560,13 @@ def test_a_link_is_of_the_split_that_it_is_called(tmp_path: Path) -> None:
         imagefolder_sources(tmp_path / "test", None)
     (tmp_path / "validation").symlink_to(tmp_path / "tars")
     assert [manifest.split for manifest in manifests_at(tmp_path / "validation")] == ["val"]
+
+
+def test_a_link_of_another_name_to_a_split_is_refused_until_it_is_said_what_it_is(tmp_path: Path) -> None:
+    tree(tmp_path / "val", "cat/1.png", "dog/2.png")
+    (tmp_path / "photos").symlink_to("val")
+    with pytest.raises(UserError, match=r"photos leads to \S+/val, a val split by name.*--split val or --split train"):
+        imagefolder_sources(tmp_path / "photos", None)
+    assert [source.split for source in imagefolder_sources(tmp_path / "photos", "train")] == ["train"]
+    (tmp_path / "train").symlink_to("val")
+    assert [source.split for source in imagefolder_sources(tmp_path / "train", None)] == ["train"], "it is called so"
