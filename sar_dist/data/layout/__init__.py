@@ -30,6 +30,7 @@ from sar_dist.data.layout.formats import (
     is_unread_image,
     member_extension,
     no_plain_tar,
+    path_parts,
 )
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
@@ -83,6 +84,7 @@ __all__ = [
     "order_remark",
     "parse_label_words",
     "parse_split_choice",
+    "path_parts",
     "read_class_table",
     "read_label_words",
     "refuse_number_words",

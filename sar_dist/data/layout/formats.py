@@ -59,6 +59,8 @@ _BEHIND_TAR = re.compile(
     r"\.tar\.(gz|z|bz2|xz|lzma|zst|lz4|lz|part|partial|crdownload|download|incomplete|aria2|tmp|\d+)$"
 )
 
+_SEPARATOR = re.compile(r"[/\\]")
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name (or path) is taken for an image: by its extension, capitals or not."""
@@ -93,12 +95,17 @@ def is_left_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_OVER_FOLDERS | _LEFT_OVER_FILES
 
 
+def path_parts(name: str) -> list[str]:
+    """The folders of a tar's member and its base name. Archives made on Windows may have backslashes between them."""
+    return _SEPARATOR.split(name)
+
+
 def is_sample_member(name: str) -> bool:
     """Whether a member of a tar belongs to a sample: called KEY.EXTENSION, and neither hidden nor a leftover.
 
     README, README.md and macOS's ``._image.jpg`` do not; they are passed over and counted.
     """
-    *folders, base = name.removeprefix("./").split("/")
+    *folders, base = path_parts(name.removeprefix("./"))
     if any(is_left_over(part) for part in [*folders, base] if part not in (".", "..")):
         return False
     key, dot, extension = base.partition(".")

@@ -29,8 +29,8 @@ _NEVER_CLASSES = frozenset(
 )
 _NO_LETTER = re.compile(r"[\W\d_]+")
 _WHAT_TO_DO = (
-    "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc` and "
-    "`ade20k` take images with segmentation maps; rename a folder that is a class"
+    "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
+    "`ade20k` and `tiny_imagenet` sets of their layouts; rename a folder that is a class"
 )
 
 

@@ -388,6 +388,20 @@ def test_archives_that_cannot_be_read_in_place_are_counted(
     assert "left out 1 folders called like tars, such as train-2.tar" in lines
 
 
+def test_tars_in_folders_beside_others_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path / "more" / "0", [1], "b")
+    make_shards(tmp_path / "old" / ".trash", [1], "b")
+    with pytest.raises(
+        UserError, match=r"no \.tar files, but 1 in the folders in it, such as more/0/b-0000\.tar; give their"
+    ):
+        load_manifest(tmp_path, "train")
+    make_shards(tmp_path, [1], "a")
+    for read in (lambda: load_manifest(tmp_path, "train"), lambda: manifests_at(tmp_path)):
+        read()
+        said = capsys.readouterr().err
+        assert said.count("left out 1 .tar files in the folders in it, such as more/0/b-0000.tar") == 1
+
+
 def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_shards(tmp_path, [2], "train")
     (tmp_path / "train-0000.tar").rename(tmp_path / "train-0-of-3.tar")
