@@ -32,6 +32,7 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
+from sar_dist.data.layout.no_classes import maps_by_name
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
@@ -78,6 +79,7 @@ __all__ = [
     "is_sample_member",
     "is_tiny_imagenet",
     "is_unread_image",
+    "maps_by_name",
     "member_extension",
     "named_classes",
     "no_plain_tar",

@@ -27,11 +27,21 @@ _NEVER_CLASSES = frozenset(
     {"annotations", "annotation", "groundtruth", "imagesets", "jpegimages", "segmentationclass", "segmentationclassaug"}
     | {"segmentationobject", "segmentations", "trimaps"}
 )
+# What the maps of an image in the same folder are called: its own name with a word for them.
+_MAP_OF = re.compile(r"(?P<image>.+)[ _.-](?:masks?|gt|seg|segmentation|labels?)(?:[ _-]?\d+)?")
 _NO_LETTER = re.compile(r"[\W\d_]+")
 _WHAT_TO_DO = (
     "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
     "`ade20k` and `tiny_imagenet` sets of their layouts; rename a folder that is a class"
 )
+
+
+def maps_by_name(images: Sequence[str]) -> list[str]:
+    """Those of the ``images`` (paths) that are called like a map of another one, such as a_mask.png beside a.png."""
+    stems = {path.rpartition(".")[0] for path in images}
+    return [
+        path for path in images if (found := _MAP_OF.fullmatch(path.rpartition(".")[0])) and found["image"] in stems
+    ]
 
 
 class _Folders(NamedTuple):

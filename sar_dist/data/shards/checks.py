@@ -100,7 +100,8 @@ def find_manifest(root: Path, split: Split, label: str = LABEL_EXTENSION) -> Man
 
 def _find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
-        raise UserError(f"no {split} shards: {root} is not a folder; {HOW_TO_MAKE} or set data.{split}")
+        do = "give the folder that it lies in" if root.is_file() else f"{HOW_TO_MAKE} or set data.{split}"
+        raise UserError(f"no {split} shards: {root} is not a folder; {do}")
     if (root / MANIFEST_NAME).is_file():
         content = _read_json(root / MANIFEST_NAME)
         if split == "train" and isinstance(content, dict) and content.get("split") == "val":

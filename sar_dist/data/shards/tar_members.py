@@ -1,7 +1,8 @@
 """Walking the members of a tar without trusting it: every header is checked, and damage is an error, never an early end.
 
 ``tarfile`` in stream mode, and with it WebDataset, ends silently at damage. Here a bad checksum, a member that reaches past
-the end, a missing end marker, data behind it, and members that are neither files nor folders are each a ``DamagedShard``.
+the end, a missing end marker, data behind it, and members that are neither files nor folders are each a ``DamagedShard``; an
+archive's label is read past.
 """
 
 from __future__ import annotations

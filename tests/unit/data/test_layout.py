@@ -255,6 +255,15 @@ def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pyt
     )
 
 
+def test_images_called_like_maps_of_others_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "benign/a (1).png", "benign/a (1)_mask.png", "benign/a (1)_mask_1.png", "benign/with_mask.png")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 4
+    assert "2 images are called like maps of others, such as benign/a (1)_mask.png" in capsys.readouterr().err
+    (tmp_path / "benign" / "a (1).png").unlink()
+    imagefolder_sources(tmp_path, None)
+    assert "maps" not in capsys.readouterr().err
+
+
 def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tree(tmp_path, "cat/1.png", "cat/2.heic", "cat/3.DNG", "cat/notes.txt", "4.cr2")
     assert len(imagefolder_sources(tmp_path, None)[0]) == 1
@@ -396,6 +405,8 @@ def test_tars_in_folders_beside_others_are_counted(tmp_path: Path, capsys: pytes
     ):
         load_manifest(tmp_path, "train")
     make_shards(tmp_path, [1], "a")
+    with pytest.raises(UserError, match=r"a-0000\.tar is not a folder; give the folder that it lies in"):
+        load_manifest(tmp_path / "a-0000.tar", "train")
     for read in (lambda: load_manifest(tmp_path, "train"), lambda: manifests_at(tmp_path)):
         read()
         said = capsys.readouterr().err

@@ -18,6 +18,7 @@ from sar_dist.data.layout import (
     is_image_name,
     is_left_over,
     is_unread_image,
+    maps_by_name,
     member_extension,
     order_remark,
     read_class_table,
@@ -146,6 +147,9 @@ def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str,
     ):
         if left_out:
             _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")
+    maps = [path for folder in tree.classes for path in maps_by_name(folder.images)]
+    if maps:
+        _say(root, f"{len(maps)} images are called like maps of others, such as {maps[0]}; if they are, move them away")
     return [(path, table.labels[folder.name]) for folder in tree.classes for path in folder.images]
 
 
