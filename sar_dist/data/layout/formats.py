@@ -26,7 +26,7 @@ PILLOW_FORMATS = tuple(_FORMATS)
 IMAGE_EXTENSIONS = tuple(extension for extensions in _FORMATS.values() for extension in extensions)
 # Images that nothing here reads, as cameras and telephones write them: they are no images, but their owner takes them for such.
 _UNREAD_EXTENSIONS = frozenset(
-    {"heic", "heif", "hif", "jxl", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "tga", "psd", "svg", "dcm"}
+    {"heic", "heif", "hif", "jxl", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "tga", "dcm"}
 )
 
 # Folders that operating systems and storage boxes leave behind; files in them may be called like images.

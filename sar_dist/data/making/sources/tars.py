@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from sar_dist.config import DataSettings
-from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, splits_by_name
+from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, class_word, splits_by_name
 from sar_dist.data.making.sources.base import Source, choose_splits, own_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.shards import (
@@ -77,7 +77,7 @@ def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | Non
 def _refuse_other_classes(manifests: Sequence[Manifest]) -> None:
     """Raise UserError where two splits number or name their classes differently: a label would be two classes."""
     for one, other in itertools.combinations(manifests, 2):
-        if one.classes and other.classes and (one.classes, one.labels) != (other.classes, other.labels):
+        if one.classes and other.classes and [*map(class_word, one.classes)] != [*map(class_word, other.classes)]:
             raise UserError(
                 f"{one.root} and {other.root} number or name their classes differently; both need the same {CLASSES_NAME}, which "
                 "may lie in the folder above them"
