@@ -27,9 +27,12 @@ from sar_dist.data.layout.formats import (
     is_image_name,
     is_left_over,
     is_sample_member,
+    is_unread_image,
     member_extension,
     no_plain_tar,
+    path_parts,
 )
+from sar_dist.data.layout.no_classes import maps_by_name
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
@@ -75,12 +78,15 @@ __all__ = [
     "is_left_over",
     "is_sample_member",
     "is_tiny_imagenet",
+    "is_unread_image",
+    "maps_by_name",
     "member_extension",
     "named_classes",
     "no_plain_tar",
     "order_remark",
     "parse_label_words",
     "parse_split_choice",
+    "path_parts",
     "read_class_table",
     "read_label_words",
     "refuse_number_words",

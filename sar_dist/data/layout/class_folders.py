@@ -3,9 +3,8 @@
 - A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
   (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted, as are images and
   archives that lie beside the class folders.
-- Folders that hold no images themselves but lead to two or more folders with images each (``2019/cats``, ``2019/dogs``) are
-  not classes but a level above them: such a tree is refused. So are folders that hold several splits, and folders whose
-  names are those of splits with something added (``train2017``, ``val2017``).
+- A tree whose folders are something else is refused: a level above the classes (``2019/cats``, ``2019/dogs``), splits, a copy
+  of the set, ``images`` beside ``masks``. ``no_classes`` has these rules.
 - Names that look the same are the same class. Two folders that look the same, are the same number (1 and 01), or are the
   same through a link, are refused.
 """
@@ -18,8 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sar_dist.data.layout.classes import class_word, sort_classes
-from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, is_archive_name, is_image_name, is_left_over
-from sar_dist.data.layout.splits import split_of_word, splits_of_path
+from sar_dist.data.layout.formats import (
+    IMAGE_EXTENSIONS,
+    is_archive_name,
+    is_image_name,
+    is_left_over,
+    is_unread_image,
+)
+from sar_dist.data.layout.no_classes import refuse_what_is_no_class
 from sar_dist.errors import UserError
 
 FolderIdentity = tuple[int, int]
@@ -35,22 +40,6 @@ class ClassFolder(NamedTuple):
     images: tuple[str, ...]
     ignored: tuple[str, ...]
     left_over: tuple[str, ...]
-
-    @property
-    def branches(self) -> int:
-        """How many folders hold images where its images part: 1 if they never do, 0 if some are in the class folder itself."""
-        parts = [path.split("/")[1:] for path in self.images]
-        if any(len(part) == 1 for part in parts):
-            return 0
-        while len(folders := {part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts):
-            parts = [part[1:] for part in parts]
-        return len(folders)
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits that folders in it are named for, if images are in them; sorted."""
-        folders = {path.split("/")[1] for path in self.images if path.count("/") > 1}
-        return sorted({split for split in map(split_of_word, folders) if split is not None})
 
 
 class ClassTree(NamedTuple):
@@ -80,11 +69,12 @@ def class_folders(root: Path) -> ClassTree:
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not is_left_over(name)}
     with_images = [name for name, folder in found.items() if folder.images]
+    _refuse_unread(root, [found[name] for name in found if name not in with_images])
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
-    _refuse_what_is_no_class(root, [*classes.values()])
+    refuse_what_is_no_class(root, {name: found[name].images for name in with_images})
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
         [name for name in names if name not in with_images],
@@ -104,7 +94,18 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
     folders = [entry.name for entry in found if entry.is_dir()]
     files = [entry.name for entry in found if not entry.is_dir() and not is_left_over(entry.name)]
-    return folders, [name for name in files if is_image_name(name) or is_archive_name(name)]
+    return folders, [name for name in files if is_image_name(name) or is_unread_image(name) or is_archive_name(name)]
+
+
+def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
+    """Raise UserError where one of ``folders``, which are without images, has some that nothing reads: a class would be lost."""
+    for folder in folders:
+        unread = [path for path in folder.ignored if is_unread_image(path)]
+        if unread:
+            raise UserError(
+                f"{root / unread[0]} and the other images of its class are in a format that is not read; convert them to JPEG "
+                "or PNG, or move the class away"
+            )
 
 
 def _refuse_doubles(root: Path, names: Sequence[str]) -> None:
@@ -117,29 +118,6 @@ def _refuse_doubles(root: Path, names: Sequence[str]) -> None:
             raise UserError(
                 f"the class folders {other!a} and {name!a} in {root} look the same; put their images into one of them"
             )
-
-
-def _refuse_what_is_no_class(root: Path, folders: Sequence[ClassFolder]) -> None:
-    """Raise UserError where ``folders`` are splits, or a level above splits or classes."""
-    names = ", ".join([folder.name for folder in folders][:3])
-    several = next((folder for folder in folders if len(folder.splits) > 1), None)
-    if several is not None:
-        splits = several.splits
-        raise UserError(
-            f"{root / several.name} holds the splits {' and '.join(splits)}, which belong above the classes: make "
-            f"{' and '.join(f'{split}/CLASS' for split in splits)} of it, or give the folder that holds the splits"
-        )
-    named = [splits for splits in (splits_of_path(folder.name) for folder in folders) if splits]
-    if len(set().union(*named)) > 1 and 2 * len(named) >= len(folders):
-        raise UserError(
-            f"the folders in {root} ({names}) are called like splits, and are no classes; rename them to train and val"
-        )
-    if all(folder.branches for folder in folders) and any(folder.branches > 1 for folder in folders):
-        first = next(folder for folder in folders if folder.branches > 1)
-        raise UserError(
-            f"the folders in {root} ({names}) are no classes: {first.name} holds no images itself but folders of them, "
-            f"such as {first.images[0]}; give the folder whose folders are the classes"
-        )
 
 
 class _FolderReader:

@@ -24,6 +24,10 @@ _FORMATS: dict[str, tuple[str, ...]] = {
 }
 PILLOW_FORMATS = tuple(_FORMATS)
 IMAGE_EXTENSIONS = tuple(extension for extensions in _FORMATS.values() for extension in extensions)
+# Images that nothing here reads, as cameras and telephones write them: they are no images, but their owner takes them for such.
+_UNREAD_EXTENSIONS = frozenset(
+    {"heic", "heif", "hif", "jxl", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "tga", "dcm"}
+)
 
 # Folders that operating systems and storage boxes leave behind; files in them may be called like images.
 _LEFT_OVER_FOLDERS = frozenset(
@@ -55,11 +59,23 @@ _BEHIND_TAR = re.compile(
     r"\.tar\.(gz|z|bz2|xz|lzma|zst|lz4|lz|part|partial|crdownload|download|incomplete|aria2|tmp|\d+)$"
 )
 
+_SEPARATOR = re.compile(r"[/\\]")
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name (or path) is taken for an image: by its extension, capitals or not."""
+    return _extension(name) in IMAGE_EXTENSIONS
+
+
+def is_unread_image(name: str) -> bool:
+    """Whether a file is called like an image in a format that is not read, such as HEIC or a camera's raw one."""
+    return _extension(name) in _UNREAD_EXTENSIONS
+
+
+def _extension(name: str) -> str:
+    """In lower case; empty: there is none."""
     _, dot, extension = name.rpartition("/")[2].rpartition(".")
-    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
+    return extension.lower() if dot else ""
 
 
 def image_member(extensions: Iterable[str]) -> str | None:
@@ -79,12 +95,17 @@ def is_left_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_OVER_FOLDERS | _LEFT_OVER_FILES
 
 
+def path_parts(name: str) -> list[str]:
+    """The folders of a tar's member and its base name. Archives made on Windows may have backslashes between them."""
+    return _SEPARATOR.split(name)
+
+
 def is_sample_member(name: str) -> bool:
     """Whether a member of a tar belongs to a sample: called KEY.EXTENSION, and neither hidden nor a leftover.
 
     README, README.md and macOS's ``._image.jpg`` do not; they are passed over and counted.
     """
-    *folders, base = name.removeprefix("./").split("/")
+    *folders, base = path_parts(name.removeprefix("./"))
     if any(is_left_over(part) for part in [*folders, base] if part not in (".", "..")):
         return False
     key, dot, extension = base.partition(".")

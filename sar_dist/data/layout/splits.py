@@ -26,6 +26,11 @@ _SPLIT_OF_WORD: dict[str, str] = {
     word: split for split, words in SPLIT_NAMES.items() for word in words
 } | dict.fromkeys(_TEST_WORDS, "test")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# What the folders of splits are called besides: by the size of their images, say.
+_ADDED = frozenset(
+    {"large", "small", "full", "mini", "tiny", "standard", "images", "image", "imgs", "img", "set", "data"}
+)
+_SEPARATORS = "0123456789_-. "
 _SHOWN = 3
 
 
@@ -49,6 +54,18 @@ def parse_split_choice(text: str) -> SplitChoice:
 def split_of_word(word: str) -> str | None:
     """``train``, ``val`` or ``test`` for a folder's name or a table's entry that is a split word; None: it is none."""
     return _SPLIT_OF_WORD.get(word.strip().lower())
+
+
+def extends_split(name: str) -> bool:
+    """Whether a folder is called by a split word and what sets add to it, such as train2017, val_large or test_images."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    rest = _WORD.sub("", name)
+    return (
+        split_of_word(name) is None
+        and any(word in _SPLIT_OF_WORD for word in words)
+        and all(word in _SPLIT_OF_WORD or word in _ADDED for word in words)
+        and not rest.strip(_SEPARATORS)
+    )
 
 
 def split_of_folder(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from sar_dist.data.shards.checks import (
     check_shards,
+    counted,
     load_manifest,
     manifests_at,
     open_index,
@@ -52,6 +53,7 @@ __all__ = [
     "Shards",
     "Split",
     "check_shards",
+    "counted",
     "describe",
     "index_and_check",
     "index_new_shards",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from sar_dist.data.layout import (
     check_parts,
     is_closed_archive,
     is_left_over,
+    path_parts,
     read_label_words,
     split_folders,
     split_of_folder,
@@ -65,26 +67,41 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
         if words is not None:
             remote = replace(remote, classes=words.names)
         return check_entries(replace(remote, labels=parse_label_source(label, {} if words is None else words.labels)))
-    manifest = _with_labels(find_manifest(Path(path), split), label)
-    if manifest.shards and manifest.shards[0].samples == UNCOUNTED:
+    manifest = find_manifest(Path(path), split, label)
+    if _is_uncounted(manifest):
+        _say_left_out(Path(manifest.root), tests=split_of_word(split) != "test")
+    return counted(manifest)
+
+
+def _is_uncounted(manifest: Manifest) -> bool:
+    return bool(manifest.shards) and manifest.shards[0].samples == UNCOUNTED
+
+
+def counted(manifest: Manifest) -> Manifest:
+    """``manifest`` with the samples of bare tars counted: they are indexed for it. Raises UserError."""
+    if _is_uncounted(manifest):
         index = build_index(manifest)
         manifest = replace(manifest, shards=tuple(ShardEntry(s.name, s.samples, s.bytes) for s in index.shards))
     return check_entries(manifest)
 
 
-def _with_labels(manifest: Manifest, label: str) -> Manifest:
-    """The manifest with its source of labels; a ``classes.json`` beside shards of others says what class words mean."""
-    file = Path(manifest.root, CLASSES_NAME)
-    if manifest.classes is not None or not file.is_file():
+def find_manifest(root: Path, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
+    """As ``load_manifest``, without counting: bare tars have UNCOUNTED samples.
+
+    A ``classes.json`` beside shards of others, or above their folders train and val, says what class words mean.
+    """
+    manifest = _find_manifest(root, split)
+    file = next((file for place in (manifest.root, root) if (file := Path(place, CLASSES_NAME)).is_file()), None)
+    if manifest.classes is not None or file is None:
         return replace(manifest, labels=parse_label_source(label, {}))
     table = read_label_words(file)
     return replace(manifest, classes=table.names, labels=parse_label_source(label, table.labels))
 
 
-def find_manifest(root: Path, split: Split) -> Manifest:
-    """As ``load_manifest``, without opening any shard: bare tars have UNCOUNTED samples."""
+def _find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
-        raise UserError(f"no {split} shards: {root} is not a folder; {HOW_TO_MAKE} or set data.{split}")
+        do = "give the folder that it lies in" if root.is_file() else f"{HOW_TO_MAKE} or set data.{split}"
+        raise UserError(f"no {split} shards: {root} is not a folder; {do}")
     if (root / MANIFEST_NAME).is_file():
         content = _read_json(root / MANIFEST_NAME)
         if split == "train" and isinstance(content, dict) and content.get("split") == "val":
@@ -106,7 +123,7 @@ def find_manifest(root: Path, split: Split) -> Manifest:
         beside = sorted(path.name for path in root.glob("*.tar") if not is_left_over(path.name))
         if beside:
             warn(f"{root}: left out {len(beside)} .tar files beside the folder {folder.name}, such as {beside[0]}")
-        return find_manifest(folder, split)
+        return _find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
 
@@ -130,7 +147,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     broken = sorted(path.name for path in root.glob("*.tar") if path.is_symlink() and not path.exists())
     if broken:
         raise UserError(f"{root / broken[0]} is a link to nothing ({len(broken)} such links); restore or remove it")
-    compressed = [name for name in files if is_closed_archive(name)]
+    compressed = _closed_archives(root)
     if compressed and not found:
         raise UserError(
             f"{compressed[0]} and whatever else is in {root} is compressed, or not downloaded to its end; shards are read in "
@@ -140,17 +157,44 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     names = by_split.get(split, []) if by_split else found
     _refuse_other_split(root, names, split)
     if not names:
+        below = _tars_below(root)
         what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
-        raise NoShards(f"no {split} shards in {root}: {what}; {HOW_TO_MAKE} or set data.{split}")
-    folders = sorted(path.name for path in root.glob("*.tar") if path.is_dir())
+        elsewhere = f", but {len(below)} in the folders in it, such as {below[0]}; give their folder," if below else ";"
+        raise NoShards(f"no {split} shards in {root}: {what}{elsewhere} {HOW_TO_MAKE} or set data.{split}")
+    return names
+
+
+def _say_left_out(root: Path, *, tests: bool) -> None:
+    """What lies beside the bare tars in ``root`` and is not read; ``tests``: test shards too."""
+    tars = sorted(path for path in root.glob("*.tar") if not is_left_over(path.name))
+    names = [path.name for path in tars if path.is_file()]
     for what, left_out in (
-        ("archives that are compressed or not downloaded to their end", compressed),
-        ("folders called like tars", folders),
-        ("test shards", by_split.get("test", [])),
+        ("archives that are compressed or not downloaded to their end", _closed_archives(root)),
+        ("folders called like tars", [path.name for path in tars if path.is_dir()]),
+        (".tar files in the folders in it", _tars_below(root)),
+        ("test shards", splits_by_name(names, str(root)).get("test") if tests else None),
     ):
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
-    return names
+
+
+def _tars_below(root: Path) -> list[str]:
+    """Paths below ``root`` of the tars in the folders there, which are not read with those in ``root``; sorted."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        top = folder == str(root)  # where folders called like splits are read as such
+        folders[:] = [name for name in folders if not is_left_over(name) and not (top and split_of_word(name))]
+        if not top:
+            found += [Path(folder, name) for name in files if name.lower().endswith(".tar") and not is_left_over(name)]
+    return sorted(str(path.relative_to(root)) for path in found)
+
+
+def _closed_archives(root: Path) -> list[str]:
+    return sorted(
+        path.name
+        for path in root.iterdir()
+        if is_closed_archive(path.name) and not is_left_over(path.name) and path.is_file()
+    )
 
 
 def _refuse_other_split(root: Path, names: Sequence[str], split: Split) -> None:
@@ -158,7 +202,7 @@ def _refuse_other_split(root: Path, names: Sequence[str], split: Split) -> None:
     for name in names:
         first = _first_path(root / name)
         # Folders above that of the class, which may be called train itself, as in CIFAR-100.
-        other = next(filter(None, map(split_of_word, first.split("/")[:-2])), split)
+        other = next(filter(None, map(split_of_word, path_parts(first)[:-2])), split)
         if other != split:
             raise NoShards(
                 f"no {split} shards in {root}: {name} holds {other} images, such as {first}; {HOW_TO_MAKE} or set data.{split}"
@@ -166,33 +210,44 @@ def _refuse_other_split(root: Path, names: Sequence[str], split: Split) -> None:
 
 
 def _first_path(shard: Path) -> str:
-    """Name of a tar's first member that is no folder; "" where there is none, or where it cannot be read, as its index will say."""
+    """Name of the first file in a tar; "" where there is none, or where it cannot be read, as its index will say."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            return next((member.name for member in tar if not member.isdir()), "")
+            return next((member.name for member in tar if member.isfile()), "")
     except (tarfile.TarError, OSError, ValueError, EOFError):
         return ""
 
 
-def manifests_at(root: Path, label: str = LABEL_EXTENSION) -> list[Manifest]:
-    """The manifests of all splits at ``root``, as ``find_manifest`` gives them, with ``label``. Raises UserError if there is none."""
+def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False) -> list[Manifest]:
+    """The manifests of all splits at ``root``, as ``find_manifest`` gives them; with ``test``, also of a test split.
+
+    Raises UserError if there is none.
+    """
     if (root / MANIFEST_NAME).is_file():
         content = _read_json(root / MANIFEST_NAME)
         split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
-        return [_with_labels(find_manifest(root, split), label)]
+        return [find_manifest(root, split, label)]
     found: list[Manifest] = []
     problem: NoShards | None = None
     for split in ("train", "val"):
         try:
-            found.append(_with_labels(find_manifest(root, split), label))
+            found.append(find_manifest(root, split, label))
         except NoShards as error:
             problem = error
+    if test:
+        with contextlib.suppress(UserError):  # nobody asked for it, so that it need not be sound
+            other = find_manifest(root, cast("Split", "test"), label)
+            if (other.root, other.shards) not in [(manifest.root, manifest.shards) for manifest in found]:
+                found.append(other)
     if problem is not None and not found:
         raise problem
-    if len({(manifest.root, manifest.shards) for manifest in found}) > 1:
-        return found
-    # Bare tars whose names tell nothing of a split are the same ones for both: what their folder is called decides.
-    return found[-1:] if split_of_folder(root) == "val" else found[:1]
+    for bare in sorted({manifest.root for manifest in found if _is_uncounted(manifest)}):
+        _say_left_out(Path(bare), tests=not test)
+    if len({(manifest.root, manifest.shards) for manifest in found}) == 1 < len(found):
+        # Bare tars whose names tell nothing of a split are the same ones for all: what their folder is called decides.
+        own = "val" if split_of_folder(root) == "val" else "train"
+        return [manifest for manifest in found if manifest.split == own]
+    return found
 
 
 def _read_json(path: Path) -> Any:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, split_of_word
+from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, path_parts, split_of_word
 from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
 from sar_dist.data.shards.file_identity import file_identity
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
@@ -112,6 +112,7 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
         passed_over, first = found.passed_over
         others = f", only {passed_over} other files such as {first!r}" if passed_over else ""
         raise DamagedShard(f"shard {name}: holds no sample{others}")
+    _refuse_tars(found.samples, name)
     _refuse_strays(found, name)
     _refuse_dots(found.samples, name)
     _refuse_splits(found.samples, name)
@@ -185,6 +186,15 @@ def _records(samples: Iterable[_Sample]) -> np.ndarray:
     return records
 
 
+def _refuse_tars(samples: dict[str, _Sample], shard: str) -> None:
+    """Raises DamagedShard for a tar of tars, as ImageNet's is."""
+    if all(sample.extensions == ["tar"] for sample in samples.values()):
+        raise DamagedShard(
+            f"shard {shard}: holds tars, such as {next(iter(samples))}.tar, and no samples; unpack it, or give "
+            "`make_shards.py imagenet` the folder of ImageNet-1k's archives"
+        )
+
+
 def _refuse_strays(found: _Collector, shard: str) -> None:
     """Raises DamagedShard where a few samples lie in two places, as moved blocks and merged shards leave them.
 
@@ -223,7 +233,7 @@ def _refuse_splits(samples: Iterable[str], shard: str) -> None:
     """Raises DamagedShard where the folders in which samples lie are those of several splits: a folder with all was packed."""
     first: dict[str, str] = {}
     for key in samples:
-        folders = map(split_of_word, key.split("/")[:-1])
+        folders = map(split_of_word, path_parts(key)[:-1])
         split = next((split for split in folders if split is not None), None)
         if split is not None:
             first.setdefault(split, key)

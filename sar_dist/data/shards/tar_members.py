@@ -1,7 +1,8 @@
 """Walking the members of a tar without trusting it: every header is checked, and damage is an error, never an early end.
 
 ``tarfile`` in stream mode, and with it WebDataset, ends silently at damage. Here a bad checksum, a member that reaches past
-the end, a missing end marker, data behind it, and members that are neither files nor folders are each a ``DamagedShard``.
+the end, a missing end marker, data behind it, and members that are neither files nor folders are each a ``DamagedShard``; an
+archive's label is read past.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from sar_dist.errors import UserError
 
 BLOCK = 512
 
-_KEY_AND_EXTENSION = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
+_KEY_AND_EXTENSION = re.compile(r"^((?:.*[/\\]|)[^.]+)[.]([^/\\]*)$", re.DOTALL)
+# Folders, and the name of the archive that `tar --label` puts first.
+_WITHOUT_CONTENT = (tarfile.DIRTYPE, b"V")
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")
 
 ReadAt = Callable[[int, int], bytes]
@@ -42,7 +45,10 @@ class Member(NamedTuple):
 
 
 def split_key(name: str) -> tuple[str, str] | None:
-    """``("dir/key", "extension")`` of a member name as WebDataset splits it, extension in lower case; None: neither."""
+    """``("dir/key", "extension")`` of a member name as WebDataset splits it, extension in lower case; None: neither.
+
+    Unlike there, a backslash is a separator too: a dot in a folder's name does not end the key.
+    """
     match = _KEY_AND_EXTENSION.match(name)
     return (match.group(1), match.group(2).lower()) if match else None
 
@@ -90,7 +96,7 @@ def walk_members(read_at: ReadAt, size: int, shard: str, start: int = 0) -> Iter
             name = overrides.get("path", info.name)
             if info.type in tarfile.REGULAR_TYPES and info.type != tarfile.GNUTYPE_SPARSE:
                 yield Member(name, header, data, info.size, "path" in overrides)
-            elif info.type != tarfile.DIRTYPE:
+            elif info.type not in _WITHOUT_CONTENT:
                 raise DamagedShard(
                     f"shard {shard}: member {name!r} at byte {offset} is a link or a device, or sparse, not a plain file; pack the "
                     "files themselves, as `tar --dereference --hard-dereference` does"

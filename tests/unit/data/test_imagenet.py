@@ -231,6 +231,11 @@ def with_a_validation_image_in_a_class_too(folder: Path) -> None:
     write(folder / "ILSVRC" / "Data" / "CLS-LOC" / "val" / SYNSETS[0] / "ILSVRC2012_val_00000001.JPEG", jpeg(1))
 
 
+def with_a_pointer(folder: Path) -> None:
+    image = next((folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / SYNSETS[0]).iterdir())
+    image.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n")
+
+
 def without_images(folder: Path) -> None:
     shutil.rmtree(folder / "ILSVRC")
 
@@ -260,6 +265,7 @@ def without_images(folder: Path) -> None:
             with_a_validation_image_in_a_class_too,
             r"holds ILSVRC2012_val_00000001\.JPEG twice, .* beside the class folders",
         ),
+        (with_a_pointer, r"\.JPEG is a pointer of Git LFS, .*fetch it with `git lfs pull`"),
         (without_images, r"holds no images of ImageNet-1k as they are downloaded.*imagefolder"),
     ],
 )

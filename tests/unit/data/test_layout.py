@@ -108,9 +108,13 @@ def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest
     tree(tmp_path, "train/a/1.png", "train/b/2.png", "test/b/3.png", "mini/b/4.png", "val/a/5.png")
     assert [source.split for source in imagefolder_sources(tmp_path, None)] == ["train", "val"]
     assert "the test split is not used; --split test=val" in capsys.readouterr().err
+    (tmp_path / "mini").rename(tmp_path / "Mini")
     for name, number in (("test", 2), ("mini", 3)):
         (source,) = imagefolder_sources(tmp_path, SplitChoice(name, "val"))
         assert (source.split, source.classes, contents(source)) == ("val", ("a", "b"), [(1, image_of(number))])
+    (tmp_path / "mini").mkdir()
+    with pytest.raises(UserError, match="the mini split twice, in Mini and mini"):
+        imagefolder_sources(tmp_path, parse_split_choice("Mini=val"))
     with pytest.raises(UserError, match="has no gone split"):
         imagefolder_sources(tmp_path, SplitChoice("gone", "val"))
     with pytest.raises(UserError, match="is a test split by name"):
@@ -147,6 +151,32 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["train/a/1.png", "val/b/2.png"], "val/b is not among the 1 training classes .*rename or move it"),
         (["train/a/1.png", "bus/2.png", "car/3.png"], "other folders with images, such as bus"),
         (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
+        (["cat/train/1.png", "dog/test/1.png"], r"dog holds the split test, which belongs above .* make test/CLASS"),
+        (["cat/1.png", "dog/more/Val/1.png"], "dog/more holds the split val"),
+        (["data_256/a/zoo/1.png", "val_256/1.png"], r"\(data_256, val_256\) are called like splits"),
+        (["train2017/1.png"], "called like splits"),
+        (["test_images/1.png", "cat/1.png", "dog/1.png"], "called like splits"),
+        (["a/1.png", "b/1.png", "copy/a/1.png", "copy/b/1.png"], r"copy holds folders .* such as copy/a, as a copy of"),
+        (["a/1.png", "b/1.png", "x/copy/a/1.png", "x/copy/b/1.png"], "x holds folders .* such as x/copy/a"),
+        (["cat/1.png", "dog/1.png", "dog/cat/1.png"], "dog holds folders that are called like the classes beside it"),
+        (
+            ["images/1.png", "annotations/trimaps/1.png"],
+            r"\(annotations\) are parts of a set by name.*make_shards.py csv",
+        ),
+        (["JPEGImages/1.png", "SegmentationClass/1.png", "x/1.png"], r"\(JPEGImages, SegmentationClass\) are parts"),
+        (["good/1.png", "broken/1.png", "ground_truth/1.png"], r"\(ground_truth\) are parts of a set"),
+        (["Images/1.png", "masks/1.png"], r"\(Images, masks\) are parts of a set"),
+        (["train/images/1.png", "train/labels/1.txt"], r"\(images\) are called like images of all classes"),
+        (["images_001/images/1.png", "images_002/images/1.png"], r"\(images_001, images_002\) are called like images"),
+        (["images/001.crow/1.png", "images/002.jay/1.png"], "images holds no images itself but folders of them"),
+        (["cat/1.png", "cat/masks/1.png", "dog/1.png"], "cat/masks holds labels or maps of other images by its name"),
+        (["cat/images/1.png", "cat/masks/1.png", "dog/images/1.png"], "cat/masks holds labels or maps"),
+        (["clipart/cat/1.png", "clipart/dog/1.png", "real/cat/1.png"], "clipart holds no images itself but folders"),
+        (
+            ["cat/1.png", "dog/2.HEIC", "dog/notes.txt"],
+            r"dog/2\.HEIC and the other images of its class are in a format that",
+        ),
+        (["blur/1/n1/1.png", "blur/2/n1/1.png", "fog/1/n1/1.png"], "blur holds no images itself but folders"),
     ],
 )
 def test_what_is_no_set_of_classes_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -159,6 +189,26 @@ def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
     assert vehicles.classes == ("bullet_train", "bus", "train")
     (tiny,) = imagefolder_sources(tree(tmp_path / "b", "n1/images/1.png", "n2/images/2.png"), None)
     assert contents(tiny) == [(0, image_of(0)), (1, image_of(1))]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["a/a/1.png", "b/b/1.png"], ("a", "b")),
+        (["0/1.png", "0/1/1.png", "0/2/1.png", "1/1.png", "1/0/1.png", "1/2/1.png", "2/3.png"], ("0", "1", "2")),
+        (["bus_station/1.png", "train_station/1.png"], ("bus_station", "train_station")),
+        (["vehicle/train/1.png", "vehicle/2.png", "cat/1.png"], ("cat", "vehicle")),
+        (["mask/1.png", "no_mask/1.png"], ("mask", "no_mask")),
+        (["image/1.png", "text/1.png"], ("image", "text")),
+        (["label_1/1.png", "label_2/1.png"], ("label_1", "label_2")),
+        (["ppe/masks/1.png", "tool/saws/1.png"], ("ppe", "tool")),
+        (["valid/1.png", "invalid/1.png"], ("invalid", "valid")),
+    ],
+)
+def test_classes_that_are_called_or_arranged_like_something_else(
+    tmp_path: Path, names: list[str], classes: tuple[str, ...]
+) -> None:
+    assert imagefolder_sources(tree(tmp_path, *names), None)[0].classes == classes
 
 
 def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
@@ -203,6 +253,24 @@ def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pyt
     assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
         capsys.readouterr().err
     )
+
+
+def test_images_called_like_maps_of_others_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "benign/a (1).png", "benign/a (1)_mask.png", "benign/a (1)_mask_1.png", "benign/with_mask.png")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 4
+    assert "2 images are called like maps of others, such as benign/a (1)_mask.png" in capsys.readouterr().err
+    (tmp_path / "benign" / "a (1).png").unlink()
+    imagefolder_sources(tmp_path, None)
+    assert "maps" not in capsys.readouterr().err
+
+
+def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tree(tmp_path, "cat/1.png", "cat/2.heic", "cat/3.DNG", "cat/notes.txt", "4.cr2")
+    assert len(imagefolder_sources(tmp_path, None)[0]) == 1
+    said = capsys.readouterr().err
+    assert "left out 2 images in formats that are not read; convert them to JPEG or PNG, such as cat/2.heic" in said
+    assert "left out 1 files that are no images by name, such as cat/notes.txt" in said
+    assert "left out 1 images or archives beside the class folders, which are of no class, such as 4.cr2" in said
 
 
 def test_a_tree_may_be_deeper_than_python_calls_functions(tmp_path: Path) -> None:
@@ -327,6 +395,22 @@ def test_archives_that_cannot_be_read_in_place_are_counted(
     lines = capsys.readouterr().err
     assert f"left out 1 archives that are compressed or not downloaded to their end, such as {name}" in lines
     assert "left out 1 folders called like tars, such as train-2.tar" in lines
+
+
+def test_tars_in_folders_beside_others_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path / "more" / "0", [1], "b")
+    make_shards(tmp_path / "old" / ".trash", [1], "b")
+    with pytest.raises(
+        UserError, match=r"no \.tar files, but 1 in the folders in it, such as more/0/b-0000\.tar; give their"
+    ):
+        load_manifest(tmp_path, "train")
+    make_shards(tmp_path, [1], "a")
+    with pytest.raises(UserError, match=r"a-0000\.tar is not a folder; give the folder that it lies in"):
+        load_manifest(tmp_path / "a-0000.tar", "train")
+    for read in (lambda: load_manifest(tmp_path, "train"), lambda: manifests_at(tmp_path)):
+        read()
+        said = capsys.readouterr().err
+        assert said.count("left out 1 .tar files in the folders in it, such as more/0/b-0000.tar") == 1
 
 
 def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -501,3 +585,13 @@ def test_a_link_is_of_the_split_that_it_is_called(tmp_path: Path) -> None:
         imagefolder_sources(tmp_path / "test", None)
     (tmp_path / "validation").symlink_to(tmp_path / "tars")
     assert [manifest.split for manifest in manifests_at(tmp_path / "validation")] == ["val"]
+
+
+def test_a_link_of_another_name_to_a_split_is_refused_until_it_is_said_what_it_is(tmp_path: Path) -> None:
+    tree(tmp_path / "val", "cat/1.png", "dog/2.png")
+    (tmp_path / "photos").symlink_to("val")
+    with pytest.raises(UserError, match=r"photos leads to \S+/val, a val split by name.*--split val or --split train"):
+        imagefolder_sources(tmp_path / "photos", None)
+    assert [source.split for source in imagefolder_sources(tmp_path / "photos", "train")] == ["train"]
+    (tmp_path / "train").symlink_to("val")
+    assert [source.split for source in imagefolder_sources(tmp_path / "train", None)] == ["train"], "it is called so"

@@ -94,6 +94,9 @@ def test_a_bare_tar_of_a_packed_folder_is_of_its_split(tmp_path: Path) -> None:
         UserError, match=r"no val shards in .*: 0\.tar holds train images, such as \./train/cat/a\.jpg; "
     ):
         load_manifest(tmp_path, "val")
+    write_tar(tmp_path / "windows" / "0.tar", {"val\\cat\\a.jpg": jpeg(1), "val\\cat\\a.cls": b"0"})
+    with pytest.raises(UserError, match=r"no train shards in .*: 0\.tar holds val images"):
+        load_manifest(tmp_path / "windows", "train")
     write_tar(tmp_path / "vehicles" / "0.tar", {"train/a.jpg": jpeg(1), "train/a.cls": b"0"})
     assert load_manifest(tmp_path / "vehicles", "val").total == 1, "a class may be called train"
 

@@ -682,10 +682,39 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / "words" / "x.tar").write_bytes(tar_bytes(sorted(members)))
         with pytest.raises(UserError, match=r"3 of the 3 train samples .* a label in cls"):
             tar_sources(tmp_path / "words", "cls", None)
-    split = write_tars(tmp_path / "split", [0, 1], "test-")
-    write_tars(split, [2], "train-")
-    (made,) = tar_sources(split, "json.label", SplitChoice("test", "val"))
-    assert (made.split, len(made)) == ("val", 2)
+
+
+@pytest.mark.parametrize(("test", "train"), [("test-", "train-"), ("test/", "train/")])
+def test_a_test_split_of_tars_is_made_on_request_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], test: str, train: str
+) -> None:
+    def write(prefix: str, labels: list) -> None:
+        *folder, name = prefix.split("/")
+        write_tars(tmp_path.joinpath(*folder), labels, name)
+
+    write(test, [0, 1])
+    with pytest.raises(UserError, match="has only a test split; say what to make of it, with --split test=val"):
+        tar_sources(tmp_path, "json.label", None)
+    write(train, [2])
+    (made,) = tar_sources(tmp_path, "json.label", SplitChoice("test", "val"))
+    assert (made.split, len(made), capsys.readouterr().err) == ("val", 2, "")
+    (made,) = tar_sources(tmp_path, "json.label", None)
+    assert (made.split, len(made)) == ("train", 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the test split is not used; --split test=val makes validation shards of it")
+
+
+def test_splits_of_tars_have_one_numbering(tmp_path: Path) -> None:
+    for split, words in (("train", ["cat", "dog"]), ("val", ["dog", "cat"])):
+        write_tars(tmp_path / split, ["cat", "dog"])
+        (tmp_path / split / "classes.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match=r"train and \S+val number or name their classes differently"):
+        tar_sources(tmp_path, "json.label", None)
+    (tmp_path / "val" / "classes.json").unlink()
+    (tmp_path / "train" / "classes.json").rename(tmp_path / "classes.json")
+    made = tar_sources(tmp_path, "json.label", None)
+    assert [(source.split, source.classes) for source in made] == [("train", ("cat", "dog")), ("val", ("cat", "dog"))]
+    assert load_manifest(tmp_path, "val", "json.label").classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

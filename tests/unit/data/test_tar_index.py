@@ -56,6 +56,29 @@ def test_long_and_foreign_names(tmp_path: Path, tar_format: int) -> None:
     assert found == (key, {"jpg": b"x", "cls": b"3"}, records["members"][0])
 
 
+def test_the_label_of_an_archive_is_read_past(tmp_path: Path) -> None:
+    label = tarfile.TarInfo("my volume")
+    label.type = b"V"
+    path = write(tmp_path, label.tobuf(tarfile.GNU_FORMAT) + tar_bytes(samples(2)))
+    assert index_shard(path)[1]["label"].tolist() == [0, 1]
+
+
+def test_backslashes_in_names_are_separators(tmp_path: Path) -> None:
+    members = [(f"train\\v1.0\\{key}.{kind}", b"1") for key in "ab" for kind in ("jpg", "cls")]
+    path = write(tmp_path, tar_bytes([*members, ("__MACOSX\\._a.jpg", b"x")]))
+    entry, records = index_shard(path)
+    assert (records["label"].tolist(), entry.passed_over) == ([1, 1], (1, "__MACOSX\\._a.jpg"))
+    write(tmp_path, tar_bytes([*members, ("val\\v1.0\\c.jpg", b"x")]))
+    with pytest.raises(DamagedShard, match="holds the splits train and val"):
+        index_shard(path)
+
+
+def test_a_tar_of_tars_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, tar_bytes([("n01440764.tar", b"x"), ("n01443537.tar", b"x")]))
+    with pytest.raises(DamagedShard, match=r"holds tars, such as n01440764\.tar, .*`make_shards.py imagenet`"):
+        index_shard(path)
+
+
 def test_agrees_with_webdataset(tmp_path: Path) -> None:
     """The samples are those that WebDataset's own writer and reader mean."""
     path = tmp_path / "a.tar"

@@ -121,7 +121,7 @@ class FileSource(Source):
         self._samples = samples
         self._prefix = prefix or split
         files = [path for sample in samples for path in sample.files.values()]
-        sizes = [_size(root / path, missing) for path in files]
+        sizes = [size_of_file(root / path, missing) for path in files]
         self._size = sum(sizes)
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         warn_of_empty(root, empty)
@@ -159,7 +159,8 @@ def warn_of_empty(root: Path, empty: Sequence[str]) -> None:
         )
 
 
-def _size(path: Path, missing: str) -> int:
+def size_of_file(path: Path, missing: str = "restore it") -> int:
+    """Bytes of a source file; ``missing`` is what to do where it is not there. Raises UserError, also for a pointer of Git LFS."""
     try:
         size = path.stat().st_size
         # A pointer has the name of the image that a clone of the repository left out. Larger files are not opened here.
@@ -200,11 +201,17 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
 def own_split(root: Path) -> Split:
     """The split that a source is of which does not say it otherwise: val if its folder is called so, else train.
 
-    Raises UserError for a folder of test images, of which the user must say what to make.
+    Raises UserError for a folder of test images, and for a link of another name to a split, of which the user must say what to make.
     """
     own = split_of_folder(root)
     if own == "test":
         raise UserError(f"{root} is a test split by name; say which split to make of it, with --split test=val")
+    leads_to = split_of_folder(root.resolve())
+    if own is None and leads_to in ("val", "test"):
+        raise UserError(
+            f"{root} leads to {root.resolve()}, a {leads_to} split by name, without being called so; say which split to make of "
+            "it, with --split val or --split train"
+        )
     return "val" if own == "val" else "train"
 
 

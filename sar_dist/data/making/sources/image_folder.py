@@ -17,6 +17,8 @@ from sar_dist.data.layout import (
     doubtful_words,
     is_image_name,
     is_left_over,
+    is_unread_image,
+    maps_by_name,
     member_extension,
     order_remark,
     read_class_table,
@@ -82,8 +84,8 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     trees = {split: folder for split, folder in found.items() if _folders(folder)}
     if found and not trees and not others:
         class_folders(next(iter(found.values())))  # says what is there instead
-    named = None if choice is None or choice.source in found else root / choice.source
-    if trees and not (named is not None and named.is_dir()):
+    named = None if choice is None or choice.source in found else _folder_called(root, choice.source)
+    if trees and named is None:
         others = [name for name in others if _has_image(root / name)]
         if others and not {"train", "val"} <= found.keys():
             raise UserError(
@@ -95,7 +97,7 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         splits = choose_splits(found, choice, root)
         numbering = found.get("train", next(iter(splits.values())))
         return _Trees(splits, numbering, _classes_file(root, numbering))
-    if choice is not None and named is not None and named.is_dir():
+    if choice is not None and named is not None:
         numbering = found.get("train", named)
         return _Trees({choice.wanted: named}, numbering, _classes_file(root, numbering))
     own = split_of_folder(root)
@@ -107,6 +109,14 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         _say(root, f"the classes are numbered as in {train}")
         return _Trees({wanted: root}, train, _classes_file(root, train.parent, train))
     return _Trees({wanted: root}, root, root / CLASSES_NAME)
+
+
+def _folder_called(root: Path, source: str) -> Path | None:
+    """The folder in ``root`` that is called like the split ``source``, whatever its capitals; None: there is none."""
+    called = [name for name in _folders(root) if name.lower() == source]
+    if len(called) > 1:
+        raise UserError(f"{root} holds the {source} split twice, in {' and '.join(called)}; move one of them away")
+    return root / called[0] if called else None
 
 
 def _classes_file(*folders: Path) -> Path:
@@ -126,15 +136,20 @@ def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str,
                 "of images and labels instead)"
             )
     ignored = [path for folder in tree.classes for path in folder.ignored]
+    unread = [path for path in ignored if is_unread_image(path)]
     left_over = [path for folder in tree.classes for path in folder.left_over]
     for left_out, what in (
         (tree.no_classes, "folders that are no classes (hidden or no images)"),
         (tree.beside, "images or archives beside the class folders, which are of no class"),
-        (ignored, "files that are no images by name"),
+        (unread, "images in formats that are not read; convert them to JPEG or PNG"),
+        ([path for path in ignored if not is_unread_image(path)], "files that are no images by name"),
         (left_over, "hidden files and leftovers of other programs"),
     ):
         if left_out:
             _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")
+    maps = [path for folder in tree.classes for path in maps_by_name(folder.images)]
+    if maps:
+        _say(root, f"{len(maps)} images are called like maps of others, such as {maps[0]}; if they are, move them away")
     return [(path, table.labels[folder.name]) for folder in tree.classes for path in folder.images]
 
 

@@ -27,7 +27,7 @@ from sar_dist.data.layout import (
     no_plain_tar,
     read_class_table,
 )
-from sar_dist.data.making.sources.base import Source, choose_splits, unique_keys, warn_of_empty
+from sar_dist.data.making.sources.base import Source, choose_splits, size_of_file, unique_keys, warn_of_empty
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
 from sar_dist.data.making.sources.imagenet_classes import (
     DEVKIT,
@@ -130,7 +130,7 @@ def _find_parts(folders: Sequence[Path], split: Split) -> list[_Part]:
         return _parts_of_folder(trees[0])
     if not files:
         return []
-    size = _size(files[0])
+    size = size_of_file(files[0])
     if split == "val":
         return [_Part(files[0], None, 0, size)]
     return [_part_of_member(files[0], member) for member in _members(_Part(files[0], None, 0, size))]
@@ -155,7 +155,7 @@ def _parts_of_folder(folder: Path) -> list[_Part]:
         if path.is_dir() and is_synset(name):
             parts.append(_Part(path, name))
         elif name.endswith(".tar") and is_synset(name.removesuffix(".tar")):
-            parts.append(_Part(path, name.removesuffix(".tar"), 0, _size(path)))
+            parts.append(_Part(path, name.removesuffix(".tar"), 0, size_of_file(path)))
         elif is_image_name(name):
             beside += 1
         else:
@@ -231,7 +231,7 @@ def _files(part: _Part) -> Iterator[tuple[str, str, int, int]]:
     for name in _listed(part.place):
         path = part.place / name
         if path.is_file() and (part.synset is not None or is_image_name(name)):
-            yield name, str(path), 0, _size(path)
+            yield name, str(path), 0, size_of_file(path)
         elif part.synset is not None and not is_left_over(name) and path.is_dir():
             _refuse_images(path)
 
@@ -269,13 +269,6 @@ def _listed(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}") from None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 class ImageNetSource(Source):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from sar_dist.config import DataSettings
-from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, splits_by_name
+from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, class_word, splits_by_name
 from sar_dist.data.making.sources.base import Source, choose_splits, own_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.shards import (
@@ -25,6 +26,7 @@ from sar_dist.data.shards import (
     Manifest,
     ShardReader,
     check_shards,
+    counted,
     key_of_member,
     load_manifest,
     manifests_at,
@@ -60,17 +62,26 @@ def tar_sources(
 def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | None) -> dict[Split, Manifest]:
     """The manifests of existing shards by the split that is to be made of them; arguments and errors as of ``tar_sources``."""
     choice = SplitChoice(split, split) if isinstance(split, str) else split
-    if choice is None or (root / MANIFEST_NAME).is_file():
-        found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label)}
-        if choice is None and not any(
-            splits_by_name([shard.name for shard in each.shards], str(root)) for each in found.values()
-        ):
-            own_split(root)  # refuses a folder of test shards, which would be taken for training shards
-        made = choose_splits(found, choice, root)
-        # Samples of bare tars are counted when the manifest is loaded.
-        return {name: load_manifest(manifest.root, manifest.split, label) for name, manifest in made.items()}
-    # Also a split such as test, or tars that do not say what they are.
-    return {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
+    if choice is not None and not (root / MANIFEST_NAME).is_file():
+        # Also a split such as test, or tars that do not say what they are.
+        return {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
+    found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label, test=True)}
+    here = [shard.name for manifest in found.values() if manifest.root == str(root) for shard in manifest.shards]
+    if choice is None and here and not splits_by_name(here, str(root)):
+        own_split(root)  # refuses a folder of test shards, which would be taken for training shards
+    made = choose_splits(found, choice, root)
+    _refuse_other_classes([*made.values()])
+    return {name: counted(manifest) for name, manifest in made.items()}
+
+
+def _refuse_other_classes(manifests: Sequence[Manifest]) -> None:
+    """Raise UserError where two splits number or name their classes differently: a label would be two classes."""
+    for one, other in itertools.combinations(manifests, 2):
+        if one.classes and other.classes and [*map(class_word, one.classes)] != [*map(class_word, other.classes)]:
+            raise UserError(
+                f"{one.root} and {other.root} number or name their classes differently; both need the same {CLASSES_NAME}, which "
+                "may lie in the folder above them"
+            )
 
 
 class StoredSource(Source):
