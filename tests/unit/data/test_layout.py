@@ -21,6 +21,8 @@ from sar_dist.data.layout import (
     is_sample_member,
     member_extension,
     parse_split_choice,
+    read_class_table,
+    read_label_words,
     sort_classes,
     split_folders,
     splits_by_name,
@@ -343,6 +345,35 @@ def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys
     make_shards(tmp_path / "both", [2], "train")
     assert load_manifest(tmp_path / "both", "train").total == 1
     assert "left out 1 .tar files beside the folder train, such as train-0000.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('"cat"', 'it holds "cat" instead of a list of words'),
+        ("3", "it holds 3 instead"),
+        ("null", "it holds null instead"),
+        ("[]", r"it holds \[\] instead"),
+        ("{}", "it holds {} instead"),
+        ('["cat", "dog", "cat "]', "'cat' is there twice"),
+        ('["cat", ["dog"]]', r'its list holds \["dog"\], which is no word'),
+        ('["cat", null]', "its list holds null, which is no word"),
+        (
+            '{"cat": null, "dog": null}',
+            "gives 'cat' the entry null; expected a name for every class, a label for every",
+        ),
+        ('{"cat": 0, "dog": "Dog"}', "gives 'dog' the entry \"Dog\"; expected"),
+        ('{"cat": {"index": 0, "name": null}, "dog": {"index": 1, "name": "Dog"}}', "gives 'cat' the entry"),
+        ('{"classes": ["cat", "dog"]}', "gives 'classes' the entry"),
+    ],
+)
+def test_what_classes_json_may_not_hold_is_one_line_for_every_reader(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "classes.json").write_text(content)
+    for read in (read_label_words, lambda file: read_class_table(["cat", "dog"], file)):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / "classes.json")
 
 
 def test_a_word_that_is_another_number_than_its_label_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import webdataset as wds
 from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
-from sar_dist.data.layout import SplitChoice
+from sar_dist.data.layout import SplitChoice, parse_split_choice
 from sar_dist.data.making.sources import (
     CsvColumns,
     Subset,
@@ -371,6 +371,15 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["a.jpg", "cat"], [["b.jpg", "dog"]], "has no column 'path', only a.jpg, cat; its first line must name"),
         (["path", "label"], [["a.jpg", "1e0"], ["b.jpg", "2"]], "fractional .* such as 1e0"),
         (["path", "label"], [["a.jpg", "\uff13"], ["b.jpg", "2"]], "too large to be class numbers, such as \uff13"),
+        (["path", "label"], [["a.jpg", "7"], ["b.jpg", "007"]], "labels 007 and 7, which are the same number"),
+        (["path", "label"], [["a.jpg", "[0, 3]"], ["b.jpg", "2"]], r"the label '\[0, 3\]' is a list of labels"),
+        (["path", "label"], [["a.jpg", "['cat']"], ["b.jpg", "['cat', 'dog']"]], "is a list of labels"),
+        (["path", "label"], [["a.jpg", "0;3"], ["b.jpg", "1;2"]], "the label '0;3' is a list of labels"),
+        (
+            ["path", "label"],
+            [["C:\\pictures\\a.jpg", "cat"]],
+            "line 2: .* is a path on a computer with Windows; .*--images",
+        ),
     ],
 )
 def test_impossible_tables(tmp_path: Path, header: list[str], rows: list[list[str]], message: str) -> None:
@@ -388,6 +397,93 @@ def test_csv_with_a_split_column_that_nobody_named(tmp_path: Path, capsys: pytes
     assert "the column subset says to which split a row belongs" in capsys.readouterr().err
     (whole,) = csv_sources(table, None, CsvColumns(split=""), None)
     assert (whole.split, len(whole)) == ("train", 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "paths", "split", "expected"),
+    [
+        ("t.csv", ["a.jpg"], None, {"train": 1}),
+        ("val.csv", ["a.jpg"], None, {"val": 1}),
+        ("my_Validation_2.csv", ["a.jpg"], None, {"val": 1}),
+        ("val/t.csv", ["a.jpg"], None, {"val": 1}),
+        ("test/t.csv", ["a.jpg"], "train", {"train": 1}),
+        ("test.csv", ["a.jpg"], SplitChoice("test", "val"), {"val": 1}),
+        ("train_test.csv", ["a.jpg"], "train", {"train": 1}),
+        ("t.csv", ["train/a.jpg", "Val/b.jpg", "training/c.jpg"], None, {"train": 2, "val": 1}),
+        ("train.csv", ["train/a.jpg", "val/b.jpg"], None, {"train": 1, "val": 1}),
+        ("t.csv", ["train/a.jpg", "val/b.jpg"], "val", {"val": 1}),
+        ("t.csv", ["images/val/cat/a.jpg", "images/val/cat/b.jpg"], None, {"val": 2}),
+        ("t.csv", ["val/train/a.jpg", "val/car/b.jpg"], None, {"val": 2}),
+        ("t.csv", ["train/a.jpg", "car/b.jpg"], None, {"train": 2}),  # a class called train
+        ("t.csv", ["train\\a.jpg", "val\\b.jpg"], None, {"train": 1, "val": 1}),
+    ],
+)
+def test_tables_without_a_split_column_say_the_split_by_path_or_name(
+    tmp_path: Path, table: str, paths: list[str], split: str | SplitChoice | None, expected: dict[str, int]
+) -> None:
+    file = tmp_path / "some" / table
+    make_tree(file.parent, [path.replace("\\", "/") for path in paths])
+    write_csv(file, ["path", "label"], [[path, "cat"] for path in paths])
+    assert {source.split: len(source) for source in csv_sources(file, None, CsvColumns(), split)} == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "paths", "split", "message"),
+    [
+        ("test.csv", ["a.jpg"], None, "has only a test split; say what to make of it, with --split test=val"),
+        ("test/t.csv", ["a.jpg"], None, "test is a test split by name; .*--split test=val"),
+        ("train_test.csv", ["a.jpg"], None, "could be of two splits by name; rename it, or say with --split"),
+        ("val.csv", ["a.jpg"], "train", "has no train split, only val; choose one by --split val=train"),
+        ("train.csv", ["val/a.jpg"], None, "is of the split train by its name, but its rows are of val; rename it"),
+        (
+            "t.csv",
+            ["train/a.jpg", "val/b.jpg", "c.jpg"],
+            None,
+            r"\(1 in train, 1 in val\) and others in none, such as c.jpg;",
+        ),
+        ("t.csv", ["images/a.jpg", "val/b.jpg"], None, "1 in val"),
+    ],
+)
+def test_tables_whose_splits_are_not_clear(
+    tmp_path: Path, table: str, paths: list[str], split: str | None, message: str
+) -> None:
+    file = tmp_path / "some" / table
+    make_tree(file.parent, paths)
+    write_csv(file, ["path", "label"], [[path, "cat"] for path in paths])
+    with pytest.raises(UserError, match=message):
+        csv_sources(file, None, CsvColumns(), split)
+    if len(paths) > 1:
+        (source,) = csv_sources(file, None, CsvColumns(split=""), split)
+        assert len(source) == len(paths)
+
+
+def test_split_columns_of_other_words_become_splits_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    rows = [["a.jpg", "dog", "0"], ["b.jpg", "cat", "1"], ["c.jpg", "eel", "0"]]
+    table = write_csv(tmp_path / "t.csv", ["path", "label", "partition"], rows)
+    (source,) = csv_sources(table, None, CsvColumns(), None)
+    assert len(source) == 3
+    assert "is not used; " in (said := capsys.readouterr().err)
+    assert "or choose by --split-column partition --split 0=train" in said
+    with pytest.raises(UserError, match="by a command of its own: --split-column partition --split 0=train, or =val"):
+        csv_sources(table, None, CsvColumns(split="partition"), None)
+    for choice, keys in (("0=train", ["a", "c"]), ("1=val", ["b"])):
+        (source,) = csv_sources(table, None, CsvColumns(split="partition"), parse_split_choice(choice))
+        assert sorted(source.sample(number)[0] for number in range(len(source))) == keys
+        assert source.classes == ("cat", "dog", "eel"), "of the whole table"
+
+
+def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    for joint in (";", "|", ", "):
+        rows = [["a.jpg", f"cat{joint}dog"], ["b.jpg", "dog"], ["c.jpg", "cat"]]
+        table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
+        with pytest.raises(UserError, match=r"the label .* is a list of labels, and an image has one class here"):
+            csv_sources(table, None, CsvColumns(), None)
+        (source,) = csv_sources(write_csv(table, ["path", "label"], rows[:2]), None, CsvColumns(), None)
+        assert source.classes == (f"cat{joint}dog", "dog"), "a word like any other"
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.txt"])

@@ -185,7 +185,9 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     """The splits to make of those that were found; says which ones are not used. Raises UserError."""
     if choice is not None:
         if choice.source not in found:
-            raise UserError(f"{where} has no {choice.source} split, only {', '.join(sorted(found)) or 'none'}")
+            there = sorted(found)
+            remedy = f"; choose one by --split {there[0]}={choice.wanted}" if there else ""
+            raise UserError(f"{where} has no {choice.source} split, only {', '.join(there) or 'none'}{remedy}")
         return {choice.wanted: found[choice.source]}
     splits: tuple[Split, ...] = ("train", "val")
     made: dict[Split, T] = {split: found[split] for split in splits if split in found}
