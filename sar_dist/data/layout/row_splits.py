@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from sar_dist.data.layout.splits import split_of_word, splits_of_path
@@ -46,7 +46,9 @@ def splits_of_images(paths: Sequence[str], where: str) -> list[str] | None:
         UserError: some images lie in folders that are splits, and others in none.
     """
     folders = [path.split("/")[:-1] for path in paths]
-    common: list[str] = os.path.commonprefix(folders)
+    common = [
+        one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False))
+    ]
     below = [next(filter(None, map(split_of_word, parts[len(common) :])), None) for parts in folders]
     named = [split for split in below if split is not None]
     if named and len(named) == len(below):

@@ -652,6 +652,27 @@ def test_parquet_rows_of_another_split_are_refused(
         assert len(source) == 2
 
 
+def test_parquet_columns_of_any_name_may_be_about_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
+    from pyarrow import parquet
+
+    images = [image["bytes"] for image in _parquet_images(0, 2)]
+    for column, values, refused, said in (
+        ("part_of", ["train", "val"], "of the split val, but its rows would be of train", ""),
+        ("partition", ["test", "test"], "of the split test, but its rows would be of train", ""),
+        ("partition", [0, 1], None, "the column partition may say to which split a row belongs, and is not used"),
+        ("is_train", [True, False], None, "the column is_train may say"),
+        ("caption", ["a train", "valid"], None, ""),
+    ):
+        table = arrow.table({"image": images, "label": [0, 1], column: values})
+        parquet.write_table(table, tmp_path / "all.parquet")
+        with contextlib.nullcontext() if refused is None else pytest.raises(UserError, match=refused):
+            parquet_sources(tmp_path / "all.parquet", "image", "label", None)
+        err = capsys.readouterr().err
+        assert said in err
+        assert bool(said) == bool(err)
+
+
 def test_parquet_with_words(tmp_path: Path) -> None:
     labels = ["dog", "cat", "eel", "cat", "dog"]
     write_parquet(tmp_path / "set" / "train-0.parquet", _parquet_images(0, 5), labels)
@@ -791,6 +812,11 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         (_parquet_images(0, 1), [1.5], "column label is of the type double"),
         (_parquet_images(0, 1), [10**12], "label 1000000000000"),
         (_parquet_images(0, 2), ["cat", None], "1 of its 2 rows have no label"),
+        (
+            [{"bytes": b"", "path": "a"}],
+            [0],
+            r"row 0 of the train split, in \S+a.parquet, holds an image of 0 bytes; take such",
+        ),
         ([None], [0], "1 of its 1 rows hold no image, or one outside of the file; take such rows out"),
         ([{"bytes": None, "path": "a.png"}, *_parquet_images(0, 5)], [0] * 6, "1 of its 6 rows hold no image"),
         ([{"path": "a.jpg"}, {"path": "b.jpg"}], [0, 1], "2 of its 2 rows hold no image, or one outside of the file"),
@@ -829,11 +855,47 @@ def test_parquet_columns_that_are_there_twice_or_hold_paths(tmp_path: Path) -> N
     parquet.write_table(arrow.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has 2 columns 'label'; rename all but one"):
         parquet_sources(tmp_path, "image", "label", None)
-    texts = arrow.table({"image": ["a.png"], "label": [0]})
-    parquet.write_table(texts, tmp_path / "a.parquet")
-    (source,) = parquet_sources(tmp_path, "image", "label", None)
-    with pytest.raises(UserError, match="row 0 of the train split holds no image, or one outside of the Parquet files"):
-        source.sample(0)
+    for image, kind in (
+        ("a.png", "string"),
+        ([image_of(0)], "list<"),
+        ([[[1, 2]]], "list<"),
+        ({"bytes": "x"}, "struct<"),
+    ):
+        parquet.write_table(arrow.table({"image": [image], "label": [0]}), tmp_path / "a.parquet")
+        with pytest.raises(
+            UserError, match=f"its column image is of the type {kind}.*, expected the bytes of one image"
+        ):
+            parquet_sources(tmp_path, "image", "label", None)
+
+
+def test_parquet_files_of_the_split_that_their_folder_is_called_and_in_capitals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(tmp_path / "set" / "validation" / "0000.PARQUET", _parquet_images(0, 2), [0, 1])
+    for place in ("set", "set/validation", "set/validation/0000.PARQUET"):
+        (source,) = parquet_sources(tmp_path / place, "image", "label", None)
+        assert (source.split, len(source)) == ("val", 2)
+    for name in ("train_clean-00000-of-00001", "train_extra-00000-of-00001"):
+        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(0, 2), [0, 1])
+    parquet_sources(tmp_path / "two", "image", "label", None)
+    assert "train_clean-N-of-1 and train_extra-N-of-1 are read as parts of one split" in capsys.readouterr().err
+
+
+def test_parquet_classes_json_and_metadata_must_agree(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train-0.parquet", _parquet_images(0, 2), [0, 1], ["n01", "n02"])
+    for content, names in ((["n01", "n02"], ("n01", "n02")), ({"n01": "tench", "n02": "fox"}, ("tench", "fox"))):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        assert [source.classes for source in parquet_sources(tmp_path, "image", "label", None)] == [names]
+    for content, message in (
+        (
+            ["n02", "n01"],
+            r"label 0 is n01 in \S+train-0.parquet and n02 in \S+classes.json; correct or remove classes.json",
+        ),
+        (["n01", "n02", "n03"], "label 2 is no class in .* and n03 in"),
+    ):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            parquet_sources(file, "image", "label", None)
 
 
 def test_parts_that_are_missing_or_of_several_configurations(
