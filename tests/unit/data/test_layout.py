@@ -417,6 +417,42 @@ def test_inaturalist(tmp_path: Path, inline: bool) -> None:
         inaturalist_sources(root / "img")
 
 
+def test_inaturalist_of_2021_with_fewer_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = write_lists(tmp_path, inline=True)
+    for split, name in (("train", "train_mini"), ("val", "val")):
+        (root / f"{split}2019.json").rename(root / f"{name}.json")
+    (root / "train_bboxes.json").write_text("{}")
+    assert [(source.split, len(source)) for source in inaturalist_sources(root)] == [("train", 3), ("val", 1)]
+    assert (
+        "left out 1 JSON files that are no lists of images by name, such as train_bboxes.json"
+        in capsys.readouterr().err
+    )
+    (root / "train.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"the train split 2 times, in train\.json and train_mini\.json; move all but one"
+    ):
+        inaturalist_sources(root)
+
+
+def test_inaturalist_names_that_occur_in_two_kingdoms_are_two_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = write_lists(tmp_path, inline=True)
+    tree_of = {0: ("Plantae", "Lamiaceae", "Prunella"), 2: ("Animalia", "Prunellidae", "Prunella")}
+    for name in ("train2019.json", "val2019.json"):
+        content = json.loads((root / name).read_text())
+        for entry in content["categories"]:
+            where = tree_of.get(entry["id"], ("Animalia", "Apodidae", "Apus"))
+            entry |= dict(zip(("kingdom", "family", "genus"), where, strict=True))
+        (root / name).write_text(json.dumps(content))
+    train, _ = inaturalist_sources(root, "genus")
+    assert train.classes is not None
+    assert len(train.classes) == 3
+    assert set(train.classes) == {"Apus", "Prunella (Animalia)", "Prunella (Plantae)"}
+    assert "are Prunella (Animalia), Prunella (Plantae): kept apart" in capsys.readouterr().err
+    assert inaturalist_sources(root, "kingdom")[0].classes == ("Animalia", "Plantae")
+
+
 def _edit_list(root: Path, name: str, **entries: list[dict[str, object]]) -> None:
     """Add entries to a list of iNaturalist."""
     content = json.loads((root / name).read_text())
