@@ -693,6 +693,30 @@ def test_parquet_with_words(tmp_path: Path) -> None:
     assert (only.sample(0)[1]["cls"], only.classes) == (b"0", ("fox", "eel", "dog", "cat"))
 
 
+def test_sources_that_changed_at_the_same_size_are_other_sources(tmp_path: Path) -> None:
+    images, options = _parquet_images(0, 4), WritingOptions(processes=1)
+    file = write_parquet(tmp_path / "set" / "a.parquet", images, [0, 1, 0, 1], ["cat", "dog"])
+    write_splits(parquet_sources(file, "image", "label", None), tmp_path / "out", options)
+    before = parquet_sources(file, "image", "label", None)[0].digest()
+    for labels, names in (([1, 0, 0, 1], ["cat", "dog"]), ([0, 1, 0, 1], ["cow", "dog"])):
+        write_parquet(file, images, labels, names)
+        (source,) = parquet_sources(file, "image", "label", None)
+        assert (source.digest() == before) is (names[0] == "cow")
+        with pytest.raises(UserError, match="holds finished shards already, of another source, other labels"):
+            write_splits([source], tmp_path / "out", options)
+    write_parquet(file, [images[place] for place in (0, 2, 1, 3)], [0, 1, 0, 1], ["cat", "dog"])
+    with pytest.raises(UserError, match="holds another sample train-0000000"):
+        write_splits(parquet_sources(file, "image", "label", None), tmp_path / "out", options)
+    tree = make_tree(tmp_path / "tree", ["cat/a.png", "cat/b.png", "dog/c.png"])
+    write_splits(imagefolder_sources(tree, None), tmp_path / "folders", options)
+    shutil.copytree(tree, tmp_path / "copy" / "tree", copy_function=shutil.copyfile)  # another time does not matter
+    write_splits(imagefolder_sources(tmp_path / "copy" / "tree", None), tmp_path / "folders", options)
+    for name, number in (("cat/b.png", 2), ("dog/c.png", 1)):
+        (tree / name).write_bytes(image_of(number))
+    with pytest.raises(UserError, match=r"holds another sample [bc] than would be made now"):
+        write_splits(imagefolder_sources(tree, None), tmp_path / "folders", options)
+
+
 def test_parquet_with_numbers_in_words(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", _parquet_images(0, 2), ["10", "2"])
     (source,) = parquet_sources(path, "image", "label", None)

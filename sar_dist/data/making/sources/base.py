@@ -61,7 +61,7 @@ class Source(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Changes when the list of samples changes."""
+        """Changes when the list of samples changes: their keys, labels, and the sizes of their members."""
 
     @abstractmethod
     def size(self) -> int:
@@ -85,6 +85,10 @@ class Source(ABC):
     def remarks(self) -> str | None:
         """What there is to say about the samples once they are written."""
         return None
+
+    def forget_counts(self) -> None:
+        """Begin anew to count what ``remarks`` says: samples were read for another purpose than to be written."""
+        return
 
 
 class FileSample(NamedTuple):
@@ -121,8 +125,7 @@ class FileSource(Source):
         self._samples = samples
         self._prefix = prefix or split
         files = [path for sample in samples for path in sample.files.values()]
-        sizes = [_size(root / path, missing) for path in files]
-        self._size = sum(sizes)
+        sizes = self._sizes = [_size(root / path, missing) for path in files]
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         warn_of_empty(root, empty)
 
@@ -144,10 +147,10 @@ class FileSource(Source):
         return {"kind": self._kind, "folder": self._root.resolve().name}
 
     def digest(self) -> str:
-        return hashlib.sha256("\n".join([*map(repr, self._samples), str(self._size)]).encode()).hexdigest()
+        return hashlib.sha256("\n".join(map(repr, [*self._samples, self._sizes])).encode()).hexdigest()
 
     def size(self) -> int:
-        return self._size
+        return sum(self._sizes)
 
 
 def warn_of_empty(root: Path, empty: Sequence[str]) -> None:

@@ -342,9 +342,13 @@ class ParquetSource(Source):
         return {"kind": "parquet", "files": [path.name for path in self._files]}
 
     def digest(self) -> str:
-        sizes = [(path.name, path.stat().st_size) for path in self._files]
-        words = () if self.words is None else (sorted(self.words.labels.items()),)
-        return hashlib.sha256(repr((sizes, self._columns, *words)).encode()).hexdigest()
+        digest = hashlib.sha256(repr(self._columns).encode())
+        for path in self._files:
+            parquet = _open_parquet(path)
+            with _readable(path):
+                labels = parquet.read(columns=self._columns[1:], use_threads=False).column(0).to_pylist()
+            digest.update(repr((path.name, path.stat().st_size, labels)).encode())
+        return digest.hexdigest()
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in self._files)
