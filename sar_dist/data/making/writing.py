@@ -131,11 +131,10 @@ def _refuse_other_bytes(source: Source, shards: Sequence[tuple[Path, np.ndarray]
 
     Samples are spread over the shards at random, so that the first ones of shards stand for all.
     """
-    places = np.unique(np.linspace(0, len(shards) - 1, _COMPARED_SHARDS).astype(int)) if shards else []
-    for place in places:
-        path, numbers = shards[place]
+    chosen = shards[:: -(-len(shards) // _COMPARED_SHARDS) or 1]
+    for path, numbers in chosen:
         with path.open("rb") as file:
-            for number in numbers[: -(-_COMPARED_SAMPLES // len(places))].tolist():
+            for number in numbers[: -(-_COMPARED_SAMPLES // len(chosen))].tolist():
                 made = io.BytesIO()
                 key, members = source.sample(number)
                 for extension, data in members.items():

@@ -2,6 +2,7 @@
 
 from sar_dist.data.shards.checks import (
     check_shards,
+    labels_in,
     load_manifest,
     manifests_at,
     open_index,
@@ -57,6 +58,7 @@ __all__ = [
     "index_new_shards",
     "index_shard",
     "key_of_member",
+    "labels_in",
     "load_manifest",
     "manifests_at",
     "open_index",

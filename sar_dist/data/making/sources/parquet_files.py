@@ -129,13 +129,14 @@ def _entries_about_splits(path: Path, used: Sequence[str]) -> dict[str, set[str]
 
 
 def _extremes(parquet: Any, column: str) -> list[str]:
-    """The first and the last text of a column in each row group, by the file's statistics; "" where there are none."""
+    """The first and the last text of a column in each row group, by the file's statistics; "" alone where there are none."""
     found: list[str] = []
     for group in range(parquet.num_row_groups):
         chunks = (parquet.metadata.row_group(group).column(place) for place in range(parquet.metadata.num_columns))
         statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
-        known = statistics is not None and statistics.has_min_max
-        found += [str(statistics.min), str(statistics.max)] if known else [""]
+        if statistics is None or not statistics.has_min_max:
+            return [""]
+        found += [str(statistics.min), str(statistics.max)]
     return found
 
 
