@@ -551,6 +551,33 @@ def test_csv_written_by_hand(tmp_path: Path) -> None:
         csv_sources(table, None, CsvColumns(), None)
 
 
+def test_tables_of_json_lines_as_beside_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = make_tree(tmp_path / "train", ["cat/a.jpg", "cat/b.jpg", "dog/c.jpg"])
+    table, columns = tree / "metadata.jsonl", CsvColumns("file_name")
+    rows = [{"file_name": "cat/a.jpg", "label": "owl"}, {"boxes": [[1, 2]], "label": "elk", "file_name": "dog/c.jpg"}]
+    table.write_text("\r\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8-sig")
+    (source,) = csv_sources(table, None, columns, None)
+    assert (source.split, source.classes, len(source)) == ("train", ("elk", "owl"), 2)
+    imagefolder_sources(tree, None)
+    assert (
+        "metadata.jsonl is not used, as folders say what the classes are; `make_shards.py csv"
+        in capsys.readouterr().err
+    )
+    for content, message in (
+        ('{"file_name": "a.jpg", "label": null}', "line 1: one of file_name, label is empty"),
+        ('{"file_name": "a.jpg", "label": ["cat", "dog"]}', "is a list of labels"),
+        (
+            '{"file_name": "a.jpg", "label": "cat"',
+            "line 1: Expecting ',' delimiter.*; each line must be an object of JSON",
+        ),
+        ('["a.jpg", "cat"]', r'line 1: \["a.jpg", "cat"\] is no object of JSON'),
+        ("", "has no column 'file_name'"),
+    ):
+        table.write_text(content)
+        with pytest.raises(UserError, match=message):
+            csv_sources(table, None, columns, None)
+
+
 def write_parquet(path: Path, images: list, labels: list, names: list[str] | None = None) -> Path:
     """A file as the ``datasets`` library writes it: row groups of 4, class names in the metadata."""
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")

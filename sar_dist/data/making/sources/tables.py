@@ -1,14 +1,10 @@
-"""Images listed in a table: a CSV file of paths and labels."""
+"""Images listed in a table: a file of paths and labels, in CSV or the like."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import itertools
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -39,12 +35,9 @@ from sar_dist.data.making.sources.base import (
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
+from sar_dist.data.making.sources.table_rows import TableRows, read_rows
 from sar_dist.errors import UserError, shortened
-from sar_dist.files import read_regular
 from sar_dist.output import warn
-
-_SEPARATORS = (",", "\t", ";", "|")
-_EXCEL_LINE = re.compile(r'\A"?sep=."?(?=[\r\n])')  # by which Excel knows a table's separator; the line stays, empty
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,7 @@ def csv_sources(
     table, or over a ``classes.json`` beside it, which also names the classes of numbers. With a split column, its rows named train, val or validation become these
     splits, or those that ``split`` chooses. A column that holds nothing but splits is the split column also where ``columns``
     names none. Otherwise the folders of the images say it, or the name of the table, or its folder; or all rows are
-    ``split``, by default train. The separator is the comma, tab, semicolon or bar that
-    gives the columns. Spaces around a field do not count. ``validation`` takes a validation split out of a table of training
+    ``split``, by default train. ``validation`` takes a validation split out of a table of training
     images. Raises UserError naming the line.
     """
     content = _read_table(table, columns)
@@ -187,83 +179,20 @@ class _Table(NamedTuple):
 
 
 def _read_table(table: Path, columns: CsvColumns) -> _Table:
-    text = _text_of(table)
-    wanted = [name for name in (columns.image, columns.label, columns.split) if name]
-    separator = _separator(table, text, wanted)
-    try:
-        # Strict: a quote that is not closed would swallow all rows behind it.
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        content = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if fields]
-    except csv.Error as error:
-        raise UserError(f"cannot read {table}: {error}; correct it, or write it anew as a CSV table") from None
-    header = content[0][1] if content else []
-    _check_header(table, header, wanted)
-    lines = [line for line, _ in content[1:]]
-    if not lines:
-        raise UserError(f"{table} lists no images: there is nothing below its header line")
-    for line, fields in content[1:]:
-        if len(fields) > len(header):
-            raise UserError(f"{table}, line {line}: {len(fields)} fields, but the header line has {len(header)}")
-    rows = [dict(itertools.zip_longest(header, fields, fillvalue="")) for _, fields in content[1:]]
+    content = read_rows(table, [name for name in (columns.image, columns.label, columns.split) if name])
     if columns.split is None:
-        columns = replace(columns, split=_split_column(table, header, rows, columns))
+        columns = replace(columns, split=_split_column(table, content, columns))
     wanted = [name for name in (columns.image, columns.label, columns.split) if name]
-    for line, row in zip(lines, rows, strict=True):
+    for line, row in zip(content.lines, content.rows, strict=True):
         if not all(row[name] for name in wanted):
             raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
-    return _Table(lines, rows, columns)
+    return _Table(content.lines, content.rows, columns)
 
 
-def _text_of(table: Path) -> str:
-    try:
-        text = read_regular(table).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read {table}: it is not UTF-8 ({error.reason}); save it as UTF-8, not compressed, and no workbook"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {table}: {error}") from None
-    if "\0" in text:
-        raise UserError(f"cannot read {table}: it holds zero bytes, as UTF-16 does; save it as UTF-8")
-    return _EXCEL_LINE.sub("", text)
-
-
-def _separator(table: Path, text: str, wanted: Sequence[str]) -> str:
-    """The separator with which the header line has the ``wanted`` columns; the usual one for the file's name if none has."""
-    usual = "\t" if table.suffix.lower() == ".tsv" else ","
-    for separator in (usual, *_SEPARATORS):
-        try:
-            lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-            header = next((fields for fields in lines if fields), [])
-        except csv.Error:
-            continue
-        if {field.strip() for field in header} >= set(wanted):
-            return separator
-    return usual
-
-
-def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in header:
-            raise UserError(
-                f"{table} has no column {name!r}, only {shortened(', '.join(header)) or 'no header line'}; its first line must "
-                "name the columns: say how with --image-column, --label-column and --split-column"
-            )
-    if len(set(wanted)) < len(wanted):
-        raise UserError(
-            f"{table}: the columns of image, label and split must be different ones, not {', '.join(wanted)}"
-        )
-    for name in wanted:
-        if header.count(name) > 1:
-            raise UserError(f"{table} has {header.count(name)} columns {name!r}; rename all but one")
-
-
-def _split_column(
-    table: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]], columns: CsvColumns
-) -> str | None:
+def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str | None:
     """The column that says to which split a row belongs: the one in which every entry is a split."""
-    others = [name for name in dict.fromkeys(header) if name not in (columns.image, columns.label)]
-    found = split_columns({name: {row[name] for row in rows} for name in others})
+    others = [name for name in dict.fromkeys(content.header) if name not in (columns.image, columns.label)]
+    found = split_columns({name: {row[name] for row in content.rows} for name in others})
     named = [name for name in others if name.lower() == "split"]
     if len(found.certain) > 1 or (named and not found.certain):
         raise UserError(
@@ -277,7 +206,7 @@ def _split_column(
     for name in found.possible:
         warn(
             f"{table}: the column {name} may say to which split a row belongs, and is not used; name splits such as train, "
-            f"val and test in all of its rows, or choose by --split-column {name} --split {rows[0][name] or 'NAME'}=train"
+            f"val and test in all of its rows, or choose by --split-column {name} --split {content.rows[0][name] or 'NAME'}=train"
         )
     return None
 
