@@ -114,7 +114,7 @@ def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_clas
     Names of classes tell more, where both have them; so nothing is said then, nor of sets behind a URL.
 
     Raises:
-        UserError: labels of ``val`` are counted from 1, and hence go beyond the ``num_classes`` of the model.
+        UserError: labels of ``val`` are counted from 1, and hence go to ``num_classes``, beyond the model's classes.
     """
     if val.classes is not None and sets[0].manifest.classes is not None:
         return
@@ -123,7 +123,7 @@ def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_clas
         return
     ours = {label for labels in of_sets for label in labels}
     ranges = f"labels are {min(theirs)} to {max(theirs)}, and those of data.train {min(ours)} to {max(ours)}"
-    if max(theirs) >= num_classes and min(theirs) == 1:
+    if (min(theirs), max(theirs)) == (1, num_classes):
         raise UserError(
             f"data.val: {ranges}, of a model of {num_classes} classes; number the classes of {val.root} from 0, as in training"
         )

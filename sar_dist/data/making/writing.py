@@ -133,17 +133,29 @@ def _refuse_other_bytes(source: Source, shards: Sequence[tuple[Path, np.ndarray]
     """
     chosen = shards[:: -(-len(shards) // _COMPARED_SHARDS) or 1]
     for path, numbers in chosen:
-        with path.open("rb") as file:
-            for number in numbers[: -(-_COMPARED_SAMPLES // len(chosen))].tolist():
-                made = io.BytesIO()
-                key, members = source.sample(number)
-                for extension, data in members.items():
-                    _write_member(made, key, extension, data)
-                if file.read(made.tell()) != made.getvalue():
-                    raise UserError(
-                        f"{path} holds another sample {key} than would be made now: the images or labels of its source have changed, or "
-                        f"the program that resizes them; {_REMEDY}"
-                    )
+        compared = numbers[: -(-_COMPARED_SAMPLES // len(chosen))]
+        try:
+            with path.open("rb") as file:
+                other = next(
+                    (key for key, data in _stored_samples(source, compared) if file.read(len(data)) != data), None
+                )
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
+        if other is not None:
+            raise UserError(
+                f"{path} holds another sample {other} than would be made now: the images or labels of its source have changed, "
+                f"or the program that resizes them; {_REMEDY}"
+            )
+
+
+def _stored_samples(source: Source, numbers: np.ndarray) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes in a shard of the source's samples ``numbers``."""
+    for number in numbers.tolist():
+        key, members = source.sample(number)
+        made = io.BytesIO()
+        for extension, data in members.items():
+            _write_member(made, key, extension, data)
+        yield key, made.getvalue()
 
 
 def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:

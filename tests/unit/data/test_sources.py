@@ -466,8 +466,8 @@ def test_split_columns_of_other_words_become_splits_one_by_one(
     (source,) = csv_sources(table, None, CsvColumns(), None)
     assert len(source) == 3
     assert "is not used; " in (said := capsys.readouterr().err)
-    assert "or choose by --split-column partition --split 0=train" in said
-    with pytest.raises(UserError, match="by a command of its own: --split-column partition --split 0=train, or =val"):
+    assert "make one split a command by --split-column partition --split VALUE=val" in said
+    with pytest.raises(UserError, match="by a command of its own: --split-column partition --split 0=train, or 0=val"):
         csv_sources(table, None, CsvColumns(split="partition"), None)
     for choice, keys in (("0=train", ["a", "c"]), ("1=val", ["b"])):
         (source,) = csv_sources(table, None, CsvColumns(split="partition"), parse_split_choice(choice))

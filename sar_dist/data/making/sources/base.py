@@ -125,7 +125,8 @@ class FileSource(Source):
         self._samples = samples
         self._prefix = prefix or split
         files = [path for sample in samples for path in sample.files.values()]
-        sizes = self._sizes = [_size(root / path, missing) for path in files]
+        sizes = [_size(root / path, missing) for path in files]
+        self._sizes = np.array(sizes, dtype=np.int64)
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         warn_of_empty(root, empty)
 
@@ -147,10 +148,12 @@ class FileSource(Source):
         return {"kind": self._kind, "folder": self._root.resolve().name}
 
     def digest(self) -> str:
-        return hashlib.sha256("\n".join(map(repr, [*self._samples, self._sizes])).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(map(repr, self._samples)).encode())
+        digest.update(self._sizes.tobytes())
+        return digest.hexdigest()
 
     def size(self) -> int:
-        return sum(self._sizes)
+        return int(self._sizes.sum())
 
 
 def warn_of_empty(root: Path, empty: Sequence[str]) -> None:

@@ -88,12 +88,13 @@ def _read_backslashes(table: Path, root: Path, content: _Table) -> None:
     """Write paths that Windows wrote with backslashes anew, and say so. Raises UserError for one that begins at a drive."""
     column, rewritten = content.columns.image, 0
     for line, row in zip(content.lines, content.rows, strict=True):
-        path = PureWindowsPath(row[column])
-        if ("\\" not in row[column] and not path.drive) or "\0" in row[column] or os.path.lexists(root / row[column]):
+        written = row[column]
+        if ("\\" not in written and written[1:2] != ":") or "\0" in written or os.path.lexists(root / written):
             continue
+        path = PureWindowsPath(written)
         if path.drive or path.root:
             raise UserError(
-                f"{table}, line {line}: {shortened(repr(row[column]))} is a path on a computer with Windows; write paths below one "
+                f"{table}, line {line}: {shortened(repr(written))} is a path on a computer with Windows; write paths below one "
                 "folder, and say with --images where that is here"
             )
         row[column] = path.as_posix()
@@ -206,7 +207,7 @@ def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str |
     for name in found.possible:
         warn(
             f"{table}: the column {name} may say to which split a row belongs, and is not used; name splits such as train, "
-            f"val and test in all of its rows, or choose by --split-column {name} --split {content.rows[0][name] or 'NAME'}=train"
+            f"val and test in all of its rows, or make one split a command by --split-column {name} --split VALUE=val"
         )
     return None
 
@@ -227,7 +228,7 @@ def _split_named(value: str, choice: SplitChoice | None, where: str, column: str
     if split is None and choice is None:
         raise UserError(
             f"{where}: split {value!r} is neither train, val nor test; rename the values, or make each split by a command of "
-            f"its own: --split-column {column} --split {value}=train, or =val"
+            f"its own: --split-column {column} --split {value}=train, or {value}=val"
         )
     return split or value.strip().lower()
 
