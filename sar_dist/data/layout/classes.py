@@ -176,8 +176,10 @@ def _entries(data: bytes, where: str) -> dict[str, Any]:
         content = json.loads(data, object_pairs_hook=_once)
         if isinstance(content, list) and content:
             content = _once([(_listed_word(word), label) for label, word in enumerate(content)])
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read {where}: {error}; correct or remove it") from None
+    except ValueError as error:
+        raise UserError(f"{where} does not name classes: {error}; correct or remove it") from None
     if not isinstance(content, dict) or not content:
         raise UserError(
             f"{where} does not name classes: it holds {shortened(json.dumps(content), 20)} instead of a list of words, or an "
