@@ -11,8 +11,9 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 
 from sar_dist.data.layout import class_word, named_classes
-from sar_dist.data.shards import NO_LABEL, Manifest
+from sar_dist.data.shards import NO_LABEL, Manifest, labels_in
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 _SPLIT_FOLDERS = ("train", "training")
 
@@ -105,3 +106,37 @@ def match_classes(
             "give both sets the same classes.json"
         )
     return tuple(labels[wanted[label]] if label in wanted else NO_LABEL for label in range(len(theirs)))
+
+
+def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_classes: int) -> None:
+    """Say what in the labels of validation images cannot mean the classes of the training images.
+
+    Names of classes tell more, where both have them; so nothing is said then, nor of sets behind a URL.
+
+    Raises:
+        UserError: labels of ``val`` are counted from 1, and hence go to ``num_classes``, beyond the model's classes.
+    """
+    if val.classes is not None and sets[0].manifest.classes is not None:
+        return
+    theirs, of_sets = labels_in(val), [_labels_in_run(each) for each in sets]
+    if not theirs or not all(of_sets):
+        return
+    ours = {label for labels in of_sets for label in labels}
+    ranges = f"labels are {min(theirs)} to {max(theirs)}, and those of data.train {min(ours)} to {max(ours)}"
+    if (min(theirs), max(theirs)) == (1, num_classes):
+        raise UserError(
+            f"data.val: {ranges}, of a model of {num_classes} classes; number the classes of {val.root} from 0, as in training"
+        )
+    unseen = sorted(theirs - ours)
+    if unseen:
+        warn(f"data.val: {len(unseen)} labels are those of no training image, such as {unseen[0]}: {ranges}")
+    elif min(theirs) == min(ours) + 1 and max(theirs) == max(ours):
+        warn(f"data.val: {ranges}; make sure that classes are numbered in the same way")
+
+
+def _labels_in_run(given: TrainingSet) -> set[int]:
+    """The labels of a set's samples, as numbers of the run's classes."""
+    labels = labels_in(given.manifest)
+    if given.classes is None:
+        return labels
+    return {given.classes[label] for label in labels if label < len(given.classes)} - {NO_LABEL}

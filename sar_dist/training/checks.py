@@ -14,7 +14,15 @@ import torch
 
 from sar_dist.checkpoint import complete_checkpoints
 from sar_dist.config import RunConfig, height_and_width, size_text
-from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, set_names
+from sar_dist.data import (
+    Manifest,
+    TrainingSet,
+    check_shards,
+    check_validation_labels,
+    load_manifest,
+    match_classes,
+    set_names,
+)
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word
 from sar_dist.data.order import check_streams
@@ -75,6 +83,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     train = check_training_data(config)
     val = check_data("data.val", config.data.val, config)
     check_same_classes(train[0].manifest, val)
+    check_validation_labels(train, val, config.model.num_classes)
     for each in train:
         warn_of_shared_shards(each.manifest, val)
     total = sum(each.manifest.total for each in train)

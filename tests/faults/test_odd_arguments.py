@@ -364,7 +364,7 @@ def test_what_making_shards_left_behind_may_be_damaged(
     (odd / "begun" / "train" / ".making").mkdir(parents=True)
     (odd / "begun" / "train" / ".making" / "plan.json").write_bytes(NOISE)
     line = line_of("make_shards imagefolder @/images @/begun", odd, monkeypatch, capsys)
-    assert "holds unfinished shards of another source or other options" in line
+    assert "holds unfinished shards of another source, other labels or other options" in line
 
 
 METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'

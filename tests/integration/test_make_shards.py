@@ -33,9 +33,9 @@ def test_make_verify_damage_verify(tmp_path: Path) -> None:
 
     again = tool("tools/make_shards.py", "imagefolder", str(source), out)
     assert again.status == 2
-    assert (
-        again.stderr.splitlines()[-1]
-        == f"error: {out} holds finished shards already; choose another folder or remove it"
+    assert again.stderr.splitlines()[-1] == (
+        f"error: {out} holds finished shards already, of another source, other labels or other options, or of an earlier "
+        "version; choose another folder or remove it"
     )
     os.truncate(tmp_path / "out" / "val-000001.tar", 1000)
     damaged = tool("tools/make_shards.py", "verify", out)

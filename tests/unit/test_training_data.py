@@ -10,7 +10,7 @@ import pytest
 from support import jpeg, write_tar
 
 from sar_dist.config import RunConfig, load_config
-from sar_dist.data import load_manifest
+from sar_dist.data import Manifest, TrainingSet, check_validation_labels, load_manifest
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in
@@ -110,6 +110,36 @@ def test_labels_that_are_nowhere_are_said_with_where_they_may_be(small_config: P
         UserError, match=r"none of the 8 train samples in .* has a label in cls; data\.label says where"
     ):
         check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}"]))
+
+
+def test_validation_labels_that_mean_other_classes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def labelled(name: str, labels: list[int]) -> Manifest:
+        members = [(f"{place}.jpg", jpeg(place)) for place in range(len(labels))]
+        members += [(f"{place}.cls", b"%d" % label) for place, label in enumerate(labels)]
+        write_tar(tmp_path / name / f"{name.partition('-')[0]}-0.tar", dict(members))
+        return load_manifest(tmp_path / name, "train" if name.startswith("train") else "val")
+
+    train = (TrainingSet(labelled("train-a", [0, 1, 2, 3])),)
+    for number, (labels, said) in enumerate(
+        (
+            ([0, 1, 2, 3], ""),
+            ([2, 2], ""),
+            (
+                [1, 2, 3, 4],
+                "1 labels are those of no training image, such as 4: labels are 1 to 4, and those of data.train 0 to",
+            ),
+            ([1, 2, 3], "labels are 1 to 3, and those of data.train 0 to 3; make sure that classes"),
+        )
+    ):
+        check_validation_labels(train, labelled(f"val-{number}", labels), 5)
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert bool(said) == bool(printed)
+    with pytest.raises(UserError, match=r"1 to 4, .* 0 to 3, of a model of 4 classes; number the classes of .* from 0"):
+        check_validation_labels(train, labelled("val-last", [1, 2, 3, 4]), 4)
+    other = TrainingSet(labelled("train-b", [0]), classes=(4,))
+    check_validation_labels((*train, other), labelled("val-all", [0, 4]), 5)
+    assert capsys.readouterr().err == ""
 
 
 def test_training_on_what_is_validation_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

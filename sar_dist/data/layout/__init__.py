@@ -12,6 +12,7 @@ from sar_dist.data.layout.classes import (
     parse_label_words,
     read_class_table,
     read_label_words,
+    refuse_lists,
     refuse_number_words,
     sort_classes,
 )
@@ -34,6 +35,7 @@ from sar_dist.data.layout.formats import (
 )
 from sar_dist.data.layout.no_classes import maps_by_name
 from sar_dist.data.layout.parts import check_parts
+from sar_dist.data.layout.row_splits import called_like_splits, split_columns, splits_of_images
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
@@ -66,6 +68,7 @@ __all__ = [
     "Split",
     "SplitChoice",
     "TinyImage",
+    "called_like_splits",
     "check_parts",
     "class_folders",
     "class_table_content",
@@ -89,12 +92,15 @@ __all__ = [
     "path_parts",
     "read_class_table",
     "read_label_words",
+    "refuse_lists",
     "refuse_number_words",
     "sort_classes",
+    "split_columns",
     "split_folders",
     "split_of_folder",
     "split_of_word",
     "splits_by_name",
+    "splits_of_images",
     "splits_of_path",
     "tiny_imagenet_images",
     "tiny_imagenet_words",

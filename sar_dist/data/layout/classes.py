@@ -8,17 +8,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
 
 CLASSES_NAME = "classes.json"
@@ -29,6 +30,9 @@ _MOST_CLASSES = 10_000_000
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 # What tables are full of where a value is missing.
 _MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a"})
+# Between the labels of an image that has several.
+_JOINTS = (";", "|", ",")
+_MOST_LIST_LETTERS = 1000
 
 
 def class_word(text: str) -> str:
@@ -46,6 +50,34 @@ def doubtful_words(words: Iterable[str]) -> str | None:
         if other != word:
             return f"{other!r} and {word!r} are two classes, which differ in capitals alone; if they are one, rename it"
     return None
+
+
+def refuse_lists(words: Collection[str], where: str) -> None:
+    """Raise UserError where a label is a list of labels, as in sets with several labels an image, and not a class's word.
+
+    It is one if it is written like a list of JSON or Python, or joins words (or numbers) that are labels of other images.
+    """
+    for word in sorted(words):
+        joined = next((parts for joint in _JOINTS if len(parts := word.split(joint)) > 1), [])
+        if _is_written_list(word) or (joined and all(class_word(part) in words or _is_digits(part) for part in joined)):
+            raise UserError(
+                f"{where}: the label {shortened(word, 40)!r} is a list of labels, and an image has one class here; keep one label in "
+                "such rows, or take them out (a class of its own for what is joined needs a word without brackets, bars, commas "
+                "and semicolons)"
+            )
+
+
+def _is_written_list(word: str) -> bool:
+    if word[:1] not in "[({" or len(word) > _MOST_LIST_LETTERS:
+        return False
+    try:
+        return isinstance(ast.literal_eval(word), list | tuple | set)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def _is_digits(text: str) -> bool:
+    return text.strip().isdecimal()
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:
@@ -109,22 +141,12 @@ def parse_label_words(data: bytes, where: str) -> ClassTable:
     It is a list of the words in the order of their labels, ``{word: label}``, or as ``read_class_table`` reads it.
     ``where`` is what messages call it. Raises UserError.
     """
-    try:
-        content = json.loads(data, object_pairs_hook=_once)
-        words = [str(word) for word in content]
-        named = bool(words) and not any(isinstance(word, list | dict | None) for word in content)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{where} does not name classes ({error!r}); correct or remove it") from None
-    if not named:
-        raise UserError(f"{where} does not name classes; correct or remove it")
-    labels = {class_word(word): label for label, word in enumerate(words)}
-    if isinstance(content, dict):
-        if not all(_is_whole(label) for label in content.values()):
-            return _class_table([*labels], content, where, whole=False)
-        labels = {class_word(word): label for word, label in content.items()}
-    if sorted(labels.values()) != list(range(len(words))):
-        raise UserError(f"{where} does not give its {len(words)} classes the labels 0..{len(words) - 1}; correct it")
-    return ClassTable(labels, tuple(sorted(labels, key=labels.__getitem__)))
+    table = _entries(data, where)
+    if not all(_is_whole(entry) for entry in table.values()):
+        return _class_table([*table], table, where, whole=False)
+    if sorted(table.values()) != list(range(len(table))):
+        raise UserError(f"{where} does not give its {len(table)} classes the labels 0..{len(table) - 1}; correct it")
+    return ClassTable(table, tuple(sorted(table, key=table.__getitem__)))
 
 
 def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = False) -> ClassTable:
@@ -139,10 +161,52 @@ def read_class_table(words: Sequence[str], classes_file: Path, *, whole: bool = 
     if not classes_file.is_file():
         raise UserError(f"{classes_file} is no file; restore or remove it")
     try:
-        content = json.loads(classes_file.read_bytes(), object_pairs_hook=_once)
-    except (OSError, ValueError, RecursionError) as error:
+        data = classes_file.read_bytes()
+    except OSError as error:
         raise UserError(f"cannot read {classes_file}: {error}; correct or remove it") from None
-    return _class_table(words, content, str(classes_file), whole=whole)
+    return _class_table(words, _entries(data, str(classes_file)), str(classes_file), whole=whole)
+
+
+def _entries(data: bytes, where: str) -> dict[str, Any]:
+    """What the content of a ``classes.json`` says of each word: its label, its name, or both, and the same kind of all.
+
+    Raises UserError for anything else.
+    """
+    try:
+        content = json.loads(data, object_pairs_hook=_once)
+        if isinstance(content, list) and content:
+            content = _once([(_listed_word(word), label) for label, word in enumerate(content)])
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"cannot read {where}: {error}; correct or remove it") from None
+    except ValueError as error:
+        raise UserError(f"{where} does not name classes: {error}; correct or remove it") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(
+            f"{where} does not name classes: it holds {shortened(json.dumps(content), 20)} instead of a list of words, or an "
+            "object with an entry for each of them; correct or remove it"
+        )
+    wanted = _entry_kind(next(iter(content.values())))
+    for word, entry in content.items():
+        if wanted is None or _entry_kind(entry) is not wanted:
+            raise UserError(
+                f"{where} gives {word!r} the entry {shortened(json.dumps(entry), 40)}; expected a name for every class, a label "
+                'for every class, or {"name": NAME, "index": LABEL} for every class; correct or remove it'
+            )
+    return content
+
+
+def _entry_kind(entry: object) -> type | None:
+    """Which of the kinds of entries one is, by its type; None: none of them."""
+    if isinstance(entry, dict):
+        return dict if isinstance(entry.get("name"), str) and "index" in entry else None
+    return next((kind for kind in (str, int) if isinstance(entry, kind) and not isinstance(entry, bool)), None)
+
+
+def _listed_word(word: object) -> str:
+    """A word of a list, which may be a whole number. Raises ValueError."""
+    if isinstance(word, str) or _is_whole(word):
+        return str(word)
+    raise ValueError(f"its list holds {shortened(json.dumps(word), 40)}, which is no word")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,40 +223,29 @@ def _numbered(words: Iterable[str]) -> ClassTable:
     return ClassTable({word: label for label, word in enumerate(names)}, tuple(names))
 
 
-def _class_table(words: Sequence[str], content: Any, where: str, *, whole: bool) -> ClassTable:
-    try:
-        table = _as_table(content)
-        _refuse_quoted_labels(table, where)
-        default = _numbered(table if whole and set(words) <= set(table) else words)
-        entries = {word: table[word] for word in default.names}
-        if all(isinstance(entry, str) for entry in entries.values()):
-            return ClassTable(default.labels, tuple(entries.values()))
-        indices = {word: entry["index"] for word, entry in table.items()}
-        titles = {word: str(entry["name"]) for word, entry in table.items()}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{where} does not name every class ({error!r}); complete or remove it") from None
+def _class_table(words: Sequence[str], table: Mapping[str, Any], where: str, *, whole: bool) -> ClassTable:
+    _refuse_quoted_labels(table, where)
+    absent = next((word for word in words if word not in table), None)
+    if absent is not None:
+        raise UserError(f"{where} does not name every class, such as {absent!r}; complete or remove it")
+    words = [*table] if whole else words
+    if all(isinstance(entry, str) for entry in table.values()):
+        default = _numbered(words)
+        return ClassTable(default.labels, tuple(table[word] for word in default.names))
+    entries = {word: {"index": entry, "name": word} if _is_whole(entry) else entry for word, entry in table.items()}
+    indices = {word: entry["index"] for word, entry in entries.items()}
     _check_indices(indices, where)
-    names = {index: titles[word] for word, index in indices.items()}
-    labels = {word: indices[word] for word in entries}
+    names = {index: entries[word]["name"] for word, index in indices.items()}
+    labels = {word: indices[word] for word in words}
     return ClassTable(labels, tuple(names.get(label, _placeholder(label)) for label in range(max(names) + 1)))
 
 
-def _as_table(content: Any) -> Any:
-    """A list of words, and labels by word, in the form that has ``index`` and ``name``; anything else as it is."""
-    if isinstance(content, list) and len(set(content)) == len(content):
-        content = {word: label for label, word in enumerate(content) if isinstance(word, str)}
-    if isinstance(content, dict) and all(_is_whole(label) for label in content.values()):
-        content = {word: {"index": label, "name": word} for word, label in content.items()}
-    return {class_word(word): entry for word, entry in content.items()} if isinstance(content, dict) else content
-
-
-def _refuse_quoted_labels(table: Any, where: str) -> None:
+def _refuse_quoted_labels(table: Mapping[str, Any], where: str) -> None:
     """Raise UserError where what stands for names is the numbers 0..n-1: labels in quotes, which would not be followed."""
-    if not isinstance(table, dict) or not all(isinstance(entry, str) for entry in table.values()):
-        return
+    different = [(word, entry) for word, entry in table.items() if word != entry]
     numbers = {str(label) for label in range(len(table))}
-    if numbers == set(table.values()) and any(word != entry for word, entry in table.items()):
-        word, entry = next((word, entry) for word, entry in table.items() if word != entry)
+    if different and all(isinstance(entry, str) for entry in table.values()) and numbers == set(table.values()):
+        word, entry = different[0]
         raise UserError(
             f'{where} gives {word!r} the name "{entry}", and so on, which look like labels in quotes; write labels without '
             f'quotes, such as {{"{word}": {entry}}}, or names that are no numbers'

@@ -41,6 +41,11 @@ def check_parts(names: Sequence[str], where: str) -> None:
         warn(
             f"{where}: all of {' and '.join(doubles[0][:2])} are read; if they are one set in several forms, give one's folder"
         )
+    kinds = sorted({f"{name.removeprefix('/')}N-of-{parts}" for name, parts in numbers if "=" not in name})
+    if len(kinds) > 1:
+        warn(
+            f"{where}: {' and '.join(kinds)} are read as parts of one split; if they are sets of their own, give a folder for each"
+        )
     for (name, parts), found in numbers.items():
         if len(found) < parts:
             warn(f"{where}: only {len(found)} of the {parts} parts {name.removeprefix('/')}N-of-{parts} are there")

@@ -148,6 +148,9 @@ class ResizedSource(Source):
     def shards(self, samples_per_shard: int) -> list[tuple[str, int]]:
         return self._source.shards(samples_per_shard)
 
+    def forget_counts(self) -> None:
+        self._counts[:] = [0] * len(_OUTCOMES)
+
     def remarks(self) -> str | None:
         made, small, unusable = self._counts[:]
         bad = f", {unusable} without an image that can be decoded left as they are" if unusable else ""

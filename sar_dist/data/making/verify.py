@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,6 +128,18 @@ def _decoding_problem(image: bytes) -> str | None:
     return None
 
 
+def _report_unlabelled(reports: Sequence[ShardReport], labels: LabelSource) -> None:
+    """Count the samples of shards without any label as bad where others have labels; a shard alone cannot tell."""
+    if not any(report.labels.keys() - {NO_LABEL} for report in reports):
+        return
+    for report in reports:
+        if report.labels.keys() == {NO_LABEL} and not report.bad:
+            where = ".".join([labels.member, *labels.fields])
+            report.bad.append(
+                f"none of its {report.samples} samples has a label in {where}, unlike those of other shards"
+            )
+
+
 def verify_folder(
     folder: Path, *, deep: bool = False, processes: int | None = None, label: str = LABEL_EXTENSION
 ) -> None:
@@ -135,6 +147,7 @@ def verify_folder(
     problems = 0
     for manifest in manifests_at(folder, label):
         reports = list(verify_shards(manifest, deep=deep, processes=processes))
+        _report_unlabelled(reports, manifest.labels)
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
                 say(line)

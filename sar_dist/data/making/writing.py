@@ -3,12 +3,14 @@
 The samples of a source are permuted by the seed once, and shard k is a fixed slice of that order, so the number of
 processes does not matter; the time of all members is 0. A shard appears under its name whole or not at all, the manifest
 is written last, and an interrupted command that is given again goes on after the shards that are finished. The manifest
-repeats what the shards were begun with, so that the same command also recognises a split that it had finished.
+repeats what the shards were begun with, so that the same command also recognises a split that it had finished: by the
+names, sizes and labels of its samples, and by the bytes of some of them. Times of files do not count, as copies have others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -46,6 +48,9 @@ from sar_dist.progress import track
 SAMPLES_PER_SHARD = 1250
 MAX_MEMBER_NAME = 100
 _REMEDY = "choose another folder or remove it"
+# Of the shards that are there, as many samples are made again and compared; whole sets, if they are no larger.
+_COMPARED_SAMPLES = 1000
+_COMPARED_SHARDS = 100
 # Headers and padding of a sample's members, bytes.
 _OVERHEAD = 4 * BLOCK
 
@@ -70,6 +75,7 @@ def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manif
     state = folder / WRITING_STATE_NAME
     plan = json.loads(json.dumps(_plan(source, options)))
     if (finished := _made_before(source, folder, plan)) is not None:
+        _refuse_other_bytes(source, [(folder / name, part) for name, part in _parts(source, options)])
         shutil.rmtree(state, ignore_errors=True)  # of a process that was killed while it tidied up
         say(f"{folder} was finished by an earlier call")
         return finished
@@ -96,26 +102,69 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         say(f"{folder}: {manifest.total} samples{classes} in {shards}, {size:.1f} MB")
         if source.classes is not None and len(source.classes) == 1:
             warn(f"{folder} has a single class, {source.classes[0]}: there is nothing to tell apart; was it meant?")
-        remarks = source.remarks()
-        if remarks is not None:
-            say(f"{folder}: {remarks}")
 
 
 def _plan(source: Source, options: WritingOptions) -> dict[str, Any]:
     return {
         "source": source.description(),
         "digest": source.digest(),
+        "classes": _classes_digest(source),
         "split": source.split,
         "seed": options.seed,
         "samples_per_shard": options.samples_per_shard,
     }
 
 
+def _classes_digest(source: Source) -> str:
+    words = None if source.words is None else class_table_content(source.words)
+    return hashlib.sha256(json.dumps([source.classes, words], sort_keys=True).encode()).hexdigest()
+
+
+def _parts(source: Source, options: WritingOptions) -> list[tuple[str, np.ndarray]]:
+    """The name of each shard, and the source's samples that it holds, in this order."""
+    names, counts = zip(*source.shards(options.samples_per_shard), strict=True)
+    return [*zip(names, np.split(source.order(options.seed), np.cumsum(counts)[:-1]), strict=True)]
+
+
+def _refuse_other_bytes(source: Source, shards: Sequence[tuple[Path, np.ndarray]]) -> None:
+    """Raise UserError unless finished shards begin with the samples that ``source`` has for them now.
+
+    Samples are spread over the shards at random, so that the first ones of shards stand for all.
+    """
+    chosen = shards[:: -(-len(shards) // _COMPARED_SHARDS) or 1]
+    for path, numbers in chosen:
+        compared = numbers[: -(-_COMPARED_SAMPLES // len(chosen))]
+        try:
+            with path.open("rb") as file:
+                other = next(
+                    (key for key, data in _stored_samples(source, compared) if file.read(len(data)) != data), None
+                )
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
+        if other is not None:
+            raise UserError(
+                f"{path} holds another sample {other} than would be made now: the images or labels of its source have changed, "
+                f"or the program that resizes them; {_REMEDY}"
+            )
+
+
+def _stored_samples(source: Source, numbers: np.ndarray) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes in a shard of the source's samples ``numbers``."""
+    for number in numbers.tolist():
+        key, members = source.sample(number)
+        made = io.BytesIO()
+        for extension, data in members.items():
+            _write_member(made, key, extension, data)
+        yield key, made.getvalue()
+
+
 def _claim(folder: Path, state: Path, plan: dict[str, Any]) -> None:
     """Make ``folder`` ours, or recognise it as the unfinished result of the same plan."""
     if (state / "plan.json").exists():
         if _stored(state / "plan.json") != plan:
-            raise UserError(f"{folder} holds unfinished shards of another source or other options; {_REMEDY}")
+            raise UserError(
+                f"{folder} holds unfinished shards of another source, other labels or other options; {_REMEDY}"
+            )
         return
     if folder.exists() and any(entry.name != WRITING_STATE_NAME for entry in folder.iterdir()):
         raise UserError(f"{folder} is not empty; {_REMEDY}")
@@ -132,12 +181,19 @@ def _made_before(source: Source, folder: Path, plan: dict[str, Any]) -> Manifest
     if not (folder / MANIFEST_NAME).exists():
         return None
     content = _stored(folder / MANIFEST_NAME)
-    if isinstance(content, dict) and content.get("plan") == _digest(plan):
-        manifest = parse_manifest(content, str(folder), source.split)
-        files = [(folder / shard.name, shard.bytes) for shard in manifest.shards]
-        if all(file.is_file() and file.stat().st_size == size for file, size in files):
-            return manifest
-    raise UserError(f"{folder} holds finished shards already; {_REMEDY}")
+    if not isinstance(content, dict) or content.get("plan") != _digest(plan):
+        raise UserError(
+            f"{folder} holds finished shards already, of another source, other labels or other options, or of an earlier version; "
+            f"{_REMEDY}"
+        )
+    manifest = parse_manifest(content, str(folder), source.split)
+    for shard in manifest.shards:
+        file = folder / shard.name
+        if not file.is_file() or file.stat().st_size != shard.bytes:
+            raise UserError(
+                f"{folder} holds finished shards already, of which {shard.name} is missing or damaged; {_REMEDY}"
+            )
+    return manifest
 
 
 def _digest(plan: dict[str, Any]) -> str:
@@ -155,13 +211,18 @@ def _stored(file: Path) -> Any:
 def _write_all(source: Source, folder: Path, state: Path, options: WritingOptions, plan: dict[str, Any]) -> Manifest:
     for leftover in folder.rglob(PART_FILES):
         leftover.unlink()
-    order = source.order(options.seed)
-    names, counts = zip(*source.shards(options.samples_per_shard), strict=True)
-    parts = np.split(order, np.cumsum(counts)[:-1])
-    jobs = [_Job(folder, state, name, numbers) for name, numbers in zip(names, parts, strict=True)]
+    jobs = [_Job(folder, state, name, numbers) for name, numbers in _parts(source, options)]
     for parent in {path.parent for job in jobs for path in (job.folder / job.name, job.record)}:
         make_folder(parent)
-    todo = [job for job in jobs if _finished(job) is None]
+    todo: list[_Job] = []
+    done: list[tuple[Path, np.ndarray]] = []
+    for job in jobs:
+        if _finished(job) is None:
+            todo.append(job)
+        else:
+            done.append((job.folder / job.name, job.numbers))
+    _refuse_other_bytes(source, done)
+    source.forget_counts()
     samples = sum(len(job.numbers) for job in todo)
     needed = int((source.size() / len(source) + _OVERHEAD) * samples)
     check_space(folder, needed, "the shards take about", "free some space or choose another folder")
@@ -176,6 +237,9 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
     )
     manifest = replace(manifest, shards=entries)
     _write_manifest(manifest, source, options, plan)
+    remarks = source.remarks()
+    if remarks is not None:
+        say(f"{folder}: {remarks}")
     return manifest
 
 
@@ -279,7 +343,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     return ShardEntry(path.name, count, file.bytes, file.digest.hexdigest())
 
 
-def _write_member(file: _HashingFile, key: str, extension: str, data: bytes) -> None:
+def _write_member(file: _HashingFile | BinaryIO, key: str, extension: str, data: bytes) -> None:
     name = f"{key}.{extension}"
     if split_key(name) != (key, extension) or len(name) > MAX_MEMBER_NAME or not name.isascii():
         raise UserError(

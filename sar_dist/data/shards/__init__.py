@@ -3,6 +3,7 @@
 from sar_dist.data.shards.checks import (
     check_shards,
     counted,
+    labels_in,
     load_manifest,
     manifests_at,
     open_index,
@@ -59,6 +60,7 @@ __all__ = [
     "index_new_shards",
     "index_shard",
     "key_of_member",
+    "labels_in",
     "load_manifest",
     "manifests_at",
     "open_index",

@@ -313,6 +313,12 @@ def shared_shards(one: Manifest, other: Manifest) -> list[str]:
     return [shard.name for shard in open_index(one).shards if shard.checksums in theirs]
 
 
+def labels_in(manifest: Manifest) -> set[int]:
+    """The class numbers that samples have; none where the shards are remote."""
+    labels = [] if is_url(manifest.root) else np.unique(open_index(manifest).records["label"]).tolist()
+    return set(labels) - {NO_LABEL}
+
+
 def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
     """One line for each kind of thing that is no damage, but may not be what the author of the shards had in mind."""
     check_parts([shard.name for shard in shards], manifest.root)

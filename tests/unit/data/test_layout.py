@@ -21,6 +21,8 @@ from sar_dist.data.layout import (
     is_sample_member,
     member_extension,
     parse_split_choice,
+    read_class_table,
+    read_label_words,
     sort_classes,
     split_folders,
     splits_by_name,
@@ -429,6 +431,35 @@ def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys
     assert "left out 1 .tar files beside the folder train, such as train-0000.tar" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('"cat"', 'it holds "cat" instead of a list of words'),
+        ("3", "it holds 3 instead"),
+        ("null", "it holds null instead"),
+        ("[]", r"it holds \[\] instead"),
+        ("{}", "it holds {} instead"),
+        ('["cat", "dog", "cat "]', "'cat' is there twice"),
+        ('["cat", ["dog"]]', r'its list holds \["dog"\], which is no word'),
+        ('["cat", null]', "its list holds null, which is no word"),
+        (
+            '{"cat": null, "dog": null}',
+            "gives 'cat' the entry null; expected a name for every class, a label for every",
+        ),
+        ('{"cat": 0, "dog": "Dog"}', "gives 'dog' the entry \"Dog\"; expected"),
+        ('{"cat": {"index": 0, "name": null}, "dog": {"index": 1, "name": "Dog"}}', "gives 'cat' the entry"),
+        ('{"classes": ["cat", "dog"]}', "gives 'classes' the entry"),
+    ],
+)
+def test_what_classes_json_may_not_hold_is_one_line_for_every_reader(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "classes.json").write_text(content)
+    for read in (read_label_words, lambda file: read_class_table(["cat", "dog"], file)):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / "classes.json")
+
+
 def test_a_word_that_is_another_number_than_its_label_is_refused(tmp_path: Path) -> None:
     make_shards(tmp_path, [2], "train")
     (tmp_path / "classes.json").write_text(json.dumps([f"{label:03d}" for label in range(7)]))
@@ -468,6 +499,42 @@ def test_inaturalist(tmp_path: Path, inline: bool) -> None:
         inaturalist_sources(root, "family")
     with pytest.raises(UserError, match="no lists such as"):
         inaturalist_sources(root / "img")
+
+
+def test_inaturalist_of_2021_with_fewer_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = write_lists(tmp_path, inline=True)
+    for split, name in (("train", "train_mini"), ("val", "val")):
+        (root / f"{split}2019.json").rename(root / f"{name}.json")
+    (root / "train_bboxes.json").write_text("{}")
+    assert [(source.split, len(source)) for source in inaturalist_sources(root)] == [("train", 3), ("val", 1)]
+    assert (
+        "left out 1 JSON files that are no lists of images by name, such as train_bboxes.json"
+        in capsys.readouterr().err
+    )
+    (root / "train.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"the train split 2 times, in train\.json and train_mini\.json; move all but one"
+    ):
+        inaturalist_sources(root)
+
+
+def test_inaturalist_names_that_occur_in_two_kingdoms_are_two_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = write_lists(tmp_path, inline=True)
+    tree_of = {0: ("Plantae", "Lamiaceae", "Prunella"), 2: ("Animalia", "Prunellidae", "Prunella")}
+    for name in ("train2019.json", "val2019.json"):
+        content = json.loads((root / name).read_text())
+        for entry in content["categories"]:
+            where = tree_of.get(entry["id"], ("Animalia", "Apodidae", "Apus"))
+            entry |= dict(zip(("kingdom", "family", "genus"), where, strict=True))
+        (root / name).write_text(json.dumps(content))
+    train, _ = inaturalist_sources(root, "genus")
+    assert train.classes is not None
+    assert len(train.classes) == 3
+    assert set(train.classes) == {"Apus", "Prunella (Animalia)", "Prunella (Plantae)"}
+    assert "are Prunella (Animalia), Prunella (Plantae): kept apart" in capsys.readouterr().err
+    assert inaturalist_sources(root, "kingdom")[0].classes == ("Animalia", "Plantae")
 
 
 def _edit_list(root: Path, name: str, **entries: list[dict[str, object]]) -> None:

@@ -193,7 +193,7 @@ def test_an_unfinished_set_is_not_completed_in_another_size(tmp_path: Path, monk
             resized_shards(source, tmp_path / "out")
     original = CopiedShards(load_manifest(source, "train", "json.label"), "train", "json.label")
     for other in (original, ResizedSource(original, Resizing(32, 90)), ResizedSource(original, Resizing(31, 95))):
-        with pytest.raises(UserError, match="another source or other options"):
+        with pytest.raises(UserError, match="another source, other labels or other options"):
             write_shards(other, tmp_path / "out", WritingOptions())
     resized_shards(source, tmp_path / "out")
     verify_folder(tmp_path / "out")

@@ -13,7 +13,7 @@ import webdataset as wds
 from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
-from sar_dist.data.layout import SplitChoice
+from sar_dist.data.layout import SplitChoice, parse_split_choice
 from sar_dist.data.making.sources import (
     CsvColumns,
     Subset,
@@ -371,6 +371,15 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
         (["a.jpg", "cat"], [["b.jpg", "dog"]], "has no column 'path', only a.jpg, cat; its first line must name"),
         (["path", "label"], [["a.jpg", "1e0"], ["b.jpg", "2"]], "fractional .* such as 1e0"),
         (["path", "label"], [["a.jpg", "\uff13"], ["b.jpg", "2"]], "too large to be class numbers, such as \uff13"),
+        (["path", "label"], [["a.jpg", "7"], ["b.jpg", "007"]], "labels 007 and 7, which are the same number"),
+        (["path", "label"], [["a.jpg", "[0, 3]"], ["b.jpg", "2"]], r"the label '\[0, 3\]' is a list of labels"),
+        (["path", "label"], [["a.jpg", "['cat']"], ["b.jpg", "['cat', 'dog']"]], "is a list of labels"),
+        (["path", "label"], [["a.jpg", "0;3"], ["b.jpg", "1;2"]], "the label '0;3' is a list of labels"),
+        (
+            ["path", "label"],
+            [["C:\\pictures\\a.jpg", "cat"]],
+            "line 2: .* is a path on a computer with Windows; .*--images",
+        ),
     ],
 )
 def test_impossible_tables(tmp_path: Path, header: list[str], rows: list[list[str]], message: str) -> None:
@@ -388,6 +397,93 @@ def test_csv_with_a_split_column_that_nobody_named(tmp_path: Path, capsys: pytes
     assert "the column subset says to which split a row belongs" in capsys.readouterr().err
     (whole,) = csv_sources(table, None, CsvColumns(split=""), None)
     assert (whole.split, len(whole)) == ("train", 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "paths", "split", "expected"),
+    [
+        ("t.csv", ["a.jpg"], None, {"train": 1}),
+        ("val.csv", ["a.jpg"], None, {"val": 1}),
+        ("my_Validation_2.csv", ["a.jpg"], None, {"val": 1}),
+        ("val/t.csv", ["a.jpg"], None, {"val": 1}),
+        ("test/t.csv", ["a.jpg"], "train", {"train": 1}),
+        ("test.csv", ["a.jpg"], SplitChoice("test", "val"), {"val": 1}),
+        ("train_test.csv", ["a.jpg"], "train", {"train": 1}),
+        ("t.csv", ["train/a.jpg", "Val/b.jpg", "training/c.jpg"], None, {"train": 2, "val": 1}),
+        ("train.csv", ["train/a.jpg", "val/b.jpg"], None, {"train": 1, "val": 1}),
+        ("t.csv", ["train/a.jpg", "val/b.jpg"], "val", {"val": 1}),
+        ("t.csv", ["images/val/cat/a.jpg", "images/val/cat/b.jpg"], None, {"val": 2}),
+        ("t.csv", ["val/train/a.jpg", "val/car/b.jpg"], None, {"val": 2}),
+        ("t.csv", ["train/a.jpg", "car/b.jpg"], None, {"train": 2}),  # a class called train
+        ("t.csv", ["train\\a.jpg", "val\\b.jpg"], None, {"train": 1, "val": 1}),
+    ],
+)
+def test_tables_without_a_split_column_say_the_split_by_path_or_name(
+    tmp_path: Path, table: str, paths: list[str], split: str | SplitChoice | None, expected: dict[str, int]
+) -> None:
+    file = tmp_path / "some" / table
+    make_tree(file.parent, [path.replace("\\", "/") for path in paths])
+    write_csv(file, ["path", "label"], [[path, "cat"] for path in paths])
+    assert {source.split: len(source) for source in csv_sources(file, None, CsvColumns(), split)} == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "paths", "split", "message"),
+    [
+        ("test.csv", ["a.jpg"], None, "has only a test split; say what to make of it, with --split test=val"),
+        ("test/t.csv", ["a.jpg"], None, "test is a test split by name; .*--split test=val"),
+        ("train_test.csv", ["a.jpg"], None, "could be of two splits by name; rename it, or say with --split"),
+        ("val.csv", ["a.jpg"], "train", "has no train split, only val; choose one by --split val=train"),
+        ("train.csv", ["val/a.jpg"], None, "is of the split train by its name, but its rows are of val; rename it"),
+        (
+            "t.csv",
+            ["train/a.jpg", "val/b.jpg", "c.jpg"],
+            None,
+            r"\(1 in train, 1 in val\) and others in none, such as c.jpg;",
+        ),
+        ("t.csv", ["images/a.jpg", "val/b.jpg"], None, "1 in val"),
+    ],
+)
+def test_tables_whose_splits_are_not_clear(
+    tmp_path: Path, table: str, paths: list[str], split: str | None, message: str
+) -> None:
+    file = tmp_path / "some" / table
+    make_tree(file.parent, paths)
+    write_csv(file, ["path", "label"], [[path, "cat"] for path in paths])
+    with pytest.raises(UserError, match=message):
+        csv_sources(file, None, CsvColumns(), split)
+    if len(paths) > 1:
+        (source,) = csv_sources(file, None, CsvColumns(split=""), split)
+        assert len(source) == len(paths)
+
+
+def test_split_columns_of_other_words_become_splits_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    rows = [["a.jpg", "dog", "0"], ["b.jpg", "cat", "1"], ["c.jpg", "eel", "0"]]
+    table = write_csv(tmp_path / "t.csv", ["path", "label", "partition"], rows)
+    (source,) = csv_sources(table, None, CsvColumns(), None)
+    assert len(source) == 3
+    assert "is not used; " in (said := capsys.readouterr().err)
+    assert "make one split a command by --split-column partition --split VALUE=val" in said
+    with pytest.raises(UserError, match="by a command of its own: --split-column partition --split 0=train, or 0=val"):
+        csv_sources(table, None, CsvColumns(split="partition"), None)
+    for choice, keys in (("0=train", ["a", "c"]), ("1=val", ["b"])):
+        (source,) = csv_sources(table, None, CsvColumns(split="partition"), parse_split_choice(choice))
+        assert sorted(source.sample(number)[0] for number in range(len(source))) == keys
+        assert source.classes == ("cat", "dog", "eel"), "of the whole table"
+
+
+def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    for joint in (";", "|", ", "):
+        rows = [["a.jpg", f"cat{joint}dog"], ["b.jpg", "dog"], ["c.jpg", "cat"]]
+        table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
+        with pytest.raises(UserError, match=r"the label .* is a list of labels, and an image has one class here"):
+            csv_sources(table, None, CsvColumns(), None)
+        (source,) = csv_sources(write_csv(table, ["path", "label"], rows[:2]), None, CsvColumns(), None)
+        assert source.classes == (f"cat{joint}dog", "dog"), "a word like any other"
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.txt"])
@@ -453,6 +549,33 @@ def test_csv_written_by_hand(tmp_path: Path) -> None:
     table.write_text("path,label\n\na.jpg,cat\ntext.txt,dog\n")
     with pytest.raises(UserError, match=r"line 4: 'text\.txt' is no image by name"):
         csv_sources(table, None, CsvColumns(), None)
+
+
+def test_tables_of_json_lines_as_beside_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = make_tree(tmp_path / "train", ["cat/a.jpg", "cat/b.jpg", "dog/c.jpg"])
+    table, columns = tree / "metadata.jsonl", CsvColumns("file_name")
+    rows = [{"file_name": "cat/a.jpg", "label": "owl"}, {"boxes": [[1, 2]], "label": "elk", "file_name": "dog/c.jpg"}]
+    table.write_text("\r\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8-sig")
+    (source,) = csv_sources(table, None, columns, None)
+    assert (source.split, source.classes, len(source)) == ("train", ("elk", "owl"), 2)
+    imagefolder_sources(tree, None)
+    assert (
+        "metadata.jsonl is not used, as folders say what the classes are; `make_shards.py csv"
+        in capsys.readouterr().err
+    )
+    for content, message in (
+        ('{"file_name": "a.jpg", "label": null}', "line 1: one of file_name, label is empty"),
+        ('{"file_name": "a.jpg", "label": ["cat", "dog"]}', "is a list of labels"),
+        (
+            '{"file_name": "a.jpg", "label": "cat"',
+            "line 1: Expecting ',' delimiter.*; each line must be an object of JSON",
+        ),
+        ('["a.jpg", "cat"]', r'line 1: \["a.jpg", "cat"\] is no object of JSON'),
+        ("", "has no column 'file_name'"),
+    ):
+        table.write_text(content)
+        with pytest.raises(UserError, match=message):
+            csv_sources(table, None, columns, None)
 
 
 def write_parquet(path: Path, images: list, labels: list, names: list[str] | None = None) -> Path:
@@ -556,6 +679,27 @@ def test_parquet_rows_of_another_split_are_refused(
         assert len(source) == 2
 
 
+def test_parquet_columns_of_any_name_may_be_about_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
+    from pyarrow import parquet
+
+    images = [image["bytes"] for image in _parquet_images(0, 2)]
+    for column, values, refused, said in (
+        ("part_of", ["train", "val"], "of the split val, but its rows would be of train", ""),
+        ("partition", ["test", "test"], "of the split test, but its rows would be of train", ""),
+        ("partition", [0, 1], None, "the column partition may say to which split a row belongs, and is not used"),
+        ("is_train", [True, False], None, "the column is_train may say"),
+        ("caption", ["a train", "valid"], None, ""),
+    ):
+        table = arrow.table({"image": images, "label": [0, 1], column: values})
+        parquet.write_table(table, tmp_path / "all.parquet")
+        with contextlib.nullcontext() if refused is None else pytest.raises(UserError, match=refused):
+            parquet_sources(tmp_path / "all.parquet", "image", "label", None)
+        err = capsys.readouterr().err
+        assert said in err
+        assert bool(said) == bool(err)
+
+
 def test_parquet_with_words(tmp_path: Path) -> None:
     labels = ["dog", "cat", "eel", "cat", "dog"]
     write_parquet(tmp_path / "set" / "train-0.parquet", _parquet_images(0, 5), labels)
@@ -574,6 +718,30 @@ def test_parquet_with_words(tmp_path: Path) -> None:
     (tmp_path / "set" / "classes.json").write_text(json.dumps(["fox", "eel", "dog", "cat"]))
     (only,) = parquet_sources(tmp_path / "set", "image", "label", "val")
     assert (only.sample(0)[1]["cls"], only.classes) == (b"0", ("fox", "eel", "dog", "cat"))
+
+
+def test_sources_that_changed_at_the_same_size_are_other_sources(tmp_path: Path) -> None:
+    images, options = _parquet_images(0, 4), WritingOptions(processes=1)
+    file = write_parquet(tmp_path / "set" / "a.parquet", images, [0, 1, 0, 1], ["cat", "dog"])
+    write_splits(parquet_sources(file, "image", "label", None), tmp_path / "out", options)
+    before = parquet_sources(file, "image", "label", None)[0].digest()
+    for labels, names in (([1, 0, 0, 1], ["cat", "dog"]), ([0, 1, 0, 1], ["cow", "dog"])):
+        write_parquet(file, images, labels, names)
+        (source,) = parquet_sources(file, "image", "label", None)
+        assert (source.digest() == before) is (names[0] == "cow")
+        with pytest.raises(UserError, match="holds finished shards already, of another source, other labels"):
+            write_splits([source], tmp_path / "out", options)
+    write_parquet(file, [images[place] for place in (0, 2, 1, 3)], [0, 1, 0, 1], ["cat", "dog"])
+    with pytest.raises(UserError, match="holds another sample train-0000000"):
+        write_splits(parquet_sources(file, "image", "label", None), tmp_path / "out", options)
+    tree = make_tree(tmp_path / "tree", ["cat/a.png", "cat/b.png", "dog/c.png"])
+    write_splits(imagefolder_sources(tree, None), tmp_path / "folders", options)
+    shutil.copytree(tree, tmp_path / "copy" / "tree", copy_function=shutil.copyfile)  # another time does not matter
+    write_splits(imagefolder_sources(tmp_path / "copy" / "tree", None), tmp_path / "folders", options)
+    for name, number in (("cat/b.png", 2), ("dog/c.png", 1)):
+        (tree / name).write_bytes(image_of(number))
+    with pytest.raises(UserError, match=r"holds another sample [bc] than would be made now"):
+        write_splits(imagefolder_sources(tree, None), tmp_path / "folders", options)
 
 
 def test_parquet_with_numbers_in_words(tmp_path: Path) -> None:
@@ -724,6 +892,11 @@ def test_splits_of_tars_have_one_numbering(tmp_path: Path) -> None:
         (_parquet_images(0, 1), [1.5], "column label is of the type double"),
         (_parquet_images(0, 1), [10**12], "label 1000000000000"),
         (_parquet_images(0, 2), ["cat", None], "1 of its 2 rows have no label"),
+        (
+            [{"bytes": b"", "path": "a"}],
+            [0],
+            r"row 0 of the train split, in \S+a.parquet, holds an image of 0 bytes; take such",
+        ),
         ([None], [0], "1 of its 1 rows hold no image, or one outside of the file; take such rows out"),
         ([{"bytes": None, "path": "a.png"}, *_parquet_images(0, 5)], [0] * 6, "1 of its 6 rows hold no image"),
         ([{"path": "a.jpg"}, {"path": "b.jpg"}], [0, 1], "2 of its 2 rows hold no image, or one outside of the file"),
@@ -762,11 +935,47 @@ def test_parquet_columns_that_are_there_twice_or_hold_paths(tmp_path: Path) -> N
     parquet.write_table(arrow.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has 2 columns 'label'; rename all but one"):
         parquet_sources(tmp_path, "image", "label", None)
-    texts = arrow.table({"image": ["a.png"], "label": [0]})
-    parquet.write_table(texts, tmp_path / "a.parquet")
-    (source,) = parquet_sources(tmp_path, "image", "label", None)
-    with pytest.raises(UserError, match="row 0 of the train split holds no image, or one outside of the Parquet files"):
-        source.sample(0)
+    for image, kind in (
+        ("a.png", "string"),
+        ([image_of(0)], "list<"),
+        ([[[1, 2]]], "list<"),
+        ({"bytes": "x"}, "struct<"),
+    ):
+        parquet.write_table(arrow.table({"image": [image], "label": [0]}), tmp_path / "a.parquet")
+        with pytest.raises(
+            UserError, match=f"its column image is of the type {kind}.*, expected the bytes of one image"
+        ):
+            parquet_sources(tmp_path, "image", "label", None)
+
+
+def test_parquet_files_of_the_split_that_their_folder_is_called_and_in_capitals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(tmp_path / "set" / "validation" / "0000.PARQUET", _parquet_images(0, 2), [0, 1])
+    for place in ("set", "set/validation", "set/validation/0000.PARQUET"):
+        (source,) = parquet_sources(tmp_path / place, "image", "label", None)
+        assert (source.split, len(source)) == ("val", 2)
+    for name in ("train_clean-00000-of-00001", "train_extra-00000-of-00001"):
+        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(0, 2), [0, 1])
+    parquet_sources(tmp_path / "two", "image", "label", None)
+    assert "train_clean-N-of-1 and train_extra-N-of-1 are read as parts of one split" in capsys.readouterr().err
+
+
+def test_parquet_classes_json_and_metadata_must_agree(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train-0.parquet", _parquet_images(0, 2), [0, 1], ["n01", "n02"])
+    for content, names in ((["n01", "n02"], ("n01", "n02")), ({"n01": "tench", "n02": "fox"}, ("tench", "fox"))):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        assert [source.classes for source in parquet_sources(tmp_path, "image", "label", None)] == [names]
+    for content, message in (
+        (
+            ["n02", "n01"],
+            r"label 0 is n01 in \S+train-0.parquet and n02 in \S+classes.json; correct or remove classes.json",
+        ),
+        (["n01", "n02", "n03"], "label 2 is no class in .* and n03 in"),
+    ):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            parquet_sources(file, "image", "label", None)
 
 
 def test_parts_that_are_missing_or_of_several_configurations(

@@ -90,3 +90,17 @@ def test_verify_of_several_layouts(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [line.split(":")[0] for line in lines] == ["train", "val"]
     with pytest.raises(UserError, match="no manifest"):
         verify_folder(tmp_path)
+
+
+def test_verify_tells_shards_without_labels_from_sets_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = [("a.jpg", image_of(1)), ("b.jpg", image_of(2))]
+    (tmp_path / "train-0.tar").write_bytes(tar_bytes(without))
+    verify_folder(tmp_path)
+    (tmp_path / "train-1.tar").write_bytes(tar_bytes(sample_members(1)))
+    with pytest.raises(UserError, match="1 problems"):
+        verify_folder(tmp_path)
+    assert (
+        "shard train-0.tar: none of its 2 samples has a label in cls, unlike those of other" in capsys.readouterr().out
+    )

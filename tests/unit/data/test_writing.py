@@ -32,6 +32,7 @@ class Numbers(Source):
     fails_at: int | None = None
     split: Split = "train"
     classes: tuple[str, ...] | None = ("a", "b", "c")
+    shift: int = 0  # of the images, which are as large as the others
 
     def __len__(self) -> int:
         return self.count
@@ -39,7 +40,7 @@ class Numbers(Source):
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         if number == self.fails_at:
             raise UserError(f"sample {number} cannot be read")
-        return f"k{number:05d}", {"jpg": image_of(number), "cls": b"%d" % (number % 3)}
+        return f"k{number:05d}", {"jpg": image_of(number + self.shift), "cls": b"%d" % (number % 3)}
 
     def description(self) -> dict[str, Any]:
         return {"kind": "numbers"}
@@ -140,13 +141,29 @@ def test_folders_in_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         write_shards(Numbers(20, fails_at=3), tmp_path / "half", options)
     for source, other in ((Numbers(21), options), (Numbers(20), WritingOptions(1, 10, 1))):
-        with pytest.raises(UserError, match="another source or other options"):
+        with pytest.raises(UserError, match="another source, other labels or other options"):
             write_shards(source, tmp_path / "half", other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         write_shards(Numbers(20), tmp_path / "full", options)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_shards_of_images_or_classes_that_have_changed_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    """Though keys, sizes and numbers are the same: what is finished is compared with the source as it is now."""
+    options = WritingOptions(samples_per_shard=10, processes=1)
+    write_shards(Numbers(20), tmp_path / "done", options)
+    with pytest.raises(UserError, match="cannot be read"):
+        write_shards(Numbers(60, fails_at=7), tmp_path / "half", options)
+    for folder, count in (("done", 20), ("half", 60)):
+        with pytest.raises(
+            UserError, match=r"holds another sample k\d+ than would be made now: the images or labels of its"
+        ):
+            write_shards(Numbers(count, shift=1), tmp_path / folder, options)
+        with pytest.raises(UserError, match="of another source, other labels or other options"):
+            write_shards(Numbers(count, classes=("a", "b", "d")), tmp_path / folder, options)
+        write_shards(Numbers(count), tmp_path / folder, options)
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_probes_take_a_validation_split_that_lacks_classes(stripes: Path, tmp_pa
             {"a": {"name": "A", "index": 2}, "c": {"name": "C", "index": 2}, "b": {"name": "B", "index": 0}},
             r"a and c the",
         ),
-        ({"a": {"name": "A", "index": 2}, "b": {"name": "B"}}, r"does not name every class"),
+        ({"a": {"name": "A", "index": 2}, "b": {"name": "B"}}, "gives 'b' the entry .*; expected a name for every"),
         ([1, 2], r"does not name every class"),
     ],
 )

@@ -61,7 +61,7 @@ class Source(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Changes when the list of samples changes."""
+        """Changes when the list of samples changes: their keys, labels, and the sizes of their members."""
 
     @abstractmethod
     def size(self) -> int:
@@ -85,6 +85,10 @@ class Source(ABC):
     def remarks(self) -> str | None:
         """What there is to say about the samples once they are written."""
         return None
+
+    def forget_counts(self) -> None:
+        """Begin anew to count what ``remarks`` says: samples were read for another purpose than to be written."""
+        return
 
 
 class FileSample(NamedTuple):
@@ -122,7 +126,7 @@ class FileSource(Source):
         self._prefix = prefix or split
         files = [path for sample in samples for path in sample.files.values()]
         sizes = [size_of_file(root / path, missing) for path in files]
-        self._size = sum(sizes)
+        self._sizes = np.array(sizes, dtype=np.int64)
         empty = [path for path, size in zip(files, sizes, strict=True) if size == 0]
         warn_of_empty(root, empty)
 
@@ -144,10 +148,12 @@ class FileSource(Source):
         return {"kind": self._kind, "folder": self._root.resolve().name}
 
     def digest(self) -> str:
-        return hashlib.sha256("\n".join([*map(repr, self._samples), str(self._size)]).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(map(repr, self._samples)).encode())
+        digest.update(self._sizes.tobytes())
+        return digest.hexdigest()
 
     def size(self) -> int:
-        return self._size
+        return int(self._sizes.sum())
 
 
 def warn_of_empty(root: Path, empty: Sequence[str]) -> None:
@@ -186,7 +192,9 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     """The splits to make of those that were found; says which ones are not used. Raises UserError."""
     if choice is not None:
         if choice.source not in found:
-            raise UserError(f"{where} has no {choice.source} split, only {', '.join(sorted(found)) or 'none'}")
+            there = sorted(found)
+            remedy = f"; choose one by --split {there[0]}={choice.wanted}" if there else ""
+            raise UserError(f"{where} has no {choice.source} split, only {', '.join(there) or 'none'}{remedy}")
         return {choice.wanted: found[choice.source]}
     splits: tuple[Split, ...] = ("train", "val")
     made: dict[Split, T] = {split: found[split] for split in splits if split in found}

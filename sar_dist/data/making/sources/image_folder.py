@@ -38,6 +38,8 @@ from sar_dist.data.making.sources.subsets import (
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
+_TABLES = ("metadata.csv", "metadata.jsonl")
+
 
 class _Trees(NamedTuple):
     """The tree of class folders of each split, the one whose folders are the classes, and the file that names them."""
@@ -65,6 +67,7 @@ def imagefolder_sources(
     trees = _find_trees(root, choice)
     names = [folder.name for folder in class_folders(trees.numbering).classes]
     table = read_class_table(names, trees.classes_file)
+    _say_of_tables(root, trees)
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
     for each in (remark, doubtful_words(names)):
         if each is not None:
@@ -123,6 +126,18 @@ def _classes_file(*folders: Path) -> Path:
     """The ``classes.json`` in the first of ``folders`` that has one."""
     files = [folder / CLASSES_NAME for folder in folders]
     return next((file for file in files if os.path.lexists(file)), files[0])
+
+
+def _say_of_tables(root: Path, trees: _Trees) -> None:
+    """Say that there is a table of the images, as the `datasets` library reads beside them, and that folders are read instead."""
+    for folder in dict.fromkeys([root, *trees.splits.values()]):
+        for name in _TABLES:
+            if os.path.lexists(folder / name):
+                _say(
+                    folder,
+                    f"{name} is not used, as folders say what the classes are; `make_shards.py csv {folder / name} OUT "
+                    "--image-column file_name` takes them from it",
+                )
 
 
 def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str, int]]:

@@ -1,6 +1,6 @@
 """iNaturalist's competition sets: images listed in JSON files in the manner of COCO, as of 2017 to 2021.
 
-``train2018.json`` has ``images`` (id, file_name) and ``annotations`` (image_id, category_id); ``categories`` (id, name and
+``train2018.json`` (in 2021 ``train.json``, or ``train_mini.json`` of fewer images) has ``images`` (id, file_name) and ``annotations`` (image_id, category_id); ``categories`` (id, name and
 the levels kingdom to genus) are there since 2019, and in ``categories.json`` for 2018, where lists hold ids alone.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sar_dist.data.layout import (
     member_extension,
     split_of_word,
     splits_by_name,
+    splits_of_path,
 )
 from sar_dist.data.making.sources.base import FileSample, FileSource, first_repeated, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand
@@ -29,6 +31,8 @@ from sar_dist.output import warn
 
 CATEGORIES_NAME = "categories.json"
 SPECIES = "name"
+# In the names of lists, beside the split.
+_WORDS_BESIDE = frozenset({"", "mini", "public"})
 LEVELS = (SPECIES, "genus", "family", "order", "class", "phylum", "kingdom", "supercategory")
 
 
@@ -47,16 +51,21 @@ def inaturalist_sources(root: Path, level: str = SPECIES) -> list[FileSource]:
     except OSError as error:
         raise UserError(f"cannot read {root}: {error.strerror}") from None
     found = splits_by_name([name for name in names if _names_split(name)], str(root))
+    unread = sorted(name for name in names if splits_of_path(name) and not _names_split(name))
+    if unread:
+        warn(f"{root}: left out {len(unread)} JSON files that are no lists of images by name, such as {unread[0]}")
     splits: tuple[Split, ...] = ("train", "val")
     lists: dict[Split, dict[str, Any]] = {}
     for split in splits:
         files = found.get(split, [])
         if len(files) > 1:
-            raise UserError(f"{root} lists the {split} split twice, in {' and '.join(files)}; move one of them away")
+            raise UserError(
+                f"{root} lists the {split} split {len(files)} times, in {' and '.join(files)}; move all but one away"
+            )
         if files:
             lists[split] = _read_object(root / files[0])
     if not lists:
-        raise UserError(f"{root} has no lists such as train2018.json and val2018.json")
+        raise UserError(f"{root} has no lists such as train2018.json and val2018.json, or train_mini.json and val.json")
     if "test" in found:
         warn(f"{root}: {' and '.join(found['test'])} not used; there are no labels to compare with")
     categories = _categories(root, lists)
@@ -76,8 +85,9 @@ def _refuse_repeated(root: Path, paths: Sequence[str]) -> None:
 
 
 def _names_split(name: str) -> bool:
-    """Whether a list is one of a split: its name begins with a split word, as train2018.json does."""
-    return split_of_word(name.partition(".")[0].rstrip("0123456789_-")) is not None
+    """Whether a list is one of a split: its name is a split word, perhaps with a year or "mini", as train2018.json."""
+    words = [word for word in re.split(r"[^a-z]+", name.partition(".")[0].lower()) if word not in _WORDS_BESIDE]
+    return len(words) == 1 and split_of_word(words[0]) is not None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -154,8 +164,32 @@ def _classes(
         return {number: label for label, number in enumerate(categories)}, tuple(
             str(entry[SPECIES]) for entry in categories.values()
         )
-    names = sorted({str(entry[level]) for entry in categories.values()})
-    return {number: names.index(entry[level]) for number, entry in categories.items()}, tuple(names)
+    above = LEVELS[LEVELS.index(level) + 1 : LEVELS.index("kingdom") + 1]
+    known = [name for name in reversed(above) if all(isinstance(entry.get(name), str) for entry in categories.values())]
+    place = {number: tuple(str(entry[name]) for name in (*known, level)) for number, entry in categories.items()}
+    places = sorted(set(place.values()), key=lambda parts: (parts[-1], parts))
+    labels = {parts: label for label, parts in enumerate(places)}
+    names = _level_names(places)
+    apart = [name for name, parts in zip(names, places, strict=True) if name != parts[-1]]
+    if apart:
+        warn(
+            f"{root}: of the same {level} by name, but of other places in the tree, are {', '.join(apart[:6])}: kept apart"
+        )
+    return {number: labels[parts] for number, parts in place.items()}, names
+
+
+def _level_names(places: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What the classes at ``places`` (names from the kingdom down) are called: the last part, where another one shares it
+    with the first part that tells them apart."""
+    alike: dict[str, list[tuple[str, ...]]] = {}
+    for parts in places:
+        alike.setdefault(parts[-1], []).append(parts)
+    names: list[str] = []
+    for parts in places:
+        others = alike[parts[-1]]
+        telling = (part for part, *rest in zip(parts, *others, strict=True) if len(set(rest)) == len(others))
+        names.append(f"{parts[-1]} ({next(telling, ' '.join(parts[:-1]))})" if len(others) > 1 else parts[-1])
+    return tuple(names)
 
 
 def _list_source(

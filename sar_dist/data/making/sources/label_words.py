@@ -12,6 +12,7 @@ from sar_dist.data.layout import (
     doubtful_words,
     read_class_table,
     read_label_words,
+    refuse_lists,
     refuse_number_words,
 )
 from sar_dist.errors import UserError, shortened
@@ -24,9 +25,10 @@ def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> Cl
     """The numbering of labels that are words, alphabetical or as ``classes_file`` says; None: all are numbers.
 
     Raises:
-        UserError: some are numbers and some are not, or they are no class numbers.
+        UserError: some are numbers and some are not, or they are no class numbers; or one is a list of several.
     """
     different = sorted({class_word(value) for value in values})
+    refuse_lists(set(different), str(where))
     numbers = [value for value in different if _is_number(value)]
     if not numbers:
         doubt = doubtful_words(different)
@@ -44,6 +46,13 @@ def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> Cl
             f"{where} has labels that are negative, fractional or too large to be class numbers, such as "
             f"{shortened(wrong[0], 20)}; write whole numbers from 0, or words"
         )
+    spelled: dict[int, str] = {}
+    for value in numbers:
+        other = spelled.setdefault(int(value), value)
+        if other != value:
+            raise UserError(
+                f"{where} has the labels {other} and {value}, which are the same number; write it in one way"
+            )
     return None
 
 

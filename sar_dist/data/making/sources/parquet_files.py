@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -18,9 +19,12 @@ from sar_dist.data.layout import (
     ClassTable,
     Split,
     SplitChoice,
+    called_like_splits,
     check_parts,
     class_word,
     is_left_over,
+    read_label_words,
+    split_columns,
     split_of_word,
     splits_by_name,
 )
@@ -28,8 +32,9 @@ from sar_dist.data.making.sources.base import Source, choose_splits, own_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import MOST_DIGITS, names_of_numbers, numbered_words
 from sar_dist.data.making.sources.tables import add_columns
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.keys import keyed_permutation
+from sar_dist.output import warn
 
 _SIGNATURES = (
     (b"\xff\xd8", "jpg"),
@@ -55,44 +60,84 @@ def parquet_sources(
     where there are none), or by a ``classes.json`` in the folder. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
-    files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    folder = root.parent if root.is_file() else root
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix.lower() == ".parquet")
     if not files:
         raise UserError(f"no .parquet files in {root}")
-    paths = {path.relative_to(root.parent if root.is_file() else root).as_posix(): path for path in files}
+    paths = {path.relative_to(folder).as_posix(): path for path in files}
     paths = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
     found = splits_by_name(list(paths), str(root))
     chosen = (
-        choose_splits(found, choice, root) if found else {choice.wanted if choice else own_split(root): sorted(paths)}
+        choose_splits(found, choice, root) if found else {choice.wanted if choice else own_split(folder): sorted(paths)}
     )
     made = {split_made: [paths[name] for name in names] for split_made, names in chosen.items()}
     for split_made, names in chosen.items():
         check_parts(names, str(root))
         _check_columns(made[split_made], (image_column, label_column))
         _refuse_missing_images(made[split_made], image_column)
-        _refuse_other_splits(made[split_made], choice.source if choice else split_made)
+        _check_split_columns(made[split_made], choice.source if choice else split_made, (image_column, label_column))
     all_made = [path for paths_made in made.values() for path in paths_made]
     numbering = [paths[name] for name in found["train"]] if "train" in found else all_made
-    labels = _labels_of(numbering, all_made, label_column, root.parent if root.is_file() else root)
+    labels = _labels_of(numbering, all_made, label_column, folder)
     return [
         ParquetSource(paths_made, split_made, image_column, label_column, labels)
         for split_made, paths_made in made.items()
     ]
 
 
-def _refuse_other_splits(files: Sequence[Path], split: str) -> None:
-    """Raise UserError where a column called split says that rows of these files are not of ``split``."""
+def _check_split_columns(files: Sequence[Path], split: str, used: Sequence[str]) -> None:
+    """Say which columns may say to which split a row belongs: rows are of the split that their file is of.
+
+    Raises:
+        UserError: such a column says that rows of these files are not of ``split``.
+    """
+    said: set[str] = set()
     for path in files:
-        parquet = _open_parquet(path)
-        for column in (name for name in parquet.schema_arrow.names if name.lower() == "split"):
-            named = {
-                word: split_of_word(word) or word.strip().lower() for word in map(str, _values(path, parquet, column))
-            }
-            others = sorted(word for word, meant in named.items() if meant != split)
-            if others and any(map(split_of_word, named)):  # otherwise it is about something else
+        entries = _entries_about_splits(path, used)
+        found = split_columns(entries)
+        # In a column of that very name one split among the words is enough.
+        certain = {name for name in entries if name.lower() == "split" and any(map(split_of_word, entries[name]))}
+        for column in sorted({*found.certain, *certain}):
+            others = sorted(word for word in entries[column] if (split_of_word(word) or word.strip().lower()) != split)
+            if others:
                 raise UserError(
                     f"{path}: its column {column} says that rows are of the split {others[0]}, but its rows would be of {split}; "
                     "write each split to files of its own, or take the column out"
                 )
+        for column in set(found.possible) - certain - said:
+            said.add(column)
+            warn(
+                f"{path}: the column {column} may say to which split a row belongs, and is not used: files are of one split"
+            )
+
+
+def _entries_about_splits(path: Path, used: Sequence[str]) -> dict[str, set[str]]:
+    """The different entries, as text, of the columns that may be about splits; a long column of texts is not read for that."""
+    from pyarrow import types
+
+    parquet = _open_parquet(path)
+    entries: dict[str, set[str]] = {}
+    for column, kind in zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True):
+        plain = kind.value_type if types.is_dictionary(kind) else kind
+        text = "string" in str(plain).partition("<")[0]
+        single = text or types.is_integer(plain) or types.is_boolean(plain)
+        if column in used or not single or parquet.schema_arrow.names.count(column) > 1:
+            continue
+        if called_like_splits(column) or (text and all(map(split_of_word, _extremes(parquet, column)))):
+            entries[column] = set(map(str, _values(path, parquet, column)))
+    return entries
+
+
+def _extremes(parquet: Any, column: str) -> list[str]:
+    """The first and the last text of a column in each row group, by the file's statistics; "" alone where there are none."""
+    found: list[str] = []
+    for group in range(parquet.num_row_groups):
+        chunks = (parquet.metadata.row_group(group).column(place) for place in range(parquet.metadata.num_columns))
+        statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+        if statistics is None or not statistics.has_min_max:
+            return [""]
+        found += [str(statistics.min), str(statistics.max)]
+    return found
 
 
 def _values(path: Path, parquet: Any, column: str) -> set[object]:
@@ -143,7 +188,25 @@ def _labels_of(numbering: Sequence[Path], made: Sequence[Path], column: str, fol
         raise UserError(
             f"{path} has the label {highest}, but its column {column} names the {len(names)} classes 0 to {len(names) - 1}"
         )
-    return ParquetLabels(None, names)
+    return ParquetLabels(None, _agreed_names(names, classes_file, files[0]))
+
+
+def _agreed_names(names: tuple[str, ...], classes_file: Path, file: Path) -> tuple[str, ...]:
+    """The names of the classes in the files' metadata, or what a ``classes.json`` calls the same classes.
+
+    Raises:
+        UserError: it gives a label to another class.
+    """
+    if not os.path.lexists(classes_file):
+        return names
+    table = read_label_words(classes_file)
+    words = {label: word for word, label in table.labels.items()}
+    for label, (name, given) in enumerate(zip_longest(names, table.names, fillvalue="no class")):
+        if class_word(name) not in (words.get(label, "no class"), class_word(given)):
+            raise UserError(
+                f"label {label} is {name} in {file} and {given} in {classes_file}; correct or remove {classes_file.name}"
+            )
+    return table.names
 
 
 def _label_values(path: Path, column: str) -> set[object]:
@@ -175,13 +238,19 @@ def _class_number(path: Path, value: object) -> int:
 
 
 def _refuse_missing_images(files: Iterable[Path], column: str) -> None:
-    """Raise UserError where the files' statistics say that rows have no image, or no bytes of one."""
+    """Raise UserError where the column holds no image files, or where statistics say that rows have none, or no bytes of one."""
     from pyarrow import types
 
     for path in files:
         parquet = _open_parquet(path)
         metadata = parquet.metadata
         kind = parquet.schema_arrow.field(column).type
+        of_bytes = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not any(word in str(of_bytes).partition("<")[0] for word in ("binary", "struct", "null")):
+            raise UserError(
+                f"{path}: its column {column} is of the type {shortened(str(kind), 60)}, expected the bytes of one image file a row; "
+                f"name another with --image-column, or {_STORE_IMAGES.partition(', ')[2]}"
+            )
         # Without a field for bytes there are no statistics of one either.
         missing = metadata.num_rows if types.is_struct(kind) and kind.get_field_index("bytes") < 0 else 0
         for group in range(metadata.num_row_groups):
@@ -246,10 +315,12 @@ class ParquetSource(Source):
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         group = bisect.bisect_right(self._starts, number) - 1
         image, label = self._row(group, number - self._starts[group])
-        where = f"row {number} of the {self.split} split"
+        file = self._files[self._groups[group][0]]
+        where = f"row {number} of the {self.split} split, in {file},"
         data = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(data, bytes):
-            raise UserError(f"{where} holds no image, or one outside of the Parquet files; {_STORE_IMAGES}")
+        if not data:
+            what = "an image of 0 bytes" if data == b"" else "no image, or one outside of the Parquet files"
+            raise UserError(f"{where} holds {what}; {_STORE_IMAGES}")
         extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             extension = "webp"
@@ -272,9 +343,13 @@ class ParquetSource(Source):
         return {"kind": "parquet", "files": [path.name for path in self._files]}
 
     def digest(self) -> str:
-        sizes = [(path.name, path.stat().st_size) for path in self._files]
-        words = () if self.words is None else (sorted(self.words.labels.items()),)
-        return hashlib.sha256(repr((sizes, self._columns, *words)).encode()).hexdigest()
+        digest = hashlib.sha256(repr(self._columns).encode())
+        for path in self._files:
+            parquet = _open_parquet(path)
+            with _readable(path):
+                labels = parquet.read(columns=self._columns[1:], use_threads=False).column(0).to_pylist()
+            digest.update(repr((path.name, path.stat().st_size, labels)).encode())
+        return digest.hexdigest()
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in self._files)

@@ -1,17 +1,15 @@
-"""Images listed in a table: a CSV file of paths and labels."""
+"""Images listed in a table: a file of paths and labels, in CSV or the like."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
+from sar_dist.command_help import given_local_path
 from sar_dist.data.layout import (
     CLASSES_NAME,
     IMAGE_EXTENSIONS,
@@ -21,19 +19,25 @@ from sar_dist.data.layout import (
     class_word,
     is_image_name,
     member_extension,
+    split_columns,
     split_of_word,
+    splits_of_images,
     splits_of_path,
 )
-from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, first_repeated, unique_keys
+from sar_dist.data.making.sources.base import (
+    FileSample,
+    FileSource,
+    choose_splits,
+    first_repeated,
+    own_split,
+    unique_keys,
+)
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
+from sar_dist.data.making.sources.table_rows import TableRows, read_rows
 from sar_dist.errors import UserError, shortened
-from sar_dist.files import read_regular
 from sar_dist.output import warn
-
-_SEPARATORS = (",", "\t", ";", "|")
-_EXCEL_LINE = re.compile(r'\A"?sep=."?(?=[\r\n])')  # by which Excel knows a table's separator; the line stays, empty
 
 
 @dataclass(frozen=True)
@@ -59,39 +63,92 @@ def csv_sources(
 
     Labels are either all whole numbers, taken as they are, or class names, numbered in alphabetical order over the whole
     table, or over a ``classes.json`` beside it, which also names the classes of numbers. With a split column, its rows named train, val or validation become these
-    splits, or those that ``split`` chooses; otherwise all rows are ``split``, by default train. A column that holds nothing
-    but splits is the split column also where ``columns`` names none. The separator is the comma, tab, semicolon or bar that
-    gives the columns. Spaces around a field do not count. ``validation`` takes a validation split out of a table of training
+    splits, or those that ``split`` chooses. A column that holds nothing but splits is the split column also where ``columns``
+    names none. Otherwise the folders of the images say it, or the name of the table, or its folder; or all rows are
+    ``split``, by default train. ``validation`` takes a validation split out of a table of training
     images. Raises UserError naming the line.
     """
     content = _read_table(table, columns)
     rows, columns = content.rows, content.columns
     labels = _labels([row[columns.label] for row in rows], table)
     root = images or table.parent
+    _read_backslashes(table, root, content)
     choice = SplitChoice(split, split) if isinstance(split, str) else split
+    _check_paths(table, root, content)
     by_split: dict[str, list[tuple[str, int]]] = {}
-    for line, row, label in zip(content.lines, rows, labels.numbers, strict=True):
-        path = row[columns.image]
+    for row, label, name in zip(rows, labels.numbers, _splits_of_rows(table, content, choice), strict=True):
+        by_split.setdefault(name, []).append((row[columns.image], label))
+    made = choose_splits(by_split, choice, table)
+    if validation is not None:
+        made = with_validation(made, validation, table)
+    return [_table_source(root, name, found, labels) for name, found in made.items()]
+
+
+def _read_backslashes(table: Path, root: Path, content: _Table) -> None:
+    """Write paths that Windows wrote with backslashes anew, and say so. Raises UserError for one that begins at a drive."""
+    column, rewritten = content.columns.image, 0
+    for line, row in zip(content.lines, content.rows, strict=True):
+        written = row[column]
+        if ("\\" not in written and written[1:2] != ":") or "\0" in written or os.path.lexists(root / written):
+            continue
+        path = PureWindowsPath(written)
+        if path.drive or path.root:
+            raise UserError(
+                f"{table}, line {line}: {shortened(repr(written))} is a path on a computer with Windows; write paths below one "
+                "folder, and say with --images where that is here"
+            )
+        row[column] = path.as_posix()
+        rewritten += 1
+    if rewritten:
+        warn(f"{table}: {rewritten} paths are written with backslashes, as by Windows, which are read as slashes")
+
+
+def _check_paths(table: Path, root: Path, content: _Table) -> None:
+    """Raise UserError for a path that is no image's, and for two rows of one image."""
+    paths = [row[content.columns.image] for row in content.rows]
+    for line, path in zip(content.lines, paths, strict=True):
         if not is_image_name(path) or "\0" in path:
             raise UserError(
                 f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})"
             )
-        name = "" if not columns.split else _split_named(row[columns.split], choice, f"{table}, line {line}")
-        by_split.setdefault(name, []).append((path, label))
-    repeated = first_repeated(root, [row[columns.image] for row in rows])
+    repeated = first_repeated(root, paths)
     if repeated is not None:
         first, second = repeated
         raise UserError(
-            f"{table} names {rows[second][columns.image]} twice, on lines {content.lines[first]} and {content.lines[second]}; "
+            f"{table} names {paths[second]} twice, on lines {content.lines[first]} and {content.lines[second]}; "
             "each image must be there once"
         )
-    if not columns.split:
-        made: dict[Split, list[tuple[str, int]]] = {"train" if choice is None else choice.wanted: by_split[""]}
-    else:
-        made = choose_splits(by_split, choice, table)
-    if validation is not None:
-        made = with_validation(made, validation, table)
-    return [_table_source(root, name, found, labels) for name, found in made.items()]
+
+
+def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) -> list[str]:
+    """What split each row is of: by the split column, or the images' folders, or the name of the table or its folder.
+
+    Raises:
+        UserError: they contradict each other, or name two splits.
+    """
+    column, named = content.columns.split, splits_of_path(table.name)
+    found: list[str] | None = None
+    if column:
+        lines = zip(content.lines, content.rows, strict=True)
+        found = [_split_named(row[column], choice, f"{table}, line {line}", column) for line, row in lines]
+    elif column is None:
+        found = splits_of_images([row[content.columns.image] for row in content.rows], str(table))
+        if found is not None and len(set(found)) > 1:
+            warn(
+                f'{table}: the folders of the images say to which split each belongs (--split-column "" if they do not)'
+            )
+    if found is not None:
+        if choice is None and len(named) == len({*found}) == 1 and named != {*found}:
+            raise UserError(
+                f"{table} is of the split {min(named)} by its name, but its rows are of {found[0]}; rename it, or say what to "
+                f"make of it, with --split {found[0]}=val"
+            )
+        return found
+    if len(named) > 1 and choice is None:
+        raise UserError(f"{table} could be of two splits by name; rename it, or say with --split which one it is")
+    if len(named) == 1:
+        return [*named] * len(content.rows)
+    return [own_split(table.parent) if choice is None else choice.source] * len(content.rows)
 
 
 class _Labels(NamedTuple):
@@ -123,98 +180,35 @@ class _Table(NamedTuple):
 
 
 def _read_table(table: Path, columns: CsvColumns) -> _Table:
-    text = _text_of(table)
-    wanted = [name for name in (columns.image, columns.label, columns.split) if name]
-    separator = _separator(table, text, wanted)
-    try:
-        # Strict: a quote that is not closed would swallow all rows behind it.
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        content = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if fields]
-    except csv.Error as error:
-        raise UserError(f"cannot read {table}: {error}; correct it, or write it anew as a CSV table") from None
-    header = content[0][1] if content else []
-    _check_header(table, header, wanted)
-    lines = [line for line, _ in content[1:]]
-    if not lines:
-        raise UserError(f"{table} lists no images: there is nothing below its header line")
-    for line, fields in content[1:]:
-        if len(fields) > len(header):
-            raise UserError(f"{table}, line {line}: {len(fields)} fields, but the header line has {len(header)}")
-    rows = [dict(itertools.zip_longest(header, fields, fillvalue="")) for _, fields in content[1:]]
+    content = read_rows(table, [name for name in (columns.image, columns.label, columns.split) if name])
     if columns.split is None:
-        columns = replace(columns, split=_split_column(table, header, rows, columns))
+        columns = replace(columns, split=_split_column(table, content, columns))
     wanted = [name for name in (columns.image, columns.label, columns.split) if name]
-    for line, row in zip(lines, rows, strict=True):
+    for line, row in zip(content.lines, content.rows, strict=True):
         if not all(row[name] for name in wanted):
             raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
-    return _Table(lines, rows, columns)
+    return _Table(content.lines, content.rows, columns)
 
 
-def _text_of(table: Path) -> str:
-    try:
-        text = read_regular(table).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read {table}: it is not UTF-8 ({error.reason}); save it as UTF-8, not compressed, and no workbook"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {table}: {error}") from None
-    if "\0" in text:
-        raise UserError(f"cannot read {table}: it holds zero bytes, as UTF-16 does; save it as UTF-8")
-    return _EXCEL_LINE.sub("", text)
-
-
-def _separator(table: Path, text: str, wanted: Sequence[str]) -> str:
-    """The separator with which the header line has the ``wanted`` columns; the usual one for the file's name if none has."""
-    usual = "\t" if table.suffix.lower() == ".tsv" else ","
-    for separator in (usual, *_SEPARATORS):
-        try:
-            lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-            header = next((fields for fields in lines if fields), [])
-        except csv.Error:
-            continue
-        if {field.strip() for field in header} >= set(wanted):
-            return separator
-    return usual
-
-
-def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in header:
-            raise UserError(
-                f"{table} has no column {name!r}, only {shortened(', '.join(header)) or 'no header line'}; its first line must "
-                "name the columns: say how with --image-column, --label-column and --split-column"
-            )
-    if len(set(wanted)) < len(wanted):
-        raise UserError(
-            f"{table}: the columns of image, label and split must be different ones, not {', '.join(wanted)}"
-        )
-    for name in wanted:
-        if header.count(name) > 1:
-            raise UserError(f"{table} has {header.count(name)} columns {name!r}; rename all but one")
-
-
-def _split_column(
-    table: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]], columns: CsvColumns
-) -> str | None:
+def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str | None:
     """The column that says to which split a row belongs: the one in which every entry is a split."""
-    others = [name for name in dict.fromkeys(header) if name not in (columns.image, columns.label)]
-    found = [name for name in others if rows and all(split_of_word(row[name]) for row in rows)]
+    others = [name for name in dict.fromkeys(content.header) if name not in (columns.image, columns.label)]
+    found = split_columns({name: {row[name] for row in content.rows} for name in others})
     named = [name for name in others if name.lower() == "split"]
-    if len(found) > 1 or (named and not found):
+    if len(found.certain) > 1 or (named and not found.certain):
         raise UserError(
-            f"{table}: it is not clear whether {' or '.join(found or named)} says to which split a row belongs; "
+            f"{table}: it is not clear whether {' or '.join(found.certain or named)} says to which split a row belongs; "
             'name the column with --split-column, or give --split-column "" if there is none'
         )
-    if found:
-        warn(f'{table}: the column {found[0]} says to which split a row belongs (--split-column "" if it does not)')
-        return found[0]
-    for name in others:
-        if splits_of_path(name) or any(split_of_word(value) for value in {row[name] for row in rows}):
-            warn(
-                f"{table}: the column {name} may say to which split a row belongs, and is not used; name splits such as train, "
-                f"val and test in all of its rows, or choose by --split-column {name} --split NAME=val"
-            )
+    if found.certain:
+        (column,) = found.certain
+        warn(f'{table}: the column {column} says to which split a row belongs (--split-column "" if it does not)')
+        return column
+    for name in found.possible:
+        warn(
+            f"{table}: the column {name} may say to which split a row belongs, and is not used; name splits such as train, "
+            f"val and test in all of its rows, or make one split a command by --split-column {name} --split VALUE=val"
+        )
     return None
 
 
@@ -228,13 +222,15 @@ def _labels(values: Sequence[str], table: Path) -> _Labels:
     return _Labels(numbers, None, names_of_numbers(classes_file, max(numbers), table))
 
 
-def _split_named(value: str, choice: SplitChoice | None, where: str) -> str:
+def _split_named(value: str, choice: SplitChoice | None, where: str, column: str) -> str:
+    """The split that an entry of the split column means: with ``choice`` every word is the name of one."""
     split = split_of_word(value)
-    if split is not None:
-        return split
-    if choice is not None and value.strip().lower() == choice.source:
-        return choice.source
-    raise UserError(f"{where}: split {value!r} is neither train, val nor test; --split NAME=val gives it a meaning")
+    if split is None and choice is None:
+        raise UserError(
+            f"{where}: split {value!r} is neither train, val nor test; rename the values, or make each split by a command of "
+            f"its own: --split-column {column} --split {value}=train, or {value}=val"
+        )
+    return split or value.strip().lower()
 
 
 def add_columns(parser: argparse.ArgumentParser, image: str) -> None:
@@ -246,7 +242,9 @@ def add_columns(parser: argparse.ArgumentParser, image: str) -> None:
 def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser, "path")
     parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
-    parser.add_argument("--images", type=Path, help="folder to which paths are relative (default: the table's)")
+    parser.add_argument(
+        "--images", type=given_local_path, help="folder to which paths are relative (default: the table's)"
+    )
     add_validation_argument(parser)
 
 
