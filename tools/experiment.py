@@ -43,6 +43,7 @@ def main() -> None:
         RunOptions,
         check_evaluation_data,
         check_programs,
+        check_report,
         evaluate,
         load_experiment,
         train,
@@ -57,6 +58,8 @@ def main() -> None:
     experiment.select(given.arm, given.seed)
     options = RunOptions(given.out, given.jobs, given.launcher, records=given.records, deadline=deadline)
     stages = given.stage or STAGES
+    if "report" in stages:
+        check_report(given.out)
     if "evaluate" in stages:
         check_evaluation_data(experiment)  # before hours of training
     if "train" in stages or "evaluate" in stages:

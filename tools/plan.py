@@ -13,6 +13,7 @@ import json
 from sar_dist.command_help import TerminalHelp, given_path
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
+from sar_dist.files import open_output
 from sar_dist.machine import Machine
 from sar_dist.program import run_tool
 
@@ -47,7 +48,8 @@ def main() -> None:
         console.print("data.train is not here: ImageNet-1k's size is assumed; --train-images says another")
     if arguments.json is not None:
         try:
-            arguments.json.write_text(json.dumps(plan.as_dict(), indent=1) + "\n")
+            with open_output(arguments.json) as file:
+                file.write(json.dumps(plan.as_dict(), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
 

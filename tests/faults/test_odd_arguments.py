@@ -57,6 +57,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'
 JSON_FILES = {
     "list.json": "[1, 2]",
     "null.json": "null",
@@ -85,6 +86,9 @@ def write_damaged_sets(root: Path) -> None:
         "run_deep": ("small", "environment.json", b"[" * 100_000),
         "run_begun": ("small", "metrics.jsonl", b'{"step": 0, "prefix": "hardware", "time": 1, "peak_tflops": 1}\n'),
         "run_lines": ("small", "metrics.jsonl", b'{"step": 1, "prefix": "train", "loss": null}\n' + b"[" * 100_000),
+        "report_taken": ("small", "report.html", b"mine"),
+        "run_processes": ("small", "environment.json", b'[{"world_size": 1' + b"0" * 400 + b"}]"),
+        "run_large": ("small", "metrics.jsonl", METRICS.replace(b"1.5", b"1e299")),
         "run_term": ("small", "config.json", b'{"run": {"name": "x"}, "terms": [{"weight": 1}]}'),
         "run_seed": ("small", "config.json", b'{"run": {"name": "x", "seed": "nine"}}'),
         "run_world": ("small", "environment.json", b'[{"world_size": "two"}]'),
@@ -239,6 +243,9 @@ REPORT = [
     ("report @/run_seed --out @/out", "config.json is not what a run writes there: run.seed='nine'"),
     ("report @/run_world --out @/out", "environment.json is not what a run writes there: 0.world_size='two'"),
     ("report @/run_command --out @/out", "environment.json is not what a run writes there: 0.command.0=1"),
+    ("report @/small --out @/report_taken", "report.html would be overwritten"),
+    ("report @/run_processes --out @/out", "environment.json is not what a run writes there: 0.world_size=1000"),
+    ("report @/run_large --out @/out", "has no metrics yet"),
     ("report @/run_digits --out @/out", "has no metrics yet"),
     ("report @/run_deep --out @/out", "environment.json cannot be read: nested too deeply"),
     ("visualize_attention --model @/export --images @/images --out @/out", "images holds no images; folders in it"),
@@ -367,7 +374,6 @@ def test_what_making_shards_left_behind_may_be_damaged(
     assert "holds unfinished shards of another source or other options" in line
 
 
-METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'
 KEPT: dict[str, dict[str, Any]] = {
     "attention": {
         "step": 4,
