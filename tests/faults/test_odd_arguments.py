@@ -139,7 +139,7 @@ EXPORT = [
     ("export @/run_cut @/out", "config.json is damaged or cut short"),
     ("export @/run_list @/out", "config.json is not a mapping of settings"),
     ("export @/run_manifest @/out", "no checkpoint of .* is intact"),
-    ("export @/small @/out --step=-1", "has no checkpoint of step -1"),
+    ("export @/small @/out --step=7", "has no checkpoint of step 7"),
 ]
 MAKE_SHARDS = [
     ("make_shards csv @/empty.csv @/out", "has no column 'path', only no header line"),
@@ -281,6 +281,8 @@ MODELS = [
     )
 ]
 
+PLANNED = ["--config", "configs/demo.py", "--nodes", "1", "--gpus-per-node", "1"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -289,10 +291,30 @@ MODELS = [
         (["report", ""], "argument RUN: a path is empty"),
         (["export", "@/small", ""], "argument OUT: a path is empty"),
         (["export", "@/small", "@/out", "--license", "a\nb: [c"], "is no identifier of a license"),
-        (["profile_flops", "--config", "x", "--depth", "-1"], "argument --depth: '-1' is no number of levels"),
-        (["profile_flops", "--config", "x", "--depth", "²"], "argument --depth: '²' is no number of levels"),
-        (["experiment", "x.py", "--out", "y", "--jobs", "²"], "argument --jobs: '²' is not a positive number"),
-        (["experiment", "x.py", "--out", "y", "--minutes", "1e300"], "'1e300' is not a positive number of minutes"),
+        (
+            ["profile_flops", "--config", "x", "--depth", "-1"],
+            "argument --depth: '-1' is no whole number from 0 to 999",
+        ),
+        (["profile_flops", "--config", "x", "--depth", "²"], "argument --depth: '²' is no whole number from 0 to 999"),
+        (
+            ["experiment", "x.py", "--out", "y", "--jobs", "²"],
+            "argument --jobs: '²' is no whole number from 1 to 10000",
+        ),
+        (
+            ["experiment", "x.py", "--out", "y", "--minutes", "1e300"],
+            "argument --minutes: '1e300' is no number above 0 and",
+        ),
+        (["experiment", "x.py", "--out", "y", "--seed", "-1"], "argument --seed: '-1' is no whole number from 0 to"),
+        (["plan", *PLANNED, "--nodes", "0"], "argument --nodes: '0' is no whole number from 1 to 1000000"),
+        (["plan", *PLANNED, "--train-images", "9" * 400], "999... (400 characters)' is no whole number from 1 to"),
+        (
+            ["plan", *PLANNED, "--peak-tflops", "1e308"],
+            "argument --peak-tflops: '1e308' is no number above 0 and at most",
+        ),
+        (["plan", *PLANNED, "--mfu", "nan"], "argument --mfu: 'nan' is no number above 0"),
+        (["transfer_eval", "--task", "knn", "--limit", "0"], "argument --limit: '0' is no whole number from 1 to"),
+        (["export", "@/small", "@/out", "--step", "9" * 30], "argument --step: '999999999999999999999999999999' is no"),
+        (["make_shards", "demo", "@/out", "--seed", "x"], "argument --seed: 'x' is no whole number from 0 to"),
         (["transfer_eval", "--task", "knn", "--data", ""], "argument --data: a path is empty"),
         (["experiment", "configs/experiments/small_demo.py", "--out", " "], "argument --out: a path is empty"),
     ],
