@@ -150,14 +150,12 @@ def _limit_or_variable(error: BaseException) -> str | None:
         return "too few files may be open at once; allow more (ulimit -n), or use fewer processes"
     if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "can't start new thread" in text):
         return "too few processes or threads may run; allow more (ulimit -u, the container's limit), or use fewer"
-    named = (
-        [name for name in _LIBRARY_VARIABLE.findall(text) if name in os.environ]
-        if isinstance(error, ValueError)
-        else []
-    )
-    if not named:
+    name = next((found for found in _LIBRARY_VARIABLE.findall(text) if found in os.environ), None)
+    if name is None or not isinstance(error, ValueError):
         return None
-    return f"{named[0]}={shortened(os.environ[named[0]])} is not taken: {shortened(' '.join(text.split()))}; correct or unset it"
+    return (
+        f"{name}={shortened(os.environ[name])} is not taken: {shortened(' '.join(text.split()))}; correct or unset it"
+    )
 
 
 def _is_of(error: BaseException, stdout: WatchedStream) -> bool:

@@ -43,13 +43,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from sar_dist.reports import (
-        check_place,
-        figure_png,
-        load_runs,
-        report_figure,
-        report_page,
-    )  # slow: when there is work
+    from sar_dist.reports import check_place, figure_png, load_runs, report_figure, report_page  # slow: not for --help
 
     out = arguments.out or arguments.runs[0] / "report"
     check_place(out / "report.html", ["curves.png"])
