@@ -1,13 +1,17 @@
-"""What command lines have in common: a ``--help`` that fits the terminal, and paths, which are never empty."""
+"""What command lines have in common: a ``--help`` that fits the terminal, paths, which are never empty, numbers with bounds."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+
+from sar_dist.errors import shortened
 
 _WIDEST = 118
 _COMMAND = re.compile(r"\s*(python|deepspeed|torchrun) ")
@@ -23,6 +27,33 @@ class TerminalHelp(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(_wrapped(line, width) for line in _lines(text))
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """``type=`` of an argument that counts something, with bounds, so that no number is too long to be used."""
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{shortened(text, _WIDEST)!r} is no whole number from {least} to {most}")
+        return value
+
+    return read
+
+
+def positive_number(most: float) -> Callable[[str], float]:
+    """``type=`` of an argument that measures something: above 0, with a bound, so that what follows from it is finite."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 1 / most <= value <= most:
+            raise argparse.ArgumentTypeError(f"{shortened(text, _WIDEST)!r} is no number above 0 and at most {most:g}")
+        return value
+
+    return read
 
 
 def given_path(text: str) -> Path:

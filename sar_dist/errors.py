@@ -24,6 +24,15 @@ class CannotMeet(UserError):
     exit_status = EXIT_CANNOT_MEET
 
 
+def described(error: BaseException) -> str:
+    """Kind and text of what a user's own code raised, which can be anything, in one line that is not too long."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001 -- its own text is that code's too
+        text = "its text cannot be shown"
+    return shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__, 500)
+
+
 def shortened(text: str, limit: int = 200) -> str:
     """``text``, cut where nobody would read on."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

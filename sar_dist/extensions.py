@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 
 _folders: list[str] = []
 
@@ -45,8 +45,10 @@ def import_extension(name: str, what: str) -> tuple[ModuleType, str]:
             f"{what}={name}: there is no module {module!r} in {' or '.join(folders)}, nor on $PYTHONPATH; "
             "write my_module:NAME"
         ) from error
-    except Exception as error:  # the module is the user's own program, which can raise anything
-        raise UserError(f"{what}={name}: {module} cannot be imported: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the module is the user's own program, which can raise anything
+        raise UserError(f"{what}={name}: {module} cannot be imported: {described(error)}") from error
 
 
 def import_object(name: str, what: str) -> Any:

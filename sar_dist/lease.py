@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import secrets
+import stat
 import threading
 import time
 from dataclasses import asdict
@@ -118,11 +119,14 @@ def acquire(
         patience: seconds that a holder on another machine is watched before it counts as dead.
 
     Raises:
-        UserError: somebody else holds it; the message says who.
+        UserError: somebody else holds it; the message says who. Or something that is no holder's is in its place.
         OSError: the folder cannot be written.
     """
     folder = run / FOLDER
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder} is no folder; remove it: it has the place of what says who uses {run}") from None
     record = {
         "host": platform.node(),
         **asdict(this_process()),
@@ -255,6 +259,10 @@ def _identity(holder: dict[str, Any]) -> ProcessIdentity | None:
 def _read(path: Path) -> bytes | None:
     """The file's bytes, read anew, which makes NFS ask its server; None where it is gone."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise UserError(
+                f"{path} is no file; remove it: it has the place of what says who uses {path.parent.parent}"
+            )
         with path.open("rb") as file:
             return file.read(_LONGEST)
     except FileNotFoundError:

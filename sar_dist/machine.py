@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from sar_dist.errors import UserError
 
 GIB = 1024**3
+MOST = 1e9  # of any of a machine's figures, in its unit
 
 # CUDA context, communication library and kernels' workspaces, and the allocator's fragmentation: assumed, not measured.
 RESERVED_BYTES = 1.5 * GIB
@@ -39,8 +40,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} must be positive, not {value}")
+            if value is not None and not 1 / MOST <= value <= MOST:
+                raise UserError(f"--{name.replace('_', '-')} must be positive and at most {MOST:g}, not {value}")
         if self.mfu > 1:
             raise UserError(f"--mfu is a share of the peak, 0 to 1, not {self.mfu}")
 

@@ -41,6 +41,7 @@ def let_speak(decide: Callable[[], bool]) -> None:
 _WRONG_PATH = {getattr(errno, name) for name in "ENOENT ENOTDIR EISDIR ELOOP ENAMETOOLONG EACCES EPERM ENXIO".split()}
 # What gloo and NCCL say of a process that ended in the middle of a collective.
 _LOST_PROCESS = re.compile(r"(\[\S+\]:\d+: )?Connection (?:reset|closed) by peer|ncclRemoteError")
+_LIBRARY_VARIABLE = re.compile(r"\b(?:PY)?TORCH_[A-Z_]+\b")
 _in_tool = False
 _at_once = False
 _last_work: WeakSet[threading.Thread] = WeakSet()
@@ -128,6 +129,8 @@ def _line_and_status(error: BaseException) -> tuple[str, int] | None:
     """What to say instead of a traceback, and the exit status; None: a crash of this process itself."""
     if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PATH:
         return f"{shortened(str(error.filename))}: {error.strerror}", EXIT_BAD_INPUT
+    if (refused := _limit_or_variable(error)) is not None:
+        return refused, EXIT_BAD_INPUT
     if not isinstance(error, RuntimeError):
         return None
     if str(error).startswith("Symlink loop"):  # what Path.resolve raises
@@ -138,6 +141,21 @@ def _line_and_status(error: BaseException) -> tuple[str, int] | None:
             "mostly for want of memory (see dmesg); the same command goes on from what is saved"
         ), EXIT_CRASH
     return None
+
+
+def _limit_or_variable(error: BaseException) -> str | None:
+    """What to say where the system allows this process too little, or a library does not take a variable of the environment."""
+    text, number = str(error), getattr(error, "errno", None)
+    if number in (errno.EMFILE, errno.ENFILE) or (isinstance(error, ImportError) and "Too many open files" in text):
+        return "too few files may be open at once; allow more (ulimit -n), or use fewer processes"
+    if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "can't start new thread" in text):
+        return "too few processes or threads may run; allow more (ulimit -u, the container's limit), or use fewer"
+    name = next((found for found in _LIBRARY_VARIABLE.findall(text) if found in os.environ), None)
+    if name is None or not isinstance(error, ValueError):
+        return None
+    return (
+        f"{name}={shortened(os.environ[name])} is not taken: {shortened(' '.join(text.split()))}; correct or unset it"
+    )
 
 
 def _is_of(error: BaseException, stdout: WatchedStream) -> bool:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sar_dist.command_help import TerminalHelp, given_path
+from sar_dist.command_help import TerminalHelp, given_path, positive_number, whole_number
 from sar_dist.program import run_tool
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STAGES = ("train", "evaluate", "report")
 _MOST_MINUTES = 1e6  # a timer takes no more than some centuries
-_LONGEST_COUNT = 6  # digits
+_MOST_JOBS = 10_000
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
         RunOptions,
         check_evaluation_data,
         check_programs,
+        check_report,
         evaluate,
         load_experiment,
         train,
@@ -57,6 +58,8 @@ def main() -> None:
     experiment.select(given.arm, given.seed)
     options = RunOptions(given.out, given.jobs, given.launcher, records=given.records, deadline=deadline)
     stages = given.stage or STAGES
+    if "report" in stages:
+        check_report(given.out)
     if "evaluate" in stages:
         check_evaluation_data(experiment)  # before hours of training
     if "train" in stages or "evaluate" in stages:
@@ -105,11 +108,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("spec", type=given_path, help="a file of configs/experiments/")
     parser.add_argument("--out", type=given_path, required=True, metavar="DIR", help="folder of the experiment")
     parser.add_argument("--arm", action="append", default=[], help="only this arm; may be repeated")
-    parser.add_argument("--seed", action="append", default=[], type=int, help="only this seed; may be repeated")
+    parser.add_argument(
+        "--seed", action="append", default=[], type=whole_number(0, 2**63 - 1), help="only this seed; may be repeated"
+    )
     parser.add_argument(
         "--stage", action="append", choices=STAGES, help="only this stage; may be repeated (default: all of them)"
     )
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at the same time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=whole_number(1, _MOST_JOBS), default=1, metavar="N", help="runs at the same time (default: 1)"
+    )
     parser.add_argument("--launcher", default="", help='starts each training, such as "deepspeed --num_gpus 8"')
     parser.add_argument(
         "--records", type=given_path, metavar="FOLDER", help="small files of finished runs, read and written"
@@ -127,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--nice", action="store_true", help="take only time of the processor that nothing else wants")
     parser.add_argument(
         "--minutes",
-        type=_minutes,
+        type=positive_number(_MOST_MINUTES),
         metavar="M",
         help="after this long ask what is running to save and stop, as in a lease that ends; the same command goes on",
     )
@@ -146,22 +153,6 @@ def _term(text: str) -> tuple[str, float]:
     if not name or not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not TERM=WEIGHT with a positive weight")
     return name, value
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < _MOST_MINUTES:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes, below {_MOST_MINUTES:g}")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < _LONGEST_COUNT) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 if __name__ == "__main__":

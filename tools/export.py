@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from sar_dist.command_help import TerminalHelp, given_path
+from sar_dist.command_help import TerminalHelp, given_path, whole_number
 from sar_dist.program import run_tool
 
 
@@ -17,7 +17,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("run", type=given_path, metavar="RUN", help="run directory, or one of its checkpoint folders")
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder to create")
-    parser.add_argument("--step", type=int, help="the checkpoint after this optimizer step; default: the newest intact")
+    parser.add_argument(
+        "--step",
+        type=whole_number(0, 2**53),
+        help="the checkpoint after this optimizer step; default: the newest intact",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ema", action="store_true", help="the moving average (the default if the run kept one)")
     which.add_argument("--live", action="store_true", help="the weights themselves (the default otherwise)")

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu_check import PARTS, Report, run_parts, write_reports  # noqa: E402
 from benchmarks.gpu_check.report import print_report, print_summary  # noqa: E402
-from sar_dist.command_help import TerminalHelp, given_path  # noqa: E402
+from sar_dist.command_help import TerminalHelp, given_path, positive_number  # noqa: E402
 from sar_dist.errors import UserError  # noqa: E402
 from sar_dist.program import run_tool  # noqa: E402
 
@@ -40,12 +40,11 @@ def parse_arguments() -> argparse.Namespace:
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=f"some of {', '.join(names)}")
     parser.add_argument("--out", type=given_path, default=Path("runs/gpu_check"), help="folder (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all parts (default: %(default)g)")
+    parser.add_argument(
+        "--minutes", type=positive_number(1e6), default=MINUTES, help="for all parts (default: %(default)g)"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
-    arguments = parser.parse_args()
-    if not 0 < arguments.minutes < 1e6:
-        parser.error("--minutes must be a positive number")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from sar_dist.command_help import TerminalHelp, given_local_path
+from sar_dist.command_help import TerminalHelp, given_local_path, whole_number
 from sar_dist.data.layout import parse_split_choice
 from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
@@ -78,7 +78,10 @@ def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
     parser.set_defaults(chosen=made)
     if made.arranges_samples:
         parser.add_argument(
-            "--seed", type=int, default=0, help="of the order in which samples are spread over the shards"
+            "--seed",
+            type=whole_number(0, 2**63 - 1),
+            default=0,
+            help="of the order in which samples are spread over the shards",
         )
         parser.add_argument(
             "--samples-per-shard",

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from sar_dist.command_help import TerminalHelp, given_path
+from sar_dist.command_help import TerminalHelp, given_path, positive_number, whole_number
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
-from sar_dist.machine import Machine
+from sar_dist.files import open_output
+from sar_dist.machine import MOST, Machine
 from sar_dist.program import run_tool
 
 IMAGENET_1K_IMAGES = 1_281_167
@@ -47,7 +48,8 @@ def main() -> None:
         console.print("data.train is not here: ImageNet-1k's size is assumed; --train-images says another")
     if arguments.json is not None:
         try:
-            arguments.json.write_text(json.dumps(plan.as_dict(), indent=1) + "\n")
+            with open_output(arguments.json) as file:
+                file.write(json.dumps(plan.as_dict(), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
 
@@ -55,40 +57,45 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--config", required=True, help="configuration file, or the config.json of a run")
-    parser.add_argument("--nodes", type=int, required=True, help="number of nodes")
-    parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs on each node")
+    parser.add_argument("--nodes", type=whole_number(1, 1_000_000), required=True, help="number of nodes")
+    parser.add_argument("--gpus-per-node", type=whole_number(1, 1_000_000), required=True, help="GPUs on each node")
     parser.add_argument(
         "--gpu-memory",
-        type=float,
+        type=positive_number(MOST),
         default=Machine.gpu_memory,
         metavar="GiB",
         help="memory of a GPU (default %(default)s)",
     )
     parser.add_argument(
         "--peak-tflops",
-        type=float,
+        type=positive_number(MOST),
         default=Machine.peak_tflops,
         help="dense bfloat16 peak of a GPU (default %(default)s)",
     )
     parser.add_argument(
         "--mfu",
-        type=float,
+        type=positive_number(MOST),
         default=Machine.mfu,
         help="model FLOPs utilisation of the configured setting, assumed, or measured by a run (default %(default)s)",
     )
     parser.add_argument(
-        "--link-gbps", type=float, default=Machine.link_gbps, help="Gbit/s from a GPU to its node (default %(default)s)"
+        "--link-gbps",
+        type=positive_number(MOST),
+        default=Machine.link_gbps,
+        help="Gbit/s from a GPU to its node (default %(default)s)",
     )
     parser.add_argument(
         "--node-link-gbps",
-        type=float,
+        type=positive_number(MOST),
         default=Machine.node_link_gbps,
         help="Gbit/s from a node to the others (default %(default)s)",
     )
-    parser.add_argument("--price-per-gpu-hour", type=float, metavar="PRICE", help="adds what the run costs")
+    parser.add_argument(
+        "--price-per-gpu-hour", type=positive_number(MOST), metavar="PRICE", help="adds what the run costs"
+    )
     parser.add_argument(
         "--train-images",
-        type=int,
+        type=whole_number(1, 10**12),
         metavar="N",
         help=f"images of an epoch (default: data.epoch_samples, or counted in data.train; {IMAGENET_1K_IMAGES} where that is missing)",
     )

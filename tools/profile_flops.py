@@ -10,7 +10,7 @@ import json
 
 from rich.console import Console
 
-from sar_dist.command_help import TerminalHelp, given_path
+from sar_dist.command_help import TerminalHelp, given_path, whole_number
 from sar_dist.config import height_and_width, load_config
 from sar_dist.errors import UserError
 from sar_dist.files import open_output
@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=TerminalHelp)
     parser.add_argument("--config", required=True, help="configuration file, or the config.json of a run")
     parser.add_argument("--json", type=given_path, metavar="PATH", help="also write every count to this file")
-    parser.add_argument("--depth", type=_levels, default=5, help="levels of modules that are shown (default 5)")
+    parser.add_argument(
+        "--depth", type=whole_number(0, 999), default=5, help="levels of modules that are shown (default 5)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     arguments = parser.parse_intermixed_args()
 
@@ -53,12 +55,6 @@ def main() -> None:
                 file.write(json.dumps(report.as_dict(), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {arguments.json}: {error.strerror}") from error
-
-
-def _levels(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 4):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels, from 0 to 999")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -43,17 +43,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from sar_dist.reports import figure_png, load_runs, report_figure, report_page  # slow: only when there is work
+    from sar_dist.reports import check_place, figure_png, load_runs, report_figure, report_page  # slow: not for --help
 
+    out = arguments.out or arguments.runs[0] / "report"
+    check_place(out / "report.html", ["curves.png"])
     named = {run.resolve() for run in arguments.runs}
     runs = load_runs([*arguments.runs, *(run for run in arguments.baseline if run.resolve() not in named)])
-    out = arguments.out or arguments.runs[0] / "report"
     curves = figure_png(report_figure(runs))
     page = report_page(runs, curves, arguments.baseline)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "curves.png").write_bytes(curves)
         (out / "report.html").write_text(page, encoding="utf-8")
+        (out / "curves.png").write_bytes(curves)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     print(out / "report.html")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sar_dist.command_help import TerminalHelp, fitted, given_path
+from sar_dist.command_help import TerminalHelp, fitted, given_path, whole_number
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.program import run_tool
@@ -47,7 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=given_path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only N samples of each split; marked partial")
+    parser.add_argument(
+        "--limit", type=whole_number(1, 2**53), metavar="N", help="only N samples of each split; marked partial"
+    )
     parser.add_argument("--list", action="store_true", help="explain every task and stop")
     parser.add_argument("--help", "-h", action="store_true", help="this, and the settings of --task")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="a setting of the task")

@@ -97,19 +97,23 @@ def main() -> None:
 
     images = [image for path in arguments.images for image in images_at(path)]
     refuse_their_folder(arguments.out, images)
-    from sar_dist.reports import attention_page  # with PyTorch, which takes seconds
+    from sar_dist.reports import attention_page, check_place  # with PyTorch, which takes seconds
     from sar_dist.transfer import load_model
 
+    page = arguments.out / "index.html"
+    names = [f"{number:02d}_{path.stem}.png" for number, path in enumerate(images)]
+    check_place(page, names)
     loaded = load_model(arguments.model)
-    sections = []
-    for number, path in enumerate(images):
+    title, sections = f"Attention of {loaded.description}", []
+    for name, path in zip(names, images, strict=True):
         section = picture(loaded, path)
         sections.append(section)
-        target = arguments.out / f"{number:02d}_{path.stem}.png"
+        if len(sections) == 1:
+            write(page, attention_page(title, sections).encode())  # before the pictures, see check_place
+        target = arguments.out / name
         write(target, section.png)
         print(f"{target}: mean entropy {sum(section.entropies) / len(section.entropies):.3f} nats", flush=True)
-    page = arguments.out / "index.html"
-    write(page, attention_page(f"Attention of {loaded.description}", sections).encode())
+    write(page, attention_page(title, sections).encode())
     print(page)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
 from sar_dist.checkpoint.layout import (
     MANIFEST,
@@ -30,7 +32,13 @@ from sar_dist.validation import one_line
 FORMAT = 1
 _MAX_MANIFEST_BYTES = 64 << 20  # a thousand times the largest in use; a longer one is not read into memory
 
-Count = Annotated[int, Field(ge=0)]
+_LARGEST = 2**53  # up to here every whole number is a float too
+_WEIGHT_BYTES = 4
+
+Whole = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Steps = Annotated[float, Field(ge=0, le=_LARGEST)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never a path that leads elsewhere
 
 
@@ -54,6 +62,53 @@ class FileRecord(_Record):
         return cls(bytes=regular_size(path), sha256=sha256_of(path))
 
 
+class ScheduleState(TypedDict, total=False):
+    """What the learning-rate schedule keeps of itself; nothing where only weights were saved."""
+
+    __pydantic_config__ = _Record.model_config  # type: ignore[misc]
+    base_lrs: list[Finite]
+    last_epoch: Count
+    _step_count: Count
+    _is_initial: bool
+    _get_lr_called_within_step: bool
+    _last_lr: list[Finite]
+    lr_lambdas: list[None]
+
+
+class Counters(TypedDict, total=False):
+    """The engine's counters of steps and samples; none where only weights were saved."""
+
+    __pydantic_config__ = _Record.model_config  # type: ignore[misc]
+    global_steps: Count
+    global_samples: Count
+    skipped_steps: Count
+
+
+class ScalerState(TypedDict, total=False):
+    """The settings of loss scaling, as DeepSpeed names them; the static one has the first two."""
+
+    __pydantic_config__ = _Record.model_config  # type: ignore[misc]
+    cur_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    dynamic: bool
+    cur_iter: Count
+    last_overflow_iter: Whole
+    scale_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    scale_window: Annotated[int, Field(ge=1, le=_LARGEST)]
+    min_scale: Finite
+    delayed_shift: Count
+    cur_hysteresis: Count
+    consecutive_hysteresis: bool
+    raise_error_at_min_scale: bool
+
+
+class AverageState(TypedDict):
+    """A process's sums since the last line of the log. Training may have met a NaN there."""
+
+    __pydantic_config__ = _Record.model_config  # type: ignore[misc]
+    count: Count
+    sums: dict[str, float]
+
+
 class EngineState(_Record):
     """The engine's small state, which is the same on every process.
 
@@ -65,18 +120,18 @@ class EngineState(_Record):
         loss_scaler: the settings of dynamic loss scaling; empty without it, and in the oldest checkpoints.
     """
 
-    lr_scheduler: dict[str, Any]
-    counters: dict[str, int]
-    loss_scaler: dict[str, Any] = {}
+    lr_scheduler: ScheduleState
+    counters: Counters
+    loss_scaler: ScalerState = {}
     ema_updates: Count | None
-    shapes: dict[str, Annotated[tuple[StrictInt, ...], Strict(False)]]  # JSON has lists
+    shapes: dict[str, Annotated[tuple[Annotated[Count, Strict()], ...], Strict(False)]]  # JSON has lists
 
 
 class LoaderState(_Record):
     """Where the training data go on: ``TrainLoader.state_dict``."""
 
     next_batch: Count
-    shift: int
+    shift: Whole
     fingerprint: dict[str, Any]
 
 
@@ -96,7 +151,7 @@ class SharedState(_Record):
     engine: EngineState
     train_state: dict[str, Any] | None = None
     loader: LoaderState | None = None
-    zero_stage: int | None = None
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     config: dict[str, Any] | None = None
     classes: Annotated[tuple[str, ...], Strict(False)] | None = None
     interim: bool = False
@@ -117,7 +172,7 @@ class CheckpointManifest(SharedState):
     format: int
     run_id: str | None = None
     step: Count
-    world_size: Annotated[int, Field(ge=1)]
+    world_size: Annotated[int, Field(ge=1, le=_LARGEST)]
     files: dict[FileName, FileRecord]
     digest: str
 
@@ -127,6 +182,26 @@ class CheckpointManifest(SharedState):
             for name in (shard_file(rank), index_file(rank)):
                 if name not in self.files:
                     raise ValueError(f"world_size={self.world_size}, but files does not name {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CheckpointManifest:
+        batch, shift = (self.step, 0) if self.loader is None else (self.loader.next_batch, self.loader.shift)
+        if batch != self.step:
+            raise ValueError(f"loader.next_batch={batch}, but step={self.step}")
+        if batch + shift < 0:
+            raise ValueError(f"loader.shift={shift} lies before the first batch")
+        done = {
+            "ema_updates": self.engine.ema_updates or 0,
+            "counters.global_steps": self.engine.counters.get("global_steps", 0),
+            "lr_scheduler.last_epoch": self.engine.lr_scheduler.get("last_epoch", 0),
+        }
+        for name, count in done.items():
+            if count > self.step:
+                raise ValueError(f"engine.{name}={count}, but step={self.step}")
+        weights = sum(math.prod(shape) for shape in self.engine.shapes.values())
+        if weights * _WEIGHT_BYTES > sum(record.bytes for record in self.files.values()):
+            raise ValueError(f"engine.shapes has {weights} weights, for which the files are too small")
         return self
 
 
@@ -157,9 +232,9 @@ class RankIndex(_Record):
         averages: the process's sums since the last line of the log; None in the oldest checkpoints.
     """
 
-    adam_steps: list[float]
+    adam_steps: list[Steps]
     fragments: list[Fragment]
-    averages: dict[str, Any] | None = None
+    averages: AverageState | None = None
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

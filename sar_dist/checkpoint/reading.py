@@ -54,6 +54,10 @@ class CheckpointReader:
         if len(steps) != 1:
             raise DamagedCheckpoint(f"{folder}: the optimizer shards disagree on their step: {sorted(steps)}")
         self.adam_step = steps.pop()
+        if self.adam_step > self.step:
+            raise DamagedCheckpoint(
+                f"{folder}: adam_steps says {self.adam_step:g}, but the checkpoint is of step {self.step}"
+            )
 
     def check_shapes(self, expected: dict[str, tuple[int, ...]]) -> None:
         """Compare parameter names and shapes with a model's.

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from sar_dist.config.settings import RunConfig
 from sar_dist.config.values import read_value
-from sar_dist.errors import UserError, shortened
+from sar_dist.errors import UserError, described, shortened
 from sar_dist.extensions import look_in
 from sar_dist.setting_trees import leaves, set_leaf
 from sar_dist.validation import describe_problem, field_types, one_line, shown
@@ -130,10 +130,13 @@ def _run_file(path: Path) -> object:
         raise
     except ValidationError as error:
         raise UserError(f"{_place(path, error)}: {describe_problem(error, RunConfig)}") from error
-    except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
-        raise UserError(f"{_place(path, error)} cannot be loaded: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the file is the user's own program, which can raise anything
+        raise UserError(f"{_place(path, error)} cannot be loaded: {described(error)}") from error
     finally:
-        sys.path.remove(root)
+        if root in sys.path:  # which the file may have changed
+            sys.path.remove(root)
 
 
 def _place(path: Path, error: BaseException) -> str:

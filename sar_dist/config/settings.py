@@ -518,7 +518,10 @@ class EngineSettings(Settings):
 class ValidationSettings(Settings):
     every: Duration = Field("1ep", description="how often the validation set is scored; the end of training always is")
     micro_batch: int | None = Field(
-        None, ge=1, le=2**20, description="images per process and forward pass; none: engine.micro_batch"
+        None,
+        ge=1,
+        le=2**20,
+        description="images per process and forward pass, cut to the size of the set; none: engine.micro_batch",
     )
 
 

@@ -122,8 +122,10 @@ def checked(value: Any, depth: int = 0) -> Any:
 def _path(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty, as of a variable that is not set")
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("holds a line break or another control character; rename the folder")
     return os.path.expanduser(text)
 
 
 PathText = Annotated[str, AfterValidator(_path)]  # of text: a Path would spoil the slashes of a URL
-"""A path or URL, and never nothing; a ``~`` at its start is the home directory, also where the shell has not seen it."""
+"""A path or URL in one line, and never nothing; a ``~`` at its start is the home directory, also where the shell has not seen it."""

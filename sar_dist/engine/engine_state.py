@@ -6,13 +6,18 @@ the state is read from and written to the engine's float32 shards directly: mast
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sar_dist.checkpoint import CheckpointReader, EngineState, RankIndex
+from sar_dist.checkpoint import MANIFEST, CheckpointReader, DamagedCheckpoint, EngineState, RankIndex
 from sar_dist.engine.ema import ExponentialMovingAverage
 from sar_dist.engine.protocol import Engine
 from sar_dist.engine.shards import flat_shards, fragments, optimizer_settings, optimizer_states, publish_shards
+
+_BY_GROUP = ("base_lrs", "_last_lr", "lr_lambdas")
+_COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
 def snapshot(
@@ -46,13 +51,14 @@ def shared_state(engine: Engine, ema: ExponentialMovingAverage | None) -> Engine
     """The engine's small state that is the same on every process."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     settings = {} if scaler is None else vars(scaler)
-    return EngineState(
-        lr_scheduler=engine.lr_scheduler.state_dict(),
-        counters={name: getattr(engine, name) for name in ("global_steps", "global_samples", "skipped_steps")},
-        loss_scaler={key: value for key, value in settings.items() if isinstance(value, bool | int | float)},
-        ema_updates=ema.updates if ema is not None else None,
-        shapes={name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()},
-    )
+    state = {
+        "lr_scheduler": engine.lr_scheduler.state_dict(),
+        "counters": {name: getattr(engine, name) for name in _COUNTERS},
+        "loss_scaler": {key: value for key, value in settings.items() if isinstance(value, bool | int | float)},
+        "ema_updates": ema.updates if ema is not None else None,
+        "shapes": {name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()},
+    }
+    return EngineState.model_validate(state)
 
 
 @torch.no_grad()
@@ -60,9 +66,10 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
     """Fill the engine, and the moving average, from a checkpoint of any topology.
 
     Raises:
-        DamagedCheckpoint: the checkpoint lacks a parameter or has another shape for it.
+        DamagedCheckpoint: the checkpoint lacks a parameter or has another shape for it, or it lacks the schedule's state.
     """
     shared = reader.manifest.engine
+    schedule = _schedule_state(engine, reader)
     reader.check_shapes({name: tuple(_shape(parameter)) for name, parameter in engine.module.vit.named_parameters()})
     shards, states = flat_shards(engine), optimizer_states(engine)
     moments = optimizer_settings(engine).moments
@@ -81,8 +88,8 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
             state["step"].fill_(reader.adam_step)
     publish_shards(engine)
 
-    engine.lr_scheduler.load_state_dict(shared.lr_scheduler)
-    for group, lr in zip(engine.optimizer.optimizer.param_groups, shared.lr_scheduler["_last_lr"], strict=True):
+    engine.lr_scheduler.load_state_dict(schedule)
+    for group, lr in zip(engine.optimizer.optimizer.param_groups, schedule["_last_lr"], strict=True):
         group["lr"] = lr
     for name, value in {**shared.counters, "micro_steps": 0}.items():
         setattr(engine, name, value)
@@ -91,6 +98,23 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
         setattr(scaler, name, value)
     if ema is not None:
         ema.updates = shared.ema_updates or 0
+
+
+def _schedule_state(engine: Engine, reader: CheckpointReader) -> dict[str, Any]:
+    """The state of the learning-rate schedule. Raises DamagedCheckpoint where it or the counters do not say where to go on."""
+    saved, groups = reader.manifest.engine.model_dump(), len(engine.optimizer.optimizer.param_groups)
+    schedule: dict[str, Any] = saved["lr_scheduler"]
+    missing = [f"lr_scheduler.{name}" for name in ("last_epoch", *_BY_GROUP) if name not in schedule]
+    missing += [f"counters.{name}" for name in _COUNTERS if name not in saved["counters"]]
+    problems = [f"{name} is missing" for name in missing]
+    problems += [
+        f"lr_scheduler.{name} is of {len(schedule[name])} groups of parameters, the optimizer has {groups}"
+        for name in _BY_GROUP
+        if name in schedule and len(schedule[name]) != groups
+    ]
+    if problems:
+        raise DamagedCheckpoint(f"{reader.folder / MANIFEST}: engine.{problems[0]}")
+    return schedule
 
 
 def _shape(parameter: Tensor) -> torch.Size:

@@ -25,12 +25,14 @@ from sar_dist.reports import (
     Picture,
     TextTable,
     attention_steps,
+    check_place,
     figure_png,
     format_difference,
     format_summary,
     render_page,
 )
 
+PAGE_FILE, TABLES_FILE = "experiment.html", "results.md"
 FEW = 6
 ANALYSIS_NOTE = (
     "Mean difference of runs with the same seed; in brackets its 95 % interval by Student's t, for each row by itself. "
@@ -45,6 +47,8 @@ PICTURES = {
     "curves": "Curves: mean over the seeds, band of one standard deviation",
     "heads": "Heads of the tapped blocks, validation set",
 }
+
+FIGURES = tuple(PICTURES)
 
 
 def tables(results: Results) -> Iterator[TextTable]:
@@ -170,7 +174,7 @@ def markdown(results: Results) -> str:
 
 
 def write_figures(
-    results: Results, folder: Path, prefix: str = "", names: Collection[str] = ("points", "curves", "heads")
+    results: Results, folder: Path, prefix: str = "", names: Collection[str] = FIGURES
 ) -> dict[str, bytes]:
     """Write ``points.png``, ``curves.png`` and ``heads.png``, as far as there is something to draw; gives their bytes.
 
@@ -180,12 +184,21 @@ def write_figures(
         prefix: what the names begin with.
         names: those that are drawn.
     """
-    figures = {"points": points_figure, "curves": curves_figure, "heads": heads_figure}
-    drawn = {name: figures[name](results) for name in names}
-    pictures = {name: figure_png(figure) for name, figure in drawn.items() if figure is not None}
+    pictures = _drawn(results, names)
     for name, png in pictures.items():
         (folder / f"{prefix}{name}.png").write_bytes(png)
     return pictures
+
+
+def _drawn(results: Results, names: Collection[str] = FIGURES) -> dict[str, bytes]:
+    figures = {"points": points_figure, "curves": curves_figure, "heads": heads_figure}
+    drawn = {name: figures[name](results) for name in names}
+    return {name: figure_png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def check_report(out: Path) -> None:
+    """Raises UserError if the report would take the place of other files in ``out``."""
+    check_place(out / PAGE_FILE, [TABLES_FILE, *(f"{name}.png" for name in PICTURES)])
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -199,13 +212,15 @@ def write_report(results: Results, out: Path) -> Path:
             f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
         )
     make_folder(out)
+    pictures = _drawn(results)
     try:
-        pictures = write_figures(results, out)
-        (out / "results.md").write_text(markdown(results), encoding="utf-8")
-        (out / "experiment.html").write_text(_page(results, pictures), encoding="utf-8")
+        (out / PAGE_FILE).write_text(_page(results, pictures), encoding="utf-8")
+        (out / TABLES_FILE).write_text(markdown(results), encoding="utf-8")
+        for name, png in pictures.items():
+            (out / f"{name}.png").write_bytes(png)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
-    return out / "experiment.html"
+    return out / PAGE_FILE
 
 
 def _page(results: Results, pictures: dict[str, bytes]) -> str:

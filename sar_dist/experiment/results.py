@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from sar_dist.observe import quantities_in
 from sar_dist.paired_statistics import Difference, paired_difference
 from sar_dist.quantities import Quantity
 from sar_dist.reports import ReportedRun, Summary, summarize
+
+PARTIAL = " (partial)"  # marks the row of an evaluation on a part of its data
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,14 @@ def _seeds(experiment: Experiment, arm: Arm, out: Path, records: Path | None) ->
     return sorted(set(experiment.seeds_of(arm)) | kept | {int(match[1]) for match in found if match})
 
 
+def compared(quantities: Iterable[Quantity]) -> list[Quantity]:
+    """Those of which the tables have a row: measured in validation, where one way is better."""
+    return [each for each in quantities if each.prefix == "val" and each.higher_is_better is not None]
+
+
 def _validation_figures(run: ReportedRun) -> dict[str, float]:
     last = run.last("val")
-    compared = [
-        each for each in quantities_in(run.records) if each.prefix == "val" and each.higher_is_better is not None
-    ]
-    return {each.title: float(last[each.key]) for each in compared if each.key in last}
+    return {each.title: float(last[each.key]) for each in compared(quantities_in(run.records)) if each.key in last}
 
 
 def _add_evaluations(
@@ -174,7 +178,7 @@ def _add_evaluations(
         result = record.evaluations.get(evaluation.name)
         if result is None:
             continue
-        mark = " (partial)" if result.partial else ""
+        mark = PARTIAL if result.partial else ""
         for name in evaluation.metrics or (result.primary,):
             if name not in result.metrics:
                 raise UserError(

@@ -14,9 +14,12 @@ from sar_dist.config import RunConfig, apply_overrides, load_config
 from sar_dist.errors import UserError
 from sar_dist.experiment.jobs import Job, run_jobs
 from sar_dist.experiment.records import RunRecord, read_record, record_file
+from sar_dist.experiment.results import PARTIAL, compared
 from sar_dist.experiment.runs import check_same, evaluation_folder, evaluation_result, is_finished, run_folder
 from sar_dist.experiment.specification import Arm, Evaluation, Experiment
+from sar_dist.observe import QUANTITIES
 from sar_dist.places import DATA_VARIABLE, find_data, looked_for
+from sar_dist.quantities import with_unknown_terms
 from sar_dist.terms import term_class
 from sar_dist.transfer import find_task
 from sar_dist.validation import one_line
@@ -124,7 +127,7 @@ def evaluate(
 
 
 def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluations: bool) -> None:
-    """Find out before hours of training whether every task, its settings and every term of the loss exist.
+    """Find out before hours of training whether every task, its settings, every term of the loss and every measure exist.
 
     Args:
         experiment: what is about to be run.
@@ -134,17 +137,35 @@ def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluati
     Raises:
         UserError: one does not; the message names the arm or the evaluation.
     """
+    logged = []
     for arm in experiment.select(arms)[0]:
         for term in experiment.base.vary(arm.changes).terms:
             try:
-                term_class(term["name"])
+                logged.append(f"loss_{term_class(term['name']).name}")
             except UserError as error:
                 raise UserError(f"arm {arm.name}: {error}") from error
+    _check_measures(experiment, logged)
     for evaluation in experiment.evaluations if evaluations else ():
         try:
             apply_overrides(find_task(evaluation.task).settings_type, _overrides({"seed": 0, **evaluation.settings}))
         except UserError as error:
             raise UserError(f"evaluation {evaluation.name}: {error}") from error
+
+
+def _check_measures(experiment: Experiment, logged: Sequence[str]) -> None:
+    """Raises UserError if an analysis measures something of which no table will have a row; ``logged`` are its terms' losses."""
+    rows = dict.fromkeys(quantity.title for quantity in compared(with_unknown_terms(QUANTITIES, logged)))
+    shown = {evaluation.name: evaluation.metrics for evaluation in experiment.evaluations}
+    for measure in (each for analysis in experiment.analysis for each in analysis.primary):
+        evaluation, _, metric = measure.metric.removesuffix(PARTIAL).partition(": ")
+        # What the primary metric of an evaluation is, which is the one that shows where none is named, its end says.
+        known = metric and evaluation in shown and metric in (shown[evaluation] or (metric,))
+        if measure.metric not in rows and not known:
+            named = [f"{name}: {each}" for name, metrics in shown.items() for each in metrics or ("METRIC",)]
+            raise UserError(
+                f"the analysis measures {measure.metric!r}, of which the tables will have no row; they have "
+                f"{'; '.join([*rows, *named])}"
+            )
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from sar_dist.config import RunConfig, Settings
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 from sar_dist.validation import describe_problem
 
 MOST_SEED = 2**63 - 1  # PyTorch's generators take no more
@@ -212,10 +212,13 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: {describe_problem(error)}") from error
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # the file is the user's own program, which can raise anything
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the file is the user's own program, which can raise anything
+        raise UserError(f"{path} cannot be loaded: {described(error)}") from error
     finally:
-        sys.path.remove(root)
+        if root in sys.path:  # which the file may have changed
+            sys.path.remove(root)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: experiment() must return an Experiment, not {type(experiment).__name__}")
     return experiment

@@ -13,7 +13,7 @@ import difflib
 import io
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sar_dist.errors import UserError
 
 # Sub-dictionaries, in the order of preference: timm's; DINO's and DINOv2's, of which both evaluate the teacher; EVA's.
+_FEW = 12
 PARTS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "module")
 # Prefixes of a backbone: MoCo v3, which evaluates base_encoder; DINO and DINOv2/3.
 PREFIXES = ("base_encoder.", "momentum_encoder.", "backbone.")
@@ -55,9 +56,11 @@ def find_part(content: Any, part: str, source: str) -> tuple[dict[str, Tensor], 
         UserError: there is no such part, or no state dict.
     """
     path: list[str] = []
+    there: list[str] = []
     wanted = [name for name in part.split(".") if name]
     while isinstance(content, dict):
         dictionaries = [name for name, value in content.items() if isinstance(value, dict)]
+        there += [".".join([*path, str(name)]) for name in dictionaries]
         if wanted and wanted[0] in dictionaries:
             name = wanted.pop(0)
         else:
@@ -67,21 +70,24 @@ def find_part(content: Any, part: str, source: str) -> tuple[dict[str, Tensor], 
         path.append(name)
         content = content[name]
     if not isinstance(content, dict) or not all(map(_is_entry, content, content.values())):
-        raise UserError(f"{source} holds no state dict: neither at its top nor as {', '.join(PARTS)}")
+        parts = f"; {source}#PART takes another of its parts: {', '.join(there[:_FEW])}" if there else ""
+        raise UserError(f"{source} holds no state dict: neither at its top nor as {', '.join(PARTS)}{parts}")
     for key, value in content.items():
         if value.layout is not torch.strided or value.is_meta:
             raise UserError(
                 f"{source}: {key} holds no plain tensor ({value.layout}, on {value.device}); save it as one"
             )
-    return with_part(content, ".".join(wanted), source), ".".join(path)
+    return with_part(content, ".".join(wanted), source, there), ".".join(path)
 
 
 def _is_entry(key: Any, value: Any) -> bool:
     return isinstance(key, str) and isinstance(value, Tensor)
 
 
-def with_part(names: Mapping[str, Any], part: str, source: str) -> dict[str, Any]:
+def with_part(names: Mapping[str, Any], part: str, source: str, others: Sequence[str] = ()) -> dict[str, Any]:
     """Only the entries below the prefix that the user chose, if they chose one, without wrappers' prefixes.
+
+    ``others`` are what could have been chosen besides, for the message.
 
     Raises:
         UserError: there is no such prefix; the message says which there are.
@@ -91,8 +97,8 @@ def with_part(names: Mapping[str, Any], part: str, source: str) -> dict[str, Any
         return unwrapped
     found = {_unwrapped(name[len(part) + 1 :]): v for name, v in unwrapped.items() if name.startswith(f"{part}.")}
     if not found:
-        there = ", ".join(sorted({name.partition(".")[0] for name in unwrapped})[:12])
-        raise UserError(f"{source} has no part {part!r}; it has {there}")
+        there = [*others, *sorted({name.partition(".")[0] for name in unwrapped})]
+        raise UserError(f"{source} has no part {part!r}; it has {', '.join(there[:_FEW])}")
     return found
 
 

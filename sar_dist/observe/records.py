@@ -18,7 +18,8 @@ from sar_dist.files import atomic_write, parse_json, read_regular
 
 RESERVED = frozenset({"step", "prefix", "time"})
 _MOST_STEPS = 1 << 53  # whole numbers to which a float is exact
-_LARGEST = 1e300  # what is near the end of a float's range cannot be drawn, and no metric is
+# Up to here a square is a float too: what is near the end of their range cannot be drawn, and no metric is.
+_LARGEST = 1e150
 
 
 def json_number(value: float) -> float | str:

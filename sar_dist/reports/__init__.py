@@ -7,7 +7,7 @@ from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, further_ax
 from sar_dist.reports.hub import check_hub, push_to_hub
 from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
-from sar_dist.reports.rendering import Headline, Picture, TextTable, render_page
+from sar_dist.reports.rendering import Headline, Picture, TextTable, check_place, render_page
 from sar_dist.reports.runs import ReportedRun, load_runs
 from sar_dist.reports.summary import Summary, summarize
 from sar_dist.reports.wording import DIFFERENCES_NOTE, MEANS_NOTE, NOTHING, format_difference, format_summary
@@ -32,6 +32,7 @@ __all__ = [
     "attention_page",
     "attention_steps",
     "check_hub",
+    "check_place",
     "figure_png",
     "format_difference",
     "format_summary",

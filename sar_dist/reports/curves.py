@@ -11,6 +11,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
 from sar_dist.observe import panel_title, quantities_in
@@ -191,7 +192,10 @@ def looks_of(runs: Sequence[ReportedRun]) -> list[Look]:
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """A figure as the bytes of a PNG file. Names are no formulas, whatever they hold; the numbers of a logarithmic axis are."""
+    for text in figure.findobj(Text):
+        if text.get_text() and not text.get_text().startswith(r"$\mathdefault{"):
+            text.set_parse_math(False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI)
     return out.getvalue()

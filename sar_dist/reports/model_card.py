@@ -9,13 +9,15 @@ from typing import Any
 
 from sar_dist.config import load_config
 from sar_dist.errors import UserError
-from sar_dist.files import remove_leftovers, write_durably
+from sar_dist.files import read_regular, remove_leftovers, write_durably
 from sar_dist.observe import read_metrics
+from sar_dist.output import warn
 from sar_dist.reports.runs import read_json, read_starts
 from sar_dist.transfer import RESULT_FILE, Result, export_fingerprint, read_result
 
 CARD_FILE = "README.md"
 TRAINING_FILE = "training_config.json"
+_ORIGIN = "trained with sar_dist"  # in every card, by which one is known as ours
 _STARTING_POINTS = (("model", "init_from"), ("run", "branch_from"))
 
 
@@ -56,9 +58,17 @@ def write_card(run: Path, export: Path, *, plain_timm: bool, licence: str) -> No
         write_durably(export / TRAINING_FILE, json.dumps(public, indent=2) + "\n")
         # As on every page: names of files need not be UTF-8.
         card = "\n".join([*sections, ""]).encode(errors="backslashreplace").decode()
-        write_durably(export / CARD_FILE, card)
+        if _is_ours(export / CARD_FILE):
+            write_durably(export / CARD_FILE, card)
+        else:
+            warn(f"warning: {export / CARD_FILE} is another text than a card of this program's; it stays as it is")
     except OSError as error:
         raise UserError(f"cannot write {export}: {error}") from error
+
+
+def _is_ours(card: Path) -> bool:
+    """Whether a card may be written anew: there is none, or it is an earlier one."""
+    return not card.exists() or _ORIGIN.encode() in read_regular(card)
 
 
 def without_folders(value: Any) -> Any:
@@ -81,7 +91,7 @@ def _model_section(name: str, hub: Mapping[str, Any], plain_timm: bool) -> list[
     height, width = hub["pretrained_cfg"]["input_size"][1:]
     return [
         f"# {name}\n",
-        f"`{hub['architecture']}`, {height} x {width} pixels, {hub['num_classes']} classes, trained with sar_dist "
+        f"`{hub['architecture']}`, {height} x {width} pixels, {hub['num_classes']} classes, {_ORIGIN} "
         f"{origin['version']}: the {kind} after optimizer step {origin['step']}, in {origin['dtype']}.\n",
         f'```python\n{needs}import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
         "data = timm.data.resolve_model_data_config(model)\n"

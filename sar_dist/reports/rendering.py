@@ -8,10 +8,18 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from sar_dist.errors import UserError
+from sar_dist.files import read_regular
+
+# In the head of every page, by which one is known as ours.
+_POLICY = Markup("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'")
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,31 @@ def render_page(template: str, *, title: str, headlines: Sequence[Headline] = ()
     return page.encode("utf-8", errors="backslashreplace").decode()
 
 
+def check_place(page: Path, beside: Sequence[str] = ()) -> None:
+    """Make sure before the work that nothing is overwritten but an earlier page and what was written beside it.
+
+    Whoever writes them writes the page first: it says whose the other files are, also after a kill.
+
+    Args:
+        page: file to write.
+        beside: names of the files to write in its folder.
+
+    Raises:
+        UserError: another file has one of the names.
+    """
+    try:
+        if page.exists():
+            theirs = None if _POLICY.encode() in read_regular(page)[:_HEAD_BYTES] else page
+        else:
+            theirs = next((file for file in map(page.with_name, beside) if file.exists()), None)
+    except OSError as error:
+        raise UserError(f"cannot read {page}: {error.strerror}") from error
+    if theirs is not None:
+        raise UserError(
+            f"{theirs} would be overwritten and is no page of this program's or beside one; choose another folder, or move it away"
+        )
+
+
 @functools.cache
 def _environment() -> Environment:
     # Everything is escaped but the templates themselves, the style sheet among them.
@@ -92,6 +125,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["own_file"] = _own_file
+    environment.globals["policy"] = _POLICY
     environment.filters["anchor"] = _anchor
     environment.filters["whole"] = _whole
     return environment

@@ -7,9 +7,9 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
 
 from sar_dist.errors import UserError
 from sar_dist.files import parse_json, read_regular
@@ -122,8 +122,11 @@ def _load(path: Path) -> ReportedRun:
     )
 
 
+_Whole = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Run(BaseModel):
-    seed: int = 0
+    seed: _Whole = 0
 
 
 class _Regularizer(BaseModel):
@@ -135,7 +138,7 @@ class _Term(_Regularizer):
 
 
 class _Optim(BaseModel):
-    global_batch: int = 1
+    global_batch: _Whole = 1
 
 
 class _Data(BaseModel):
@@ -156,7 +159,7 @@ class _Start(BaseModel):
     """What reports look up in a record of environment.json."""
 
     command: list[str] = []
-    world_size: int | None = None
+    world_size: _Whole | None = None
     git_commit: str | None = None
     packages: dict[str, Any] = {}
 

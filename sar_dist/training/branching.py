@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore
+from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore, DamagedCheckpoint
 from sar_dist.config import RunConfig
 from sar_dist.data import TrainLoader
 from sar_dist.engine import learning_rate_factor
@@ -57,9 +57,15 @@ def resumed_state(saved: CheckpointReader, train_loader: TrainLoader) -> TrainSt
             f"{saved.folder} holds weights, but not how far a run had come; choose another run.name, and "
             f"model.init_from={saved.folder.parents[1]} to start from its weights"
         )
-    with one_line(f"{saved.folder / MANIFEST}: train_state"):
+    file = saved.folder / MANIFEST
+    with one_line(f"{file}: train_state", error_type=DamagedCheckpoint):
         state = TypeAdapter(TrainState).validate_python(progress)
-    train_loader.load_state_dict(loader.model_dump())
+    if state.step != saved.step:
+        raise DamagedCheckpoint(f"{file}: train_state: step={state.step}, but the checkpoint is of step {saved.step}")
+    try:
+        train_loader.load_state_dict(loader.model_dump())
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpoint(f"{file}: loader.fingerprint describes no training data: {error!r}") from error
     return state
 
 

@@ -313,12 +313,21 @@ def build_loaders(
         checked.val,
         data=data,
         transform=build_eval_transform(config.augment, size, max_pixels),
-        micro_batch=config.validation.micro_batch or config.engine.micro_batch,
+        micro_batch=validation_batch(config, checked.val.total, world_size),
         rank=rank,
         world_size=world_size,
         num_classes=config.model.num_classes,
     )
     return build_train_loader(config, data, checked.train, rank, world_size), val_loader
+
+
+def validation_batch(config: RunConfig, total: int, world_size: int) -> int:
+    """Images of a validation batch: no more than a process has of the ``total``, as the rest of a batch is padding.
+
+    A batch as large as those of training stays, since a compiled model is compiled for that size already.
+    """
+    wanted = config.validation.micro_batch or config.engine.micro_batch
+    return min(wanted, max(config.engine.micro_batch, -(-total // world_size)))
 
 
 def build_train_loader(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 @dataclass
@@ -21,17 +25,13 @@ class TrainState:
             saves before; the next start does it first.
     """
 
-    step: int = 0
-    images: int = 0
-    bad_images: int = 0
-    images_by_set: dict[str, int] = field(default_factory=dict)
-    best_top1: float | None = None
-    best_step: int | None = None
+    step: Count = 0
+    images: Count = 0
+    bad_images: Count = 0
+    images_by_set: dict[str, Count] = field(default_factory=dict)
+    best_top1: Annotated[float, Field(ge=0, le=100)] | None = None
+    best_step: Count | None = None
     settled: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TrainState:
-        return cls(**values)

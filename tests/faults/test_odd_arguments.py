@@ -57,6 +57,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'
 JSON_FILES = {
     "list.json": "[1, 2]",
     "null.json": "null",
@@ -85,6 +86,9 @@ def write_damaged_sets(root: Path) -> None:
         "run_deep": ("small", "environment.json", b"[" * 100_000),
         "run_begun": ("small", "metrics.jsonl", b'{"step": 0, "prefix": "hardware", "time": 1, "peak_tflops": 1}\n'),
         "run_lines": ("small", "metrics.jsonl", b'{"step": 1, "prefix": "train", "loss": null}\n' + b"[" * 100_000),
+        "report_taken": ("small", "report.html", b"mine"),
+        "run_processes": ("small", "environment.json", b'[{"world_size": 1' + b"0" * 400 + b"}]"),
+        "run_large": ("small", "metrics.jsonl", METRICS.replace(b"1.5", b"1e299")),
         "run_term": ("small", "config.json", b'{"run": {"name": "x"}, "terms": [{"weight": 1}]}'),
         "run_seed": ("small", "config.json", b'{"run": {"name": "x", "seed": "nine"}}'),
         "run_world": ("small", "environment.json", b'[{"world_size": "two"}]'),
@@ -135,7 +139,7 @@ EXPORT = [
     ("export @/run_cut @/out", "config.json is damaged or cut short"),
     ("export @/run_list @/out", "config.json is not a mapping of settings"),
     ("export @/run_manifest @/out", "no checkpoint of .* is intact"),
-    ("export @/small @/out --step=-1", "has no checkpoint of step -1"),
+    ("export @/small @/out --step=7", "has no checkpoint of step 7"),
 ]
 MAKE_SHARDS = [
     ("make_shards csv @/empty.csv @/out", "has no column 'path', only no header line"),
@@ -239,6 +243,9 @@ REPORT = [
     ("report @/run_seed --out @/out", "config.json is not what a run writes there: run.seed='nine'"),
     ("report @/run_world --out @/out", "environment.json is not what a run writes there: 0.world_size='two'"),
     ("report @/run_command --out @/out", "environment.json is not what a run writes there: 0.command.0=1"),
+    ("report @/small --out @/report_taken", "report.html would be overwritten"),
+    ("report @/run_processes --out @/out", "environment.json is not what a run writes there: 0.world_size=1000"),
+    ("report @/run_large --out @/out", "has no metrics yet"),
     ("report @/run_digits --out @/out", "has no metrics yet"),
     ("report @/run_deep --out @/out", "environment.json cannot be read: nested too deeply"),
     ("visualize_attention --model @/export --images @/images --out @/out", "images holds no images; folders in it"),
@@ -274,6 +281,8 @@ MODELS = [
     )
 ]
 
+PLANNED = ["--config", "configs/demo.py", "--nodes", "1", "--gpus-per-node", "1"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -282,10 +291,30 @@ MODELS = [
         (["report", ""], "argument RUN: a path is empty"),
         (["export", "@/small", ""], "argument OUT: a path is empty"),
         (["export", "@/small", "@/out", "--license", "a\nb: [c"], "is no identifier of a license"),
-        (["profile_flops", "--config", "x", "--depth", "-1"], "argument --depth: '-1' is no number of levels"),
-        (["profile_flops", "--config", "x", "--depth", "²"], "argument --depth: '²' is no number of levels"),
-        (["experiment", "x.py", "--out", "y", "--jobs", "²"], "argument --jobs: '²' is not a positive number"),
-        (["experiment", "x.py", "--out", "y", "--minutes", "1e300"], "'1e300' is not a positive number of minutes"),
+        (
+            ["profile_flops", "--config", "x", "--depth", "-1"],
+            "argument --depth: '-1' is no whole number from 0 to 999",
+        ),
+        (["profile_flops", "--config", "x", "--depth", "²"], "argument --depth: '²' is no whole number from 0 to 999"),
+        (
+            ["experiment", "x.py", "--out", "y", "--jobs", "²"],
+            "argument --jobs: '²' is no whole number from 1 to 10000",
+        ),
+        (
+            ["experiment", "x.py", "--out", "y", "--minutes", "1e300"],
+            "argument --minutes: '1e300' is no number above 0 and",
+        ),
+        (["experiment", "x.py", "--out", "y", "--seed", "-1"], "argument --seed: '-1' is no whole number from 0 to"),
+        (["plan", *PLANNED, "--nodes", "0"], "argument --nodes: '0' is no whole number from 1 to 1000000"),
+        (["plan", *PLANNED, "--train-images", "9" * 400], "999... (400 characters)' is no whole number from 1 to"),
+        (
+            ["plan", *PLANNED, "--peak-tflops", "1e308"],
+            "argument --peak-tflops: '1e308' is no number above 0 and at most",
+        ),
+        (["plan", *PLANNED, "--mfu", "nan"], "argument --mfu: 'nan' is no number above 0"),
+        (["transfer_eval", "--task", "knn", "--limit", "0"], "argument --limit: '0' is no whole number from 1 to"),
+        (["export", "@/small", "@/out", "--step", "9" * 30], "argument --step: '999999999999999999999999999999' is no"),
+        (["make_shards", "demo", "@/out", "--seed", "x"], "argument --seed: 'x' is no whole number from 0 to"),
         (["transfer_eval", "--task", "knn", "--data", ""], "argument --data: a path is empty"),
         (["experiment", "configs/experiments/small_demo.py", "--out", " "], "argument --out: a path is empty"),
     ],
@@ -367,7 +396,6 @@ def test_what_making_shards_left_behind_may_be_damaged(
     assert "holds unfinished shards of another source, other labels or other options" in line
 
 
-METRICS = b'{"step": 4, "prefix": "train", "time": 1.0, "epoch": 2.0, "loss_cls": 1.5}\n'
 KEPT: dict[str, dict[str, Any]] = {
     "attention": {
         "step": 4,

@@ -80,3 +80,14 @@ def test_a_name_that_is_not_utf8_is_shown_escaped(visualize, photo, tmp_path):
     status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", latin, "--out", tmp_path / "out")
     assert status == 0, text.err
     assert "caf\\xe9.jpg" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["index.html", "00_a photo.png"])
+def test_files_of_others_stay(visualize, photo, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    status, text = visualize("--model", "random:vit_tiny_patch16_224", "--images", photo, "--out", out)
+    assert status == 2
+    assert text.err.startswith(f"error: {out / name} would be overwritten and is no page of this program's")
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]

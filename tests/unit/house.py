@@ -30,7 +30,7 @@ GROUND: dict[str, set[str]] = {
     "randomness": set(),
     "keys": set(),
     "faces": set(),
-    "command_help": set(),
+    "command_help": {"errors"},
     "paired_statistics": set(),
     "setting_trees": set(),
     "environment": set(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -30,6 +31,11 @@ from sar_dist.errors import UserError
 from sar_dist.training.branching import resumed_state
 
 SHAPES = {"w": (3,)}
+
+
+def engine(**changes: Any) -> dict[str, Any]:
+    """A manifest's part about the engine, with some of it changed."""
+    return {"engine": weights_alone(SHAPES).engine.model_dump() | changes}
 
 
 def opened(root: Path, keep_last: int = 9) -> CheckpointStore:
@@ -307,6 +313,22 @@ def test_json_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> No
         ({"files": {"rank_00000.json": {"bytes": 1.5, "sha256": ""}}}, r"files\.rank_00000\.json\.bytes=1\.5: "),
         ({"engine": {}}, r"engine\.lr_scheduler is missing"),
         ({"run_id": 5}, r"run_id=5: "),
+        ({"step": 10**30}, r"step=1000"),
+        ({"world_size": 10**30}, r"world_size=1000"),
+        ({"zero_stage": 7}, r"zero_stage=7: "),
+        ({"loader": {"next_batch": 9, "shift": 0, "fingerprint": {}}}, r"loader\.next_batch=9, but step=10$"),
+        ({"loader": {"next_batch": 10, "shift": -11, "fingerprint": {}}}, r"loader\.shift=-11 lies before the first"),
+        ({"loader": {"next_batch": 10, "shift": 10**30, "fingerprint": {}}}, r"loader\.shift=1000"),
+        (engine(lr_scheduler={"_last_lr": [math.nan]}), r"engine\.lr_scheduler\._last_lr\.0=nan: "),
+        (engine(lr_scheduler={"_last_lr": [10**400]}), r"engine\.lr_scheduler\._last_lr\.0=1000"),
+        (engine(lr_scheduler={"last_epoch": -3}), r"engine\.lr_scheduler\.last_epoch=-3: "),
+        (engine(counters={"global_steps": -1}), r"engine\.counters\.global_steps=-1: "),
+        (engine(loss_scaler={"cur_scale": 0.0}), r"engine\.loss_scaler\.cur_scale=0\.0: "),
+        (engine(ema_updates=-1), r"engine\.ema_updates=-1: "),
+        (engine(ema_updates=11), r"engine\.ema_updates=11, but step=10$"),
+        (engine(lr_scheduler={"last_epoch": 11}), r"engine\.lr_scheduler\.last_epoch=11, but step=10$"),
+        (engine(shapes={"w": [-3]}), r"engine\.shapes\.w\.0=-3: "),
+        (engine(shapes={"w": [10**12, 10**12]}), r"engine\.shapes has 1000000000000000000000000 weights, for which"),
     ],
 )
 def test_wrong_types_are_one_line_with_file_and_field(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
@@ -317,16 +339,29 @@ def test_wrong_types_are_one_line_with_file_and_field(tmp_path: Path, change: di
     assert "\n" not in str(caught.value)
 
 
-def test_index_of_wrong_types_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"fragments": [{"name": "w"}]}, r"fragments\.0\.start is missing$"),
+        ({"adam_steps": [math.nan]}, r"adam_steps\.0=nan: "),
+        ({"adam_steps": [-1]}, r"adam_steps\.0=-1: "),
+        ({"adam_steps": [11]}, r"adam_steps says 11, but the checkpoint is of step 10$"),
+        ({"averages": {"sums": {}}}, r"averages\.count is missing$"),
+        ({"averages": {"count": 1, "sums": {"loss": "x"}}}, r"averages\.sums\.loss='x': "),
+        ({"averages": {"count": 10**30, "sums": {}}}, r"averages\.count=1000"),
+    ],
+)
+def test_index_of_wrong_types_is_one_line(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     save(opened(tmp_path), 10)
     folder = tmp_path / step_name(10)
     manifest = verify(folder)
-    (folder / "rank_00000.json").write_text('{"adam_steps": [1.0], "fragments": [{"name": "w"}]}')
-    with pytest.raises(DamagedCheckpoint, match=r"rank_00000\.json: fragments\.0\.start is missing$"):
+    index = json.loads((folder / "rank_00000.json").read_text())
+    (folder / "rank_00000.json").write_text(json.dumps(index | change))
+    with pytest.raises(DamagedCheckpoint, match=rf"(rank_00000\.json|step_00000010): {problem}"):
         CheckpointReader(folder, manifest)
 
 
-@pytest.mark.parametrize(("field", "value"), [("shard", 7), ("shard", 10**30), ("offset", 1), ("offset", 10**30)])
+@pytest.mark.parametrize(("field", "value"), [("shard", 7), ("shard", 2**53), ("offset", 1), ("offset", 2**53)])
 def test_index_that_points_beside_the_tensors_is_one_line(tmp_path: Path, field: str, value: int) -> None:
     save(opened(tmp_path), 10)
     folder = tmp_path / step_name(10)
@@ -413,10 +448,20 @@ def test_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
         resumed_state(CheckpointReader(tmp_path / step_name(10)), unused)
 
 
-def test_progress_of_wrong_types_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ({"step": "ten"}, "step='ten': Input should be a valid integer"),
+        ({"step": -1}, "step=-1: "),
+        ({"step": 9}, "step=9, but the checkpoint is of step 10"),
+        ({"step": 10, "best_top1": math.nan}, "best_top1=nan: "),
+        ({"step": 10, "images_by_set": {"a": 10**30}}, r"images_by_set\.a=1000"),
+    ],
+)
+def test_progress_that_cannot_be_is_one_line(tmp_path: Path, state: dict[str, Any], problem: str) -> None:
     save(opened(tmp_path), 10)
     loader = {"next_batch": 10, "shift": 0, "fingerprint": {}}
-    rewrite(tmp_path / step_name(10), lambda content: content.update(train_state={"step": "ten"}, loader=loader))
+    rewrite(tmp_path / step_name(10), lambda content: content.update(train_state=state, loader=loader))
     unused: Any = None
-    with pytest.raises(UserError, match=r"manifest\.json: train_state: step='ten': Input should be a valid integer"):
+    with pytest.raises(UserError, match=rf"manifest\.json: train_state: {problem}"):
         resumed_state(CheckpointReader(tmp_path / step_name(10)), unused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,8 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
         ("augment.scale=[1,0.5]", "is not a range"),
         ("augment.scale=[0.5,1.5]", "reaches beyond the whole image"),
         ("run.dir=", "run.dir='': is empty, as of a variable that is not set"),
+        ("run.dir=a\nb", r"run.dir='a\nb': holds a line break or another control character"),
+        ("model.init_from=a\0b", r"model.init_from='a\x00b': holds a line break"),
         ("run.dir= ", "is empty"),
         ("data.train=[{shards: '', weight: 1}]", "data.train.0.shards='': is empty"),
         ("engine.zero_stage=true", "engine.zero_stage=True: should be a number"),
@@ -248,6 +251,12 @@ def test_mistakes_give_one_line(override: str, expected: str) -> None:
         ("def config(:", "broken.py:1 cannot be loaded: SyntaxError"),
         ("\ndef config(): return 1 / 0", "broken.py:2 cannot be loaded: ZeroDivisionError"),
         ("raise SystemExit", "broken.py:1 cannot be loaded: SystemExit"),
+        ("raise GeneratorExit('x')", "broken.py:1 cannot be loaded: GeneratorExit: x"),
+        ("raise BaseExceptionGroup('x', [KeyboardInterrupt()])", "cannot be loaded: BaseExceptionGroup: x"),
+        ("def config(): return config()", "broken.py:1 cannot be loaded: RecursionError"),
+        ("class E(Exception):\n    __str__ = None\nraise E", "broken.py:3 cannot be loaded: E: its text cannot be"),
+        ("raise ValueError('a\\nb')", "cannot be loaded: ValueError: a b"),
+        ("import sys\nsys.path.clear()\nconfig = int", "config() must return a RunConfig, not int"),
         ("x = 1", "cannot be loaded: AttributeError"),
         ("import nonsense_module", "cannot be loaded: ModuleNotFoundError"),
         ("def config(): return 3", "must return a RunConfig, not int"),
@@ -257,7 +266,10 @@ def test_mistakes_give_one_line(override: str, expected: str) -> None:
         ),
     ],
 )
-def test_broken_files_give_one_line(tmp_path: Path, content: str, expected: str) -> None:
+def test_broken_files_give_one_line(
+    tmp_path: Path, content: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
     path = tmp_path / "broken.py"
     path.write_text(content)
     with pytest.raises(UserError, match=r"broken\.py") as caught:

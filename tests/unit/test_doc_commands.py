@@ -63,7 +63,7 @@ def numbered(parser: argparse.ArgumentParser, command: Command) -> list[str]:
         name
         for each in all_parsers(parser)
         for a in each._actions
-        if a.type in (int, float)
+        if a.type is int or getattr(a.type, "__annotations__", {}).get("return") in ("int", "float")
         for name in a.option_strings
     }
     return [

@@ -218,8 +218,12 @@ def test_what_is_unknown_is_one_line(backbone: State, tmp_path: Path) -> None:
         load(tmp_path / "other.pth")
     assert "\n" not in str(caught.value)
     torch.save(dino(backbone), tmp_path / "dino.pth")
-    with pytest.raises(UserError, match="has no part 'nothing'; it has backbone, head"):
+    with pytest.raises(UserError, match=r"has no part 'nothing'; it has .*student, .*backbone, head"):
         open_weights(f"{tmp_path / 'dino.pth'}#nothing")
+    torch.save({"first": backbone, "second": {"inner": backbone}, "epoch": 3}, tmp_path / "two.pth")
+    for part in ("", "#nothing"):
+        with pytest.raises(UserError, match=r"no state dict: .*; \S*two\.pth#PART takes another .*: first, second$"):
+            open_weights(f"{tmp_path / 'two.pth'}{part}")
     torch.save({"model": {**backbone, "surprise": torch.ones(1)}}, tmp_path / "more.pth")
     with pytest.raises(UserError, match="surprise unexpected"):
         load(tmp_path / "more.pth")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,21 @@ def test_file_cut_short_or_of_nonsense_blocks_nobody(tmp_path: Path) -> None:
     for number, content in enumerate((b"", b'{"pid": ', b"[1]", b'{"pid": "x"}', b"\xff" * 10), start=1):
         (tmp_path / FOLDER / f"{number * 10:08d}").write_bytes(content)
         acquire(tmp_path, patience=0.2).release()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("place", ["", "00000007"])
+def test_something_else_in_the_place_of_a_holder_is_said(
+    tmp_path: Path, make: Callable[[Path], None], place: str
+) -> None:
+    taken = tmp_path / FOLDER / place
+    if place:
+        taken.parent.mkdir()
+    elif make is os.mkdir:
+        make = Path.touch
+    make(taken)
+    with pytest.raises(UserError, match=rf"{taken} is no (file|folder); remove it: it has the place of what says who"):
+        acquire(tmp_path, patience=0.1)
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -78,6 +78,14 @@ def test_results_are_those_of_the_exported_weights(run: Path, tmp_path: Path) ->
     assert "No transfer results" in early
 
 
+def test_a_card_of_somebody_else_stays(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = card(run, tmp_path / "out")
+    assert card(run, tmp_path / "out") == first
+    (tmp_path / "out" / "README.md").write_text("mine")
+    assert card(run, tmp_path / "out") == "mine"
+    assert "README.md is another text than a card of this program's; it stays" in capsys.readouterr().err
+
+
 def test_results_of_the_numbers_that_were_rounded_are_not_those_of_the_export(run: Path, tmp_path: Path) -> None:
     rounded = card(run, tmp_path / "out", dtype=torch.bfloat16)
     assert "2 transfer results of the run are of other weights, such as those that bfloat16 was rounded from" in rounded

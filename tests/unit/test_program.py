@@ -77,6 +77,34 @@ def test_a_tool_with_nccl_ends_at_once_with_everything_written(
     assert (tmp_path / "checkpoint").read_text() == (tmp_path / "metrics").read_text() == "whole"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(24, "Too many open files", "/data"), "too few files may be open at once; allow more (ulimit -n)"),
+        (ImportError("x.so: cannot open shared object file: Too many open files"), "too few files may be open at once"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), "too few processes or threads may run"),
+        (RuntimeError("can't start new thread"), "too few processes or threads may run; allow more (ulimit -u"),
+        (ValueError("The value of TORCH_SETTING must be OFF"), "TORCH_SETTING=zz is not taken: The value of TORCH_SET"),
+    ],
+)
+def test_what_the_system_or_a_variable_forbids_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_SETTING", "zz")
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        program.run_tool(main, alone=True)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    monkeypatch.delenv("TORCH_SETTING")
+    if isinstance(error, ValueError):  # names no variable that is set: a bug
+        with pytest.raises(ValueError, match="TORCH_SETTING"):
+            program.run_tool(main, alone=True)
+
+
 def test_a_save_that_waits_for_a_process_that_has_gone_delays_the_end_only_so_long(tmp_path: Path) -> None:
     last = "stuck = threading.Thread(target=time.sleep, args=(1000,), daemon=True); stuck.start(); finish_before_end(stuck)"
     patience = "import sar_dist.program as program; program._LAST_WORK_SECONDS = 1.0; "

@@ -211,3 +211,14 @@ def test_an_offloaded_optimizer_has_the_cores_of_its_process(device, offload, th
     config = RunConfig(run=RunSettings(name="x"), engine={"offload": offload, "zero_stage": 3})
     assert setup.divide_cores(config, torch.device(device)).workers == 4
     assert (given or [1]) == [threads]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "world_size", "batch"),
+    [(None, 1, 8), (4, 1, 4), (16, 1, 16), (10**6, 1, 21), (10**6, 2, 11), (10**6, 9, 8)],
+)
+def test_a_validation_batch_is_no_larger_than_the_set(wanted: int | None, world_size: int, batch: int) -> None:
+    config = RunConfig(run=RunSettings(name="x")).vary(
+        {"engine.micro_batch": 8, "validation.micro_batch": wanted, "optim.global_batch": 72}
+    )
+    assert setup.validation_batch(config, 21, world_size) == batch

@@ -18,7 +18,7 @@ from report_runs import keep_details
 
 from sar_dist.errors import UserError
 from sar_dist.experiment.curves import band, curves_board, curves_figure, curves_of, ordered_heads
-from sar_dist.experiment.page import markdown, print_tables, write_report
+from sar_dist.experiment.page import check_report, markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
 from sar_dist.experiment.runner import RunOptions, evaluate, train
 from sar_dist.paired_statistics import Difference
@@ -159,6 +159,14 @@ def test_many_unfinished_runs_are_counted(results: Results) -> None:
     assert markdown(dataclasses.replace(results, unfinished=names)).endswith(
         "Not finished: 4 of baseline, 4 of my_arm.\n"
     )
+
+
+def test_a_report_takes_the_place_of_its_own_files_alone(results: Results, tmp_path: Path) -> None:
+    write_report(results, tmp_path)
+    check_report(tmp_path)
+    (tmp_path / "experiment.html").unlink()
+    with pytest.raises(UserError, match=r"results\.md would be overwritten"):
+        check_report(tmp_path)
 
 
 def test_nothing_is_finished_yet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from experiment_factory import ARMS, make_experiment, make_tools
 from support import ROOT, program_environment
 
 from sar_dist.errors import UserError
-from sar_dist.experiment import Evaluation, Experiment
+from sar_dist.experiment import Analysis, Evaluation, Experiment, Measure
 from sar_dist.experiment.jobs import Job, Processes, run_jobs
 from sar_dist.experiment.runner import RunOptions, check_programs, evaluate, train
 from sar_dist.setting_trees import merged
@@ -249,3 +249,24 @@ def test_unknown_terms_are_found_without_a_run(experiment: Experiment, tmp_path:
     check_programs(experiment, evaluations=False)
     with pytest.raises(UserError, match=r"^arm method-nope-1: there is no term 'nope'"):
         check_programs(make_experiment(tmp_path, arms=ARMS).with_term("method", "nope", 1.0), evaluations=False)
+
+
+@pytest.mark.parametrize("metric", ["nope", "knn: ", "knm: top1", "linear: top5", "top1"])
+def test_a_measure_without_a_row_is_found_without_a_run(tmp_path: Path, metric: str) -> None:
+    evaluations = tuple(
+        Evaluation(name=name, task=name, data=str(tmp_path), metrics=metrics)
+        for name, metrics in (("knn", ()), ("linear", ("top1",)))
+    )
+
+    def measuring(*metrics: str) -> Experiment:
+        primary = tuple(Measure(metric=metric, why="x", matters=1.0) for metric in metrics)
+        analysis = Analysis(arm="method", reference="baseline", primary=primary)
+        return make_experiment(tmp_path, evaluations=evaluations, analysis=(analysis,))
+
+    check_programs(measuring("knn: top1", "knn: top1 (partial)", "linear: top1", "top-1, %"), evaluations=False)
+    own = measuring("total variation").with_term("method", "total_variation", 1.0)
+    check_programs(own, evaluations=False)
+    with pytest.raises(
+        UserError, match=rf"^the analysis measures '{metric}', of which .* no row; they have .*knn: METRIC"
+    ):
+        check_programs(measuring("knn: top1", metric), evaluations=False)

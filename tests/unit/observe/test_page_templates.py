@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 from support import ROOT
 
-from sar_dist.reports import Chart, ChartBoard, ChartLine, ChartSeries, Headline, Picture, TextTable, render_page
+from sar_dist.errors import UserError
+from sar_dist.reports import (
+    Chart,
+    ChartBoard,
+    ChartLine,
+    ChartSeries,
+    Headline,
+    Picture,
+    TextTable,
+    check_place,
+    render_page,
+)
 from sar_dist.reports.attention_steps import AttendedRun, AttentionSteps
 
 EVIL = "<script>alert('x')</script>&"
@@ -78,3 +90,20 @@ def test_every_template_is_used() -> None:
     text += "".join(path.read_text() for path in (ROOT / "sar_dist").rglob("*.py"))
     assert {name for name in names if f'"{name}"' not in text and f'/{name}"' not in text} == set()
     assert {"base.html.j2", "style.css"} <= names
+
+
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    place, picture = tmp_path / "index.html", tmp_path / "curves.png"
+    check_place(place, ["curves.png"])
+    picture.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"curves\.png would be overwritten and is no page of this program's or beside"):
+        check_place(place, ["curves.png"])
+    place.write_text(page())
+    check_place(place, ["curves.png"])
+    place.write_text("<!DOCTYPE html><title>mine</title>")
+    with pytest.raises(UserError, match=r"index\.html would be overwritten"):
+        check_place(place)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*index\.html|index\.html: it is a pipe, a device or a folder"):
+        check_place(place)

@@ -145,6 +145,11 @@ def test_diverged_and_short_runs(tmp_path: Path) -> None:
     assert "nan" in report_page(runs, figure_png(report_figure(runs)))
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    runs = load_runs([write_run(tmp_path, name, 0.01) for name in (r"$\frac$", "$a_b$")])
+    assert figure_png(report_figure(runs)).startswith(b"\x89PNG")
+
+
 def test_same_name_in_two_places(tmp_path: Path) -> None:
     runs = load_runs([write_run(tmp_path / "a", "same", 0.0), write_run(tmp_path / "b", "same", 0.0)])
     assert [run.name for run in runs] == [str(tmp_path / "a" / "same"), str(tmp_path / "b" / "same")]
