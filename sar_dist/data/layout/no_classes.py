@@ -4,7 +4,10 @@
   ``val_large``).
 - A copy of the set beside its classes, as some archives have it: a folder that holds folders called like those beside it.
 - Parts of a set's layout: ``JPEGImages``, ``annotations``, ``images`` beside ``masks``, ``images`` alone.
-- A level above the classes: folders that hold no images themselves but lead to several folders of them.
+- A level above the classes: folders that hold no images themselves but lead to several folders of them. The user may say
+  which level is that of the classes.
+
+What may be meant, and may be a mistake, is said: a class called like val or test, one class alone, a class of several folders.
 """
 
 from __future__ import annotations
@@ -100,12 +103,12 @@ def _remarks(folders: _Folders, branching: Mapping[str, int], copies: Mapping[st
         name, count = next(iter(branching.items()))
         more = f", as are those of {len(branching) - 1} other folders" if len(branching) > 1 else ""
         said.append(f"{name} holds {count} folders of images, all taken for the class {name}{more}")
-    for folder, inside in copies.items():
-        top = folder.partition("/")[0]
-        if top not in branching:
-            said.append(
-                f"{folder} holds {_list(inside)}, called like classes beside it, which are taken for the class {top}"
-            )
+    copied = [folder for folder in copies if folder.partition("/")[0] not in branching]
+    if copied:
+        said.append(
+            f"{copied[0]} holds {_list(copies[copied[0]])}, called like classes beside it, which are taken for the class "
+            f"{copied[0].partition('/')[0]}"
+        )
     return said
 
 
@@ -172,9 +175,10 @@ def _refuse_copies(root: Path, copies: Mapping[str, Sequence[str]], classes: int
 
 
 def _refuse_parts_of_a_layout(root: Path, names: Sequence[str]) -> None:
-    images, maps = parts_of_a_layout(names)
+    own = {name: name.rpartition("/")[2] for name in names}  # of several levels, the last one is the class
+    images, maps = parts_of_a_layout([*dict.fromkeys(own.values())])
     if maps:
-        found = [name for name in names if name in images or name in maps]
+        found = [name for name in names if own[name] in images or own[name] in maps]
         raise UserError(f"{_of(root, found)} are parts of a set by name, and no classes; {_WHAT_TO_DO}")
 
 

@@ -291,6 +291,9 @@ def test_class_depth_says_on_which_level_the_classes_are(tmp_path: Path, capsys:
     )
     with pytest.raises(UserError, match="has no class folders but 4 images"):
         imagefolder_sources(root, None, class_depth=3)
+    office = tree(tmp_path / "office", "dslr/images/bag/1.png", "dslr/images/gas mask/1.png")
+    (source,) = imagefolder_sources(office, None, class_depth=3)
+    assert source.classes == ("dslr/images/bag", "dslr/images/gas mask")
 
 
 def test_a_split_that_is_asked_for_is_made_whatever_lies_beside_it(

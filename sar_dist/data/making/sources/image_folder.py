@@ -115,6 +115,8 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
         splits = choose_splits(found, choice, root)
         chosen = next(iter(splits.values()))
         numbering = found.get("train") or _training_tree(chosen) or chosen
+        if numbering not in (found.get("train"), chosen):
+            _say(chosen, f"the classes are numbered as in {numbering}")
         return _Trees(splits, numbering, _classes_file(root, numbering))
     if choice is not None and named is not None:
         numbering = found.get("train", named)
