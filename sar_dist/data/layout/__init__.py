@@ -33,7 +33,7 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
-from sar_dist.data.layout.no_classes import maps_by_name
+from sar_dist.data.layout.maps import maps_by_name, same_but_for_extension
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.row_splits import called_like_splits, split_columns, splits_of_images
 from sar_dist.data.layout.splits import (
@@ -94,6 +94,7 @@ __all__ = [
     "read_label_words",
     "refuse_lists",
     "refuse_number_words",
+    "same_but_for_extension",
     "sort_classes",
     "split_columns",
     "split_folders",

@@ -43,20 +43,24 @@ class ClassFolder(NamedTuple):
 
 
 class ClassTree(NamedTuple):
-    """Class folders in the order of their labels, folders that are none, and images and archives beside them, by name."""
+    """Class folders in the order of their labels, folders that are none, images and archives beside or above them, by name.
+
+    ``remarks`` are what there is to say about the classes.
+    """
 
     classes: list[ClassFolder]
     no_classes: list[str]
     beside: list[str]
+    remarks: list[str]
 
 
-def class_folders(root: Path) -> ClassTree:
-    """What is in the folder ``root``, whose folders are the classes.
+def class_folders(root: Path, depth: int | None = None) -> ClassTree:
+    """What is in the folder ``root``, whose folders are the classes, or those ``depth`` levels below it.
 
     Raises:
         UserError: it cannot be read, has no class, or what looks like classes is something else.
     """
-    names, beside = _listed(root)
+    names, beside = _listed_at(root, depth or 1)
     official = any("ILSVRC2012" in name for name in beside)
     lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
     expected = (
@@ -64,22 +68,40 @@ def class_folders(root: Path) -> ClassTree:
         "`make_shards.py csv` takes a table of images and labels"
         + (", `make_shards.py imagenet` ImageNet-1k as it is downloaded" if official else "")
     )
-    if not any(not is_left_over(name) for name in names):
+    if all(map(_is_left_over_path, names)):
         raise UserError(f"{root} has no class folders{lost}; {expected}")
     reader = _FolderReader(root)
-    found = {name: reader.read(name) for name in names if not is_left_over(name)}
+    found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
     with_images = [name for name, folder in found.items() if folder.images]
     _refuse_unread(root, [found[name] for name in found if name not in with_images])
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
-    refuse_what_is_no_class(root, {name: found[name].images for name in with_images})
+    remarks = refuse_what_is_no_class(
+        root, {name: found[name].images for name in with_images}, depth_given=depth is not None
+    )
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
         [name for name in names if name not in with_images],
         beside,
+        remarks,
     )
+
+
+def _listed_at(root: Path, depth: int) -> tuple[list[str], list[str]]:
+    """Paths of the folders ``depth`` levels below ``root``, leftovers without what is in them, and of images and archives above."""
+    names, beside = _listed(root)
+    for _ in range(1, depth):
+        left_over = [name for name in names if _is_left_over_path(name)]
+        inside = {name: _listed(root / name) for name in names if name not in left_over}
+        names = left_over + [f"{name}/{folder}" for name, (folders, _) in inside.items() for folder in folders]
+        beside += [f"{name}/{file}" for name, (_, files) in inside.items() for file in files]
+    return sorted(names), beside
+
+
+def _is_left_over_path(path: str) -> bool:
+    return is_left_over(path.rpartition("/")[2])
 
 
 def _listed(root: Path) -> tuple[list[str], list[str]]:

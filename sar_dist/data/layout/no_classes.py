@@ -4,44 +4,30 @@
   ``val_large``).
 - A copy of the set beside its classes, as some archives have it: a folder that holds folders called like those beside it.
 - Parts of a set's layout: ``JPEGImages``, ``annotations``, ``images`` beside ``masks``, ``images`` alone.
-- A level above the classes: folders that hold no images themselves but lead to several folders of them.
+- A level above the classes: folders that hold no images themselves but lead to several folders of them. The user may say
+  which level is that of the classes.
+
+What may be meant, and may be a mistake, is said: a class called like val or test, one class alone, a class of several folders.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sar_dist.data.layout.classes import class_word
-from sar_dist.data.layout.formats import IMAGE_EXTENSIONS
-from sar_dist.data.layout.splits import extends_split, split_of_word, splits_of_path
+from sar_dist.data.layout.maps import images_alone, parts_of_a_layout
+from sar_dist.data.layout.splits import extends_split, split_of_word, splits_of_path, words_of
 from sar_dist.errors import UserError
 
-# Folders by the part that they have in a set's layout, in lower case and without digits and separators. A class may be called
-# "mask", but beside "images" it is none.
-_IMAGES = frozenset({"images", "image", "imgs", "img", "photos", "pictures", *IMAGE_EXTENSIONS})
-_MAPS = frozenset({"masks", "mask", "labels", "label", "gt"})
-_NEVER_CLASSES = frozenset(
-    {"annotations", "annotation", "groundtruth", "imagesets", "jpegimages", "segmentationclass", "segmentationclassaug"}
-    | {"segmentationobject", "segmentations", "trimaps"}
-)
-# What the maps of an image in the same folder are called: its own name with a word for them.
-_MAP_OF = re.compile(r"(?P<image>.+)[ _.-](?:masks?|gt|seg|segmentation|labels?)(?:[ _-]?\d+)?")
-_NO_LETTER = re.compile(r"[\W\d_]+")
+# Folders beside classes may be called so, and hold images of no class.
+_OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"})
+_SHOWN = 3
 _WHAT_TO_DO = (
     "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
     "`ade20k` and `tiny_imagenet` sets of their layouts; rename a folder that is a class"
 )
-
-
-def maps_by_name(images: Sequence[str]) -> list[str]:
-    """Those of the ``images`` (paths) that are called like a map of another one, such as a_mask.png beside a.png."""
-    stems = {path.rpartition(".")[0] for path in images}
-    return [
-        path for path in images if (found := _MAP_OF.fullmatch(path.rpartition(".")[0])) and found["image"] in stems
-    ]
 
 
 class _Folders(NamedTuple):
@@ -50,6 +36,17 @@ class _Folders(NamedTuple):
     names: list[str]
     holding: set[str]
     within: dict[str, set[str]]
+
+    @classmethod
+    def of(cls, images: Mapping[str, Sequence[str]]) -> _Folders:
+        """Those of ``images``, paths by the class folder."""
+        holding = {path.rpartition("/")[0] for paths in images.values() for path in paths}
+        within: dict[str, set[str]] = {}
+        for folder in sorted(holding):
+            while "/" in folder:
+                folder, _, name = folder.rpartition("/")
+                within.setdefault(folder, set()).add(name)
+        return cls([*images], holding, dict(sorted(within.items())))
 
     def branches(self, folder: str) -> int:
         """How many folders hold images where their paths part: 1 if they never do, 0 if some are in the folder itself."""
@@ -62,25 +59,57 @@ class _Folders(NamedTuple):
         return len(inside)
 
 
-def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]]) -> None:
-    """Raise UserError where folders in ``root`` are not classes.
+def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool = False) -> list[str]:
+    """Raise UserError where folders in ``root`` are not classes; else what there is to say about them.
 
-    ``images`` are paths below ``root`` by the name of the folder there in which they are.
+    ``images`` are paths below ``root`` by the class folder in which they are. With ``depth_given`` the user has said on which
+    level the classes are.
     """
-    holding = {path.rpartition("/")[0] for paths in images.values() for path in paths}
-    within: dict[str, set[str]] = {}
-    for folder in sorted(holding):
-        while "/" in folder:
-            folder, _, name = folder.rpartition("/")
-            within.setdefault(folder, set()).add(name)
-    folders = _Folders([*images], holding, dict(sorted(within.items())))
+    folders = _Folders.of(images)
     _refuse_splits_within(root, folders)
-    _refuse_called_like_splits(root, folders.names)
-    _refuse_copies(root, folders)
+    _refuse_called_like_splits(root, folders)
+    copies = _copies(folders)
+    _refuse_copies(root, copies, len(folders.names))
     _refuse_parts_of_a_layout(root, folders.names)
     _refuse_maps_within(root, folders)
-    _refuse_level_above(root, folders, images)
-    _refuse_images_alone(root, folders.names)
+    branching = {name: count for name in folders.names if (count := folders.branches(name)) > 1}
+    if not depth_given:
+        _refuse_level_above(root, folders, branching, images)
+    if images_alone(folders.names):
+        raise UserError(
+            f"{_of(root, folders.names)} are called like images of all classes, and are none; {_WHAT_TO_DO}"
+        )
+    return _remarks(folders, branching, copies)
+
+
+def _remarks(folders: _Folders, branching: Mapping[str, int], copies: Mapping[str, Sequence[str]]) -> list[str]:
+    """What there is to say about folders that are taken for classes and may be none."""
+    said: list[str] = []
+    if len(folders.names) == 1:
+        said.append(
+            f"there is one class alone, {folders.names[0]}; if it is none, give the folder whose folders are the classes"
+        )
+    unlike = [
+        name
+        for name in folders.names
+        if splits_of_path(name) & {"val", "test"} or not _OTHER_USES.isdisjoint(words_of(name))
+    ]
+    if unlike:
+        said.append(
+            f"{len(unlike)} folders called like other parts of a set are taken for classes ({_list(unlike)}); move them away "
+            "if they are none"
+        )
+    if branching and len(branching) < len(folders.names):
+        name, count = next(iter(branching.items()))
+        more = f", as are those of {len(branching) - 1} other folders" if len(branching) > 1 else ""
+        said.append(f"{name} holds {count} folders of images, all taken for the class {name}{more}")
+    copied = [folder for folder in copies if folder.partition("/")[0] not in branching]
+    if copied:
+        said.append(
+            f"{copied[0]} holds {_list(copies[copied[0]])}, called like classes beside it, which are taken for the class "
+            f"{copied[0].partition('/')[0]}"
+        )
+    return said
 
 
 def _refuse_splits_within(root: Path, folders: _Folders) -> None:
@@ -102,72 +131,86 @@ def _refuse_splits_within(root: Path, folders: _Folders) -> None:
         )
 
 
-def _refuse_called_like_splits(root: Path, names: Sequence[str]) -> None:
+def _refuse_called_like_splits(root: Path, folders: _Folders) -> None:
+    names = folders.names
     named = [splits for splits in map(splits_of_path, names) if splits]
-    several = len(set().union(*named)) > 1 or len(names) == 1
-    if any(map(extends_split, names)) or (several and named and 2 * len(named) >= len(names)):
+    if len(names) == 1 and named:
+        raise UserError(
+            f"{root} holds {names[0]} alone, which is called like a split: give {root / names[0]}, or move its folders up one level"
+            if names[0] in folders.within
+            else f"{root / names[0]} is called like a split, and no class; {_WHAT_TO_DO}"
+        )
+    splits: set[str] = set().union(*named)
+    # Beside two classes and more, one of val and one of test are said; training images beside them make it a layout.
+    layout = len(splits) > 1 and ("train" in splits or len(names) - len(named) < 2)
+    if any(map(extends_split, names)) or (layout and 2 * len(named) >= len(names)):
         raise UserError(
             f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or what is a class "
             "to something else"
         )
 
 
-def _refuse_copies(root: Path, folders: _Folders) -> None:
-    """Where most of the class folders hold such folders, it is how each class is arranged, by numbers perhaps."""
-    words = {class_word(name) for name in folders.names}
-    copies: dict[str, str] = {}
+def _copies(folders: _Folders) -> dict[str, list[str]]:
+    """Folders in a class that are called like the other classes, capitals or not, by the folder that they are in.
+
+    Where most of the class folders hold such folders, it is how each class is arranged, by numbers perhaps: none.
+    """
+    words = {class_word(name).casefold() for name in folders.names}
+    found: dict[str, list[str]] = {}
     for folder, names in folders.within.items():
-        top = folder.partition("/")[0]
-        repeated = sorted(name for name in names if class_word(name) in words and class_word(name) != class_word(top))
-        if repeated and len(repeated) >= min(2, len(words) - 1):
-            copies.setdefault(top, f"{folder}/{repeated[0]}")
-    if copies and 2 * len(copies) <= len(folders.names):
-        copy, example = next(iter(copies.items()))
-        raise UserError(
-            f"{root / copy} holds folders that are called like the classes beside it, such as {example}, as a copy of the set "
-            "does; move it away, or rename the folders in it if it is a class"
-        )
+        others = words - {class_word(folder.partition("/")[0]).casefold()}
+        if repeated := sorted(name for name in names if class_word(name).casefold() in others):
+            found[folder] = repeated
+    tops = {folder.partition("/")[0] for folder in found}
+    return found if 2 * len(tops) <= len(folders.names) else {}
+
+
+def _refuse_copies(root: Path, copies: Mapping[str, Sequence[str]], classes: int) -> None:
+    for folder, repeated in copies.items():
+        if len(repeated) >= min(2, classes - 1):
+            raise UserError(
+                f"{root / folder.partition('/')[0]} holds folders that are called like the classes beside it, such as "
+                f"{folder}/{repeated[0]}, as a copy of the set does; move it away, or rename the folders in it if it is a class"
+            )
 
 
 def _refuse_parts_of_a_layout(root: Path, names: Sequence[str]) -> None:
-    parts = {_part(name) for name in names}
-    refused = _NEVER_CLASSES | (_IMAGES | _MAPS if parts & _IMAGES and parts & _MAPS else frozenset())
-    found = [name for name in names if _part(name) in refused]
-    if found:
+    own = {name: name.rpartition("/")[2] for name in names}  # of several levels, the last one is the class
+    images, maps = parts_of_a_layout([*dict.fromkeys(own.values())])
+    if maps:
+        found = [name for name in names if own[name] in images or own[name] in maps]
         raise UserError(f"{_of(root, found)} are parts of a set by name, and no classes; {_WHAT_TO_DO}")
 
 
 def _refuse_maps_within(root: Path, folders: _Folders) -> None:
     for folder, names in folders.within.items():
-        parts = {_part(name): name for name in sorted(names)}
-        maps = _NEVER_CLASSES | (_MAPS if folder in folders.holding or parts.keys() & _IMAGES else frozenset())
-        found = next((name for part, name in parts.items() if part in maps), None)
-        if found is not None:
+        _, maps = parts_of_a_layout(sorted(names), beside_images=folder in folders.holding)
+        if maps:
             raise UserError(
-                f"{root / folder / found} holds labels or maps of other images by its name, and its images would be of the class "
+                f"{root / folder / maps[0]} holds labels or maps of other images by its name, and its images would be of the class "
                 f"{folder.partition('/')[0]}; move it away, or rename it"
             )
 
 
-def _refuse_level_above(root: Path, folders: _Folders, images: Mapping[str, Sequence[str]]) -> None:
-    branches = {name: folders.branches(name) for name in folders.names}
-    if all(branches.values()) and max(branches.values()) > 1:
-        first = next(name for name, count in branches.items() if count > 1)
+def _refuse_level_above(
+    root: Path, folders: _Folders, branching: Mapping[str, int], images: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise UserError where no folder holds images itself, or such alone as are called like splits, and some lead to several."""
+    direct = [name for name in folders.names if folders.branches(name) == 0]
+    if branching and all(map(splits_of_path, direct)):
+        first = next(iter(branching))
+        lists = sorted([*root.glob("train*.json"), *root.parent.glob("train*.json")])
         raise UserError(
             f"{_of(root, folders.names)} are no classes: {first} holds no images itself but folders of them, such as "
-            f"{images[first][0]}; give the folder whose folders are the classes"
+            f"{images[first][0]}; give the folder whose folders are the classes. Where there is none, --class-depth 1 makes a "
+            f"class of each folder in {root} whatever is below it, --class-depth 2 of each folder in these, and `make_shards.py csv` "
+            "takes a table of images and labels" + (f", `inaturalist` lists such as {lists[0]}" if lists else "")
         )
 
 
-def _refuse_images_alone(root: Path, names: Sequence[str]) -> None:
-    """Raise UserError for ``images`` as the only folder, or ``images_001``, ``images_002`` and so on."""
-    if len({_part(name) for name in names}) == 1 and _IMAGES & set(_NO_LETTER.split(names[0].lower())):
-        raise UserError(f"{_of(root, names)} are called like images of all classes, and are none; {_WHAT_TO_DO}")
-
-
-def _part(name: str) -> str:
-    return _NO_LETTER.sub("", name.lower())
-
-
 def _of(root: Path, names: Sequence[str]) -> str:
-    return f"the folders in {root} ({', '.join(names[:3])})"
+    return f"the folders in {root} ({', '.join(names[:_SHOWN])})"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -56,9 +56,14 @@ def split_of_word(word: str) -> str | None:
     return _SPLIT_OF_WORD.get(word.strip().lower())
 
 
+def words_of(name: str) -> list[str]:
+    """The words of a name, in lower case: letters that follow each other, a new word beginning at a capital."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
 def extends_split(name: str) -> bool:
     """Whether a folder is called by a split word and what sets add to it, such as train2017, val_large or test_images."""
-    words = [word.lower() for word in _WORD.findall(name)]
+    words = words_of(name)
     rest = _WORD.sub("", name)
     return (
         split_of_word(name) is None
@@ -108,7 +113,7 @@ def splits_of_path(path: str) -> set[str]:
     """The splits that a path may be of: what its innermost part that names one says, and what contradicts it."""
     decided: set[str] = set()
     for part in reversed(path.split("/")):
-        splits = {_SPLIT_OF_WORD[word] for word in map(str.lower, _WORD.findall(part)) if word in _SPLIT_OF_WORD}
+        splits = {_SPLIT_OF_WORD[word] for word in words_of(part) if word in _SPLIT_OF_WORD}
         if not decided:
             decided = splits
         elif len(splits) == 1:  # "train-test-split/val-0.tar" names several: it says nothing about one file

@@ -156,7 +156,31 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["cat/train/1.png", "dog/test/1.png"], r"dog holds the split test, which belongs above .* make test/CLASS"),
         (["cat/1.png", "dog/more/Val/1.png"], "dog/more holds the split val"),
         (["data_256/a/zoo/1.png", "val_256/1.png"], r"\(data_256, val_256\) are called like splits"),
-        (["train2017/1.png"], "called like splits"),
+        (["train2017/1.png"], "train2017 is called like a split, and no class"),
+        (["x-format-val/n1/1.png", "x-format-val/n2/1.png"], r"holds x-format-val alone.*: give \S+/x-format-val, or"),
+        (["training/training/a/1.png", "validation/validation/a/1.png"], r"give \S+/training/training, or move its"),
+        (
+            ["DATA/0/1.png", "DATA/1/1.png", "TEST/1.png"],
+            "DATA holds no images itself but .*--class-depth 2.* `make_shards.py csv`",
+        ),
+        (["a/1/1.png", "a/2/1.png", "b/1/1.png", "train2018.json"], r"`inaturalist` lists such as \S+/train2018.json"),
+        (
+            ["CAT/1.png", "DOG/1.png", "chest/cat/1.png", "chest/dog/1.png"],
+            "chest holds folders .* as a copy of the set",
+        ),
+        (["Au/1.png", "Tp/1.png", "CASIA 2 Groundtruth/1.png"], r"\(CASIA 2 Groundtruth\) are parts of a set"),
+        (["images/1.png", "lung masks/1.png", "infection masks/1.png"], r"\(images, infection masks, lung masks\) are"),
+        (["Trout/1.png", "Trout GT/1.png"], r"\(Trout, Trout GT\) are parts of a set"),
+        (
+            ["Bass/Bass/1.png", "Bass/Bass GT/1.png", "Eel/Eel/1.png"],
+            "Bass/Bass GT holds labels or maps of other images",
+        ),
+        (["CXR_png/1.png", "masks/1.png", "test/1.png"], r"\(CXR_png, masks\) are parts"),
+        (["2d_images/1.png", "2d_masks/1.png"], r"\(2d_images, 2d_masks\) are parts"),
+        (["original_images/1.png", "label_images_semantic/1.png"], "are parts of a set"),
+        (["I18_Task1_Input/1.png", "I18_Task1_GroundTruth/1.png"], "are parts of a set"),
+        (["train/a/1.png", "eval/a/1.png"], r"or take one split alone, by --split train \(\S+/train\)"),
+        (["train/a/1.png", "val/1.png"], "val has no class folders but 1 .*; --split train makes that split alone"),
         (["test_images/1.png", "cat/1.png", "dog/1.png"], "called like splits"),
         (["a/1.png", "b/1.png", "copy/a/1.png", "copy/b/1.png"], r"copy holds folders .* such as copy/a, as a copy of"),
         (["a/1.png", "b/1.png", "x/copy/a/1.png", "x/copy/b/1.png"], "x holds folders .* such as x/copy/a"),
@@ -205,12 +229,92 @@ def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
         (["label_1/1.png", "label_2/1.png"], ("label_1", "label_2")),
         (["ppe/masks/1.png", "tool/saws/1.png"], ("ppe", "tool")),
         (["valid/1.png", "invalid/1.png"], ("invalid", "valid")),
+        (["with_mask/1.png", "without_mask/1.png", "face/1.png"], ("face", "with_mask", "without_mask")),
+        (
+            ["ski/1.png", "ski mask/1.png", "cat/1.png", "dog/1.png", "eel/1.png"],
+            ("cat", "dog", "eel", "ski", "ski mask"),
+        ),
     ],
 )
 def test_classes_that_are_called_or_arranged_like_something_else(
     tmp_path: Path, names: list[str], classes: tuple[str, ...]
 ) -> None:
     assert imagefolder_sources(tree(tmp_path, *names), None)[0].classes == classes
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (
+            ["cat/1.png", "dog/1.png", "new/c/1.png", "new/d/1.png"],
+            "new holds 2 folders of images, all taken for the class new",
+        ),
+        (["cat/1.png", "dog/1.png", "old/cat/1.png"], "old holds cat, called like classes beside it"),
+        (
+            ["cat/1.png", "dog/1.png", "test/1.png"],
+            "1 folders called like other parts of a set are taken for classes (test)",
+        ),
+        (["cat/1.png", "dog/1.png", "test/1.png", "val/1.png"], "taken for classes (test, val); move them away if"),
+        (["a/1.png", "b/1.png", "c/1.png", "alien_test/1.png"], "taken for classes (alien_test)"),
+        (["yes/1.png", "no/1.png", "pred/1.png"], "taken for classes (pred)"),
+        (["data/images/1.png"], "there is one class alone, data"),
+        (["a/1.jpg", "a/1.png", "b/1.png"], "1 images differ from another in the extension alone, such as a/1.png"),
+    ],
+)
+def test_folders_and_images_that_may_be_no_classes_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, names: list[str], line: str
+) -> None:
+    (source,) = imagefolder_sources(tree(tmp_path, *names), None)
+    assert len(source) == len(names)
+    assert capsys.readouterr().err.count(line) == 1
+
+
+def test_a_class_called_train_is_not_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    imagefolder_sources(tree(tmp_path, "bus/1.png", "train/1.png", "tank/1.png"), None)
+    assert capsys.readouterr().err == ""
+
+
+def test_class_depth_says_on_which_level_the_classes_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = [
+        f"{split}/{path}"
+        for split in ("train", "val")
+        for path in ("A/g1/1.png", "A/g2/1.png", "B/g1/1.png", "B/2.png")
+    ]
+    root = tree(tmp_path, *names, "train/A/.hidden/1.png")
+    train, val = imagefolder_sources(root, None, class_depth=1)
+    assert (train.classes, val.classes, len(train)) == (("A", "B"), ("A", "B"), 4)
+    capsys.readouterr()
+    train, val = imagefolder_sources(root, None, class_depth=2)
+    assert (train.classes, [label for label, _ in contents(val)]) == (("A/g1", "A/g2", "B/g1"), [0, 1, 2])
+    assert "train: left out 1 images or archives beside the class folders, which are of no class, such as B/2.png" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match="has no class folders but 4 images"):
+        imagefolder_sources(root, None, class_depth=3)
+    office = tree(tmp_path / "office", "dslr/images/bag/1.png", "dslr/images/gas mask/1.png")
+    (source,) = imagefolder_sources(office, None, class_depth=3)
+    assert source.classes == ("dslr/images/bag", "dslr/images/gas mask")
+
+
+def test_a_split_that_is_asked_for_is_made_whatever_lies_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tree(tmp_path, "train/a/1.png", "train/b/1.png", "Test/1.png", "unlabeled/1.png")
+    (source,) = imagefolder_sources(root, "train")
+    assert (source.split, source.classes) == ("train", ("a", "b"))
+    assert "left out 1 folders that are no splits, such as unlabeled" in capsys.readouterr().err
+
+
+def test_splits_in_folders_of_their_own_name_are_numbered_by_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tree(tmp_path, "train/train/a/1.png", "train/train/b/1.png", "test/test/b/1.png", "val/val/b/1.png")
+    for folder, split in (("test/test", SplitChoice("test", "val")), ("val/val", None), ("val", None)):
+        (source,) = imagefolder_sources(root / folder, split)
+        assert (source.split, source.classes, contents(source)[0][0]) == ("val", ("a", "b"), 1)
+    (root / "train").rename(root / "seg")
+    imagefolder_sources(root / "val/val", None)
+    assert "no training split beside it, so its own 1 folders number the classes" in capsys.readouterr().err
 
 
 def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
@@ -263,7 +367,7 @@ def test_images_called_like_maps_of_others_are_said(tmp_path: Path, capsys: pyte
     assert "2 images are called like maps of others, such as benign/a (1)_mask.png" in capsys.readouterr().err
     (tmp_path / "benign" / "a (1).png").unlink()
     imagefolder_sources(tmp_path, None)
-    assert "maps" not in capsys.readouterr().err
+    assert "maps of others" not in capsys.readouterr().err
 
 
 def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

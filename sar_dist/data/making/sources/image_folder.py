@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from sar_dist.data.layout import (
     member_extension,
     order_remark,
     read_class_table,
+    same_but_for_extension,
     split_folders,
     split_of_folder,
     split_of_word,
@@ -54,25 +55,35 @@ def imagefolder_sources(
     split: Split | SplitChoice | None,
     subset: Subset | None = None,
     validation: Subset | None = None,
+    class_depth: int | None = None,
 ) -> list[FileSource]:
     """The splits of an ImageFolder tree: those in ``root/train`` and ``root/val``, or ``root`` itself as ``split``.
 
     The classes are those of the training split, whatever split is made, named by ``classes.json`` where it exists.
     Without ``split``, a tree called val or validation is that, any other is train; the folder ``train`` beside a tree
     called val numbers its classes. ``subset`` thins out the training split and leaves a validation split whole;
-    ``validation`` takes one out of a training split that has none beside it, before ``subset``. What is left out is
-    counted on standard error. Raises UserError.
+    ``validation`` takes one out of a training split that has none beside it, before ``subset``. With ``class_depth`` the
+    classes are the folders so many levels below the tree. What is left out is counted on standard error. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     trees = _find_trees(root, choice)
-    names = [folder.name for folder in class_folders(trees.numbering).classes]
+    if choice is None and len(trees.splits) > 1:
+        _refuse_flat(trees.splits, class_depth)
+    numbered = class_folders(trees.numbering, class_depth)
+    names = [folder.name for folder in numbered.classes]
     table = read_class_table(names, trees.classes_file)
     _say_of_tables(root, trees)
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
-    for each in (remark, doubtful_words(names)):
+    for each in (*numbered.remarks, remark, doubtful_words(names)):
         if each is not None:
             _say(trees.numbering, each)
-    found = {name: _labelled(folder, table, trees.numbering) for name, folder in trees.splits.items()}
+    if "train" not in trees.splits and trees.numbering in trees.splits.values() and not trees.classes_file.exists():
+        _say(
+            trees.numbering,
+            f"there is no training split beside it, so its own {len(names)} folders number the classes; training images must "
+            "be of the same classes",
+        )
+    found = {name: _labelled(folder, table, trees.numbering, class_depth) for name, folder in trees.splits.items()}
     if validation is not None:
         found = with_validation(found, validation, root)
     if subset is not None and "train" in found:
@@ -90,15 +101,22 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     named = None if choice is None or choice.source in found else _folder_called(root, choice.source)
     if trees and named is None:
         others = [name for name in others if _has_image(root / name)]
-        if others and not {"train", "val"} <= found.keys():
+        if others and choice is None and not {"train", "val"} <= found.keys():
+            split, folder = next(
+                ((name, trees[name]) for name in ("train", "val") if name in trees), next(iter(trees.items()))
+            )
             raise UserError(
-                f"{root} holds {next(iter(trees.values())).name}, the name of a split, and other folders with images, such as "
-                f"{others[0]}; give a folder that holds nothing but splits, or nothing but classes"
+                f"{root} holds {folder.name}, the name of a split, and other folders with images, such as {others[0]}; give a "
+                "folder that holds nothing but splits, or nothing but classes, or take one split alone, by --split "
+                f"{'test=val' if split == 'test' else split} ({folder})"
             )
         if others:
             _say(root, f"left out {len(others)} folders that are no splits, such as {others[0]}")
         splits = choose_splits(found, choice, root)
-        numbering = found.get("train", next(iter(splits.values())))
+        chosen = next(iter(splits.values()))
+        numbering = found.get("train") or _training_tree(chosen) or chosen
+        if numbering not in (found.get("train"), chosen):
+            _say(chosen, f"the classes are numbered as in {numbering}")
         return _Trees(splits, numbering, _classes_file(root, numbering))
     if choice is not None and named is not None:
         numbering = found.get("train", named)
@@ -107,11 +125,38 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     if choice is not None and choice.source not in (choice.wanted, own):
         raise UserError(f"{root} has no {choice.source} split")
     wanted: Split = choice.wanted if choice is not None else own_split(root)
-    train = split_folders(Path(os.path.abspath(root)).parent).get("train") if own not in (None, "train") else None
-    if train is not None and _folders(train):
+    train = _training_tree(root)
+    if train is not None:
         _say(root, f"the classes are numbered as in {train}")
         return _Trees({wanted: root}, train, _classes_file(root, train.parent, train))
     return _Trees({wanted: root}, root, root / CLASSES_NAME)
+
+
+def _training_tree(root: Path) -> Path | None:
+    """The class folders of the training split beside a split: ``train``, or ``train/train`` for ``val/val``; None: there are none."""
+    folder = Path(os.path.abspath(root))
+    while split_of_folder(folder) not in (None, "train"):
+        folder = folder.parent
+        train = split_folders(folder).get("train")
+        while train is not None and len(_folders(train)) == 1:
+            inner = split_folders(train).get("train")
+            if inner is None or not _folders(inner):
+                break
+            train = inner
+        if train is not None and _folders(train):
+            return train
+    return None
+
+
+def _refuse_flat(splits: Mapping[Split, Path], depth: int | None) -> None:
+    """Raise UserError where one of ``splits`` has no class folders and another one has, which can be made alone."""
+    sorted_splits = [split for split, folder in splits.items() if _folders(folder)]
+    for folder in splits.values():
+        if sorted_splits and not _folders(folder):
+            try:
+                class_folders(folder, depth)
+            except UserError as error:
+                raise UserError(f"{error}; --split {sorted_splits[0]} makes that split alone") from None
 
 
 def _folder_called(root: Path, source: str) -> Path | None:
@@ -140,9 +185,9 @@ def _say_of_tables(root: Path, trees: _Trees) -> None:
                 )
 
 
-def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str, int]]:
+def _labelled(root: Path, table: ClassTable, numbering: Path, depth: int | None) -> list[tuple[str, int]]:
     """Path below ``root`` and label of every image; says what was left out."""
-    tree = class_folders(root)
+    tree = class_folders(root, depth)
     for folder in tree.classes:
         if folder.name not in table.labels:
             raise UserError(
@@ -165,6 +210,12 @@ def _labelled(root: Path, table: ClassTable, numbering: Path) -> list[tuple[str,
     maps = [path for folder in tree.classes for path in maps_by_name(folder.images)]
     if maps:
         _say(root, f"{len(maps)} images are called like maps of others, such as {maps[0]}; if they are, move them away")
+    same = [path for folder in tree.classes for path in same_but_for_extension(folder.images)]
+    if same:
+        _say(
+            root,
+            f"{len(same)} images differ from another in the extension alone, such as {same[0]}; move away what is none",
+        )
     return [(path, table.labels[folder.name]) for folder in tree.classes for path in folder.images]
 
 
@@ -198,11 +249,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-class", type=positive, metavar="N", help="only N training images of each class, drawn by --seed"
     )
+    parser.add_argument(
+        "--class-depth",
+        type=positive,
+        metavar="N",
+        help="the classes are the folders N levels below SRC (or its splits), whatever is below them; 2: SRC/GROUP/CLASS",
+    )
 
 
 def _sources(given: argparse.Namespace) -> list[FileSource]:
     subset = Subset(given.per_class, given.seed) if given.per_class else None
-    return imagefolder_sources(given.source, given.split, subset, given_validation(given))
+    return imagefolder_sources(given.source, given.split, subset, given_validation(given), given.class_depth)
 
 
 COMMAND: SourceCommand = SourceCommand(

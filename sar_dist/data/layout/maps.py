@@ -1,0 +1,72 @@
+"""Which folders and files hold maps of images (masks, ground truth, labels of pixels) by their names, and belong to no class.
+
+A class may be called "mask": it is taken for maps only beside what is called like images, or like itself without the word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sar_dist.data.layout.formats import IMAGE_EXTENSIONS
+from sar_dist.data.layout.splits import words_of
+
+# Folders by the part that they have in a set's layout, in lower case and without digits and separators.
+_IMAGES = frozenset({"images", "image", "imgs", "img", "photos", "pictures", *IMAGE_EXTENSIONS})
+_MAPS = frozenset({"masks", "mask", "labels", "label", "gt", "gts", "segmentation", "segmentations"})
+_NEVER_CLASSES = frozenset(
+    {"annotations", "annotation", "imagesets", "jpegimages", "segmentationclass", "segmentationclassaug"}
+    | {"segmentationobject", "segmentations", "trimaps"}
+)
+_GROUND_TRUTH = "groundtruth"
+_INPUTS = frozenset({"input", "inputs"})
+# What the maps of an image in the same folder are called: its own name with a word for them.
+_MAP_OF = re.compile(r"(?P<image>.+)[ _.-](?:masks?|gt|seg|segmentation|labels?)(?:[ _-]?\d+)?")
+_NO_LETTER = re.compile(r"[\W\d_]+")
+
+
+def maps_by_name(images: Sequence[str]) -> list[str]:
+    """Those of the ``images`` (paths) that are called like a map of another one, such as a_mask.png beside a.png."""
+    stems = {path.rpartition(".")[0] for path in images}
+    return [
+        path for path in images if (found := _MAP_OF.fullmatch(path.rpartition(".")[0])) and found["image"] in stems
+    ]
+
+
+def same_but_for_extension(images: Sequence[str]) -> list[str]:
+    """Those of the ``images`` (paths) that differ from an earlier one in the extension alone, as some sets call their maps."""
+    first: dict[str, str] = {}
+    return [path for path in images if first.setdefault(path.rpartition(".")[0], path) != path]
+
+
+def images_alone(names: Sequence[str]) -> bool:
+    """Whether folders are called like images of all classes: ``images`` alone, or ``images_001``, ``images_002`` and so on."""
+    return len({_part(name) for name in names}) == 1 and not _IMAGES.isdisjoint(_NO_LETTER.split(names[0].lower()))
+
+
+def parts_of_a_layout(names: Sequence[str], *, beside_images: bool = False) -> tuple[list[str], list[str]]:
+    """Images and maps among the ``names`` of folders beside each other; ``beside_images``: images lie there too."""
+    never = [name for name in names if _part(name) in _NEVER_CLASSES or _GROUND_TRUTH in _part(name)]
+    images, maps = [[name for name in names if _part(name) in kind and name not in never] for kind in (_IMAGES, _MAPS)]
+    if not maps or not (images or beside_images):
+        images, maps = _parts_by_word([name for name in names if name not in never])
+    return images, never + maps
+
+
+def _parts_by_word(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """As ``parts_of_a_layout``, by single words of the names: ``lung masks``, ``Trout GT``; none unless most folders are such parts.
+
+    The classes of a large set may be called so: "ski" and "ski mask".
+    """
+    maps = {name: words for name in names if not _MAPS.isdisjoint(words := words_of(name))}
+    called = [[word for word in words if word not in _MAPS] for words in maps.values()]
+    images = [
+        name
+        for name in names
+        if name not in maps and (not (_IMAGES | _INPUTS).isdisjoint(words_of(name)) or words_of(name) in called)
+    ]
+    return (images, [*maps]) if images and maps and 2 * len([*images, *maps]) >= len(names) else ([], [])
+
+
+def _part(name: str) -> str:
+    return _NO_LETTER.sub("", name.lower())
