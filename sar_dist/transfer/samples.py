@@ -31,6 +31,7 @@ from sar_dist.data.shards import (
 from sar_dist.errors import UserError
 from sar_dist.randomness import seed_generators
 from sar_dist.transfer.backbone import Transform
+from sar_dist.transfer.file_states import digest_of_files
 
 
 class SampleSet(Protocol):
@@ -51,7 +52,7 @@ class SourceSamples:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.classes = source.classes
-        self.fingerprint = source.digest()
+        self.fingerprint = digest_of_files(source.digest(), source.files())
 
     def __len__(self) -> int:
         return len(self._source)

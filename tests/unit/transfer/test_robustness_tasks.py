@@ -139,6 +139,16 @@ def test_46837_images_have_real_labels() -> None:
 # --- class folders ----------------------------------------------------------------------------------------------------
 
 
+def test_other_images_under_the_same_names_are_another_set(tmp_path: Path, ten_classes: list[int]) -> None:
+    folders, corrupted = write(tmp_path / "data", [3, 4]), write_corruptions(tmp_path / "c", ten_classes)
+    for task, data in ((ImageNetSketch, folders), (ImageNetC, corrupted)):
+        before = make(task, data, allow_incomplete=True).prepare().fingerprints["val"]
+        assert make(task, data, allow_incomplete=True).prepare().fingerprints["val"] == before
+        file = sorted(data.rglob("*.jpeg"))[-1]
+        file.write_bytes(file.read_bytes())
+        assert make(task, data, allow_incomplete=True).prepare().fingerprints["val"] != before
+
+
 @pytest.mark.parametrize("task", [ImageNetA, ImageNetR])
 def test_subsets_of_200_classes(task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "images", 200)

@@ -6,7 +6,6 @@ The index lists and the ReaL labels are those that timm ships (``timm/data/_info
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from sar_dist.data.making.sources import read_bytes
 from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
+from sar_dist.transfer import RelabelledSamples, SampleSet, digest_of_files, open_shard_samples
 
 IMAGENET_CLASSES = 1000
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -40,7 +39,7 @@ class LabelledFile(NamedTuple):
 class FolderSamples:
     """Image files below a folder with given labels.
 
-    The fingerprint is of paths and labels: sets of millions of files are not opened before they are used.
+    The fingerprint is of paths, labels and states: sets of millions of files are not opened before they are used.
     """
 
     classes: tuple[str, ...] | None = None
@@ -48,7 +47,7 @@ class FolderSamples:
     def __init__(self, root: Path, files: Sequence[LabelledFile]) -> None:
         self._root = root
         self._files = files
-        self.fingerprint = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        self.fingerprint = digest_of_files(json.dumps(files), (os.path.join(root, file.path) for file in files))
 
     def __len__(self) -> int:
         return len(self._files)
