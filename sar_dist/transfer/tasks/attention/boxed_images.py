@@ -54,7 +54,9 @@ class BoxedImages:
         if not self._boxes:
             raise UserError(f"{table if table.is_file() else root} has no box of an image in {split}/")
         listed = hashlib.sha256(content + split.encode()).hexdigest()
-        self.fingerprint = digest_of_files(listed, (root / path for path in dict.fromkeys(path for path, _ in self._boxes)))
+        self.fingerprint = digest_of_files(
+            listed, (root / path for path in dict.fromkeys(path for path, _ in self._boxes))
+        )
 
     def __len__(self) -> int:
         return len(self._boxes)
