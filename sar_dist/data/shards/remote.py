@@ -41,6 +41,9 @@ _ATTEMPTS = 6
 # "There is no such file" is rarely a passing state, but some stores say so when a connection was reset.
 _ATTEMPTS_IF_REFUSED = 3
 _REFUSALS = (FileNotFoundError, PermissionError)
+# Of HTTP: not found, gone; not signed in, forbidden.
+_ABSENT = (404, 410)
+_FORBIDDEN = (401, 403)
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
@@ -89,17 +92,17 @@ class RemoteFolder:
     def read_if_there(self, name: str) -> bytes | None:
         """As ``read``, or None where the store says that the file is not there.
 
-        A store that may not list its files says "permission denied" instead.
+        A store that may not list its files says "permission denied" instead; it is said that it does.
         """
-
-        def content(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
-            try:
-                return _beginning(filesystem, path)
-            except (FileNotFoundError, PermissionError):
-                return None
-
-        data = self._repeated(name, content)
-        return None if data is None else self._manifest_sized(name, data)
+        try:
+            data = self._repeated(name, _beginning, attempts_if_refused=1)
+        except RemoteUnreadable as error:
+            if not isinstance(error.__cause__, _REFUSALS):
+                raise
+            if isinstance(error.__cause__, PermissionError):
+                warn(f"{error}; taken for a file that is not there, of which some stores say the same")
+            return None
+        return self._manifest_sized(name, data)
 
     def _manifest_sized(self, name: str, data: bytes) -> bytes:
         if len(data) > MAX_MANIFEST_BYTES:
@@ -166,12 +169,26 @@ class RemoteFolder:
 
     def _attempt(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
         filesystem = self._filesystem()  # connects, for some protocols
-        return call(filesystem, filesystem._strip_protocol(self.url(name)))
+        try:
+            return call(filesystem, filesystem._strip_protocol(self.url(name)))
+        except FileNotFoundError as error:
+            if not self.root.startswith(("http://", "https://")):
+                raise
+            raise _web_problem(error) from error
 
     def _filesystem(self) -> fsspec.AbstractFileSystem:
         if self._connection is None or self._connection[0] != os.getpid():
             self._connection = (os.getpid(), connect(self.root))
         return self._connection[1]
+
+
+def _web_problem(error: FileNotFoundError) -> BaseException:
+    """What went wrong at a web server: fsspec calls every failure to ask for a file "not found"."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if cause is None or status in _ABSENT:
+        return error
+    return PermissionError(f"HTTP status {status}") if status in _FORBIDDEN else cause
 
 
 def _beginning(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:

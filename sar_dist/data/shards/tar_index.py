@@ -91,7 +91,12 @@ def index_shard(
         state = os.fstat(fd)
         if state.st_size == 0:
             raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
-        other = no_plain_tar(os.pread(fd, BLOCK, 0))
+        first = os.pread(fd, BLOCK, 0)
+        if first.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise DamagedShard(
+                f"shard {name}: it is a web page, as servers send to sign in, and no tar; fetch it with credentials"
+            )
+        other = no_plain_tar(first)
         if other is not None:
             raise DamagedShard(f"shard {name} {other}")
 
