@@ -61,6 +61,18 @@ def test_a_set_that_does_not_name_its_classes_is_said(
     assert "data.train: other does not name its classes, so that its labels are taken for" in capsys.readouterr().err
 
 
+def test_sets_behind_one_without_names_are_matched_with_each_other(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first that names its classes says what labels mean; copies of a set are said."""
+    names = ["cat", "dog", "owl", "yak"]
+    places = [shards(tmp_path / "one"), shards(tmp_path / "two", names), shards(tmp_path / "three", names[::-1])]
+    sets = check_training_data(with_sets(small_config, *(f"shards: {place}, weight: 1" for place in places)))
+    assert [each.classes for each in sets] == [None, None, (3, 2, 1, 0)]
+    assert "1 of the 1 shards of" in (said := capsys.readouterr().err)
+    assert "three hold the same samples as shards of" in said
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
