@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from sar_dist.data.shards import file_identity
+from sar_dist.data.shards import identity_of_file
 
 _THREADS = 16  # a network file system answers slowly
 _AT_ONCE = 256
@@ -38,4 +38,4 @@ def _state_of(path: str | os.PathLike) -> bytes:
         state = os.stat(path)
     except OSError:
         return b"none\n"
-    return b"%d %d %d\n" % (state.st_size, state.st_mtime_ns, file_identity(state)[1])
+    return b"%d %d %d\n" % (state.st_size, state.st_mtime_ns, identity_of_file(state)[1])

@@ -116,6 +116,17 @@ def test_bad_samples_are_counted_by_cause_and_a_command_names_them(small_config:
     assert f"`make_shards.py verify {tmp_path}` names every one" in str(error.value)
 
 
+def test_labels_from_one_are_refused_however_few_are_beyond_the_classes(small_config: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number, label in enumerate((1, 2, 3, 4)):
+        members |= {f"{number}.jpg": jpeg(number), f"{number}.cls": b"%d" % label}
+    write_tar(tmp_path / "train-0.tar", members)
+    with pytest.raises(
+        UserError, match="begin at 1: none is 0, and some are 4, of 4 classes; number the classes from 0"
+    ):
+        check_training_data(load_config(small_config, [f"data.train={tmp_path}", "data.max_bad_fraction=1"]))
+
+
 def test_labels_that_are_nowhere_are_said_with_where_they_may_be(small_config: Path, tmp_path: Path) -> None:
     shards(tmp_path / "A", extension="y")
     with pytest.raises(

@@ -283,6 +283,8 @@ def check_shards(
     say_what_is_odd(manifest, index.shards)
     labels = index.records["label"]
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
+    if num_classes is not None:
+        _refuse_labels_from_one(manifest, labels, num_classes)
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
     if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
@@ -302,6 +304,16 @@ def check_shards(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
             f"sample {position} of shard {manifest.shards[shard].name}, with label {labels[bad[0]]}. "
             f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
+        )
+
+
+def _refuse_labels_from_one(manifest: Manifest, labels: np.ndarray, num_classes: int) -> None:
+    """Raises UserError for labels 1..N of N classes: one class of very many is too few bad samples to be noticed."""
+    if (labels == num_classes).any() and not (labels == 0).any() and labels.max() == num_classes:
+        raise UserError(
+            f"the labels of the {manifest.split} samples in {manifest.root} begin at 1: none is 0, and some are {num_classes}, of "
+            f"{num_classes} classes; number the classes from 0, or set model.num_classes={num_classes + 1} to keep class 0 without "
+            "images"
         )
 
 

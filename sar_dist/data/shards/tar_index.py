@@ -23,7 +23,7 @@ import numpy as np
 
 from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, path_parts, split_of_word
 from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
-from sar_dist.data.shards.file_identity import file_identity
+from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, ReadAt, is_meta, key_of_member, walk_members
 
@@ -127,7 +127,7 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
         state.st_mtime_ns,
         len(found.samples),
         found.long_names,
-        *file_identity(state),
+        *identity_of_file(state),
         digest_of(records),
         bool(found.apart),
         found.passed_over,
