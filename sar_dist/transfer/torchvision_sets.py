@@ -56,7 +56,7 @@ class TorchvisionSamples:
         arrays = hashlib.sha256()
         for image in self._images:
             if isinstance(image, np.ndarray):
-                arrays.update(np.ascontiguousarray(image))
+                arrays.update(image.tobytes())
         self.fingerprint = digest_of_files(content + arrays.hexdigest(), files)
 
     def __len__(self) -> int:
