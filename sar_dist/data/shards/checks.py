@@ -46,6 +46,7 @@ from sar_dist.data.shards.remote import (
     find_remote_manifest,
     is_url,
     read_remote_classes,
+    with_versions,
 )
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard
@@ -66,7 +67,8 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
         words = read_remote_classes(remote) if remote.classes is None else None
         if words is not None:
             remote = replace(remote, classes=words.names)
-        return check_entries(replace(remote, labels=parse_label_source(label, {} if words is None else words.labels)))
+        labels = parse_label_source(label, {} if words is None else words.labels)
+        return with_versions(check_entries(replace(remote, labels=labels)))
     manifest = find_manifest(Path(path), split, label)
     if _is_uncounted(manifest):
         _say_left_out(Path(manifest.root), tests=split_of_word(split) != "test")

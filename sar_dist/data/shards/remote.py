@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from sar_dist.data.shards.manifest import (
     MANIFEST_NAME,
     TIMM_INFO_NAME,
     Manifest,
+    ShardEntry,
     parse_manifest,
     parse_timm_info,
 )
@@ -44,6 +46,8 @@ _REFUSALS = (FileNotFoundError, PermissionError)
 # Of HTTP: not found, gone; not signed in, forbidden.
 _ABSENT = (404, 410)
 _FORBIDDEN = (401, 403)
+# Of what fsspec's stores tell of a file: web servers, S3, Google.
+_VERSION_FIELDS = ("ETag", "etag", "Last-Modified", "LastModified", "updated")
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
@@ -78,12 +82,17 @@ class RemoteFolder:
 
     def size(self, name: str, attempts_if_refused: int = _ATTEMPTS_IF_REFUSED) -> int:
         """Size of a file in bytes."""
-        size = self._repeated(name, lambda filesystem, path: filesystem.info(path)["size"], attempts_if_refused)
+        return self.state(name, attempts_if_refused)[0]
+
+    def state(self, name: str, attempts_if_refused: int = _ATTEMPTS_IF_REFUSED) -> tuple[int, str]:
+        """Size of a file in bytes, and what changes with its content, as far as the store says it."""
+        info = self._repeated(name, lambda filesystem, path: filesystem.info(path), attempts_if_refused)
+        size = info["size"]
         if size is None:
             raise DamagedShard(
                 f"{self.url(name)}: the server does not tell its size; use another server or a local copy"
             )
-        return int(size)
+        return int(size), " ".join([str(size), *(str(info[field]) for field in _VERSION_FIELDS if info.get(field))])
 
     def read(self, name: str) -> bytes:
         """The whole content of a small file. Raises UserError if it is larger than any manifest, whatever its server says."""
@@ -285,6 +294,23 @@ def _parse_json(folder: RemoteFolder, name: str) -> Any:
         raise UserError(f"{folder.url(name)} is nested too deeply for a manifest; {HOW_TO_MAKE}") from None
     except ValueError as error:
         raise UserError(f"{folder.url(name)} is not JSON: {error}") from None
+
+
+def with_versions(manifest: Manifest) -> Manifest:
+    """``manifest`` with what the store says now of shards without sha256: without it, a replaced one would not be noticed.
+
+    Raises RemoteUnreadable, DamagedShard.
+    """
+    folder = RemoteFolder(manifest.root)
+
+    def versioned(entry: ShardEntry) -> ShardEntry:
+        if entry.sha256 is not None:
+            return entry
+        size, version = folder.state(entry.name)
+        return replace(entry, bytes=entry.bytes or size, version=version)
+
+    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
+        return replace(manifest, shards=tuple(pool.map(versioned, manifest.shards)))
 
 
 def check_remote_sizes(manifest: Manifest) -> None:

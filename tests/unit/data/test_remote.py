@@ -233,6 +233,21 @@ def test_only_not_found_means_that_a_file_is_not_there(
         check_shards(load_manifest(url, "train"))
 
 
+def test_a_replaced_shard_without_sha256_is_another_one(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
+    url, folder, _ = web
+    contents = []
+    for count in (5, 40):
+        make_shards(folder, [count], "imagenet1k-train")
+        info = {"num_samples": count, "filenames": ["imagenet1k-train-0000.tar"], "shard_lengths": [count]}
+        (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+        manifest = load_manifest(url, "train")
+        shards = staged(manifest, tmp_path / "stage")
+        assert_whole(shards, manifest, folder)
+        contents.append(shards.content)
+    assert None not in contents
+    assert contents[0] != contents[1]
+
+
 def test_a_web_page_instead_of_a_shard_is_said(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
     url, folder, _ = web
     (folder / "train-0.tar").write_bytes(b"<!DOCTYPE html><html>sign in</html>" + bytes(2000))
