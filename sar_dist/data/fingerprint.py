@@ -44,7 +44,7 @@ def _digest(classes: Sequence[int]) -> str:
 def with_known_content(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
     """``saved`` with the content of ``current`` where one of them does not know it.
 
-    A checkpoint from before the content of shards without a manifest was known does not; nor is that of remote ones.
+    A checkpoint from before the content of shards without a manifest was known does not, nor one of remote shards from before their versions were.
     """
     known = dict(saved)
     if saved.get("content") is None or current.get("content") is None:

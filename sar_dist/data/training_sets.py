@@ -116,7 +116,7 @@ def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_clas
     Raises:
         UserError: labels of ``val`` are counted from 1, and hence go to ``num_classes``, beyond the model's classes.
     """
-    if val.classes is not None and sets[0].manifest.classes is not None:
+    if val.classes is not None and any(each.manifest.classes is not None for each in sets):
         return
     theirs, of_sets = labels_in(val), [_labels_in_run(each) for each in sets]
     if not theirs or not all(of_sets):

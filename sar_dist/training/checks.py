@@ -82,7 +82,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
         check_initial_weights(model.vit, config.model)
     train = check_training_data(config)
     val = check_data("data.val", config.data.val, config)
-    check_same_classes(train[0].manifest, val)
+    check_same_classes(naming_set(train) or train[0].manifest, val)
     check_validation_labels(train, val, config.model.num_classes)
     for each in train:
         warn_of_shared_shards(each.manifest, val)
@@ -157,7 +157,7 @@ def locate_data(key: str, path: str | None) -> str:
 
 
 def check_training_data(config: RunConfig) -> tuple[TrainingSet, ...]:
-    """Find and check every data set of ``data.train``. The first one's labels are the run's.
+    """Find and check every data set of ``data.train``. The labels are those of the first one that names its classes.
 
     Raises:
         UserError: one is not there, damaged, there twice, or has a class that the first one does not have.
@@ -174,13 +174,31 @@ def check_training_data(config: RunConfig) -> tuple[TrainingSet, ...]:
             raise UserError(
                 f"{key} is {manifest.root}, which is in data.train already; give it once, with the sum of the weights"
             )
-        reference = sets[0].manifest if sets else manifest
+        reference = naming_set(sets) or (sets[0].manifest if sets else manifest)
         classes = match_classes(key, reference, manifest, given.classes)
         checked = TrainingSet(manifest, name, Fraction(repr(given.weight)), classes)
         check_images(key, manifest, config, checked.num_classes)
         sets.append(checked)
     _warn_of_unnamed_classes(sets)
+    _warn_of_same_samples(sets)
     return tuple(sets)
+
+
+def naming_set(sets: Sequence[TrainingSet]) -> Manifest | None:
+    """The first set that says what the run's labels mean; None: no set does."""
+    return next((each.manifest for each in sets if each.manifest.classes is not None), None)
+
+
+def _warn_of_same_samples(sets: Sequence[TrainingSet]) -> None:
+    """Say it where sets are copies of each other, which would be trained on more often than their weights say."""
+    for number, one in enumerate(sets):
+        for other in sets[number + 1 :]:
+            shared = shared_shards(other.manifest, one.manifest)
+            if shared:
+                warn(
+                    f"data.train: {len(shared)} of the {len(other.manifest.shards)} shards of {other.manifest.root} hold the same "
+                    f"samples as shards of {one.manifest.root}, such as {shared[0]}; they are trained on as part of both"
+                )
 
 
 def _is_same_place(one: str, other: str) -> bool:

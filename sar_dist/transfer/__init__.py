@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
     from sar_dist.transfer.class_scores import TOP, ClassificationScores
     from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
+    from sar_dist.transfer.file_states import digest_of_files
     from sar_dist.transfer.registry import TASKS, described, find_task
     from sar_dist.transfer.relabelled import RelabelledSamples, any_label
     from sar_dist.transfer.result import RESULT_FILE, Result, read_result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         LabelledImages,
         SampleSet,
         SelectedSamples,
+        ShardSamples,
         SourceSamples,
         image_of,
         limited,
@@ -40,12 +42,13 @@ else:
             ".class_matching": "WORDNET_ID MatchedSamples match_classes",
             ".class_scores": "TOP ClassificationScores",
             ".features": "Compute Features last_block_tokens logits_of similarity_of",
+            ".file_states": "digest_of_files",
             ".registry": "TASKS described find_task",
             ".relabelled": "RelabelledSamples any_label",
             ".result": "RESULT_FILE Result read_result",
             ".resumable_training": "ResumableTraining train_resumably",
             ".runner": "Request evaluate print_result",
-            ".samples": "LabelledImages SampleSet SelectedSamples SourceSamples image_of limited open_both_splits open_labelled_samples open_shard_samples",
+            ".samples": "LabelledImages SampleSet SelectedSamples ShardSamples SourceSamples image_of limited open_both_splits open_labelled_samples open_shard_samples",
             ".task": "Outcome Prepared PreparedSplit TransferJob TransferSettings TransferTask",
         },
     )
@@ -72,6 +75,7 @@ __all__ = [
     "ResumableTraining",
     "SampleSet",
     "SelectedSamples",
+    "ShardSamples",
     "SourceSamples",
     "TransferJob",
     "TransferSettings",
@@ -79,6 +83,7 @@ __all__ = [
     "Transform",
     "any_label",
     "described",
+    "digest_of_files",
     "evaluate",
     "export_fingerprint",
     "find_task",

@@ -23,6 +23,7 @@ from sar_dist.data.shards import (
     NO_LABEL,
     TIMM_INFO_NAME,
     ShardReader,
+    labels_in,
     open_index,
     open_shards,
     parse_label,
@@ -31,6 +32,7 @@ from sar_dist.data.shards import (
 from sar_dist.errors import UserError
 from sar_dist.randomness import seed_generators
 from sar_dist.transfer.backbone import Transform
+from sar_dist.transfer.file_states import digest_of_files
 
 
 class SampleSet(Protocol):
@@ -51,7 +53,7 @@ class SourceSamples:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.classes = source.classes
-        self.fingerprint = source.digest()
+        self.fingerprint = digest_of_files(source.digest(), source.files())
 
     def __len__(self) -> int:
         return len(self._source)
@@ -101,6 +103,10 @@ class ShardSamples:
                 f"{len(shared)} shards with the same samples are in the train and in the val split of {self._manifest.root}, such as "
                 f"{shared[0]}; put the splits into folders train and val, or name the tars for them"
             )
+
+    def labels(self) -> set[int]:
+        """The class numbers that samples have."""
+        return labels_in(self._manifest)
 
     def check_labels(self) -> None:
         """Raise UserError if not one of the samples has a label: all would count as wrong, or nothing be trained."""

@@ -21,6 +21,7 @@ from torchvision import datasets
 from sar_dist.data.layout import Split, member_extension
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
+from sar_dist.transfer.file_states import digest_of_files
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,13 @@ class TorchvisionSamples:
         self._labels = [int(label) for part in parts for label in _labels_of(part)]
         names = getattr(parts[0], "classes", None)
         self.classes = tuple(map(str, names)) if names is not None else None
-        files = [Path(image).name for image in self._images if not isinstance(image, np.ndarray)]
-        self.fingerprint = hashlib.sha256(json.dumps([f"{name}/{split}", self._labels, files]).encode()).hexdigest()
+        files = [Path(image) for image in self._images if not isinstance(image, np.ndarray)]
+        content = json.dumps([f"{name}/{split}", self._labels, [file.name for file in files]])
+        arrays = hashlib.sha256()
+        for image in self._images:
+            if isinstance(image, np.ndarray):
+                arrays.update(image.tobytes())
+        self.fingerprint = digest_of_files(content + arrays.hexdigest(), files)
 
     def __len__(self) -> int:
         return len(self._labels)

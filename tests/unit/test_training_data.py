@@ -61,6 +61,18 @@ def test_a_set_that_does_not_name_its_classes_is_said(
     assert "data.train: other does not name its classes, so that its labels are taken for" in capsys.readouterr().err
 
 
+def test_sets_behind_one_without_names_are_matched_with_each_other(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first that names its classes says what labels mean; copies of a set are said."""
+    names = ["cat", "dog", "owl", "yak"]
+    places = [shards(tmp_path / "one"), shards(tmp_path / "two", names), shards(tmp_path / "three", names[::-1])]
+    sets = check_training_data(with_sets(small_config, *(f"shards: {place}, weight: 1" for place in places)))
+    assert [each.classes for each in sets] == [None, None, (3, 2, 1, 0)]
+    assert "1 of the 1 shards of" in (said := capsys.readouterr().err)
+    assert "three hold the same samples as shards of" in said
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -102,6 +114,17 @@ def test_bad_samples_are_counted_by_cause_and_a_command_names_them(small_config:
         error.value
     )
     assert f"`make_shards.py verify {tmp_path}` names every one" in str(error.value)
+
+
+def test_labels_from_one_are_refused_however_few_are_beyond_the_classes(small_config: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number, label in enumerate((1, 2, 3, 4)):
+        members |= {f"{number}.jpg": jpeg(number), f"{number}.cls": b"%d" % label}
+    write_tar(tmp_path / "train-0.tar", members)
+    with pytest.raises(
+        UserError, match="begin at 1: none is 0, and some are 4, of 4 classes; number the classes from 0"
+    ):
+        check_training_data(load_config(small_config, [f"data.train={tmp_path}", "data.max_bad_fraction=1"]))
 
 
 def test_labels_that_are_nowhere_are_said_with_where_they_may_be(small_config: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sar_dist.data.images.augment import (
 )
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.cropped import CroppedImage
-from sar_dist.data.images.decode import UndecodableImage, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import UndecodableImage, check_png, decode_image, decode_pil, jpeg_size
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_resize import crop_and_resize, moved
 from sar_dist.data.images.device_transforms import DeviceTransform
@@ -50,6 +50,7 @@ __all__ = [
     "build_operation_draw",
     "build_train_transform",
     "canvas_of",
+    "check_png",
     "crop_and_resize",
     "decode_box",
     "decode_image",

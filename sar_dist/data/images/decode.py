@@ -1,7 +1,7 @@
 """Image bytes to RGB tensors.
 
 The reference is what ImageNet training has always done, ``PIL.Image.open(...).convert("RGB")``: the stored pixels, alpha
-dropped, the first frame of an animation, EXIF orientation NOT applied (timm, torchvision's ImageFolder and every
+dropped, the first frame of an animation, EXIF orientation NOT applied, except to TIFF, where Pillow does (timm, torchvision's ImageFolder and every
 published ImageNet model leave it alone; rotating here would change the data that their figures stand for). JPEG goes
 through torchvision, which gives the same pixels bit for bit (grey and CMYK too) and releases the GIL; everything else,
 and any JPEG that torchvision refuses, goes through Pillow. Where simplejpeg is installed it comes first: the same pixels
@@ -20,6 +20,7 @@ import contextlib
 import functools
 import io
 import warnings
+import zlib
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ except ImportError:  # a machine for which it is not built
 # Of EXIF data, transparency and sizes, all of which are looked at or left alone here, in raw lines without a file's name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT")
 _JPEG_START = b"\xff\xd8"
 # Start-of-frame markers: 0xC0..0xCF without DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -113,6 +116,26 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def check_png(data: bytes) -> None:
+    """Raise UndecodableImage for a PNG whose pixels have another checksum than was stored; Pillow does not compare it.
+
+    What is no PNG, or ends too soon, is left to the decoder; chunks besides those of the first picture, and whatever
+    follows the end, do not count.
+    """
+    position = len(_PNG_START)
+    while data.startswith(_PNG_START) and position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        stored = data[end : end + 4]
+        if kind in _PNG_PICTURE and len(stored) == 4:
+            found = zlib.crc32(memoryview(data)[position + 4 : end])
+            if found != int.from_bytes(stored, "big"):
+                raise UndecodableImage(f"damaged PNG: another checksum of {kind.decode()} at byte {position}")
+        if kind == b"IEND":
+            return
+        position = end + 4
+
+
 def decode_image(data: bytes, max_pixels: int) -> Tensor:
     """Decode an image file to RGB.
 
@@ -152,6 +175,7 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
     """
     if not data:
         raise UndecodableImage("empty file")
+    check_png(data)
     size = webp_size(data)
     if size is not None:  # Pillow allocates a WebP's canvas as soon as it opens the file
         _check_size(size, max_pixels)

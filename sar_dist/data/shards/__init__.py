@@ -11,6 +11,7 @@ from sar_dist.data.shards.checks import (
     shared_shards,
 )
 from sar_dist.data.shards.checksums import RECORD
+from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.manifest import (
     MANIFEST_FORMAT,
@@ -56,6 +57,7 @@ __all__ = [
     "check_shards",
     "counted",
     "describe",
+    "identity_of_file",
     "index_and_check",
     "index_new_shards",
     "index_shard",

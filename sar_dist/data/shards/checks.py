@@ -46,6 +46,7 @@ from sar_dist.data.shards.remote import (
     find_remote_manifest,
     is_url,
     read_remote_classes,
+    with_versions,
 )
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard
@@ -66,7 +67,8 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
         words = read_remote_classes(remote) if remote.classes is None else None
         if words is not None:
             remote = replace(remote, classes=words.names)
-        return check_entries(replace(remote, labels=parse_label_source(label, {} if words is None else words.labels)))
+        labels = parse_label_source(label, {} if words is None else words.labels)
+        return with_versions(check_entries(replace(remote, labels=labels)))
     manifest = find_manifest(Path(path), split, label)
     if _is_uncounted(manifest):
         _say_left_out(Path(manifest.root), tests=split_of_word(split) != "test")
@@ -283,6 +285,8 @@ def check_shards(
     say_what_is_odd(manifest, index.shards)
     labels = index.records["label"]
     unlabelled = (labels == NO_LABEL) if num_classes is None else (labels < 0) | (labels >= num_classes)
+    if num_classes is not None:
+        _refuse_labels_from_one(manifest, labels, num_classes)
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
     if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
@@ -302,6 +306,16 @@ def check_shards(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
             f"sample {position} of shard {manifest.shards[shard].name}, with label {labels[bad[0]]}. "
             f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
+        )
+
+
+def _refuse_labels_from_one(manifest: Manifest, labels: np.ndarray, num_classes: int) -> None:
+    """Raises UserError for labels 1..N of N classes: one class of very many is too few bad samples to be noticed."""
+    if (labels == num_classes).any() and not (labels == 0).any() and labels.max() == num_classes:
+        raise UserError(
+            f"the labels of the {manifest.split} samples in {manifest.root} begin at 1: none is 0, and some are {num_classes}, of "
+            f"{num_classes} classes; number the classes from 0, or set model.num_classes={num_classes + 1} to keep class 0 without "
+            "images"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def file_identity(state: os.stat_result) -> tuple[int, int]:
+def identity_of_file(state: os.stat_result) -> tuple[int, int]:
     """(device, inode) of a file; 0 for what is no property of the file.
 
     Network and other file systems without a block device get their device number when they are mounted: it differs

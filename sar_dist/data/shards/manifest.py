@@ -33,13 +33,15 @@ class NoShards(UserError):
 @dataclass(frozen=True)
 class ShardEntry:
     """One shard: file name below the root, number of samples; where they are known, size in bytes, sha256, and the digest of
-    the samples' checksums (``checksums.digest_of``)."""
+    the samples' checksums (``checksums.digest_of``). ``version`` is what a store says of a shard without sha256, such as its
+    ETag."""
 
     name: str
     samples: int
     bytes: int | None = None
     sha256: str | None = None
     checksums: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Shards(Protocol):
     """
 
     remote: bool
-    # Digest of all samples' checksums where the manifest has no sha256 of the shards; None: it has, or they are not known.
+    # Digest of all samples' checksums, or of the store's versions, where the manifest has no sha256; None: it has, or they are not known.
     content: str | None
 
     def open(self, shard: int) -> OpenShard:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from sar_dist.data.shards.manifest import (
     MANIFEST_NAME,
     TIMM_INFO_NAME,
     Manifest,
+    ShardEntry,
     parse_manifest,
     parse_timm_info,
 )
@@ -41,6 +43,11 @@ _ATTEMPTS = 6
 # "There is no such file" is rarely a passing state, but some stores say so when a connection was reset.
 _ATTEMPTS_IF_REFUSED = 3
 _REFUSALS = (FileNotFoundError, PermissionError)
+# Of HTTP: not found, gone; not signed in, forbidden.
+_ABSENT = (404, 410)
+_FORBIDDEN = (401, 403)
+# Of what fsspec's stores tell of a file: web servers, S3, Google.
+_VERSION_FIELDS = ("ETag", "etag", "Last-Modified", "LastModified", "updated")
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SIZE_THREADS = 16
@@ -75,12 +82,17 @@ class RemoteFolder:
 
     def size(self, name: str, attempts_if_refused: int = _ATTEMPTS_IF_REFUSED) -> int:
         """Size of a file in bytes."""
-        size = self._repeated(name, lambda filesystem, path: filesystem.info(path)["size"], attempts_if_refused)
+        return self.state(name, attempts_if_refused)[0]
+
+    def state(self, name: str, attempts_if_refused: int = _ATTEMPTS_IF_REFUSED) -> tuple[int, str]:
+        """Size of a file in bytes, and what changes with its content, as far as the store says it."""
+        info = self._repeated(name, lambda filesystem, path: filesystem.info(path), attempts_if_refused)
+        size = info["size"]
         if size is None:
             raise DamagedShard(
                 f"{self.url(name)}: the server does not tell its size; use another server or a local copy"
             )
-        return int(size)
+        return int(size), " ".join([str(size), *(str(info[field]) for field in _VERSION_FIELDS if info.get(field))])
 
     def read(self, name: str) -> bytes:
         """The whole content of a small file. Raises UserError if it is larger than any manifest, whatever its server says."""
@@ -89,17 +101,17 @@ class RemoteFolder:
     def read_if_there(self, name: str) -> bytes | None:
         """As ``read``, or None where the store says that the file is not there.
 
-        A store that may not list its files says "permission denied" instead.
+        A store that may not list its files says "permission denied" instead; it is said that it does.
         """
-
-        def content(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes | None:
-            try:
-                return _beginning(filesystem, path)
-            except (FileNotFoundError, PermissionError):
-                return None
-
-        data = self._repeated(name, content)
-        return None if data is None else self._manifest_sized(name, data)
+        try:
+            data = self._repeated(name, _beginning, attempts_if_refused=1)
+        except RemoteUnreadable as error:
+            if not isinstance(error.__cause__, _REFUSALS):
+                raise
+            if isinstance(error.__cause__, PermissionError):
+                warn(f"{error}; taken for a file that is not there, of which some stores say the same")
+            return None
+        return self._manifest_sized(name, data)
 
     def _manifest_sized(self, name: str, data: bytes) -> bytes:
         if len(data) > MAX_MANIFEST_BYTES:
@@ -166,12 +178,26 @@ class RemoteFolder:
 
     def _attempt(self, name: str, call: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
         filesystem = self._filesystem()  # connects, for some protocols
-        return call(filesystem, filesystem._strip_protocol(self.url(name)))
+        try:
+            return call(filesystem, filesystem._strip_protocol(self.url(name)))
+        except FileNotFoundError as error:
+            if not self.root.startswith(("http://", "https://")):
+                raise
+            raise _web_problem(error) from error
 
     def _filesystem(self) -> fsspec.AbstractFileSystem:
         if self._connection is None or self._connection[0] != os.getpid():
             self._connection = (os.getpid(), connect(self.root))
         return self._connection[1]
+
+
+def _web_problem(error: FileNotFoundError) -> BaseException:
+    """What went wrong at a web server: fsspec calls every failure to ask for a file "not found"."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if cause is None or status in _ABSENT:
+        return error
+    return PermissionError(f"HTTP status {status}") if status in _FORBIDDEN else cause
 
 
 def _beginning(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
@@ -268,6 +294,23 @@ def _parse_json(folder: RemoteFolder, name: str) -> Any:
         raise UserError(f"{folder.url(name)} is nested too deeply for a manifest; {HOW_TO_MAKE}") from None
     except ValueError as error:
         raise UserError(f"{folder.url(name)} is not JSON: {error}") from None
+
+
+def with_versions(manifest: Manifest) -> Manifest:
+    """``manifest`` with what the store says now of shards without sha256: without it, a replaced one would not be noticed.
+
+    Raises RemoteUnreadable, DamagedShard.
+    """
+    folder = RemoteFolder(manifest.root)
+
+    def versioned(entry: ShardEntry) -> ShardEntry:
+        if entry.sha256 is not None:
+            return entry
+        size, version = folder.state(entry.name)
+        return replace(entry, bytes=entry.bytes or size, version=version)
+
+    with ThreadPoolExecutor(_SIZE_THREADS) as pool:
+        return replace(manifest, shards=tuple(pool.map(versioned, manifest.shards)))
 
 
 def check_remote_sizes(manifest: Manifest) -> None:

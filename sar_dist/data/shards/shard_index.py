@@ -31,7 +31,7 @@ import numpy as np
 from filelock import FileLock
 
 from sar_dist.data.shards.checksums import RECORD
-from sar_dist.data.shards.file_identity import file_identity
+from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
 from sar_dist.data.shards.tar_index import IndexedShard, index_shard
@@ -236,7 +236,7 @@ def _some(names: list[str]) -> str:
 
 def _unchanged(shard: IndexedShard, entry: ShardEntry, state: os.stat_result) -> bool:
     """Whether a shard is the file that was indexed, and was found then to be what the manifest says now."""
-    found = (state.st_size, state.st_mtime_ns, *file_identity(state))
+    found = (state.st_size, state.st_mtime_ns, *identity_of_file(state))
     same_file = found == (shard.bytes, shard.mtime_ns, shard.device, shard.inode)
     same_content = entry.sha256 in (None, shard.sha256) and entry.checksums in (None, shard.checksums)
     return same_file and same_content and entry.samples in (UNCOUNTED, shard.samples)

@@ -45,7 +45,6 @@ class StagedShards:
     """
 
     remote = True
-    content: str | None = None
 
     def __init__(self, manifest: Manifest, stage: Path, limit: int, stall_seconds: float) -> None:
         self._manifest = manifest
@@ -54,6 +53,8 @@ class StagedShards:
         self._remote = RemoteFolder(manifest.root, stall_seconds)
         digest = hashlib.blake2b(self._remote.root.encode(), digest_size=8).hexdigest()
         self._folder = stage / f"{self._remote.root.rpartition('/')[2]}-{digest}"
+        versions = [shard.version for shard in manifest.shards]
+        self.content = _short_digest(*map(str, versions)) if any(versions) else None
         self._prefetcher: tuple[int, _Prefetcher] | None = None
 
     def url(self, shard: int) -> str:
@@ -119,9 +120,10 @@ class StagedShards:
         return path
 
     def local_path(self, shard: int) -> Path:
-        """Where a shard is when it is staged; a shard whose content has another sha256 is another file."""
+        """Where a shard is when it is staged; a shard of another sha256, or of another version in its store, is another file."""
         entry = self._manifest.shards[shard]
-        return self._folder / f"{(entry.sha256 or 'unhashed')[:16]}{self._manifest.labels.tag}" / entry.name
+        content = entry.sha256 or (_short_digest(entry.version) if entry.version else "unhashed")
+        return self._folder / f"{content[:16]}{self._manifest.labels.tag}" / entry.name
 
     def _transfer(self, shard: int, path: Path) -> None:
         """Fetch, check and index one shard; its name appears last, when everything else is in place."""
@@ -162,6 +164,10 @@ class StagedShards:
                         path.unlink(missing_ok=True)
                         _index_path(path).unlink(missing_ok=True)
                         excess -= size
+
+
+def _short_digest(*texts: str) -> str:
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
 def _index_path(path: Path) -> Path:

@@ -23,7 +23,7 @@ import numpy as np
 
 from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, path_parts, split_of_word
 from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
-from sar_dist.data.shards.file_identity import file_identity
+from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, ReadAt, is_meta, key_of_member, walk_members
 
@@ -91,7 +91,12 @@ def index_shard(
         state = os.fstat(fd)
         if state.st_size == 0:
             raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
-        other = no_plain_tar(os.pread(fd, BLOCK, 0))
+        first = os.pread(fd, BLOCK, 0)
+        if first.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise DamagedShard(
+                f"shard {name}: it is a web page, as servers send to sign in, and no tar; fetch it with credentials"
+            )
+        other = no_plain_tar(first)
         if other is not None:
             raise DamagedShard(f"shard {name} {other}")
 
@@ -122,7 +127,7 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
         state.st_mtime_ns,
         len(found.samples),
         found.long_names,
-        *file_identity(state),
+        *identity_of_file(state),
         digest_of(records),
         bool(found.apart),
         found.passed_over,

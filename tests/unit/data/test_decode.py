@@ -228,6 +228,17 @@ def test_what_is_no_image_is_reported(data: bytes) -> None:
     assert "0x" not in caught.value.reason, "reasons are the same in every run"
 
 
+def test_a_png_with_a_flipped_bit_is_no_image() -> None:
+    """Pillow gives half of its pixels as they were, and the rest as anything."""
+    for kind in ("png", "png palette", "png animated"):
+        data = FILES[kind]()
+        whole = decode_image(data, 10**6)
+        assert torch.equal(decode_image(data + b"what some programs leave behind", 10**6), whole)
+        place = data.index(b"IDAT")
+        with pytest.raises(UndecodableImage, match="damaged PNG: another checksum of IDAT at byte"):
+            decode_image(data[: place + 40] + bytes([data[place + 40] ^ 4]) + data[place + 41 :], 10**6)
+
+
 def png_bomb(width: int, height: int) -> bytes:
     """A few bytes that claim to be a huge image."""
 

@@ -211,6 +211,52 @@ def test_what_stays_broken_is_one_line(web: tuple[str, Path, Faults], tmp_path: 
     assert not list((tmp_path / "stage").rglob("*.tar"))
 
 
+def test_only_not_found_means_that_a_file_is_not_there(
+    web: tuple[str, Path, Faults], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A classes.json that cannot be read for a while must not change what labels mean."""
+    url, folder, faults = web
+    make_shards(folder, [5], "imagenet1k-train")
+    info = {"num_samples": 5, "filenames": ["imagenet1k-train-0000.tar"], "shard_lengths": [5]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    (folder / "classes.json").write_text(json.dumps(["cat"]))
+    assert load_manifest(url, "train").classes == ("cat",)
+    for name in ("classes.json", "_info.json"):
+        faults.refused = {name: 500}
+        with pytest.raises(UserError, match=rf"cannot read http://.*/{name}: .*500.*\(6 attempts\)"):
+            load_manifest(url, "train")
+    faults.refused = {"classes.json": 403}
+    assert load_manifest(url, "train").classes is None
+    assert "classes.json may not be read (HTTP status 403)" in capsys.readouterr().err
+    faults.refused = {"imagenet1k-train-0000.tar": 403}
+    with pytest.raises(UserError, match=r"0000\.tar may not be read \(HTTP status 403\)"):
+        check_shards(load_manifest(url, "train"))
+
+
+def test_a_replaced_shard_without_sha256_is_another_one(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
+    url, folder, _ = web
+    contents = []
+    for count in (5, 40):
+        make_shards(folder, [count], "imagenet1k-train")
+        info = {"num_samples": count, "filenames": ["imagenet1k-train-0000.tar"], "shard_lengths": [count]}
+        (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+        manifest = load_manifest(url, "train")
+        shards = staged(manifest, tmp_path / "stage")
+        assert_whole(shards, manifest, folder)
+        contents.append(shards.content)
+    assert None not in contents
+    assert contents[0] != contents[1]
+
+
+def test_a_web_page_instead_of_a_shard_is_said(web: tuple[str, Path, Faults], tmp_path: Path) -> None:
+    url, folder, _ = web
+    (folder / "train-0.tar").write_bytes(b"<!DOCTYPE html><html>sign in</html>" + bytes(2000))
+    info = {"num_samples": 5, "filenames": ["train-0.tar"], "shard_lengths": [5]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    with pytest.raises(UserError, match=r"shard train-0\.tar: it is a web page"):
+        staged(load_manifest(url, "train"), tmp_path / "stage").fetch(0)
+
+
 def test_unknown_protocol() -> None:
     with pytest.raises(UserError, match=r"cannot read nosuch://a/b: .*sar_dist\[remote\]"):
         load_manifest("nosuch://a/b", "train")

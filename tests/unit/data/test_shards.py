@@ -435,7 +435,7 @@ def test_identity_is_what_all_nodes_agree_on(
     monkeypatch.setattr(file_identity, "_MOUNTS", tmp_path / "mounts")
     file_identity._in_user_space.cache_clear()
     device = os.makedev(8, 1) if "8:1" in mount else os.makedev(0, 41)
-    assert file_identity.file_identity(os.stat_result((0, 77, device, *[0] * 7))) == expected
+    assert file_identity.identity_of_file(os.stat_result((0, 77, device, *[0] * 7))) == expected
     file_identity._in_user_space.cache_clear()
 
 

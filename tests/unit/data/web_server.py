@@ -19,6 +19,7 @@ class Faults:
 
     planned: dict[str, list[str]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)  # status by name of a file, whatever is asked of it
     ranges: bool = True
 
     def next(self, path: str) -> str | None:
@@ -64,8 +65,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body:
             self.server.faults.requests.append(self.path)
             fault = self.server.faults.next(self.path)
-        if fault == "503":
-            self.send_error(503)
+        refused = self.server.faults.refused.get(self.path.rpartition("/")[2])
+        if refused or fault == "503":
+            self.send_error(refused or 503)
             return
         if fault == "more than stated":
             self.send_endlessly(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import write_tar
 from timm.data import ImageNetInfo, RealLabelsImagenet
 from torch import Tensor
 
@@ -139,6 +141,16 @@ def test_46837_images_have_real_labels() -> None:
 # --- class folders ----------------------------------------------------------------------------------------------------
 
 
+def test_other_images_under_the_same_names_are_another_set(tmp_path: Path, ten_classes: list[int]) -> None:
+    folders, corrupted = write(tmp_path / "data", [3, 4]), write_corruptions(tmp_path / "c", ten_classes)
+    for task, data in ((ImageNetSketch, folders), (ImageNetC, corrupted)):
+        before = make(task, data, allow_incomplete=True).prepare().fingerprints["val"]
+        assert make(task, data, allow_incomplete=True).prepare().fingerprints["val"] == before
+        file = sorted(data.rglob("*.jpeg"))[-1]
+        file.write_bytes(file.read_bytes())
+        assert make(task, data, allow_incomplete=True).prepare().fingerprints["val"] != before
+
+
 @pytest.mark.parametrize("task", [ImageNetA, ImageNetR])
 def test_subsets_of_200_classes(task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "images", 200)
@@ -201,6 +213,39 @@ def test_shards_without_imagenets_classes_are_refused(tmp_path: Path) -> None:
     write_splits(imagefolder_sources(tmp_path / "source", "val"), tmp_path / "shards", WritingOptions(0, 100, 1))
     with pytest.raises(UserError, match="'kind_1', that are not WordNet ids"):
         make(ImageNetSketch, tmp_path / "shards", allow_incomplete=True).prepare()
+
+
+def test_labels_that_count_a_sets_own_classes_are_refused(tmp_path: Path) -> None:
+    """Bare tars have no names: labels 0 to 199 would be taken for ImageNet's numbers."""
+    members = {
+        f"{label}.{kind}": content
+        for label in (0, 6)
+        for kind, content in (("jpg", colored(6)), ("cls", b"%d" % label))
+    }
+    write_tar(tmp_path / "val-0.tar", members)
+    with pytest.raises(
+        UserError, match=r"such as class 0 of ImageNet-1k; if its labels count its own classes, put a classes"
+    ):
+        make(ImageNetA, tmp_path, allow_incomplete=True).prepare()
+    (tmp_path / "classes.json").write_text(json.dumps([SYNSETS[label] for label in class_indices("imagenet_a")]))
+    assert len(make(ImageNetA, tmp_path, allow_incomplete=True).prepare().samples) == 2
+
+
+def test_1000_classes_in_words_must_be_in_imagenets_order(tmp_path: Path) -> None:
+    words = [f"{name}, {label}" for label, name in enumerate(ImageNetInfo("imagenet-1k").label_descriptions())]
+    write_tar(tmp_path / "val-0.tar", {"a.jpg": colored(6), "a.cls": b"6"})
+    for names, taken in ((words, True), (sorted(words), False), ([f"word {label}" for label in range(1000)], False)):
+        (tmp_path / "classes.json").write_text(json.dumps(names))
+        task = make(ImageNetSketch, tmp_path, allow_incomplete=True)
+        if taken:
+            assert len(task.prepare().samples) == 1
+            continue
+        with pytest.raises(UserError, match="nor all of ImageNet-1k's in its order"):
+            task.prepare()
+    backbone = FakeBackbone(oracle)
+    backbone.classes = tuple(sorted(words))
+    with pytest.raises(UserError, match="classes in another order"):
+        check_imagenet_classifier(backbone)
 
 
 def test_an_image_that_cannot_be_read_counts_as_wrong(tmp_path: Path) -> None:

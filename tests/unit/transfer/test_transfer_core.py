@@ -216,6 +216,18 @@ def test_tars_without_a_manifest_are_known_by_their_content(tmp_path):
     assert found[0] == found[2] != found[1]
 
 
+def test_files_exchanged_between_folders_are_another_set(folder):
+    """Names and sizes are the same then."""
+    root = folder
+    files = sorted(root.glob("train/*/*.jpg"))[:2]
+    before = open_labelled_samples(root, "train", "help").fingerprint
+    assert open_labelled_samples(root, "train", "help").fingerprint == before
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, reversed(contents), strict=True):
+        file.write_bytes(content)
+    assert open_labelled_samples(root, "train", "help").fingerprint != before
+
+
 def test_torchvision_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision_sets.datasets, "CIFAR10", FakeCifar)
     monkeypatch.setattr(torchvision_sets.datasets, "Flowers102", FakeFlowers)

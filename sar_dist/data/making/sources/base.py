@@ -7,7 +7,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,6 +66,10 @@ class Source(ABC):
     @abstractmethod
     def size(self) -> int:
         """Bytes of all members, about; to compare with the free space."""
+
+    def files(self) -> Iterator[str]:
+        """Paths of the files that the samples are read from as they are; none where the digest knows their content."""
+        return iter(())
 
     @property
     def prefix(self) -> str:
@@ -151,6 +155,9 @@ class FileSource(Source):
         digest = hashlib.sha256("\n".join(map(repr, self._samples)).encode())
         digest.update(self._sizes.tobytes())
         return digest.hexdigest()
+
+    def files(self) -> Iterator[str]:
+        return (os.path.join(self._root, path) for sample in self._samples for path in sample.files.values())
 
     def size(self) -> int:
         return int(self._sizes.sum())

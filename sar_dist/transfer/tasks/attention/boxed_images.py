@@ -15,6 +15,7 @@ from PIL import Image
 from sar_dist.data.layout import is_tiny_imagenet, tiny_imagenet_images
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
+from sar_dist.transfer import digest_of_files
 from sar_dist.transfer.tasks.attention.regions import image_size
 
 BOXES_FILE = "boxes.csv"
@@ -52,7 +53,10 @@ class BoxedImages:
             content = repr(self._boxes).encode()
         if not self._boxes:
             raise UserError(f"{table if table.is_file() else root} has no box of an image in {split}/")
-        self.fingerprint = hashlib.sha256(content + split.encode()).hexdigest()
+        listed = hashlib.sha256(content + split.encode()).hexdigest()
+        self.fingerprint = digest_of_files(
+            listed, (root / path for path in dict.fromkeys(path for path, _ in self._boxes))
+        )
 
     def __len__(self) -> int:
         return len(self._boxes)

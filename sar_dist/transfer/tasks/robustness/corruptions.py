@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from sar_dist import distributed
 from sar_dist.config import ImageSize, height_and_width, size_text
 from sar_dist.data.images import decode_image
 from sar_dist.errors import UserError
-from sar_dist.transfer import MAX_PIXELS, Outcome, described, limited
+from sar_dist.transfer import MAX_PIXELS, Outcome, described, digest_of_files, limited
 from sar_dist.transfer.tasks.robustness.samples import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
 from sar_dist.transfer.tasks.robustness.scores import (
     CORRUPTIONS,
@@ -89,8 +90,9 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
                 f"{images} images of {classes} classes at each severity instead of {IMAGES} of {IMAGENET_CLASSES}"
             )
         problem = self.check_whole("; ".join(problems) or None)
-        content = f"{FolderSamples(self.job.data, files).fingerprint} {sorted(folders)} {self.job.settings.limit}"
-        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        content = json.dumps([files, sorted(folders), self.job.settings.limit])
+        levels = [folders[name] / str(severity) for name in sorted(folders) for severity in SEVERITIES]
+        fingerprint = digest_of_files(content, (os.path.join(level, file.path) for level in levels for file in files))
         return CorruptedImages(folders, files, {"val": fingerprint}, problem)
 
     def run(self, prepared: CorruptedImages) -> Outcome:

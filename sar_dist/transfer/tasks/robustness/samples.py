@@ -6,7 +6,6 @@ The index lists and the ReaL labels are those that timm ships (``timm/data/_info
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -19,12 +18,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.data.layout import class_folders, is_image_name, is_left_over, member_extension, split_folders
+from sar_dist.data.layout import (
+    class_folders,
+    class_word,
+    is_image_name,
+    is_left_over,
+    member_extension,
+    split_folders,
+)
 from sar_dist.data.making.sources import read_bytes
 from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.transfer import RelabelledSamples, SampleSet, open_shard_samples
+from sar_dist.transfer import RelabelledSamples, SampleSet, ShardSamples, digest_of_files, open_shard_samples
 
 IMAGENET_CLASSES = 1000
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -40,7 +46,7 @@ class LabelledFile(NamedTuple):
 class FolderSamples:
     """Image files below a folder with given labels.
 
-    The fingerprint is of paths and labels: sets of millions of files are not opened before they are used.
+    The fingerprint is of paths, labels and states: sets of millions of files are not opened before they are used.
     """
 
     classes: tuple[str, ...] | None = None
@@ -48,7 +54,7 @@ class FolderSamples:
     def __init__(self, root: Path, files: Sequence[LabelledFile]) -> None:
         self._root = root
         self._files = files
-        self.fingerprint = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        self.fingerprint = digest_of_files(json.dumps(files), (os.path.join(root, file.path) for file in files))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -61,10 +67,14 @@ class FolderSamples:
 
 @dataclass(frozen=True)
 class FoundSamples:
-    """Samples with ImageNet labels, and the classes that the set is made of as far as that is known without reading."""
+    """Samples with ImageNet labels, and the classes that the set is made of.
+
+    ``by_number`` says that labels are taken for ImageNet's numbers, as no names tell what they are.
+    """
 
     samples: SampleSet
-    labels: frozenset[int] | None
+    labels: frozenset[int]
+    by_number: bool = False
 
 
 @functools.cache
@@ -90,6 +100,29 @@ def class_index(folder: str) -> int | None:
     if folder.isascii() and folder.isdecimal() and int(folder) < IMAGENET_CLASSES:
         return int(folder)
     return imagenet_synsets().get(folder)
+
+
+@functools.cache
+def _indices_of_words() -> Mapping[str, frozenset[int]]:
+    """Classes of each word in WordNet's list, such as "tench" and "tinca tinca"; a few words are of two classes."""
+    text = (resources.files("timm.data") / "_info" / "imagenet_synset_to_lemma.txt").read_text()
+    found: dict[str, set[int]] = {}
+    for synset, _, words in (line.partition("\t") for line in text.splitlines()):
+        if synset in imagenet_synsets():
+            for word in words.split(","):
+                found.setdefault(_plain(word), set()).add(imagenet_synsets()[synset])
+    return {word: frozenset(indices) for word, indices in found.items()}
+
+
+def _plain(word: str) -> str:
+    return class_word(word).replace("_", " ").casefold()
+
+
+def places_of_words(names: Sequence[str]) -> tuple[int, list[int]]:
+    """How many class names in words are ImageNet's for their label, and the labels whose name is that of other classes."""
+    known = [_indices_of_words().get(_plain(name.partition(",")[0])) for name in names]
+    right = sum(label in indices for label, indices in enumerate(known) if indices is not None)
+    return right, [label for label, indices in enumerate(known) if indices is not None and label not in indices]
 
 
 def list_class_folders(root: Path) -> list[LabelledFile]:
@@ -119,8 +152,16 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
     return sorted(found, key=lambda file: (file.label, file.path))
 
 
-def open_class_folders(root: Path, names: Sequence[str], data_help: str, label: str = LABEL_EXTENSION) -> FoundSamples:
+def open_class_folders(
+    root: Path,
+    names: Sequence[str],
+    data_help: str,
+    label: str = LABEL_EXTENSION,
+    known: tuple[str, ...] | None = None,
+) -> FoundSamples:
     """The set at ``root`` or in one of the folders ``names`` below it; class folders, or shards made of them.
+
+    ``known`` are names of ImageNet's classes by number, those of the model.
 
     Raises:
         UserError: there is no such thing, or its classes are not ImageNet's.
@@ -134,7 +175,7 @@ def open_class_folders(root: Path, names: Sequence[str], data_help: str, label: 
     )  # last: the archive of a set may lie beside its folders, and is no shard
     if shards is not None:
         shards.check_labels()
-        return _with_imagenet_labels(shards, root)
+        return _with_imagenet_labels(shards, root, known)
     raise UserError(f"no class folders in {root}; expected {data_help}")
 
 
@@ -190,19 +231,21 @@ class _MappedLabel:
         return self.table[label]
 
 
-def _with_imagenet_labels(shards: SampleSet, root: Path) -> FoundSamples:
+def _with_imagenet_labels(shards: ShardSamples, root: Path, known: tuple[str, ...] | None) -> FoundSamples:
     """Shards count the class folders that they were made of in alphabetical order; their names say which those were."""
     if shards.classes is None:
-        return FoundSamples(shards, None)
+        return FoundSamples(shards, frozenset(shards.labels()), by_number=True)
     indices = [class_index(name) for name in shards.classes]
     table = tuple(index for index in indices if index is not None)
     if len(table) == len(indices):
         return FoundSamples(RelabelledSamples(shards, _MappedLabel(table), f"labels {table}"), frozenset(table))
-    if len(indices) == IMAGENET_CLASSES:  # all of them, under other names, in their order
+    right, wrong = places_of_words(shards.classes)
+    # In ImageNet's order though in words: those of the model, or mostly WordNet's, as lists differ in a few.
+    if len(indices) == IMAGENET_CLASSES and (shards.classes == known or right > len(wrong)):
         return FoundSamples(shards, frozenset(range(IMAGENET_CLASSES)))
     raise UserError(
-        f"the manifest in {root} names {len(indices)} classes, such as {shards.classes[0]!r}, that are not WordNet ids; "
-        "make the shards from folders like n01440764 without a classes.json"
+        f"the manifest in {root} names {len(indices)} classes, such as {shards.classes[0]!r}, that are not WordNet ids, nor all of "
+        "ImageNet-1k's in its order; make the shards from folders like n01440764 without a classes.json"
     )
 
 

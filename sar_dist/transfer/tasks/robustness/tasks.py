@@ -39,6 +39,7 @@ from sar_dist.transfer.tasks.robustness.samples import (
     class_indices,
     open_class_folders,
     open_validation_images,
+    places_of_words,
     real_labels,
 )
 from sar_dist.transfer.tasks.robustness.scores import IntArray, real_top1, top_accuracies
@@ -101,20 +102,29 @@ class ClassFolderTask(RobustnessTask[RobustnessImages]):
 
     def prepare(self) -> RobustnessImages:
         check_imagenet_classifier(self.job.backbone)
-        found = open_class_folders(self.job.data, self.folder_names, self.data_help, self.job.settings.label)
+        settings = self.job.settings
+        found = open_class_folders(
+            self.job.data, self.folder_names, self.data_help, settings.label, self.job.backbone.classes
+        )
         every = (
             set(range(IMAGENET_CLASSES)) if self.class_list is None else set(class_indices(self.class_list).tolist())
         )
-        if found.labels is not None and (foreign := found.labels - every):
+        if foreign := found.labels - every:
+            remedy = (
+                "if its labels count its own classes, put a classes.json with the WordNet id of each, in their order, beside "
+                "the shards"
+                if found.by_number
+                else f"expected {self.data_help}"
+            )
             raise UserError(
                 f"{self.job.data} has {len(foreign)} classes that {self.name} does not have, such as class "
-                f"{min(foreign)} of ImageNet-1k; expected {self.data_help}"
+                f"{min(foreign)} of ImageNet-1k; {remedy}"
             )
-        classes = len(every if found.labels is None else found.labels)
+        classes = len(found.labels)
         whole = (len(found.samples), classes) == (self.images, len(every))
         counts = f"{len(found.samples)} images of {classes} classes instead of {self.images} of {len(every)}"
         problem = self.check_whole(None if whole else counts)
-        return RobustnessImages("val", limited(found.samples, self.job.settings.limit), problem)
+        return RobustnessImages("val", limited(found.samples, settings.limit), problem)
 
     def run(self, prepared: RobustnessImages) -> Outcome:
         indices = None if self.class_list is None else class_indices(self.class_list)
@@ -238,6 +248,12 @@ def check_imagenet_classifier(backbone: Backbone) -> None:
                 f"{backbone.spec} has other classes than ImageNet-1k, or another order: its label {label} is {name}, which "
                 f"is {'no class' if index is None else f'class {index}'} there; measure it on its own set with imagenet_val"
             )
+    right, wrong = places_of_words(backbone.classes or ())
+    if len(wrong) > right:
+        raise UserError(
+            f"{backbone.spec} has ImageNet-1k's classes in another order: {len(wrong)} names are not those of their labels, the "
+            f"first is {(backbone.classes or ())[wrong[0]]!r} for {wrong[0]}; measure it on its own set with imagenet_val"
+        )
 
 
 def predict(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from sar_dist import distributed
-from sar_dist.data.images import UndecodableImage, decode_image
+from sar_dist.data.images import UndecodableImage, check_png, decode_image
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
@@ -101,6 +101,7 @@ def decode_labels(data: bytes, key: str) -> Tensor:
         UndecodableImage: damaged, or not a PNG.
         UserError: the PNG holds colours instead of labels, or grey values of less than 8 bits.
     """
+    check_png(data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("L", "P"):
