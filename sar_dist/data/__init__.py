@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sar_dist.data.prefetch import prefetch_to_device
     from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
     from sar_dist.data.train_sizes import SizedTransforms, TrainSizes
-    from sar_dist.data.training_sets import TrainingSet, check_validation_labels, match_classes, set_names
+    from sar_dist.data.training_sets import TrainingSet, match_classes, set_names, warn_of_validation_labels
     from sar_dist.data.workers import with_workers
 else:
     __getattr__ = lazy_face(
@@ -24,7 +24,7 @@ else:
             ".prefetch": "prefetch_to_device",
             ".shards": "DamagedShard Manifest ShardEntry check_shards load_manifest",
             ".train_sizes": "SizedTransforms TrainSizes",
-            ".training_sets": "TrainingSet check_validation_labels match_classes set_names",
+            ".training_sets": "TrainingSet warn_of_validation_labels match_classes set_names",
             ".workers": "with_workers",
         },
     )
@@ -41,12 +41,12 @@ __all__ = [
     "TrainingSet",
     "ValidationLoader",
     "check_shards",
-    "check_validation_labels",
     "decoder_problem",
     "device_batches",
     "load_manifest",
     "match_classes",
     "prefetch_to_device",
     "set_names",
+    "warn_of_validation_labels",
     "with_workers",
 ]

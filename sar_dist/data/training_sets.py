@@ -108,13 +108,10 @@ def match_classes(
     return tuple(labels[wanted[label]] if label in wanted else NO_LABEL for label in range(len(theirs)))
 
 
-def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_classes: int) -> None:
+def warn_of_validation_labels(sets: Sequence[TrainingSet], val: Manifest) -> None:
     """Say what in the labels of validation images cannot mean the classes of the training images.
 
     Names of classes tell more, where both have them; so nothing is said then, nor of sets behind a URL.
-
-    Raises:
-        UserError: labels of ``val`` are counted from 1, and hence go to ``num_classes``, beyond the model's classes.
     """
     if val.classes is not None and any(each.manifest.classes is not None for each in sets):
         return
@@ -123,10 +120,6 @@ def check_validation_labels(sets: Sequence[TrainingSet], val: Manifest, num_clas
         return
     ours = {label for labels in of_sets for label in labels}
     ranges = f"labels are {min(theirs)} to {max(theirs)}, and those of data.train {min(ours)} to {max(ours)}"
-    if (min(theirs), max(theirs)) == (1, num_classes):
-        raise UserError(
-            f"data.val: {ranges}, of a model of {num_classes} classes; number the classes of {val.root} from 0, as in training"
-        )
     unseen = sorted(theirs - ours)
     if unseen:
         warn(f"data.val: {len(unseen)} labels are those of no training image, such as {unseen[0]}: {ranges}")

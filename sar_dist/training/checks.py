@@ -18,10 +18,10 @@ from sar_dist.data import (
     Manifest,
     TrainingSet,
     check_shards,
-    check_validation_labels,
     load_manifest,
     match_classes,
     set_names,
+    warn_of_validation_labels,
 )
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word
@@ -83,7 +83,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     train = check_training_data(config)
     val = check_data("data.val", config.data.val, config)
     check_same_classes(naming_set(train) or train[0].manifest, val)
-    check_validation_labels(train, val, config.model.num_classes)
+    warn_of_validation_labels(train, val)
     for each in train:
         warn_of_shared_shards(each.manifest, val)
     total = sum(each.manifest.total for each in train)

@@ -10,7 +10,7 @@ import pytest
 from support import jpeg, write_tar
 
 from sar_dist.config import RunConfig, load_config
-from sar_dist.data import Manifest, TrainingSet, check_validation_labels, load_manifest
+from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, warn_of_validation_labels
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in
@@ -154,14 +154,17 @@ def test_validation_labels_that_mean_other_classes_are_said(tmp_path: Path, caps
             ([1, 2, 3], "labels are 1 to 3, and those of data.train 0 to 3; make sure that classes"),
         )
     ):
-        check_validation_labels(train, labelled(f"val-{number}", labels), 5)
+        warn_of_validation_labels(train, labelled(f"val-{number}", labels))
         printed = capsys.readouterr().err
         assert said in printed
         assert bool(said) == bool(printed)
-    with pytest.raises(UserError, match=r"1 to 4, .* 0 to 3, of a model of 4 classes; number the classes of .* from 0"):
-        check_validation_labels(train, labelled("val-last", [1, 2, 3, 4]), 4)
+    with pytest.raises(
+        UserError, match=r"val samples in .* begin at 1: .* some are 4, of 4 classes; number the classes from 0"
+    ):
+        check_shards(labelled("val-last", [1, 2, 3, 4]), num_classes=4)
+    capsys.readouterr()
     other = TrainingSet(labelled("train-b", [0]), classes=(4,))
-    check_validation_labels((*train, other), labelled("val-all", [0, 4]), 5)
+    warn_of_validation_labels((*train, other), labelled("val-all", [0, 4]))
     assert capsys.readouterr().err == ""
 
 
