@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
 _YCBCR = 1  # Adobe's number of the transform
 # Most files of a data set have the same ones, or one of a few.
 _KEPT_TABLES = 256
+# Of the 2^16 words of 16 bits, how many begin with one code of 1, 2, ... 16 bits.
+_SPACE_OF_A_CODE = tuple(1 << (16 - length) for length in range(1, 17))
 # A larger image takes more of the device's memory than it saves time.
 _MOST_PIXELS = 1 << 24
 
@@ -190,9 +193,9 @@ def _huffman_tables(segment: bytes) -> frozenset[int]:
     while position < len(segment):
         kind, counts = segment[position], segment[position + 1 : position + 17]
         symbols = segment[position + 17 : position + 17 + sum(counts)]
-        space = sum(count << (16 - length) for length, count in enumerate(counts, 1))
+        space = sum(map(mul, counts, _SPACE_OF_A_CODE))
         # A difference of two 8-bit averages has at most 11 bits.
-        wrong_symbol = not kind & 0x10 and any(each > 11 for each in symbols)
+        wrong_symbol = not kind & 0x10 and max(symbols, default=0) > 11
         if kind not in (0, 1, 2, 3, 16, 17, 18, 19) or space >= 1 << 16 or len(symbols) != sum(counts) or wrong_symbol:
             raise NotSound("damaged")
         found.add(kind)
