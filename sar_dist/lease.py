@@ -3,7 +3,8 @@
 The holder is a file in ``FOLDER/.holder/``, whose name is a number that only grows: the highest one counts. It is written
 under another name and linked to its own, so that it is never half there, and of several starts that want the next number
 exactly one gets it. It says who the holder is, and a thread of the holder rewrites a counter in it every few seconds;
-when the run ends it says so and stays, which keeps the numbers growing.
+when the run ends it says so and stays, which keeps the numbers growing. Where it was deleted and nobody else has come, the
+holder makes it anew; where the whole folder was moved, the holder has lost it: it writes nothing where the folder was.
 
 A holder is dead if it ran under the same kernel and PID namespace and its process is gone; or if its file has not
 changed while the new start *watched* it for ``patience`` seconds of its own monotonic clock. No time stamp is compared:
@@ -12,6 +13,7 @@ clocks of nodes and file servers differ.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -48,7 +50,9 @@ class Lease:
 
     def __init__(self, path: Path, record: dict[str, Any], renew_every: float) -> None:
         self.path = path
-        self.lost = False
+        self._loss: str | None = None
+        self._run = path.parent.parent
+        self._place = _Place(self._run)
         self._record = record
         self._renewals = 0
         self._renew_every = renew_every
@@ -56,31 +60,36 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="holder of a folder", daemon=True)
         self._thread.start()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the directory is another's by now, or elsewhere; known within ``renew_every`` seconds."""
+        return self._loss is not None
+
     def check(self) -> None:
         """Look now whether the directory is still held.
 
         Raises:
-            UserError: another start has taken it over, because this process was stopped or cut off for long.
+            UserError: another start has taken it over, because this process was stopped or cut off for long or the holder's
+                file was deleted; or the directory was moved.
         """
-        self.lost = self.lost or self._was_taken_over()
-        if self.lost:
-            raise UserError(
-                f"{self.path.parent.parent} was taken over by another start while this process stood still; "
-                "nothing more is written here"
-            )
+        self._loss = self._loss or self._look()
+        if self._loss is not None:
+            raise UserError(f"{self._loss}; nothing more is written here")
 
     def release(self) -> None:
         """Let the directory go. What cannot be written down, as on a full disk, the end of this process says too."""
         self._ended.set()
         self._thread.join()
+        self._loss = self._loss or self._look()
         if not self.lost:
             self._record["released"] = True
             self._write()
+        self._place.close()
 
     def _keep(self) -> None:
         while not self._ended.wait(self._renew_every):
-            if self._was_taken_over():
-                self.lost = True
+            self._loss = self._loss or self._look()
+            if self.lost:
                 return
             self._renewals += 1
             self._write()
@@ -88,7 +97,7 @@ class Lease:
     def _write(self) -> None:
         """Rewrite this holder's file in place: on a full disk there is room for what is there already."""
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path, os.O_WRONLY)
             try:
                 os.ftruncate(descriptor, os.pwrite(descriptor, _encode(self._record, self._renewals), 0))
             finally:
@@ -96,11 +105,67 @@ class Lease:
         except OSError:  # full, read-only or gone for a while: the next renewal tries again, and training goes on
             return
 
-    def _was_taken_over(self) -> bool:
+    def _look(self) -> str | None:
+        """How the directory was lost, or None; a holder's file that somebody deleted is made anew."""
+        taken_over = f"{self._run} was taken over by another start while this process stood still"
         try:
-            return any(number > int(self.path.name) for number in _numbers(self.path.parent))
+            new_place = self._place.moved_to()
+            if new_place is not None:
+                return (
+                    f"{self._run} was moved to {new_place} while it was in use; "
+                    "give that as run.dir and run.name to go on from its last checkpoint"
+                )
+            if not self.path.exists():
+                taken_over = f"{self._run} was taken over by another start, as {self.path} had been deleted"
+                if not self._others():
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    _make(self.path, _encode(self._record, self._renewals))
+                    if self._others():  # came at the same time: one of the two has to go
+                        self.path.unlink()
+            is_another = _decode(_read(self.path) or b"").get("token", self._record["token"]) != self._record["token"]
+            is_lost = is_another or not self.path.exists() or max(_numbers(self.path.parent)) > int(self.path.name)
+            return taken_over if is_lost else None
         except OSError:  # the disk is away; nobody can take over what nobody sees
-            return False
+            return None
+        except UserError as error:  # something that is no file has its place
+            return str(error)
+
+    def _others(self) -> bool:
+        folder = self.path.parent
+        return folder.is_dir() and any(number != int(self.path.name) for number in _numbers(folder))
+
+
+class _Place:
+    """Where a folder is, whatever it is called by now. Only Linux tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._first = self._now()
+
+    def moved_to(self) -> str | None:
+        """Its new path, if it was moved and its name leads to it no more. Raises OSError."""
+        now = self._now()
+        if self._descriptor is None or now in (None, self._first) or not os.path.isdir(now):  # deleted: no folder
+            return None
+        try:
+            still_there = os.path.samestat(os.stat(self._folder), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            still_there = False
+        return None if still_there else now
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _now(self) -> str | None:
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/self/fd/{self._descriptor}")
+        return None
 
 
 def acquire(

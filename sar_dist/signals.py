@@ -5,8 +5,8 @@ long checks or a wait for other processes are not sat out. A thread does that, b
 the main thread comes back from the library it is in.
 
 Once training has begun the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
-``sar_dist.training.preemption`` agrees on them between the processes. A second signal leaves at once, which is safe:
-checkpoints are committed by a rename.
+``sar_dist.training.preemption`` agrees on them between the processes. A second signal leaves at once, also where the main
+thread waits for a process that stands still, which is safe: checkpoints are committed by a rename.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ _SAME_REQUEST_SECONDS = 2.0  # a launcher that forwards a signal to its process 
 _LOOK_SECONDS = 1.0
 
 _received: signal.Signals | None = None
-_received_at = 0.0
 _training = False
 _launcher_is_gone = False
 
@@ -86,16 +85,13 @@ def write_marker(text: str) -> str | None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _received, _received_at
-    if _received is None:
-        _received, _received_at = signal.Signals(number), time.monotonic()
-    elif time.monotonic() - _received_at > _SAME_REQUEST_SECONDS:
-        os._exit(128 + number)
+    """Nothing more than that there is a handler: Python writes the signal's number into the pipe, and the thread acts."""
 
 
 def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
     """The thread: reads the signals that Python writes into the pipe, and looks after the launchers every second."""
-    global _launcher_is_gone
+    global _launcher_is_gone, _received
+    received_at = 0.0
     while True:
         ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
         numbers = os.read(signals, 64) if ready else b""
@@ -105,6 +101,10 @@ def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
             if stops[0] != signal.SIGINT and is_main_process():
                 write_marker(f"before training began: {name}\n")
             _end_start(f"stopped by {name}", 128 + stops[0])
+        if stops and _received is None:
+            _received, received_at = signal.Signals(stops[0]), time.monotonic()
+        elif stops and time.monotonic() - received_at > _SAME_REQUEST_SECONDS:
+            os._exit(128 + stops[0])
         if not _launcher_is_gone and not all(launcher.is_alive() for launcher in launchers):
             _launcher_is_gone = True
             if not _training:

@@ -132,10 +132,7 @@ class CheckpointStore:
     def _remove_leftovers(self) -> None:
         in_folders = (part for folder in layout.complete_checkpoints(self.root) for part in folder.glob(PART_FILES))
         for leftover in (*self.root.glob(".tmp-*"), *self.root.glob(PART_FILES), *in_folders):
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+            _delete(leftover)
 
     def save(self, step: int, tensors: dict[str, Tensor], index: RankIndex, shared: SharedState) -> None:
         """Start to write a checkpoint; returns once an earlier one is written. Call on every process.
@@ -324,8 +321,8 @@ class CheckpointStore:
         manifest = manifest_json(shared, run_id=run_id, step=step, world_size=world, files=files)
         write_durably(folder / layout.MANIFEST, manifest)
         final = self.root / layout.step_name(step)
-        if final.exists():  # a damaged one of the same step, which the run resumed from before
-            shutil.rmtree(final)
+        if os.path.lexists(final):  # a damaged one of the same step, which the run resumed from before
+            _delete(final)
             self._damaged.discard(final.name)
         folder.rename(final)
         sync_folder(self.root)
@@ -367,8 +364,19 @@ class CheckpointStore:
 
 
 def _remove(folder: Path) -> None:
-    doomed = folder.rename(folder.with_name(f".tmp-retired-{folder.name}"))  # never half a checkpoint
-    shutil.rmtree(doomed)
+    """Delete a checkpoint that is not kept; where that fails, it only takes room, and the new one is saved all the same."""
+    try:
+        _delete(folder.rename(folder.with_name(f".tmp-retired-{folder.name}")))  # never half a checkpoint
+    except OSError as error:
+        warn(f"warning: {folder}, which is no longer needed, could not be deleted: {error.strerror}")
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder or file; of a link, such as to a checkpoint that was moved to another disk, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _reason(error: Exception) -> str:

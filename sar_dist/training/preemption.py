@@ -34,7 +34,7 @@ class AgreedStop:
 
     Args:
         max_hours: stop after this many hours from now; None for no limit.
-        lost: says whether another start has taken the run over.
+        lost: says whether the run directory is not this start's any more.
     """
 
     def __init__(self, max_hours: float | None, lost: Callable[[], bool]) -> None:
@@ -103,5 +103,5 @@ def _describe(flags: torch.Tensor) -> str | None:
     if orphaned:
         return "the launcher has gone"
     if lost:
-        return "another start has taken the run over"
+        return "the run directory is not this start's any more"
     return "run.max_hours is over" if late else None

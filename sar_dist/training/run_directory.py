@@ -107,14 +107,14 @@ class RunDirectory:
 
     @property
     def lost(self) -> bool:
-        """Whether another start has taken the directory over; known on the main process, within seconds."""
+        """Whether another start has taken the directory over, or it was moved; known on the main process, within seconds."""
         return self._lease is not None and self._lease.lost
 
     def check_held(self) -> None:
         """Make sure, before something is written, that the directory is still this run's. Call on the main process.
 
         Raises:
-            UserError: another start has taken it over.
+            UserError: another start has taken it over, or it was moved.
         """
         if self._lease is not None:
             self._lease.check()
