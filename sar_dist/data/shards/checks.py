@@ -40,6 +40,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
+from sar_dist.data.shards.odd_members import odd_members
 from sar_dist.data.shards.remote import (
     MAX_MANIFEST_BYTES,
     check_remote_sizes,
@@ -343,25 +344,8 @@ def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
             f"{manifest.root}: {len(copies)} shards hold the same samples as another one, such as {' and '.join(copies[0])}; "
             "remove the copies"
         )
-    passed_over = [(shard.passed_over, shard.name) for shard in shards if shard.passed_over[0]]
-    if passed_over:
-        count, name = sum(number for (number, _), _ in passed_over), passed_over[0][0][1]
-        warn(
-            f"{manifest.root}: left out {count} members that belong to no sample, such as {name!r} in {passed_over[0][1]}"
-        )
-    joined = [(shard.joined, shard.name) for shard in shards if shard.joined[0]]
-    if joined:
-        count, name = sum(number for (number, _), _ in joined), joined[0][0][1]
-        warn(
-            f"{manifest.root}: {count} images such as {name!r} in {joined[0][1]} belong to a sample that has another image "
-            "already, and are not used: a key ends at the first dot of a name"
-        )
-    scattered = [shard.name for shard in shards if shard.scattered]
-    if scattered:
-        warn(
-            f"{manifest.root}: in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "
-            "other; they were put together by key"
-        )
+    for line in odd_members(shards):
+        warn(f"{manifest.root}: {line}")
 
 
 def open_index(manifest: Manifest) -> ShardIndex:
