@@ -26,11 +26,27 @@ class CannotMeet(UserError):
 
 def described(error: BaseException) -> str:
     """Kind and text of what a user's own code raised, which can be anything, in one line that is not too long."""
-    try:
-        text = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 -- its own text is that code's too
-        text = "its text cannot be shown"
+    text = text_of(error)
     return shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__, 500)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception, which a user's own class may make, in one line."""
+    return " ".join(_text(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text; empty: it has none."""
+    return next(iter(_text(error).strip().splitlines()), "")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 -- its own text is that code's too
+        return f"a {type(error).__name__} whose text cannot be shown"
 
 
 def shortened(text: str, limit: int = 200) -> str:

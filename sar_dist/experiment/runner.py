@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.config import RunConfig, apply_overrides, load_config
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 from sar_dist.experiment.jobs import Job, run_jobs
 from sar_dist.experiment.records import RunRecord, read_record, record_file
 from sar_dist.experiment.results import PARTIAL, compared
@@ -143,13 +143,13 @@ def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluati
             try:
                 logged.append(f"loss_{term_class(term['name']).name}")
             except UserError as error:
-                raise UserError(f"arm {arm.name}: {error}") from error
+                raise UserError(f"arm {arm.name}: {text_of(error)}") from error
     _check_measures(experiment, logged)
     for evaluation in experiment.evaluations if evaluations else ():
         try:
             apply_overrides(find_task(evaluation.task).settings_type, _overrides({"seed": 0, **evaluation.settings}))
         except UserError as error:
-            raise UserError(f"evaluation {evaluation.name}: {error}") from error
+            raise UserError(f"evaluation {evaluation.name}: {text_of(error)}") from error
 
 
 def _check_measures(experiment: Experiment, logged: Sequence[str]) -> None:

@@ -50,7 +50,8 @@ from sar_dist.data.shards.remote import (
     with_versions,
 )
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
-from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, read_members
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
@@ -187,9 +188,18 @@ def _tars_below(root: Path) -> list[str]:
     for folder, folders, files in os.walk(root):
         top = folder == str(root)  # where folders called like splits are read as such
         folders[:] = [name for name in folders if not is_left_over(name) and not (top and split_of_word(name))]
-        if not top:
-            found += [Path(folder, name) for name in files if name.lower().endswith(".tar") and not is_left_over(name)]
+        # A link is looked into, but not below: it may lead to all of the machine's files.
+        linked = [Path(folder, name) for name in folders if os.path.islink(Path(folder, name))]
+        for place, names in [*([] if top else [(Path(folder), files)]), *((link, _names_in(link)) for link in linked)]:
+            found += [place / name for name in names if name.lower().endswith(".tar") and not is_left_over(name)]
     return sorted(str(path.relative_to(root)) for path in found)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # not ours to read, so not ours to count
+        return []
 
 
 def _closed_archives(root: Path) -> list[str]:
@@ -291,9 +301,10 @@ def check_shards(
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
     if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
-        where = ".".join([manifest.labels.member, *manifest.labels.fields])
+        found = _label_found(manifest, index, int(bad[0]))
+        held = "" if found is None else f" (a number, or a word of {CLASSES_NAME}): the first holds {found}"
         raise UserError(
-            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {where}; data.label says "
+            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {manifest.labels.where}{held}; data.label says "
             f"where labels are, such as data.label=json.label, and a {CLASSES_NAME} beside the shards what words mean"
         )
     if len(bad) > max_bad_fraction * manifest.total:
@@ -303,11 +314,30 @@ def check_shards(
         )
         counts = ((int(no_image.sum()), "an image"), (int(unlabelled.sum()), wanted))
         causes = " and ".join(f"{count} without {what}" for count, what in counts if count)
+        found = str(labels[bad[0]]) if labels[bad[0]] != NO_LABEL else _label_found(manifest, index, int(bad[0]))
         raise UserError(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
-            f"sample {position} of shard {manifest.shards[shard].name}, with label {labels[bad[0]]}. "
+            f"sample {position} of shard {manifest.shards[shard].name}, with {'no label' if found is None else f'label {found}'}. "
             f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
         )
+
+
+def _label_found(manifest: Manifest, index: ShardIndex, sample: int) -> str | None:
+    """What a local sample holds in the place of a label that is none, see ``LabelSource.found``."""
+    number, place = manifest.locate(sample)
+    shard, start = index.shards[number], int(index.of_shard(number)["start"][place])
+    try:
+        with Path(manifest.root, shard.name).open("rb", buffering=0) as file:
+            members = read_members(
+                lambda offset, count: os.pread(file.fileno(), count, offset),
+                shard.bytes,
+                shard.name,
+                start,
+                scattered=shard.scattered,
+            )
+    except (OSError, DamagedShard):  # it was read a moment ago; what is said goes without
+        return None
+    return manifest.labels.found(members.data)
 
 
 def _refuse_labels_from_one(manifest: Manifest, labels: np.ndarray, num_classes: int) -> None:
