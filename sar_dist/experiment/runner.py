@@ -155,17 +155,28 @@ def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluati
 def _check_measures(experiment: Experiment, logged: Sequence[str]) -> None:
     """Raises UserError if an analysis measures something of which no table will have a row; ``logged`` are its terms' losses."""
     rows = dict.fromkeys(quantity.title for quantity in compared(with_unknown_terms(QUANTITIES, logged)))
-    shown = {evaluation.name: evaluation.metrics for evaluation in experiment.evaluations}
+    shown = {evaluation.name: _shown_metrics(evaluation) for evaluation in experiment.evaluations}
     for measure in (each for analysis in experiment.analysis for each in analysis.primary):
         evaluation, _, metric = measure.metric.removesuffix(PARTIAL).partition(": ")
-        # What the primary metric of an evaluation is, which is the one that shows where none is named, its end says.
         known = metric and evaluation in shown and metric in (shown[evaluation] or (metric,))
         if measure.metric not in rows and not known:
             named = [f"{name}: {each}" for name, metrics in shown.items() for each in metrics or ("METRIC",)]
+            more = " (of others an evaluation has, its `metrics` say which are shown)" if evaluation in shown else ""
             raise UserError(
                 f"the analysis measures {measure.metric!r}, of which the tables will have no row; they have "
-                f"{'; '.join([*rows, *named])}"
+                f"{'; '.join([*rows, *named])}{more}"
             )
+
+
+def _shown_metrics(evaluation: Evaluation) -> tuple[str, ...]:
+    """Those of which the tables have a row; none where only the end of an evaluation says what its primary metric is."""
+    if evaluation.metrics:
+        return evaluation.metrics
+    try:
+        primary = find_task(evaluation.task).primary
+    except UserError as error:
+        raise UserError(f"evaluation {evaluation.name}: {text_of(error)}") from error
+    return () if primary is None else (primary,)
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from shard_factory import image_of, make_shards, sample_members, tar_bytes
 
 from sar_dist.data.making.sources import FileSample, FileSource
@@ -104,3 +107,21 @@ def test_verify_tells_shards_without_labels_from_sets_without(
     assert (
         "shard train-0.tar: none of its 2 samples has a label in cls, unlike those of other" in capsys.readouterr().out
     )
+
+
+def test_a_jpeg_of_which_libjpeg_warns_is_good_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One whose second half is zeros: every decoder makes a picture of it, and training takes it."""
+    pytest.importorskip("simplejpeg")
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(out, "JPEG")
+    whole = out.getvalue()
+    damaged = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    members = [("a.jpg", whole), ("a.cls", b"0"), ("b.jpg", damaged), ("b.cls", b"0")]
+    (tmp_path / "train-0.tar").write_bytes(tar_bytes(members))
+    verify_folder(tmp_path, processes=1)
+    assert capsys.readouterr().err == ""
+    verify_folder(tmp_path, deep=True, processes=1)
+    said = capsys.readouterr()
+    assert "2 samples, 0 bad" in said.out
+    assert "1 images can be decoded, but libjpeg warns of them" in said.err
+    assert "the first in shard train-0.tar, b: " in said.err
