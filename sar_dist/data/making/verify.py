@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +38,9 @@ from sar_dist.errors import UserError
 from sar_dist.output import say, warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
+
+# In a member's name: a line break would make two lines of one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass
@@ -154,7 +158,7 @@ def verify_folder(
         _report_unlabelled(reports, manifest.labels)
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
-                say(line)
+                say(_CONTROL.sub(lambda found: repr(found[0])[1:-1], line))
                 problems += 1
         _say_doubtful(reports)
         say_what_is_odd(manifest, [report.indexed for report in reports if report.indexed is not None])

@@ -95,7 +95,9 @@ def find_manifest(root: Path, split: Split, label: str = LABEL_EXTENSION) -> Man
     A ``classes.json`` beside shards of others, or above their folders train and val, says what class words mean.
     """
     manifest = _find_manifest(root, split)
-    file = next((file for place in (manifest.root, root) if (file := Path(place, CLASSES_NAME)).is_file()), None)
+    file = next(
+        (Path(place, CLASSES_NAME) for place in (manifest.root, root) if _has_file(Path(place), CLASSES_NAME)), None
+    )
     if manifest.classes is not None or file is None:
         return replace(manifest, labels=parse_label_source(label, {}))
     table = read_label_words(file)
@@ -106,7 +108,7 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
         do = "give the folder that it lies in" if root.is_file() else f"{HOW_TO_MAKE} or set data.{split}"
         raise UserError(f"no {split} shards: {root} is not a folder; {do}")
-    if (root / MANIFEST_NAME).is_file():
+    if _has_file(root, MANIFEST_NAME):
         content = _read_json(root / MANIFEST_NAME)
         if split == "train" and isinstance(content, dict) and content.get("split") == "val":
             warn(f"{root}: these shards were made as a validation split, and are taken for training images")
@@ -117,7 +119,7 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
         raise UserError(
             f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
         )
-    if (root / TIMM_INFO_NAME).is_file():
+    if _has_file(root, TIMM_INFO_NAME):
         content = _read_json(root / TIMM_INFO_NAME)
         manifest = parse_timm_info(content, str(root), split)
         _say_unlisted(root, TIMM_INFO_NAME, _all_listed(content["splits"]))
@@ -130,6 +132,15 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
         return _find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
+
+
+def _has_file(root: Path, name: str) -> bool:
+    """Whether the folder has a file that says what its shards are. Raises UserError for a link to nothing or a folder called so."""
+    path = root / name
+    if os.path.lexists(path) and not path.is_file():
+        what = "is a link to nothing" if path.is_symlink() and not path.exists() else "is no file"
+        raise UserError(f"{path} {what}; restore or remove it")
+    return path.is_file()
 
 
 def _all_listed(splits: Mapping[str, Any]) -> set[str]:
@@ -236,7 +247,7 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False
 
     Raises UserError if there is none.
     """
-    if (root / MANIFEST_NAME).is_file():
+    if _has_file(root, MANIFEST_NAME):
         content = _read_json(root / MANIFEST_NAME)
         split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
         return [find_manifest(root, split, label)]

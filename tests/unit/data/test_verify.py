@@ -125,3 +125,23 @@ def test_a_jpeg_of_which_libjpeg_warns_is_good_and_said(tmp_path: Path, capsys: 
     assert "2 samples, 0 bad" in said.out
     assert "1 images can be decoded, but libjpeg warns of them" in said.err
     assert "the first in shard train-0.tar, b: " in said.err
+
+
+def test_a_name_with_a_line_break_stays_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train-0.tar").write_bytes(tar_bytes([("a\nb.jpg", image_of(0)), ("a\nb.cls", b"x")]))
+    with pytest.raises(UserError):
+        verify_folder(tmp_path, processes=1)
+    assert r"shard train-0.tar: a\nb: label 'x' is neither" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "_info.json", "classes.json"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_describes_shards_is_a_file_or_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """Taken for absent, it would change what is read or what labels mean."""
+    make_shards(tmp_path, [3], "train")
+    if kind == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=rf"{name} is (no file|a link to nothing); restore or remove it"):
+        verify_folder(tmp_path, processes=1)
