@@ -186,6 +186,7 @@ def _say_left_out(root: Path, *, tests: bool) -> None:
     for what, left_out in (
         ("archives that are compressed or not downloaded to their end", _closed_archives(root)),
         ("folders called like tars", [path.name for path in tars if path.is_dir()]),
+        ("pipes or devices called like tars", [p.name for p in tars if not p.is_file() and not p.is_dir()]),
         (".tar files in the folders in it", _tars_below(root)),
         ("test shards", splits_by_name(names, str(root)).get("test") if tests else None),
     ):

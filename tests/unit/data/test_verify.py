@@ -145,3 +145,10 @@ def test_what_describes_shards_is_a_file_or_refused(tmp_path: Path, name: str, k
         (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(UserError, match=rf"{name} is (no file|a link to nothing); restore or remove it"):
         verify_folder(tmp_path, processes=1)
+
+
+def test_a_pipe_called_like_a_tar_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_shards(tmp_path, [3], "train")
+    os.mkfifo(tmp_path / "train-1.tar")
+    verify_folder(tmp_path, processes=1)
+    assert "left out 1 pipes or devices called like tars, such as train-1.tar" in capsys.readouterr().err
