@@ -28,9 +28,18 @@ def refuse_other_forms(value: Any) -> Any:
             return value
         inside = value.strip()
         raise ValueError(f"several sets are written as a list: {shortened(f'[{inside}]', _MOST_LETTERS)}")
-    if isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(map(_is_no_set, value))):
+    if isinstance(value, Mapping) or (_is_list(value) and any(map(_is_no_set, value))):
         raise ValueError(f"several sets are written {shortened(_written([*_entries(value)]), _MOST_LETTERS)}")
+    lacking = [item for item in value if isinstance(item, Mapping) and "shards" not in item] if _is_list(value) else []
+    if lacking:
+        raise ValueError(
+            f"{shortened(_written_set(lacking[0]), 80)} names no shards; a set is {{shards: A, weight: 1}}"
+        )
     return value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def refuse_several(value: Any) -> Any:
@@ -43,13 +52,16 @@ def refuse_several(value: Any) -> Any:
 def _is_no_set(item: Any) -> bool:
     """Whether an item of a list is no mapping, lacks its weight, or has sets for keys (a model has been checked already)."""
     if isinstance(item, Mapping):
-        return ("shards" in item and "weight" not in item) or _KEYS.isdisjoint(item)
+        lacks_weight = "shards" in item and "weight" not in item
+        return lacks_weight or _KEYS.isdisjoint(item) or isinstance(item.get("shards"), list | tuple)
     return not hasattr(item, "weight")
 
 
 def _entries(value: Any) -> Iterator[Mapping[str, Any]]:
     """The sets that a user may have meant."""
-    if isinstance(value, Mapping) and "shards" in value:
+    if isinstance(value, Mapping) and isinstance(value.get("shards"), list | tuple):
+        yield from ({"weight": 1, **value, "shards": each} for each in value["shards"])
+    elif isinstance(value, Mapping) and "shards" in value:
         yield {"weight": 1, **value}
     elif isinstance(value, Mapping):  # such as {A: 3, B: 1}
         yield from ({"shards": name, "weight": weight} for name, weight in value.items())
@@ -61,11 +73,13 @@ def _entries(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _written(entries: list[Mapping[str, Any]]) -> str:
-    sets = []
-    for entry in entries:
-        first = {key: entry[key] for key in ("shards", "weight")}
-        sets.append("{" + ", ".join(f"{key}: {_text(each)}" for key, each in {**first, **entry}.items()) + "}")
+    first = ("shards", "weight")
+    sets = [_written_set({**{key: entry[key] for key in first}, **entry}) for entry in entries]
     return f"[{', '.join(sets)}]"
+
+
+def _written_set(entry: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in entry.items()) + "}"
 
 
 def _text(value: Any) -> str:

@@ -126,6 +126,8 @@ def test_what_is_wrong_is_one_line(
         ("[{shards: A, weight: 3}, {shards: B}]", "[{shards: A, weight: 3}, {shards: B, weight: 1}]"),
         ("[A, s3://b/c]", "[{shards: A, weight: 1}, {shards: s3://b/c, weight: 1}]"),
         ('["two words", A]', '[{shards: "two words", weight: 1}, {shards: A, weight: 1}]'),
+        ("[{shards: [A, B], weight: 2}]", "[{shards: A, weight: 2}, {shards: B, weight: 2}]"),
+        ("[{shard: A, weight: 1}]", "{shard: A, weight: 1} names no shards; a set is {shards: A, weight: 1}"),
         ("[[A, B]]", "[{shards: A, weight: 1}, {shards: B, weight: 1}]"),
         ("[A, 3]", "[{shards: A, weight: 1}, {shards: 3, weight: 1}]"),
         ("[{A: 3, B: 1}]", "[{shards: A, weight: 3}, {shards: B, weight: 1}]"),
