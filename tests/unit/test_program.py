@@ -195,7 +195,7 @@ def numpys() -> ImportError:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "no memory left in this process"),
         (numpys(), 2, "no memory left in this process"),
         (ImportError("_x.so: cannot allocate memory in static TLS block"), None, ""),
-        (Mute(), 2, "error: a Mute whose text cannot be shown"),
+        (Mute(), 2, "error: Mute: its text cannot be shown"),
         (MuteFailure(), None, ""),
     ],
 )
