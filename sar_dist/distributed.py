@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sar_dist.cores import CoreUse, own_use, share_of_cores
 from sar_dist.devices import shared_gpu
-from sar_dist.errors import CannotMeet, UserError
+from sar_dist.errors import CannotMeet, UserError, text_of
 from sar_dist.launch_environment import read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.meeting import MEETING_TIME, join, meet, part
@@ -237,7 +237,7 @@ def main_first(action: Callable[[], T]) -> T:
         try:
             outcome = (action(), None)
         except (UserError, OSError) as error:
-            outcome = (None, str(error))
+            outcome = (None, text_of(error))
     result, problem = broadcast_object(outcome)
     if problem is not None:
         raise UserError(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 # What scripts may rely on: docs/clusters.md, "What an exit status means".
 EXIT_BAD_INPUT = 2
 EXIT_CANNOT_MEET = 3
+_UNSHOWN = "its text cannot be shown"
 
 
 class UserError(Exception):
@@ -26,11 +27,28 @@ class CannotMeet(UserError):
 
 def described(error: BaseException) -> str:
     """Kind and text of what a user's own code raised, which can be anything, in one line that is not too long."""
-    try:
-        text = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 -- its own text is that code's too
-        text = "its text cannot be shown"
+    text = " ".join(_text(error).split())
     return shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__, 500)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception, which a user's own class may make, in one line."""
+    text = " ".join(_text(error).split())
+    return f"{type(error).__name__}: {text}" if text == _UNSHOWN else text
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text; empty: it has none."""
+    return next(iter(_text(error).strip().splitlines()), "")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 -- its own text is that code's too
+        return _UNSHOWN
 
 
 def shortened(text: str, limit: int = 200) -> str:

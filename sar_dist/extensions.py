@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sar_dist.errors import UserError, described
+from sar_dist.errors import UserError, described, text_of
 
 _folders: list[str] = []
 
@@ -40,7 +40,7 @@ def import_extension(name: str, what: str) -> tuple[ModuleType, str]:
         return importlib.import_module(module), attribute
     except ModuleNotFoundError as error:
         if error.name not in (module, module.partition(".")[0]):
-            raise UserError(f"{what}={name}: {module} cannot be imported: {error}") from error
+            raise UserError(f"{what}={name}: {module} cannot be imported: {text_of(error)}") from error
         raise UserError(
             f"{what}={name}: there is no module {module!r} in {' or '.join(folders)}, nor on $PYTHONPATH; "
             "write my_module:NAME"

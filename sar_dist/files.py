@@ -198,6 +198,44 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def check_folder(place: Path, what: str) -> None:
+    """Make sure, before anything takes time, that files can be written to a folder, which may not exist yet.
+
+    A folder is made and removed in it, or in the nearest one above: permissions alone do not tell of /proc or a quota.
+
+    Args:
+        place: the folder.
+        what: how the user named it, such as "data.stage=/scratch/x".
+
+    Raises:
+        UserError: it cannot be, and why.
+    """
+    if "://" in what:
+        raise UserError(f"{what} is a URL; give a folder of this machine")
+    try:
+        existing = _nearest(place.absolute())
+        os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=existing))
+    except OSError as error:
+        raise UserError(
+            f"{what}: nothing can be written there ({error.strerror}); give a folder that you may write"
+        ) from None
+
+
+def _nearest(place: Path) -> Path:
+    """``place`` or, where it is missing, the nearest folder above it that is there. Raises OSError where a file is in the way."""
+    while True:
+        try:
+            found = os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):  # the file is found above
+            place = place.parent
+            continue
+        if stat.S_ISLNK(found.st_mode) and not place.exists():
+            raise OSError(errno.ENOENT, f"{place} is a link to nothing")
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
+        return place
+
+
 def read_regular(path: Path) -> bytes:
     """Content of a file that somebody named.
 

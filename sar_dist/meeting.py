@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from sar_dist.errors import CannotMeet, UserError, shortened
+from sar_dist.errors import CannotMeet, UserError, shortened, text_of
 from sar_dist.launch_environment import find_meeting_place, read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.output import warn
@@ -95,7 +95,7 @@ class Meeting:
         try:
             result = action()
         except UserError as error:
-            self.store.compare_set(problem, "", f"{error} (rank {self.rank} on {platform.node()})")
+            self.store.compare_set(problem, "", f"{text_of(error)} (rank {self.rank} on {platform.node()})")
             raise
         self.store.add(done, 1)
         while self.store.add(done, 0) < self.world:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 from weakref import WeakSet
 
-from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened
+from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened, text_of
 from sar_dist.output import (
     WatchedStream,
     give_up_stdout,
@@ -42,6 +42,11 @@ _WRONG_PATH = {getattr(errno, name) for name in "ENOENT ENOTDIR EISDIR ELOOP ENA
 # What gloo and NCCL say of a process that ended in the middle of a collective.
 _LOST_PROCESS = re.compile(r"(\[\S+\]:\d+: )?Connection (?:reset|closed) by peer|ncclRemoteError")
 _LIBRARY_VARIABLE = re.compile(r"\b(?:PY)?TORCH_[A-Z_]+\b")
+# Of the dynamic loader. Room for thread-local variables ("static TLS block") is another thing.
+_NOT_LOADED = re.compile(r"failed to map segment|cannot allocate memory(?! in static TLS)|cannot map zero-fill pages")
+# PyTorch's C++ code ends the process at a wrong form of these when it is imported: KEY:VALUE,KEY:[VALUE,...]
+_ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_ALLOCATOR_OPTIONS = re.compile(r"\s*(?:\w+\s*:\s*(?:\[[^\]]*\]|[^,:\[\]\s]+)\s*(?:,\s*|$))*")
 _in_tool = False
 _at_once = False
 _last_work: WeakSet[threading.Thread] = WeakSet()
@@ -83,6 +88,7 @@ def run_tool(main: Callable[[], int | None], *, alone: bool = False) -> None:
     stdout = watch_stdout()
     try:
         _check_current_folder()
+        _check_allocator_options()
         status = main() or 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         found = _status_without_stdout(stdout) if _is_of(error, stdout) else _status_after(error)
@@ -102,9 +108,9 @@ def _status_after(error: BaseException) -> int | None:
         return error.code or 0 if error.code is None or isinstance(error.code, int) else None
     if isinstance(error, UserError):
         if error.for_every_process or _speaks():
-            warn(f"error: {' '.join(str(error).split())}")
+            warn(f"error: {text_of(error)}")
         return error.exit_status
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error)):
+    if _lacks_memory(error):
         # Not in the way of a UserError: whichever process has no memory left says so itself.
         warn(
             "error: no memory left in this process; allow it more (ulimit -v, the container's limit), or use fewer "
@@ -133,9 +139,10 @@ def _line_and_status(error: BaseException) -> tuple[str, int] | None:
         return refused, EXIT_BAD_INPUT
     if not isinstance(error, RuntimeError):
         return None
-    if str(error).startswith("Symlink loop"):  # what Path.resolve raises
-        return shortened(str(error)), EXIT_BAD_INPUT
-    if (lost := _LOST_PROCESS.search(str(error))) is not None:
+    text = text_of(error)
+    if text.startswith("Symlink loop"):  # what Path.resolve raises
+        return shortened(text), EXIT_BAD_INPUT
+    if (lost := _LOST_PROCESS.search(text)) is not None:
         return (
             f"another process of this run has gone ({lost[0]}): its lines say why or, if it has none, the system killed it, "
             "mostly for want of memory (see dmesg); the same command goes on from what is saved"
@@ -143,9 +150,18 @@ def _line_and_status(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether the system gave no memory: to Python, to a fork, or to a library that was being loaded."""
+    if isinstance(error, ImportError | OSError) and _NOT_LOADED.search(text_of(error)):
+        return True
+    if isinstance(error, ImportError) and error.__cause__ is not None:  # NumPy's own words for it
+        return _lacks_memory(error.__cause__)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
 def _limit_or_variable(error: BaseException) -> str | None:
     """What to say where the system allows this process too little, or a library does not take a variable of the environment."""
-    text, number = str(error), getattr(error, "errno", None)
+    text, number = text_of(error), getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE) or (isinstance(error, ImportError) and "Too many open files" in text):
         return "too few files may be open at once; allow more (ulimit -n), or use fewer processes"
     if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "can't start new thread" in text):
@@ -192,6 +208,16 @@ def _check_current_folder() -> None:
         os.getcwd()
     except OSError as error:
         raise UserError(f"the current folder cannot be used: {error.strerror}; change to one that exists") from None
+
+
+def _check_allocator_options() -> None:
+    """Raises UserError for options of PyTorch's allocator that would end the process without a word that helps."""
+    for name in _ALLOCATORS:
+        if not _ALLOCATOR_OPTIONS.fullmatch(value := os.environ.get(name, "")):
+            raise UserError(
+                f"{name}={shortened(value)} is not taken: options are written KEY:VALUE,KEY:VALUE, such as "
+                "expandable_segments:True; correct or unset it"
+            )
 
 
 def _end(status: int) -> NoReturn:

@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sar_dist.command_help import TerminalHelp, given_local_path, whole_number
-from sar_dist.data.layout import parse_split_choice
-from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
-from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
-from sar_dist.data.shards import Resizing
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
+
+if TYPE_CHECKING:
+    from sar_dist.data.making.sources import Source, SourceCommand
+    from sar_dist.data.shards import Resizing
 
 
 def main() -> None:
     """Parse the command line and do what it says."""
+    # With NumPy: inside, so that a process without memory for it ends with one line.
+    from sar_dist.data.layout import parse_split_choice
+    from sar_dist.data.making import WritingOptions, write_splits
+
     arguments = _parser().parse_args()
     if arguments.command == "verify":
         from sar_dist.data.making import verify_folder  # decodes images, with PyTorch
@@ -48,6 +53,8 @@ def main() -> None:
 
 
 def _resizing(arguments: argparse.Namespace) -> Resizing | None:
+    from sar_dist.data.shards import Resizing
+
     side, quality = arguments.max_short_side, arguments.quality
     if side is None:
         if quality is not None:
@@ -59,6 +66,8 @@ def _resizing(arguments: argparse.Namespace) -> Resizing | None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from sar_dist.data.making.sources import COMMANDS, positive
+
     lines = [f"    {made.usage:<22} {made.summary}" for made in COMMANDS]
     description = (__doc__ or "").format(commands="\n".join(lines))
     parser = argparse.ArgumentParser(description=description, formatter_class=TerminalHelp)
@@ -75,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
+    from sar_dist.data.making import SAMPLES_PER_SHARD
+    from sar_dist.data.making.sources import positive
+    from sar_dist.data.shards import Resizing
+
     parser.set_defaults(chosen=made)
     if made.arranges_samples:
         parser.add_argument(

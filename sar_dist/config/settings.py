@@ -22,6 +22,7 @@ from pydantic import (
 
 from sar_dist.config.duration import Duration
 from sar_dist.config.image_size import Side
+from sar_dist.config.several_sets import refuse_other_forms, refuse_several
 from sar_dist.config.values import PathText, checked, is_number
 from sar_dist.setting_trees import set_leaf
 
@@ -251,6 +252,16 @@ class DataSettings(Settings):
         le=2**40,
         description="refuse images with more pixels than this, such as 8192 x 8192, before decoding them",
     )
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _several_sets_have_weights(cls, value: Any) -> Any:
+        return refuse_other_forms(value)
+
+    @field_validator("val", mode="before")
+    @classmethod
+    def _validation_is_one_set(cls, value: Any) -> Any:
+        return refuse_several(value)
 
     @field_validator("train")
     @classmethod

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sar_dist.config import RunConfig, apply_overrides, load_config
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 from sar_dist.experiment.jobs import Job, run_jobs
 from sar_dist.experiment.records import RunRecord, read_record, record_file
 from sar_dist.experiment.results import PARTIAL, compared
@@ -143,29 +143,40 @@ def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluati
             try:
                 logged.append(f"loss_{term_class(term['name']).name}")
             except UserError as error:
-                raise UserError(f"arm {arm.name}: {error}") from error
+                raise UserError(f"arm {arm.name}: {text_of(error)}") from error
     _check_measures(experiment, logged)
     for evaluation in experiment.evaluations if evaluations else ():
         try:
             apply_overrides(find_task(evaluation.task).settings_type, _overrides({"seed": 0, **evaluation.settings}))
         except UserError as error:
-            raise UserError(f"evaluation {evaluation.name}: {error}") from error
+            raise UserError(f"evaluation {evaluation.name}: {text_of(error)}") from error
 
 
 def _check_measures(experiment: Experiment, logged: Sequence[str]) -> None:
     """Raises UserError if an analysis measures something of which no table will have a row; ``logged`` are its terms' losses."""
     rows = dict.fromkeys(quantity.title for quantity in compared(with_unknown_terms(QUANTITIES, logged)))
-    shown = {evaluation.name: evaluation.metrics for evaluation in experiment.evaluations}
+    shown = {evaluation.name: _shown_metrics(evaluation) for evaluation in experiment.evaluations}
     for measure in (each for analysis in experiment.analysis for each in analysis.primary):
         evaluation, _, metric = measure.metric.removesuffix(PARTIAL).partition(": ")
-        # What the primary metric of an evaluation is, which is the one that shows where none is named, its end says.
         known = metric and evaluation in shown and metric in (shown[evaluation] or (metric,))
         if measure.metric not in rows and not known:
             named = [f"{name}: {each}" for name, metrics in shown.items() for each in metrics or ("METRIC",)]
+            more = " (of others an evaluation has, its `metrics` say which are shown)" if evaluation in shown else ""
             raise UserError(
                 f"the analysis measures {measure.metric!r}, of which the tables will have no row; they have "
-                f"{'; '.join([*rows, *named])}"
+                f"{'; '.join([*rows, *named])}{more}"
             )
+
+
+def _shown_metrics(evaluation: Evaluation) -> tuple[str, ...]:
+    """Those of which the tables have a row; none where only the end of an evaluation says what its primary metric is."""
+    if evaluation.metrics:
+        return evaluation.metrics
+    try:
+        primary = find_task(evaluation.task).primary
+    except UserError:  # which is said where evaluations are run
+        return ()
+    return () if primary is None else (primary,)
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from sar_dist.config import ModelSettings, RegularizerSettings, height_and_width, size_text
-from sar_dist.errors import UserError, shortened
+from sar_dist.errors import UserError, first_line, shortened
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.families import TimmViT, import_model, is_known_model, is_tappable
 from sar_dist.models.nearest import nearest_models
@@ -101,8 +101,8 @@ def _check_size(model: TappedVisionTransformer, side: int) -> None:
 
 def _reason(error: Exception) -> str:
     """What went wrong as one line, with the name of the exception: some of them hold a mere word."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def parameter_groups(vit: TimmViT, *, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

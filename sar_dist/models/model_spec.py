@@ -15,7 +15,7 @@ from timm.data import ImageNetInfo, resolve_model_data_config
 
 from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ImageSize, ModelSettings, RegularizerSettings, as_image_size
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, first_line
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
@@ -200,7 +200,7 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
             model = build(pretrained)
     except (OSError, RuntimeError, ValueError) as error:
         # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise UserError(f"timm cannot provide the weights of {name}: {reason}") from error
     data = resolve_model_data_config(model.vit)
     description = f"{name}, {'pretrained' if pretrained else 'random'} weights"

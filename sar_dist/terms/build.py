@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sar_dist.config import RunConfig, apply_overrides, height_and_width
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described, text_of
 from sar_dist.terms.registry import TERMS, term_class
 from sar_dist.terms.term import Term, TermScores, TermSetup
 
@@ -78,11 +78,11 @@ def _build(number: int, entry: Mapping[str, Any], setup: TermSetup) -> Term:
         values = {key: value for key, value in entry.items() if key != "name"}
         settings = apply_overrides(kind.settings_class, (), values)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {text_of(error)}") from error
     try:
         term = kind(settings, setup)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {text_of(error)}") from error
     except Exception as error:
         raise UserError(f"{where} cannot be built: {_place(error)}") from error
     if not isinstance(term, Term):
@@ -116,7 +116,7 @@ def check_terms(config: RunConfig, model: torch.nn.Module) -> None:
                 term.prepare(model)
                 scores = _trial(term, random_output(config, model), config.optim.epochs)
             except UserError as error:
-                raise UserError(f"{where}: {error}") from error
+                raise UserError(f"{where}: {text_of(error)}") from error
             except Exception as error:
                 raise UserError(f"{where} fails on a batch of {_BATCH} images: {_place(error)}") from error
             for name in scores.per_sample:
@@ -214,4 +214,4 @@ def _place(error: Exception) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     at = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-    return f"{type(error).__name__}: {error}{at}"
+    return f"{described(error)}{at}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,10 +27,10 @@ from sar_dist.data import (
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word
 from sar_dist.data.order import check_streams
-from sar_dist.data.shards import shared_shards
+from sar_dist.data.shards import check_stage, check_stage_room, shared_shards
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
-from sar_dist.files import check_space
+from sar_dist.files import check_folder, check_space
 from sar_dist.models import TimmViT, block_matrices, check_initial_weights, family_of, model_on_meta
 from sar_dist.observe import check_destinations
 from sar_dist.output import is_main_process, warn
@@ -58,6 +59,8 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     check_marker()
     if is_main_process():  # the only one that logs
         check_destinations(config.log.to)
+        check_folder(RunDirectory(config).path, f"run.dir={config.run.dir}")
+    check_stage(config.data)
     model = model_on_meta(config.model, config.regularizer)
     check_buffers(model.vit)
     family_of(model.vit.blocks[0]).check_training(model.vit)
@@ -86,6 +89,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     warn_of_validation_labels(train, val)
     for each in train:
         warn_of_shared_shards(each.manifest, val)
+    check_stage_room(data, [*(each.manifest for each in train), val])
     total = sum(each.manifest.total for each in train)
     if (data.epoch_samples or total) < config.optim.global_batch:
         what = f"the training set has {total}" if data.epoch_samples is None else f"an epoch has {data.epoch_samples}"
@@ -150,6 +154,14 @@ def locate_data(key: str, path: str | None) -> str:
     found = find_data(path)
     if found is not None:
         return str(found)
+    if key == "data.val" and path.startswith("["):
+        raise UserError(
+            f"{key}: there is no {looked_for(path)}; validation is one set, so give its folder or URL alone"
+        )
+    several = [part.strip() for part in re.split(r"[,;]", path)]
+    if key == "data.train" and len(several) > 1 and all(map(find_data, several)):
+        written = ", ".join(f"{{shards: {part}, weight: 1}}" for part in several)
+        raise UserError(f"{key}: there is no {looked_for(path)}; several sets are written data.train=[{written}]")
     raise UserError(
         f"{key}: there is no {looked_for(path)}; make shards with `python tools/make_shards.py imagefolder SRC OUT`, or download "
         f"timm/imagenet-1k-wds, and set {key} or $SAR_DIST_DATA"

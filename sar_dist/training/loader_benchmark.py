@@ -14,6 +14,7 @@ import torch
 from sar_dist import distributed, signals
 from sar_dist.config import RunConfig, size_text
 from sar_dist.data import TrainLoader, device_batches, with_workers
+from sar_dist.data.shards import check_stage
 from sar_dist.devices import select_device
 from sar_dist.errors import UserError
 from sar_dist.observe import PEAK_TFLOPS, peak_flops
@@ -57,6 +58,7 @@ def benchmark_loader(config: RunConfig) -> str:
     data = with_workers(config.data)
     config = RunDirectory(config).settled(config, device).model_copy(update={"data": data})
     check_decoder(config, device)
+    check_stage(data)
     loader = build_train_loader(config, data, check_training_data(config), rank, world_size)
     speed = measure(loader, data.workers or 0, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None

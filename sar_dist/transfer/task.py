@@ -173,6 +173,7 @@ class TransferTask(ABC, Generic[S, P]):
         data_help: which files are expected below ``--data``, and how to get and convert them; one line.
         data_folder: folder below ``data/`` or ``$SAR_DIST_DATA`` when ``--data`` is not given.
         settings_type: its settings.
+        primary: the metric that a table quotes, where settings and data do not decide it.
     """
 
     name: ClassVar[str]
@@ -180,6 +181,7 @@ class TransferTask(ABC, Generic[S, P]):
     data_help: ClassVar[str]
     data_folder: ClassVar[str]
     settings_type: ClassVar[type[TransferSettings]] = TransferSettings
+    primary: ClassVar[str | None] = None
 
     def __init__(self, job: TransferJob[S]) -> None:
         self.job = job

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from privileges import permissions_hold
 
 from sar_dist import files
 from sar_dist.errors import UserError
@@ -23,6 +24,7 @@ from sar_dist.files import (
     atomic_path,
     atomic_write,
     cache_folder,
+    check_folder,
     check_space,
     write_durably,
 )
@@ -180,3 +182,33 @@ def test_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path, monkeyp
     assert asked == [tmp_path]
     with pytest.raises(UserError, match=rf"^{tmp_path} has 5\.00 GB free; two take 5\.01 GB; set run\.dir$"):
         check_space(tmp_path / "a", 5_010_000_000, "two take", "set run.dir")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file", "file is not a folder"),
+        ("file/below", "file is not a folder"),
+        ("link", "link is a link to nothing"),
+        ("link/below", "link is a link to nothing"),
+        ("locked", "Permission denied"),
+        ("locked/below", "Permission denied"),
+        ("l" * 300, "File name too long"),
+        ("/proc/stage", "No such file or directory"),
+        ("s3://bucket/stage", "is a URL; give a folder of this machine"),
+    ],
+)
+def test_folders_that_cannot_be_written_are_found_out(tmp_path: Path, place: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with permissions_hold(), pytest.raises(UserError) as error:
+        check_folder(tmp_path / place, f"data.stage={place}")
+    assert str(error.value).startswith(f"data.stage={place}")
+    assert message in str(error.value)
+
+
+def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_folder(tmp_path, "run.dir=a")
+    check_folder(tmp_path / "a" / "b", "run.dir=a/b")
+    assert not list(tmp_path.iterdir())

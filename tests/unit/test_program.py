@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from support import Finished, run_processes, tool
+from support import ROOT, Finished, run_processes, tool
 
 from sar_dist import distributed, errors, meeting, program
 
@@ -164,3 +168,68 @@ def test_rank_0_stays_until_the_others_need_its_store_no_more(tmp_path: Path) ->
     )
     output = run_processes(2, str(file))
     assert output.split("\n---\n")[0].split() == ["waited", "True", "waited", "False"]
+
+
+class Mute(errors.UserError):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class MuteFailure(ValueError, OSError):
+    def __str__(self) -> str:
+        raise SystemExit(0)
+
+
+def numpys() -> ImportError:
+    error = ImportError("IMPORTANT: PLEASE READ THIS")
+    error.__cause__ = ImportError("_x.so: cannot allocate memory")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (MemoryError(), 2, "no memory left in this process"),
+        (ImportError("_x.so: failed to map segment from shared object"), 2, "no memory left in this process"),
+        (OSError("libx.so: cannot map zero-fill pages"), 2, "no memory left in this process"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "no memory left in this process"),
+        (numpys(), 2, "no memory left in this process"),
+        (ImportError("_x.so: cannot allocate memory in static TLS block"), None, ""),
+        (Mute(), 2, "error: Mute: its text cannot be shown"),
+        (MuteFailure(), None, ""),
+    ],
+)
+def test_what_ends_a_tool_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: Exception, status: int | None, line: str
+) -> None:
+    assert program._status_after(error) == status
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ("", True),
+        ("max_split_size_mb:64", True),
+        ("expandable_segments:True, garbage_collection_threshold:0.6", True),
+        ("roundup_power2_divisions:[256:1,512:2,>:4],max_split_size_mb:64", True),
+        ("zz", False),
+        ("a:1,zz", False),
+        ("a=1", False),
+        ("a:", False),
+    ],
+)
+def test_options_of_the_allocator_are_looked_at_before_they_end_the_process(
+    monkeypatch: pytest.MonkeyPatch, options: str, taken: bool
+) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", options)
+    with contextlib.nullcontext() if taken else pytest.raises(errors.UserError, match="is not taken: options are"):
+        program._check_allocator_options()
+
+
+def test_make_shards_without_memory_for_its_libraries_is_one_line() -> None:
+    command = f"ulimit -v 150000; exec {sys.executable} {ROOT}/tools/make_shards.py --help"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no memory left in this process")
+    assert "Traceback" not in done.stderr

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
+from pydantic import ValidationError
 from support import jpeg, write_tar
 
-from sar_dist.config import RunConfig, load_config
+from sar_dist.config import DataSettings, RunConfig, load_config
 from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, warn_of_validation_labels
+from sar_dist.data.shards import ShardEntry, check_stage, check_stage_room
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in
-from sar_dist.training.checks import check_same_classes, check_training_data, warn_of_shared_shards
+from sar_dist.training import checks
+from sar_dist.training.checks import (
+    check_run,
+    check_same_classes,
+    check_training_data,
+    locate_data,
+    warn_of_shared_shards,
+)
 from sar_dist.training.images_by_set import describe_sets
 
 
@@ -81,7 +92,7 @@ def test_sets_behind_one_without_names_are_matched_with_each_other(
         (("shards: A, weight: nan",), "data.train.0.weight='nan': Input should be a finite number"),
         (("shards: A, weight: lots",), "data.train.0.weight='lots': Input should be a valid number"),
         (("shards: A, weight: true",), "data.train.0.weight=True: should be a number"),
-        (("shards: A",), "data.train.0.weight is missing"),
+        (("shards: A",), "several sets are written [{shards: A, weight: 1}]"),
         (("shards: A, weight: 1, classes: {a: b}",), "gives the first set other class names, but they are the run's"),
         ((), "data.train=[]: names no data set; write [{shards: A, weight: 3}, {shards: B, weight: 1}]"),
         (("shards: A, weight: 3", "shards: nowhere, weight: 1"), "data.train.1: there is no nowhere or"),
@@ -103,6 +114,58 @@ def test_what_is_wrong_is_one_line(
         check_training_data(with_sets(small_config, *entries))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (
+            "[{shards: A}, {shards: B, label: json.y}]",
+            "[{shards: A, weight: 1}, {shards: B, weight: 1, label: json.y}]",
+        ),
+        ("[{shards: A, weight: 3}, {shards: B}]", "[{shards: A, weight: 3}, {shards: B, weight: 1}]"),
+        ("[A, s3://b/c]", "[{shards: A, weight: 1}, {shards: s3://b/c, weight: 1}]"),
+        ('["two words", A]', '[{shards: "two words", weight: 1}, {shards: A, weight: 1}]'),
+        ("[{shards: [A, B], weight: 2}]", "[{shards: A, weight: 2}, {shards: B, weight: 2}]"),
+        ("[{shard: A, weight: 1}]", "{shard: A, weight: 1} names no shards; a set is {shards: A, weight: 1}"),
+        ("[[A, B]]", "[{shards: A, weight: 1}, {shards: B, weight: 1}]"),
+        ("[A, 3]", "[{shards: A, weight: 1}, {shards: 3, weight: 1}]"),
+        ("[{A: 3, B: 1}]", "[{shards: A, weight: 3}, {shards: B, weight: 1}]"),
+        ("{shards: A, weight: 1}", "are written as a list: [{shards: A, weight: 1}]"),
+    ],
+)
+def test_the_right_form_is_said_with_what_was_given(small_config: Path, given: str, written: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(small_config, [f"data.train={given}"])
+    assert written in str(error.value)
+    assert str(error.value).startswith("data.train")
+
+
+def test_forms_of_a_configuration_file_and_of_validation() -> None:
+    for value, written in (
+        ({"A": 3, "B": 1}, "weight: 3}, {shards: B"),
+        ([1, [2]], "[{shards: 1, weight: 1}, {shards: 2,"),
+    ):
+        with pytest.raises(ValidationError, match=re.escape(written)):
+            DataSettings(train=value)  # type: ignore[arg-type]
+    for val in ("[{shards: A}]", ["A"], {"shards": "A"}):
+        with pytest.raises(ValidationError, match="validation is one set"):
+            DataSettings(val=val)  # type: ignore[arg-type]
+
+
+def test_several_validation_sets_are_refused() -> None:
+    with pytest.raises(UserError, match="validation is one set, so give its folder or URL alone"):
+        locate_data("data.val", "[A, B]")
+
+
+def test_paths_with_a_comma_between_are_several_sets(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "AB":
+        Path(name).mkdir()
+    with pytest.raises(UserError, match=re.escape("data.train=[{shards: A, weight: 1}, {shards: B, weight: 1}]")):
+        check_training_data(load_config(small_config, ["data.train=A,B"]))
 
 
 def test_bad_samples_are_counted_by_cause_and_a_command_names_them(small_config: Path, tmp_path: Path) -> None:
@@ -199,6 +262,32 @@ def test_a_model_of_fewer_classes_than_there_are_is_told_their_number(small_conf
     shards(tmp_path / "A", ["cat", "dog", "hen", "ant"])
     with pytest.raises(UserError, match=r"has 4 classes, the model 2; set model\.num_classes=4"):
         check_training_data(load_config(small_config, [f"data.train={tmp_path / 'A'}", "model.num_classes=2"]))
+
+
+@pytest.mark.parametrize("key", ["run.dir", "data.stage"])
+def test_places_that_are_written_are_looked_at_before_anything_is_computed(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(checks, "model_on_meta", lambda *_: pytest.fail("the model was built first"))
+    config = load_config(small_config, [f"{key}={tmp_path}/file/x", "data.val=https://127.0.0.1:9/nowhere"])
+    with pytest.raises(UserError, match=rf"^{key}=.*/file/x: nothing can be written there \(.*file is not a folder"):
+        check_run(config, torch.device("cpu"), 1)
+
+
+def test_a_stage_for_local_shards_is_not_looked_at(small_config: Path) -> None:
+    check_stage(load_config(small_config, ["data.stage=/proc/nowhere"]).data)
+
+
+def test_room_for_remote_shards_is_asked_for(tmp_path: Path) -> None:
+    """As far as they are kept, and without what is staged already; local shards take none."""
+    entries = tuple(ShardEntry(f"{name}.tar", 1, 10**17) for name in "ab")
+    remote, local = (Manifest(root, "train", None, entries) for root in ("https://host/a", "/data/a"))
+    data = DataSettings(stage=f"{tmp_path}/stage", stage_gigabytes=1e9)
+    with pytest.raises(UserError, match=r"remote shards take 200000000\.00 GB; lower data\.stage_gigabytes, or set"):
+        check_stage_room(data, [remote, local])
+    check_stage_room(data.model_copy(update={"stage_gigabytes": 1e-6}), [remote])
+    check_stage_room(data, [local])
 
 
 def test_text_stays_a_path(small_config: Path) -> None:

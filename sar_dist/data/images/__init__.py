@@ -9,7 +9,14 @@ from sar_dist.data.images.augment import (
 )
 from sar_dist.data.images.bad_samples import BadSamples
 from sar_dist.data.images.cropped import CroppedImage
-from sar_dist.data.images.decode import UndecodableImage, check_png, decode_image, decode_pil, jpeg_size
+from sar_dist.data.images.decode import (
+    UndecodableImage,
+    check_png,
+    decode_and_listen,
+    decode_image,
+    decode_pil,
+    jpeg_size,
+)
 from sar_dist.data.images.device_plan import DevicePlan, make_plan
 from sar_dist.data.images.device_resize import crop_and_resize, moved
 from sar_dist.data.images.device_transforms import DeviceTransform
@@ -52,6 +59,7 @@ __all__ = [
     "canvas_of",
     "check_png",
     "crop_and_resize",
+    "decode_and_listen",
     "decode_box",
     "decode_image",
     "decode_pil",

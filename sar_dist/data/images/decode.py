@@ -16,7 +16,6 @@ they are what the file holds, for 8 bits if no value is above 255; floats for
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import warnings
@@ -137,30 +136,38 @@ def check_png(data: bytes) -> None:
 
 
 def decode_image(data: bytes, max_pixels: int) -> Tensor:
-    """Decode an image file to RGB.
+    """Decode an image file to RGB; see ``decode_and_listen``."""
+    return decode_and_listen(data, max_pixels)[0]
+
+
+def decode_and_listen(data: bytes, max_pixels: int) -> tuple[Tensor, str | None]:
+    """Decode an image file to RGB, and hear what libjpeg warns of, where simplejpeg is installed.
 
     Args:
         data: bytes of an image file in any format that Pillow reads.
         max_pixels: images that have more pixels than this are refused from their header, before memory is spent on them.
 
     Returns:
-        uint8 tensor (3, height, width).
+        uint8 tensor (3, height, width); the warning: part of the picture may be what libjpeg filled in.
 
     Raises:
         UndecodableImage: truncated, damaged, too large, or not an image.
         UserError: there is no memory to decode it: the next image would fare no better.
     """
+    warning = None
     frame = _frame_of_jpeg(data)
     if frame is not None:
         _check_size(frame[:2], max_pixels)
         if simplejpeg is not None and frame[2] in _SIMPLE_COMPONENTS:
-            with contextlib.suppress(ValueError):
-                return torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB", strict=True)).permute(2, 0, 1)
+            try:
+                return torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB", strict=True)).permute(2, 0, 1), None
+            except ValueError as error:
+                warning = str(error)
         try:
-            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB), warning
         except RuntimeError:
             pass  # kinds of JPEG that torchvision does not know; Pillow has the last word, and says what is wrong
-    return torch.from_numpy(np.array(decode_pil(data, max_pixels))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(decode_pil(data, max_pixels))).permute(2, 0, 1).contiguous(), warning
 
 
 def decode_pil(data: bytes, max_pixels: int) -> Image.Image:

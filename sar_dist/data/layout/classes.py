@@ -273,7 +273,7 @@ def _check_indices(indices: Mapping[str, object], where: str) -> None:
     for word, index in indices.items():
         if not isinstance(index, int) or not _is_whole(index) or not 0 <= index <= _MOST_CLASSES:
             raise UserError(
-                f"{where} gives {word} the index {index!r}; expected a whole number from 0 to {_MOST_CLASSES}"
+                f"{where} gives {word} the index {shortened(repr(index), 40)}; expected a whole number from 0 to {_MOST_CLASSES}"
             )
         if index in taken:
             raise UserError(f"{where} gives {taken[index]} and {word} the same index {index}; correct it")

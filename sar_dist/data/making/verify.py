@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sar_dist.config import DataSettings
-from sar_dist.data.images import UndecodableImage, decode_image
+from sar_dist.data.images import UndecodableImage, decode_and_listen
 from sar_dist.data.layout import CLASSES_NAME
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
@@ -34,21 +35,23 @@ from sar_dist.data.shards import (
     say_what_is_odd,
 )
 from sar_dist.errors import UserError
-from sar_dist.output import say
+from sar_dist.output import say, warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
 
-_SHOWN_BYTES = 20
+# In a member's name: a line break would make two lines of one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass
 class ShardReport:
-    """What was found in one shard: damage that makes it useless, bad samples ("key: reason"), its entry, samples by label."""
+    """What was found in one shard: damage that makes it useless, bad samples ("key: reason"), images whose decoder warns, its entry, samples by label."""
 
     name: str
     samples: int = 0
     damage: str | None = None
     bad: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
     indexed: IndexedShard | None = None
     labels: Counter[int] = field(default_factory=Counter)
 
@@ -79,13 +82,16 @@ def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardRep
         report.indexed = indexed[0]
         report.samples = indexed[0].samples
         report.labels.update(indexed[1]["label"].tolist())
-        report.bad.extend(_bad_samples(manifest, entry, indexed, deep))
+        report.bad.extend(_bad_samples(manifest, entry, indexed, deep, report.doubtful))
     except (DamagedShard, OSError) as error:
         report.damage = str(error)
     return report
 
 
-def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords, deep: bool) -> Iterator[str]:
+def _bad_samples(
+    manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords, deep: bool, doubtful: list[str]
+) -> Iterator[str]:
+    """What is wrong with each bad sample; what decoders warn of goes to ``doubtful``."""
     shard, records = indexed
     alone = Manifest(manifest.root, manifest.split, manifest.classes, (entry,))
     shards = LocalShards(alone, ShardIndex((shard,), records, np.array([0, shard.samples])))
@@ -104,8 +110,12 @@ def _bad_samples(manifest: Manifest, entry: ShardEntry, indexed: IndexedRecords,
                 problem := _label_problem(reader, index, sample.label, manifest.labels, required=required)
             ):
                 yield f"{sample.key}: {problem}"
-            if deep and sample.image is not None and (problem := _decoding_problem(sample.image)):
-                yield f"{sample.key}: {problem}"
+            if deep and sample.image is not None:
+                problem, warning = _decoding_problem(sample.image)
+                if problem is not None:
+                    yield f"{sample.key}: {problem}"
+                elif warning is not None:
+                    doubtful.append(f"{sample.key}: {warning}")
 
 
 def _label_problem(reader: ShardReader, index: int, label: int, labels: LabelSource, *, required: bool) -> str | None:
@@ -113,19 +123,18 @@ def _label_problem(reader: ShardReader, index: int, label: int, labels: LabelSou
     if label != NO_LABEL:
         return f"label {label} is beyond the classes of the manifest"
     _, members = reader.members(0, index)
-    if labels.member in members and not labels.fields:
-        text = members[labels.member][:_SHOWN_BYTES].decode("utf-8", "replace").strip()
-        return f"label {text!r} is neither a class number (digits in 0..n-1) nor a word of {CLASSES_NAME}"
-    where = ".".join([labels.member, *labels.fields])
-    return f"no label in {where}" if required or labels.fields else None
+    found = labels.found(members)
+    if found is not None:
+        return f"label {found} is neither a class number (digits in 0..n-1) nor a word of {CLASSES_NAME}"
+    return f"no label in {labels.where}" if required or labels.fields else None
 
 
-def _decoding_problem(image: bytes) -> str | None:
+def _decoding_problem(image: bytes) -> tuple[str | None, str | None]:
+    """Why an image cannot be decoded; else what its decoder warns of."""
     try:
-        decode_image(image, DataSettings().max_pixels)
+        return None, decode_and_listen(image, DataSettings().max_pixels)[1]
     except UndecodableImage as problem:
-        return str(problem)
-    return None
+        return str(problem), None
 
 
 def _report_unlabelled(reports: Sequence[ShardReport], labels: LabelSource) -> None:
@@ -134,9 +143,8 @@ def _report_unlabelled(reports: Sequence[ShardReport], labels: LabelSource) -> N
         return
     for report in reports:
         if report.labels.keys() == {NO_LABEL} and not report.bad:
-            where = ".".join([labels.member, *labels.fields])
             report.bad.append(
-                f"none of its {report.samples} samples has a label in {where}, unlike those of other shards"
+                f"none of its {report.samples} samples has a label in {labels.where}, unlike those of other shards"
             )
 
 
@@ -150,8 +158,9 @@ def verify_folder(
         _report_unlabelled(reports, manifest.labels)
         for report in reports:
             for line in [report.damage] if report.damage else [f"shard {report.name}: {bad}" for bad in report.bad]:
-                say(line)
+                say(_CONTROL.sub(lambda found: repr(found[0])[1:-1], line))
                 problems += 1
+        _say_doubtful(reports)
         say_what_is_odd(manifest, [report.indexed for report in reports if report.indexed is not None])
         samples = sum(report.samples for report in reports)
         damaged = sum(report.damage is not None for report in reports)
@@ -163,6 +172,15 @@ def verify_folder(
     if problems:
         raise UserError(
             f"{problems} problems in {folder}, listed above; repair or remove what they were made from and make them again, or restore them"
+        )
+
+
+def _say_doubtful(reports: Sequence[ShardReport]) -> None:
+    found = [report for report in reports if report.doubtful]
+    if found:
+        warn(
+            f"{sum(len(report.doubtful) for report in found)} images can be decoded, but libjpeg warns of them, so that parts may "
+            f"be damaged; they count as good, as in training; the first in shard {found[0].name}, {found[0].doubtful[0]}"
         )
 
 

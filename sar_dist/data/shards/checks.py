@@ -40,6 +40,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
+from sar_dist.data.shards.odd_members import odd_members
 from sar_dist.data.shards.remote import (
     MAX_MANIFEST_BYTES,
     check_remote_sizes,
@@ -49,7 +50,8 @@ from sar_dist.data.shards.remote import (
     with_versions,
 )
 from sar_dist.data.shards.shard_index import ShardIndex, build_index, find_index
-from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard
+from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, read_members
+from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
@@ -93,7 +95,9 @@ def find_manifest(root: Path, split: Split, label: str = LABEL_EXTENSION) -> Man
     A ``classes.json`` beside shards of others, or above their folders train and val, says what class words mean.
     """
     manifest = _find_manifest(root, split)
-    file = next((file for place in (manifest.root, root) if (file := Path(place, CLASSES_NAME)).is_file()), None)
+    file = next(
+        (Path(place, CLASSES_NAME) for place in (manifest.root, root) if _has_file(Path(place), CLASSES_NAME)), None
+    )
     if manifest.classes is not None or file is None:
         return replace(manifest, labels=parse_label_source(label, {}))
     table = read_label_words(file)
@@ -104,7 +108,7 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
     if not root.is_dir():
         do = "give the folder that it lies in" if root.is_file() else f"{HOW_TO_MAKE} or set data.{split}"
         raise UserError(f"no {split} shards: {root} is not a folder; {do}")
-    if (root / MANIFEST_NAME).is_file():
+    if _has_file(root, MANIFEST_NAME):
         content = _read_json(root / MANIFEST_NAME)
         if split == "train" and isinstance(content, dict) and content.get("split") == "val":
             warn(f"{root}: these shards were made as a validation split, and are taken for training images")
@@ -115,7 +119,7 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
         raise UserError(
             f"the shards in {root} are not finished; run the tools/make_shards.py command again to complete them"
         )
-    if (root / TIMM_INFO_NAME).is_file():
+    if _has_file(root, TIMM_INFO_NAME):
         content = _read_json(root / TIMM_INFO_NAME)
         manifest = parse_timm_info(content, str(root), split)
         _say_unlisted(root, TIMM_INFO_NAME, _all_listed(content["splits"]))
@@ -128,6 +132,15 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
         return _find_manifest(folder, split)
     names = _bare_tars(root, split)
     return Manifest(str(root), split, None, tuple(ShardEntry(name, UNCOUNTED) for name in names))
+
+
+def _has_file(root: Path, name: str) -> bool:
+    """Whether the folder has a file that says what its shards are. Raises UserError for a link to nothing or a folder called so."""
+    path = root / name
+    if os.path.lexists(path) and not path.is_file():
+        what = "is a link to nothing" if path.is_symlink() and not path.exists() else "is no file"
+        raise UserError(f"{path} {what}; restore or remove it")
+    return path.is_file()
 
 
 def _all_listed(splits: Mapping[str, Any]) -> set[str]:
@@ -173,6 +186,7 @@ def _say_left_out(root: Path, *, tests: bool) -> None:
     for what, left_out in (
         ("archives that are compressed or not downloaded to their end", _closed_archives(root)),
         ("folders called like tars", [path.name for path in tars if path.is_dir()]),
+        ("pipes or devices called like tars", [p.name for p in tars if not p.is_file() and not p.is_dir()]),
         (".tar files in the folders in it", _tars_below(root)),
         ("test shards", splits_by_name(names, str(root)).get("test") if tests else None),
     ):
@@ -186,9 +200,18 @@ def _tars_below(root: Path) -> list[str]:
     for folder, folders, files in os.walk(root):
         top = folder == str(root)  # where folders called like splits are read as such
         folders[:] = [name for name in folders if not is_left_over(name) and not (top and split_of_word(name))]
-        if not top:
-            found += [Path(folder, name) for name in files if name.lower().endswith(".tar") and not is_left_over(name)]
+        # A link is looked into, but not below: it may lead to all of the machine's files.
+        linked = [Path(folder, name) for name in folders if os.path.islink(Path(folder, name))]
+        for place, names in [*([] if top else [(Path(folder), files)]), *((link, _names_in(link)) for link in linked)]:
+            found += [place / name for name in names if name.lower().endswith(".tar") and not is_left_over(name)]
     return sorted(str(path.relative_to(root)) for path in found)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # not ours to read, so not ours to count
+        return []
 
 
 def _closed_archives(root: Path) -> list[str]:
@@ -225,7 +248,7 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False
 
     Raises UserError if there is none.
     """
-    if (root / MANIFEST_NAME).is_file():
+    if _has_file(root, MANIFEST_NAME):
         content = _read_json(root / MANIFEST_NAME)
         split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
         return [find_manifest(root, split, label)]
@@ -290,9 +313,10 @@ def check_shards(
     no_image = index.records["image"] == NO_IMAGE
     bad = np.flatnonzero(unlabelled | no_image)
     if len(bad) > max_bad_fraction * manifest.total and (labels == NO_LABEL).all():
-        where = ".".join([manifest.labels.member, *manifest.labels.fields])
+        found = _label_found(manifest, index, int(bad[0]))
+        held = "" if found is None else f" (a number, or a word of {CLASSES_NAME}): the first holds {found}"
         raise UserError(
-            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {where}; data.label says "
+            f"none of the {manifest.total} {manifest.split} samples in {manifest.root} has a label in {manifest.labels.where}{held}; data.label says "
             f"where labels are, such as data.label=json.label, and a {CLASSES_NAME} beside the shards what words mean"
         )
     if len(bad) > max_bad_fraction * manifest.total:
@@ -302,11 +326,30 @@ def check_shards(
         )
         counts = ((int(no_image.sum()), "an image"), (int(unlabelled.sum()), wanted))
         causes = " and ".join(f"{count} without {what}" for count, what in counts if count)
+        found = str(labels[bad[0]]) if labels[bad[0]] != NO_LABEL else _label_found(manifest, index, int(bad[0]))
         raise UserError(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
-            f"sample {position} of shard {manifest.shards[shard].name}, with label {labels[bad[0]]}. "
+            f"sample {position} of shard {manifest.shards[shard].name}, with {'no label' if found is None else f'label {found}'}. "
             f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
         )
+
+
+def _label_found(manifest: Manifest, index: ShardIndex, sample: int) -> str | None:
+    """What a local sample holds in the place of a label that is none, see ``LabelSource.found``."""
+    number, place = manifest.locate(sample)
+    shard, start = index.shards[number], int(index.of_shard(number)["start"][place])
+    try:
+        with Path(manifest.root, shard.name).open("rb", buffering=0) as file:
+            members = read_members(
+                lambda offset, count: os.pread(file.fileno(), count, offset),
+                shard.bytes,
+                shard.name,
+                start,
+                scattered=shard.scattered,
+            )
+    except (OSError, DamagedShard):  # it was read a moment ago; what is said goes without
+        return None
+    return manifest.labels.found(members.data)
 
 
 def _refuse_labels_from_one(manifest: Manifest, labels: np.ndarray, num_classes: int) -> None:
@@ -343,25 +386,8 @@ def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
             f"{manifest.root}: {len(copies)} shards hold the same samples as another one, such as {' and '.join(copies[0])}; "
             "remove the copies"
         )
-    passed_over = [(shard.passed_over, shard.name) for shard in shards if shard.passed_over[0]]
-    if passed_over:
-        count, name = sum(number for (number, _), _ in passed_over), passed_over[0][0][1]
-        warn(
-            f"{manifest.root}: left out {count} members that belong to no sample, such as {name!r} in {passed_over[0][1]}"
-        )
-    joined = [(shard.joined, shard.name) for shard in shards if shard.joined[0]]
-    if joined:
-        count, name = sum(number for (number, _), _ in joined), joined[0][0][1]
-        warn(
-            f"{manifest.root}: {count} images such as {name!r} in {joined[0][1]} belong to a sample that has another image "
-            "already, and are not used: a key ends at the first dot of a name"
-        )
-    scattered = [shard.name for shard in shards if shard.scattered]
-    if scattered:
-        warn(
-            f"{manifest.root}: in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "
-            "other; they were put together by key"
-        )
+    for line in odd_members(shards):
+        warn(f"{manifest.root}: {line}")
 
 
 def open_index(manifest: Manifest) -> ShardIndex:

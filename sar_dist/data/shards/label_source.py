@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sar_dist.data.layout import CLASSES_NAME, class_word, refuse_number_words
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 
 LABEL_EXTENSION = "cls"
 # Longest member that a label is looked for in, bytes; captions and their like fit.
 LABEL_MAX_BYTES = 1 << 20
+
+_MOST_LETTERS = 40
 
 ParseNumber = Callable[[bytes], int]
 
@@ -47,6 +49,30 @@ class LabelSource:
             return missing
         number = parse_number(text.encode("utf-8", "surrogatepass"))
         return self.words.get(class_word(text), missing) if number == missing else number
+
+    @property
+    def where(self) -> str:
+        """The place of labels as ``data.label`` names it."""
+        return ".".join([self.member, *self.fields])
+
+    def found(self, members: Mapping[str, bytes]) -> str | None:
+        """What a sample's members hold in the place of its label, as a message shows it; None: nothing is there."""
+        data = members.get(self.member)
+        if data is None:
+            return None
+        if len(data) > LABEL_MAX_BYTES:
+            return f"of {len(data)} bytes (at most {LABEL_MAX_BYTES})"
+        if not self.fields:
+            return shortened(repr(data.decode("utf-8", "backslashreplace")), _MOST_LETTERS)
+        try:
+            value: Any = json.loads(data)
+        except (ValueError, RecursionError):
+            return f"in a {self.member} that is no JSON, {shortened(repr(data[:_MOST_LETTERS]), _MOST_LETTERS)},"
+        for key in self.fields:
+            if not isinstance(value, dict) or key not in value:
+                return None
+            value = value[key]
+        return shortened(json.dumps(value), _MOST_LETTERS)
 
     def _text(self, data: bytes) -> str | None:
         try:

@@ -6,6 +6,7 @@ environment in the way of each store, or from fsspec's own variables such as FSS
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -39,6 +40,7 @@ from sar_dist.output import warn
 T = TypeVar("T")
 
 CHUNK_BYTES = 8 << 20
+_END_BYTES = 1 << 18
 _ATTEMPTS = 6
 # "There is no such file" is rarely a passing state, but some stores say so when a connection was reset.
 _ATTEMPTS_IF_REFUSED = 3
@@ -47,6 +49,7 @@ _REFUSALS = (FileNotFoundError, PermissionError)
 _ABSENT = (404, 410)
 _FORBIDDEN = (401, 403)
 # Of what fsspec's stores tell of a file: web servers, S3, Google.
+_AS_ABSENT = "taken for a file that is not there, of which some stores say the same"
 _VERSION_FIELDS = ("ETag", "etag", "Last-Modified", "LastModified", "updated")
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -75,6 +78,7 @@ class RemoteFolder:
         self._stall_seconds = stall_seconds
         self._connection: tuple[int, fsspec.AbstractFileSystem] | None = None
         self._answered = False
+        self.forbidden: list[str] = []  # what was said of files that ``exists`` was not allowed to see
 
     def url(self, name: str) -> str:
         """The URL of a file."""
@@ -94,6 +98,17 @@ class RemoteFolder:
             )
         return int(size), " ".join([str(size), *(str(info[field]) for field in _VERSION_FIELDS if info.get(field))])
 
+    def digest_of_ends(self, name: str, size: int) -> str:
+        """What tells a file from another of its size in most cases: of its first bytes and, but for web servers, its last."""
+
+        def ends(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+            first = filesystem.cat_file(path, start=0, end=min(size, _END_BYTES))
+            if self.root.startswith(("http://", "https://")):  # one without ranges would send all of it for its end
+                return first
+            return first + filesystem.cat_file(path, start=max(0, size - _END_BYTES), end=size)
+
+        return hashlib.blake2b(self._repeated(name, ends), digest_size=8).hexdigest()
+
     def read(self, name: str) -> bytes:
         """The whole content of a small file. Raises UserError if it is larger than any manifest, whatever its server says."""
         return self._manifest_sized(name, self._repeated(name, _beginning))
@@ -109,7 +124,7 @@ class RemoteFolder:
             if not isinstance(error.__cause__, _REFUSALS):
                 raise
             if isinstance(error.__cause__, PermissionError):
-                warn(f"{error}; taken for a file that is not there, of which some stores say the same")
+                warn(f"{error}; {_AS_ABSENT}")
             return None
         return self._manifest_sized(name, data)
 
@@ -141,6 +156,8 @@ class RemoteFolder:
         except RemoteUnreadable as error:
             if not isinstance(error.__cause__, _REFUSALS):
                 raise
+            if isinstance(error.__cause__, PermissionError):
+                self.forbidden.append(str(error))
             return False
         return True
 
@@ -266,14 +283,20 @@ def find_remote_manifest(url: str, split: Split) -> Manifest:
 
     Raises UserError.
     """
+    forbidden: list[str] = []
     for root in (url.rstrip("/"), *(f"{url.rstrip('/')}/{name}" for name in SPLIT_NAMES[split])):
         folder = RemoteFolder(root)
-        if folder.exists(MANIFEST_NAME):
-            return parse_manifest(_parse_json(folder, MANIFEST_NAME), root, split)
-        if folder.exists(TIMM_INFO_NAME):
-            return parse_timm_info(_parse_json(folder, TIMM_INFO_NAME), root, split)
+        for name, parse in ((MANIFEST_NAME, parse_manifest), (TIMM_INFO_NAME, parse_timm_info)):
+            if folder.exists(name):
+                if forbidden or folder.forbidden:
+                    said = [*forbidden, *folder.forbidden]
+                    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+                    warn(f"{said[0]}{more}; {_AS_ABSENT}, so {folder.url(name)} is read")
+                return parse(_parse_json(folder, name), root, split)
+        forbidden += folder.forbidden
     raise UserError(
-        f"no {split} shards at {url}: neither {MANIFEST_NAME} nor {TIMM_INFO_NAME} can be read there; {HOW_TO_MAKE}"
+        f"no {split} shards at {url}: neither {MANIFEST_NAME} nor {TIMM_INFO_NAME} can be read there; "
+        f"{f'{forbidden[0]}, or ' if forbidden else ''}{HOW_TO_MAKE}"
     )
 
 
@@ -307,6 +330,8 @@ def with_versions(manifest: Manifest) -> Manifest:
         if entry.sha256 is not None:
             return entry
         size, version = folder.state(entry.name)
+        if version == str(size):  # neither an ETag nor a date
+            version = f"{size} {folder.digest_of_ends(entry.name, size)}"
         return replace(entry, bytes=entry.bytes or size, version=version)
 
     with ThreadPoolExecutor(_SIZE_THREADS) as pool:

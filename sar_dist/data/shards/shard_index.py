@@ -34,6 +34,7 @@ from sar_dist.data.shards.checksums import RECORD
 from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.manifest import UNCOUNTED, Manifest, ShardEntry
+from sar_dist.data.shards.second_images import SecondImages
 from sar_dist.data.shards.tar_index import IndexedShard, index_shard
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.files import atomic_write, cache_folder, make_folder, sha256_of
@@ -43,7 +44,7 @@ from sar_dist.progress import track
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC_OF_ANY_VERSION = b"SARINDX"
-_MAGIC = _MAGIC_OF_ANY_VERSION + b"3"
+_MAGIC = _MAGIC_OF_ANY_VERSION + b"4"
 _STAT_THREADS = 16
 # Pipes of a pool to one of its processes, generously.
 _FILES_PER_PROCESS = 8
@@ -110,7 +111,11 @@ def read_index(path: Path) -> ShardIndex | None:
 def _parse_shard(fields: list[Any]) -> IndexedShard:
     shard = IndexedShard(*fields)  # JSON has no tuples
     passed_over, joined = shard.passed_over, shard.joined
-    return shard._replace(passed_over=(passed_over[0], passed_over[1]), joined=(joined[0], joined[1]))
+    return shard._replace(
+        passed_over=(passed_over[0], passed_over[1]),
+        joined=(joined[0], joined[1]),
+        second=SecondImages(*shard.second),
+    )
 
 
 def index_paths(manifest: Manifest) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,18 +16,21 @@ from filelock import FileLock, Timeout
 from sar_dist.config import DataSettings
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.manifest import Manifest
+from sar_dist.data.shards.odd_members import odd_members
 from sar_dist.data.shards.reading import LocalShards, OpenShard, Shards
 from sar_dist.data.shards.remote import RemoteFolder, is_url
 from sar_dist.data.shards.shard_index import index_and_check, read_index, write_index
+from sar_dist.data.shards.tar_index import IndexedShard
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
-from sar_dist.files import NO_SPACE_ERRORS, cache_folder, make_folder
+from sar_dist.files import NO_SPACE_ERRORS, cache_folder, check_folder, check_space, make_folder
 from sar_dist.output import warn
 
 _PREFETCH_THREADS = 4
 # A transfer may damage a shard; twice in a row it is the stored shard that is damaged.
 _TRANSFERS = 2
 _EVICTIONS_DURING_OPEN = 5
+_STAGED = "*/**/*.tar"
 
 
 class StagedShards:
@@ -56,6 +59,7 @@ class StagedShards:
         versions = [shard.version for shard in manifest.shards]
         self.content = _short_digest(*map(str, versions)) if any(versions) else None
         self._prefetcher: tuple[int, _Prefetcher] | None = None
+        self._said = False
 
     def url(self, shard: int) -> str:
         return self._remote.url(self._manifest.shards[shard].name)
@@ -136,8 +140,10 @@ class StagedShards:
                         file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())
-                write_index(_index_path(path), [index_and_check(part, entry, self._remote.root, self._manifest.labels)])
+                indexed = index_and_check(part, entry, self._remote.root, self._manifest.labels)
+                write_index(_index_path(path), [indexed])
                 part.rename(path)
+                self._say_what_is_odd(indexed[0])
                 return
             except DamagedShard as problem:
                 if transfer == _TRANSFERS:
@@ -146,11 +152,18 @@ class StagedShards:
             finally:
                 part.unlink(missing_ok=True)
 
+    def _say_what_is_odd(self, shard: IndexedShard) -> None:
+        """Of the first shard in which something is: each process fetches a few of very many."""
+        lines = [] if self._said else list(odd_members([shard]))
+        for line in lines:
+            warn(f"{self._remote.root}: {line} (only the first such shard is reported)")
+        self._said = self._said or bool(lines)
+
     def _make_room(self, keep: Path) -> None:
         """Remove the shards used longest ago until the stage is within its limit; ``keep`` stays."""
         with FileLock(self._stage / "room.lock"):
             staged = []
-            for path in self._stage.glob("*/**/*.tar"):
+            for path in self._stage.glob(_STAGED):
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
                     staged.append((state.st_atime_ns, state.st_size, path))
@@ -205,5 +218,36 @@ def open_shards(manifest: Manifest, data: DataSettings) -> Shards:
     """The shards of a manifest, local or remote; a local one is indexed first if ``check_shards`` has not done it."""
     if not is_url(manifest.root):
         return LocalShards(manifest, open_index(manifest))
-    stage = Path(data.stage) if data.stage else cache_folder() / "stage"
-    return StagedShards(manifest, stage, int(data.stage_gigabytes * 1e9), data.stall_seconds)
+    return StagedShards(manifest, stage_folder(data), _stage_limit(data), data.stall_seconds)
+
+
+def stage_folder(data: DataSettings) -> Path:
+    """The local folder of remote shards."""
+    return Path(data.stage) if data.stage else cache_folder() / "stage"
+
+
+def _stage_limit(data: DataSettings) -> int:
+    return int(data.stage_gigabytes * 1e9)
+
+
+def check_stage(data: DataSettings) -> None:
+    """Make sure that remote shards, if there are any, can be written where they are to be. Raises UserError."""
+    sets = [each.shards for each in data.training_sets] + [data.val or ""]
+    if any(map(is_url, sets)):
+        folder = stage_folder(data)
+        check_folder(folder, f"data.stage={data.stage}" if data.stage else f"the folder of remote shards, {folder}")
+
+
+def check_stage_room(data: DataSettings, manifests: Sequence[Manifest]) -> None:
+    """Make sure that the disk holds the remote shards among ``manifests``, as far as they are kept. Raises UserError."""
+    remote = [shard.bytes or 0 for manifest in manifests if is_url(manifest.root) for shard in manifest.shards]
+    if not remote:
+        return
+    folder = stage_folder(data)
+    held = sum(path.stat().st_size for path in folder.glob(_STAGED) if path.is_file())
+    check_space(  # what is there already makes room
+        folder,
+        min(_stage_limit(data), sum(remote)) - held,
+        "remote shards take",
+        "lower data.stage_gigabytes, or set data.stage to a folder of a larger disk",
+    )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -25,6 +24,7 @@ from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, 
 from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
 from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
+from sar_dist.data.shards.second_images import SecondImages, joined_images, second_images
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, ReadAt, is_meta, key_of_member, walk_members
 
 NO_IMAGE = -1
@@ -43,8 +43,8 @@ class IndexedShard(NamedTuple):
 
     ``bytes``, ``mtime_ns``, ``device`` and ``inode`` (see ``file_identity``) are its state when it was indexed,
     ``checksums`` the digest of its samples' checksums, ``sha256`` that of the whole file if it was compared then.
-    ``passed_over`` counts members of no sample, ``joined`` samples with a member that looks like another sample's, each with
-    the name of the first; ``scattered`` says that the members of some sample do not follow each other.
+    ``passed_over`` counts members of no sample, ``joined`` images that look like another sample's, each with the name of the
+    first, and ``second`` further images of samples; ``scattered`` says that the members of some sample do not follow each other.
     """
 
     name: str
@@ -59,6 +59,7 @@ class IndexedShard(NamedTuple):
     passed_over: tuple[int, str] = (0, "")
     joined: tuple[int, str] = (0, "")
     sha256: str | None = None
+    second: SecondImages = SecondImages()
 
 
 class _Image(NamedTuple):
@@ -121,6 +122,7 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
     _refuse_strays(found, name)
     _refuse_dots(found.samples, name)
     _refuse_splits(found.samples, name)
+    members = {key: sample.extensions for key, sample in found.samples.items()}
     return IndexedShard(
         name,
         state.st_size,
@@ -131,7 +133,8 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
         digest_of(records),
         bool(found.apart),
         found.passed_over,
-        _joined(found.samples),
+        joined_images(members),
+        second=second_images(members),
     )
 
 
@@ -247,18 +250,6 @@ def _refuse_splits(samples: Iterable[str], shard: str) -> None:
         raise DamagedShard(
             f"shard {shard}: holds the splits {split} and {other}, as {key} and {other_key}; pack each split in tars of its own"
         )
-
-
-def _joined(samples: dict[str, _Sample]) -> tuple[int, str]:
-    """How many samples have a second image under a name that no other sample has, such as a.2.jpg beside a.jpg; and the first."""
-    count = Counter(name for sample in samples.values() for name in sample.extensions if "." in name)
-    found = [
-        f"{key}.{name}"
-        for key, sample in samples.items()
-        for name in sample.extensions
-        if count[name] == 1 and is_image_name(name) and len(samples) > 1
-    ]
-    return len(found), found[0] if found else ""
 
 
 def parse_label(data: bytes) -> int:

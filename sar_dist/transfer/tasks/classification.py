@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class ClassifierSplit(PreparedSplit):
 class ImageNetValidation(TransferTask[TransferSettings, ClassifierSplit]):
     """Top-1 and top-5 of the model's own classifier on a validation split."""
 
+    primary: ClassVar[str] = "top1"
     name = "imagenet_val"
     summary, data_help = described("imagenet_val")
     data_folder = "imagenet-1k-wds"
@@ -56,7 +58,7 @@ class ImageNetValidation(TransferTask[TransferSettings, ClassifierSplit]):
         scores = ClassificationScores.of(order, found, classes)
         return Outcome(
             metrics=scores.metrics,
-            primary="top1",
+            primary=self.primary,
             samples=scores.samples,
             skipped=scores.skipped,
             protocol={

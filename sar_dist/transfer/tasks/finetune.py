@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -91,6 +91,7 @@ class FinetuneData:
 class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
     """Train the whole model on the set, with a new classifier, and score the result."""
 
+    primary: ClassVar[str] = "top1"
     name = "finetune"
     summary, data_help = described("finetune")
     data_folder = "cifar10"
@@ -127,7 +128,7 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
         scores = ClassificationScores.of(order, found, len(names))
         return Outcome(
             metrics=scores.metrics,
-            primary="top1",
+            primary=self.primary,
             samples=scores.samples,
             skipped=scores.skipped,
             protocol={

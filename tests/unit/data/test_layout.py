@@ -30,7 +30,7 @@ from sar_dist.data.layout import (
 from sar_dist.data.making.sources import CsvColumns, FileSource, csv_sources, imagefolder_sources
 from sar_dist.data.making.sources.inaturalist import inaturalist_sources
 from sar_dist.data.shards import Manifest, check_shards
-from sar_dist.data.shards.checks import manifests_at
+from sar_dist.data.shards.checks import _tars_below, manifests_at
 from sar_dist.errors import UserError
 from sar_dist.training.checks import check_same_classes
 
@@ -517,6 +517,20 @@ def test_tars_in_folders_beside_others_are_counted(tmp_path: Path, capsys: pytes
         read()
         said = capsys.readouterr().err
         assert said.count("left out 1 .tar files in the folders in it, such as more/0/b-0000.tar") == 1
+
+
+def test_tars_in_linked_folders_are_counted_and_links_not_followed_further(tmp_path: Path) -> None:
+    for name in ("other/b.tar", "other/deeper/c.tar", "data/sub/d.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for link, target in (
+        ("data/link", "other"),
+        ("data/sub/link", "other"),
+        ("data/round", "data"),
+        ("data/gone", "no"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert _tars_below(tmp_path / "data") == ["link/b.tar", "sub/d.tar", "sub/link/b.tar"]
 
 
 def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -228,6 +228,17 @@ def test_only_not_found_means_that_a_file_is_not_there(
     faults.refused = {"classes.json": 403}
     assert load_manifest(url, "train").classes is None
     assert "classes.json may not be read (HTTP status 403)" in capsys.readouterr().err
+    faults.refused = {"manifest.json": 403}
+    assert load_manifest(url, "train").classes == ("cat",)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "/manifest.json may not be read (HTTP status 403); provide credentials in the environment; taken for a file"
+        in line
+    )
+    assert line.endswith("/_info.json is read")
+    faults.refused = {"manifest.json": 403, "_info.json": 403}
+    with pytest.raises(UserError, match=r"can be read there; http://.*/manifest\.json may not be read"):
+        load_manifest(url, "train")
     faults.refused = {"imagenet1k-train-0000.tar": 403}
     with pytest.raises(UserError, match=r"0000\.tar may not be read \(HTTP status 403\)"):
         check_shards(load_manifest(url, "train"))
@@ -246,6 +257,36 @@ def test_a_replaced_shard_without_sha256_is_another_one(web: tuple[str, Path, Fa
         contents.append(shards.content)
     assert None not in contents
     assert contents[0] != contents[1]
+
+
+def test_a_shard_replaced_by_one_of_equal_size_is_another_one(web: tuple[str, Path, Faults]) -> None:
+    """The server gives neither an ETag nor a date: the beginning tells."""
+    url, folder, _ = web
+    info = {"num_samples": 3, "filenames": ["train-0000.tar"], "shard_lengths": [3]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    make_shards(folder, [3], "train")
+    first, again = (load_manifest(url, "train").shards[0] for _ in range(2))
+    shard = folder / "train-0000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"s000001", b"s000009"))
+    other = load_manifest(url, "train").shards[0]
+    assert first.version == again.version != other.version
+    assert first.bytes == other.bytes
+
+
+def test_second_images_of_remote_shards_are_said_once(
+    web: tuple[str, Path, Faults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, folder, _ = web
+    names = [f"train-{number}.tar" for number in range(2)]
+    for name in names:
+        (folder / name).write_bytes(tar_bytes([("k0.jpg", b"1"), ("k0.png", b"2"), ("k0.cls", b"0")]))
+    info = {"num_samples": 2, "filenames": names, "shard_lengths": [1, 1]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    shards = staged(load_manifest(url, "train"), tmp_path / "stage")
+    shards.fetch(0)
+    shards.fetch(1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 images such as 'k0.png' in train-0.tar are not used" in line
 
 
 def test_a_web_page_instead_of_a_shard_is_said(web: tuple[str, Path, Faults], tmp_path: Path) -> None:

@@ -813,9 +813,7 @@ def test_files_that_name_no_split_are_of_the_split_that_their_folder_is_called(t
 
 def test_tars_with_samples_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tars(tmp_path / "src", [0, "dog", 1, None, 2])
-    message = (
-        r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar; .*--leave-out-bad"
-    )
+    message = r"2 of the 5 train samples .* a label in json\.label, the first is sample 1 of 00000\.tar, with label .dog.; .*--leave-out-bad"
     with pytest.raises(UserError, match=message):
         tar_sources(folder, "json.label", None)
     with pytest.raises(UserError, match="5 of the 5 train samples"):

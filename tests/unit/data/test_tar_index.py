@@ -197,6 +197,28 @@ def test_members_of_two_extensions_are_companions(tmp_path: Path, capsys: pytest
     assert "1 images such as 'c.2.jpg' in a.tar belong to a sample that has another image" in line
 
 
+def test_a_second_image_of_a_sample_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by an index that is read back, and for every plain extension; companions by a name of their own are none."""
+    kinds = ["jpg png mask.png", "jpg png webp", "png", "webp jpg mask.png"]
+    names = [f"k{n}.{kind}" for n, each in enumerate(kinds) for kind in [*each.split(), "cls"]]
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(name, b"1") for name in names]))
+    (tmp_path / "b.tar").write_bytes(tar_bytes([(name, b"2") for name in names]))
+    manifest = load_manifest(tmp_path, "train")
+    for _ in range(2):
+        check_shards(manifest)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "8 images such as 'k0.png' in a.tar are not used, for their sample has another, 'k0.jpg'" in line
+        assert "in 2 other samples of these shards such a file is the image, such as 'k2.png'" in line
+
+
+def test_images_that_a_number_tells_apart_are_counted(tmp_path: Path) -> None:
+    """However many samples have one: photographs called a.jpg, a.1.jpg are no companions of each other."""
+    names = [f"{key}.{kind}" for key in "ab" for kind in ("jpg", "1.jpg", "mask.png", "cls")]
+    entry, _ = index_shard(write(tmp_path, tar_bytes([(name, b"1") for name in names])))
+    assert entry.joined == (2, "a.1.jpg")
+    assert entry.second.images == 0
+
+
 def test_members_that_are_no_samples(tmp_path: Path) -> None:
     """Folders and WebDataset's own meta members are part of the format, not samples."""
     out = io.BytesIO()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from shard_factory import image_of, make_shards, sample_members, tar_bytes
 
 from sar_dist.data.making.sources import FileSample, FileSource
@@ -104,3 +107,48 @@ def test_verify_tells_shards_without_labels_from_sets_without(
     assert (
         "shard train-0.tar: none of its 2 samples has a label in cls, unlike those of other" in capsys.readouterr().out
     )
+
+
+def test_a_jpeg_of_which_libjpeg_warns_is_good_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One whose second half is zeros: every decoder makes a picture of it, and training takes it."""
+    pytest.importorskip("simplejpeg")
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(out, "JPEG")
+    whole = out.getvalue()
+    damaged = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    members = [("a.jpg", whole), ("a.cls", b"0"), ("b.jpg", damaged), ("b.cls", b"0")]
+    (tmp_path / "train-0.tar").write_bytes(tar_bytes(members))
+    verify_folder(tmp_path, processes=1)
+    assert capsys.readouterr().err == ""
+    verify_folder(tmp_path, deep=True, processes=1)
+    said = capsys.readouterr()
+    assert "2 samples, 0 bad" in said.out
+    assert "1 images can be decoded, but libjpeg warns of them" in said.err
+    assert "the first in shard train-0.tar, b: " in said.err
+
+
+def test_a_name_with_a_line_break_stays_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train-0.tar").write_bytes(tar_bytes([("a\nb.jpg", image_of(0)), ("a\nb.cls", b"x")]))
+    with pytest.raises(UserError):
+        verify_folder(tmp_path, processes=1)
+    assert r"shard train-0.tar: a\nb: label 'x' is neither" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "_info.json", "classes.json"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_describes_shards_is_a_file_or_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """Taken for absent, it would change what is read or what labels mean."""
+    make_shards(tmp_path, [3], "train")
+    if kind == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=rf"{name} is (no file|a link to nothing); restore or remove it"):
+        verify_folder(tmp_path, processes=1)
+
+
+def test_a_pipe_called_like_a_tar_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_shards(tmp_path, [3], "train")
+    os.mkfifo(tmp_path / "train-1.tar")
+    verify_folder(tmp_path, processes=1)
+    assert "left out 1 pipes or devices called like tars, such as train-1.tar" in capsys.readouterr().err

@@ -53,8 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, *, body: bool) -> None:
         path = self.server.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
+        if not path.is_file():  # of which a bucket that may not be listed says "forbidden"
+            self.send_error(self.server.faults.refused.get(self.path.rpartition("/")[2], 404))
             return
         data = path.read_bytes()
         status, wanted = 200, self.headers.get("Range")

@@ -267,6 +267,6 @@ def test_a_measure_without_a_row_is_found_without_a_run(tmp_path: Path, metric: 
     own = measuring("total variation").with_term("method", "total_variation", 1.0)
     check_programs(own, evaluations=False)
     with pytest.raises(
-        UserError, match=rf"^the analysis measures '{metric}', of which .* no row; they have .*knn: METRIC"
+        UserError, match=rf"^the analysis measures '{metric}', of which .* no row; they have .*knn: top1"
     ):
         check_programs(measuring("knn: top1", metric), evaluations=False)

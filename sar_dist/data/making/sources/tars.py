@@ -149,6 +149,9 @@ class TarSource(StoredSource):
             f"{len(bad)} of the {self._manifest.total} {self.split} samples in {self._manifest.root} are without {wanted}, the "
             f"first is sample {place} of {self._manifest.shards[shard].name}"
         )
+        held = self._manifest.labels.found(self._members(int(bad[0]))[1]) if self._labels[bad[0]] == NO_LABEL else None
+        if self._labelled and held is not None:
+            found += f", with label {held}"
         if not leave_out:
             raise UserError(
                 f"{found}; say where labels are with --label, and what words mean in a {CLASSES_NAME} beside the tars, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class ObjectImages(PreparedSplit):
 class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
     """Share of attention on the object, box overlap and pointing game, with exact masks the Jaccard index too."""
 
+    primary: ClassVar[str] = "mass"
     name = "attention_boxes"
     summary, data_help = described("attention_boxes")
     data_folder = "tiny_imagenet_10"
@@ -98,7 +99,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         hidden = int((~visible).sum() - bad.sum())
         return Outcome(
             metrics=metrics,
-            primary="mass",
+            primary=self.primary,
             samples=len(prepared.samples),
             skipped=int(bad.sum()),
             protocol={

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -87,6 +87,7 @@ class ScoredImage:
 class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
     """Jaccard index of each head's attention mask with each object, beside random and uniform attention."""
 
+    primary: ClassVar[str] = "jaccard"
     name = "voc_attention"
     summary, data_help = described("voc_attention")
     data_folder = "VOCdevkit"
@@ -133,7 +134,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
         classes = class_means(scores[TRAINED], [image.classes for image in images], chosen)
         return Outcome(
             metrics=metrics,
-            primary="jaccard",
+            primary=self.primary,
             samples=len(images),
             skipped=int(sum(maps[TRAINED].bad[image.number] for image in images)),
             protocol=self._protocol(prepared, len(images)),

@@ -7,6 +7,7 @@ vote for their class with exp(s / 0.07). Nothing is trained, so that the number 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class NearestNeighbourSettings(TransferSettings):
 class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     """Weighted kNN on frozen [CLS] features."""
 
+    primary: ClassVar[str] = "top1"
     name = "knn"
     summary, data_help = described("knn")
     data_folder = "imagenet-1k-wds"
@@ -88,7 +90,7 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
         names = prepared.class_names(classes)
         return Outcome(
             metrics=metrics,
-            primary="top1",
+            primary=self.primary,
             samples=scores.samples,
             skipped=scores.skipped,
             protocol=self._protocol(len(bank.labels)),

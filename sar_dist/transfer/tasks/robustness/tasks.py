@@ -96,6 +96,7 @@ class ClassFolderTask(RobustnessTask[RobustnessImages]):
         class_list: name of timm's list of the set's classes; None: all 1000.
     """
 
+    primary: ClassVar[str] = "top1"
     folder_names: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     class_list: ClassVar[str | None] = None
@@ -132,7 +133,7 @@ class ClassFolderTask(RobustnessTask[RobustnessImages]):
         classes = IMAGENET_CLASSES if indices is None else len(indices)
         return Outcome(
             metrics=top_accuracies(found.values["classes"], found.labels, found.bad),
-            primary="top1",
+            primary=self.primary,
             samples=len(prepared.samples),
             skipped=int(found.bad.sum()),
             protocol={
@@ -199,6 +200,7 @@ class ImageNetSketch(ClassFolderTask):
 class ImageNetReal(RobustnessTask[RobustnessImages]):
     """ImageNet's validation images with the reassessed labels of Beyer et al. 2020."""
 
+    primary: ClassVar[str] = "top1"
     name = "imagenet_real"
     summary, data_help = described("imagenet_real")
     data_folder = "imagenet-1k-wds"
@@ -223,7 +225,7 @@ class ImageNetReal(RobustnessTask[RobustnessImages]):
         sizes = [len(labels) for labels in right if labels]
         return Outcome(
             metrics={"top1": top1},
-            primary="top1",
+            primary=self.primary,
             samples=scored,
             skipped=int(sum(bad for bad, labels in zip(found.bad, right, strict=True) if labels)),
             protocol={

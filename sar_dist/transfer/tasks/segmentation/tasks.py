@@ -70,6 +70,7 @@ class SegmentationData:
 class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
     """Segmentation on one data set; a subclass says how to open its files and what their labels mean."""
 
+    primary: ClassVar[str] = "mIoU"
     settings_type = SegmentationSettings
     zero_is_void: ClassVar[bool]
 
@@ -188,7 +189,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
                 figures["predictions"] = predictions_figure(pictures, classes)
         return Outcome(
             metrics=measured,
-            primary="mIoU",
+            primary=self.primary,
             samples=len(data.val),
             skipped=len(census["val"].unreadable),
             protocol=self._protocol(data, census),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,6 +89,7 @@ class _Trained:
 class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
     """A linear classifier on frozen features, its learning rate and features chosen by a sweep."""
 
+    primary: ClassVar[str] = "top1"
     name = "linear"
     summary, data_help = described("linear")
     data_folder = "cifar10"
@@ -127,7 +128,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
         names = prepared.splits.class_names(classes)
         return Outcome(
             metrics=trained.metrics,
-            primary="top1",
+            primary=self.primary,
             samples=scores.samples,
             skipped=scores.skipped,
             protocol=self._protocol(prepared.recipe, trained),
