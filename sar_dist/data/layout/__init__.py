@@ -35,7 +35,14 @@ from sar_dist.data.layout.formats import (
 )
 from sar_dist.data.layout.maps import maps_by_name, same_but_for_extension
 from sar_dist.data.layout.parts import check_parts
-from sar_dist.data.layout.row_splits import called_like_splits, split_columns, splits_of_images
+from sar_dist.data.layout.row_splits import (
+    called_like_splits,
+    refuse_other_name,
+    split_column,
+    split_columns,
+    split_named,
+    splits_of_images,
+)
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
@@ -94,10 +101,13 @@ __all__ = [
     "read_label_words",
     "refuse_lists",
     "refuse_number_words",
+    "refuse_other_name",
     "same_but_for_extension",
     "sort_classes",
+    "split_column",
     "split_columns",
     "split_folders",
+    "split_named",
     "split_of_folder",
     "split_of_word",
     "splits_by_name",
