@@ -33,7 +33,7 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
-from sar_dist.data.layout.maps import maps_by_name, same_but_for_extension
+from sar_dist.data.layout.maps import same_but_for_extension
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.row_splits import (
     called_like_splits,
@@ -89,7 +89,6 @@ __all__ = [
     "is_sample_member",
     "is_tiny_imagenet",
     "is_unread_image",
-    "maps_by_name",
     "member_extension",
     "named_classes",
     "no_plain_tar",

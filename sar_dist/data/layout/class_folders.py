@@ -2,7 +2,8 @@
 
 - A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
   (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted, as are images and
-  archives that lie beside the class folders.
+  archives that lie beside the class folders, and images that are called like maps of others (``a_mask.png`` beside ``a.png``).
+- A class that is there as an archive alone is refused: without it the set would be another one.
 - A tree whose folders are something else is refused: a level above the classes (``2019/cats``, ``2019/dogs``), splits, a copy
   of the set, ``images`` beside ``masks``. ``no_classes`` has these rules.
 - Names that look the same are the same class. Two folders that look the same, are the same number (1 and 01), or are the
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sar_dist.data.layout.archives import archive_of_a_class
 from sar_dist.data.layout.classes import class_word, sort_classes
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
@@ -24,6 +26,7 @@ from sar_dist.data.layout.formats import (
     is_left_over,
     is_unread_image,
 )
+from sar_dist.data.layout.maps import maps_by_name
 from sar_dist.data.layout.no_classes import refuse_what_is_no_class
 from sar_dist.errors import UserError
 
@@ -31,13 +34,14 @@ FolderIdentity = tuple[int, int]
 
 
 class ClassFolder(NamedTuple):
-    """A folder in a tree of classes: its images, other files, and hidden ones and leftovers.
+    """A folder in a tree of classes: its images, maps of these by their names, other files, and hidden ones and leftovers.
 
     ``name`` is its name as a ``class_word``; paths are below the tree's root, with "/", sorted.
     """
 
     name: str
     images: tuple[str, ...]
+    maps: tuple[str, ...]
     ignored: tuple[str, ...]
     left_over: tuple[str, ...]
 
@@ -52,6 +56,26 @@ class ClassTree(NamedTuple):
     no_classes: list[str]
     beside: list[str]
     remarks: list[str]
+
+    def left_out(self) -> list[str]:
+        """What was left out, a line for each kind."""
+        ignored = [path for folder in self.classes for path in folder.ignored]
+        unread = [path for path in ignored if is_unread_image(path)]
+        kinds = (
+            (self.no_classes, "folders that are no classes (hidden or no images)"),
+            (self.beside, "images or archives beside the class folders, which are of no class"),
+            (
+                [path for folder in self.classes for path in folder.maps],
+                "images that are called like maps of others (masks, ground truth); rename what is an image of its class",
+            ),
+            (unread, "images in formats that are not read; convert them to JPEG or PNG"),
+            ([path for path in ignored if not is_unread_image(path)], "files that are no images by name"),
+            (
+                [path for folder in self.classes for path in folder.left_over],
+                "hidden files and leftovers of other programs",
+            ),
+        )
+        return [f"left out {len(paths)} {what}, such as {paths[0]}" for paths, what in kinds if paths]
 
 
 def class_folders(root: Path, depth: int | None = None) -> ClassTree:
@@ -73,9 +97,11 @@ def class_folders(root: Path, depth: int | None = None) -> ClassTree:
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
     with_images = [name for name, folder in found.items() if folder.images]
-    _refuse_unread(root, [found[name] for name in found if name not in with_images])
+    without = [found[name] for name in found if name not in with_images]
+    _refuse_unread(root, without)
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
+    _refuse_archives(root, with_images, beside, without)
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
     remarks = refuse_what_is_no_class(
@@ -130,6 +156,18 @@ def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
             )
 
 
+def _refuse_archives(root: Path, classes: Sequence[str], beside: Sequence[str], without: Sequence[ClassFolder]) -> None:
+    """Raise UserError for an archive beside the ``classes``, or in a folder without images, that is a class as it seems."""
+    found = archive_of_a_class(root, beside, classes)
+    for folder in without:
+        found = found or archive_of_a_class(root, folder.ignored, classes, inside=True)
+    if found is not None:
+        raise UserError(
+            f"{root / found} looks like a class that is not unpacked, beside {len(classes)} that are, such as {classes[0]}; "
+            "unpack it, or move it away if it is none"
+        )
+
+
 def _refuse_doubles(root: Path, names: Sequence[str]) -> None:
     """Raise UserError where two class folders would be one class: names that look the same, or are the same number."""
     taken: dict[str, str] = {}
@@ -172,7 +210,11 @@ class _FolderReader:
                     images.append(path)  # a link to nothing is found out when its size is asked for
                 else:
                     ignored.append(path)
-        return ClassFolder(class_word(name), *(tuple(sorted(paths)) for paths in (images, ignored, left_over)))
+        maps = maps_by_name(sorted(images))
+        images = sorted({*images} - {*maps})
+        return ClassFolder(
+            class_word(name), tuple(images), tuple(maps), tuple(sorted(ignored)), tuple(sorted(left_over))
+        )
 
     def _entries(
         self, folder: str, above: frozenset[FolderIdentity]

@@ -6,7 +6,7 @@ A class may be called "mask": it is taken for maps only beside what is called li
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sar_dist.data.layout.formats import IMAGE_EXTENSIONS
 from sar_dist.data.layout.splits import words_of
@@ -20,17 +20,41 @@ _NEVER_CLASSES = frozenset(
 )
 _GROUND_TRUTH = "groundtruth"
 _INPUTS = frozenset({"input", "inputs"})
-# What the maps of an image in the same folder are called: its own name with a word for them.
-_MAP_OF = re.compile(r"(?P<image>.+)[ _.-](?:masks?|gt|seg|segmentation|labels?)(?:[ _-]?\d+)?")
+# What the maps of an image in the same folder are called: its own name, and such words behind it.
+_MAP_WORDS = _MAPS | frozenset(
+    {"seg", "segm", "segmented", "lesion", "lesions", "contour", "contours", "annotation", "annotations", "annot"}
+    | {"annotated", "truth", "groundtruth", "trimap", "trimaps"}
+)
+_BESIDE_MAP_WORDS = frozenset(
+    {"binary", "ground", "color", "colour", "fine", "coarse", "train", "id", "ids", "instance"}
+)
+_SEPARATOR = re.compile(r"[ _.-]")
+# A suffix that may mean something else: of maps where every image has one, as in the Herlev set of cells.
+_MAP_OF_EVERY_IMAGE = "-d"
 _NO_LETTER = re.compile(r"[\W\d_]+")
 
 
 def maps_by_name(images: Sequence[str]) -> list[str]:
-    """Those of the ``images`` (paths) that are called like a map of another one, such as a_mask.png beside a.png."""
+    """Those of the ``images`` (paths of one class) that are called like a map of another one, such as a_mask.png beside a.png."""
     stems = {path.rpartition(".")[0] for path in images}
-    return [
-        path for path in images if (found := _MAP_OF.fullmatch(path.rpartition(".")[0])) and found["image"] in stems
-    ]
+    whole = [path for path in images if _without_suffix(path) in stems]
+    every = {*whole} if 2 * len(whole) >= len(images) else set()
+    return [path for path in images if path in every or _is_map_of(path.rpartition(".")[0], stems)]
+
+
+def _is_map_of(stem: str, stems: Collection[str]) -> bool:
+    """Whether a name without its extension is one of ``stems`` and words for a map behind it."""
+    for separator in _SEPARATOR.finditer(stem):
+        if stem[: separator.start()] in stems:
+            words = {*words_of(stem[separator.start() :])}
+            if words & _MAP_WORDS and words <= _MAP_WORDS | _BESIDE_MAP_WORDS:
+                return True
+    return False
+
+
+def _without_suffix(path: str) -> str | None:
+    stem = path.rpartition(".")[0]
+    return stem[: -len(_MAP_OF_EVERY_IMAGE)] if stem.lower().endswith(_MAP_OF_EVERY_IMAGE) else None
 
 
 def same_but_for_extension(images: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ _SPLIT_OF_WORD: dict[str, str] = {
 } | dict.fromkeys(_TEST_WORDS, "test")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # What the folders of splits are called besides: by the size of their images, say.
-_ADDED = frozenset(
+ADDED_TO_SPLITS = frozenset(
     {"large", "small", "full", "mini", "tiny", "standard", "images", "image", "imgs", "img", "set", "data"}
 )
 _SEPARATORS = "0123456789_-. "
@@ -68,7 +68,7 @@ def extends_split(name: str) -> bool:
     return (
         split_of_word(name) is None
         and any(word in _SPLIT_OF_WORD for word in words)
-        and all(word in _SPLIT_OF_WORD or word in _ADDED for word in words)
+        and all(word in _SPLIT_OF_WORD or word in ADDED_TO_SPLITS for word in words)
         and not rest.strip(_SEPARATORS)
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -354,20 +356,79 @@ def test_a_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path, name: str
 
 
 def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/emu.tar", "train/notes.txt")
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/train_images.tar", "train/notes.txt")
     assert len(imagefolder_sources(tmp_path, None)[0]) == 2
     assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
         capsys.readouterr().err
     )
 
 
-def test_images_called_like_maps_of_others_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tree(tmp_path, "benign/a (1).png", "benign/a (1)_mask.png", "benign/a (1)_mask_1.png", "benign/with_mask.png")
-    assert len(imagefolder_sources(tmp_path, None)[0]) == 4
-    assert "2 images are called like maps of others, such as benign/a (1)_mask.png" in capsys.readouterr().err
-    (tmp_path / "benign" / "a (1).png").unlink()
-    imagefolder_sources(tmp_path, None)
-    assert "maps of others" not in capsys.readouterr().err
+def archive(path: Path, *members: str) -> Path:
+    """A zip archive or a (compressed) tar of empty files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as content:
+            for member in members:
+                content.writestr(member, b"")
+    else:
+        path.write_bytes(gzip.compress(tar_bytes([(member, b"") for member in members])))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "refused"),
+    [
+        ("train/eel.zip", ["1.png"], True),
+        ("train/eel.tar.gz", ["eel/1.jpg"], True),
+        ("train/eel.rar", None, True),
+        ("train/eel/eel.zip", ["1.png"], True),
+        ("train/eel/images.tar.gz", ["images/1.png"], True),
+        ("train/Cat.zip", ["1.png"], False),  # unpacked
+        ("train/all.rar", None, False),
+        ("train/pets.tar.gz", ["pets/train/cat/1.png"], False),  # what the classes were unpacked from
+        ("train/downloads/pets.zip", ["train/cat/1.png"], False),
+        ("train/boxes.zip", ["1.xml"], False),
+        ("train/animals.zip", ["1.png"], False),  # called like the folder of the set
+        ("eel.zip", ["1.png"], False),  # beside the splits
+    ],
+)
+def test_a_class_that_is_not_unpacked_is_refused(
+    tmp_path: Path, path: str, members: list[str] | None, refused: bool
+) -> None:
+    root = tree(tmp_path / "animals", "train/cat/1.png", "train/dog/2.png")
+    if members is None:
+        tree(root, path)
+    else:
+        archive(root / path, *members)
+    with pytest.raises(UserError) if refused else contextlib.nullcontext() as caught:
+        assert imagefolder_sources(root, None)[0].classes == ("cat", "dog")
+    if caught is not None:
+        assert str(caught.value) == (
+            f"{root / path} looks like a class that is not unpacked, beside 2 that are, such as cat; unpack it, or move it away "
+            "if it is none"
+        )
+
+
+@pytest.mark.parametrize(
+    ("images", "maps"),
+    [
+        (["a (1).png", "with_mask.png"], ["a (1)_mask.png", "a (1)_mask_1.png"]),
+        (["1-001.BMP", "1-002.BMP"], ["1-001-d.bmp", "1-002-d.bmp"]),
+        (["1.png", "2.png", "2-d.png", "3.png", "4.png"], []),  # of few: something else
+        (["a.jpg", "b.jpg"], ["a_seg.png", "b-gt.png"]),
+        (["ISIC_1.jpg"], ["ISIC_1_segmentation.png", "ISIC_1_Lesion.bmp"]),
+        (["x.tif"], ["x_contour.tif", "x-label.png", "x_binary_mask.png"]),
+        (["y.png"], ["y_gtFine_labelIds.png", "y_gtFine_color_mask.png"]),
+        (["a_mask.png", "label.png"], []),  # of nothing that is there
+    ],
+)
+def test_images_called_like_maps_of_others_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture, images: list[str], maps: list[str]
+) -> None:
+    (source,) = imagefolder_sources(tree(tmp_path, *(f"{c}/{name}" for c in "ab" for name in images + maps)), None)
+    assert len(source) == 2 * len(images)
+    line = f"left out {2 * len(maps)} images that are called like maps of others (masks, ground truth); rename what is an image"
+    assert capsys.readouterr().err.count(line) == bool(maps)
 
 
 def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -17,8 +17,6 @@ from sar_dist.data.layout import (
     doubtful_words,
     is_image_name,
     is_left_over,
-    is_unread_image,
-    maps_by_name,
     member_extension,
     order_remark,
     read_class_table,
@@ -195,21 +193,8 @@ def _labelled(root: Path, table: ClassTable, numbering: Path, depth: int | None)
                 "each image must be in a folder called like its class: rename or move it (`make_shards.py csv` takes a table "
                 "of images and labels instead)"
             )
-    ignored = [path for folder in tree.classes for path in folder.ignored]
-    unread = [path for path in ignored if is_unread_image(path)]
-    left_over = [path for folder in tree.classes for path in folder.left_over]
-    for left_out, what in (
-        (tree.no_classes, "folders that are no classes (hidden or no images)"),
-        (tree.beside, "images or archives beside the class folders, which are of no class"),
-        (unread, "images in formats that are not read; convert them to JPEG or PNG"),
-        ([path for path in ignored if not is_unread_image(path)], "files that are no images by name"),
-        (left_over, "hidden files and leftovers of other programs"),
-    ):
-        if left_out:
-            _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")
-    maps = [path for folder in tree.classes for path in maps_by_name(folder.images)]
-    if maps:
-        _say(root, f"{len(maps)} images are called like maps of others, such as {maps[0]}; if they are, move them away")
+    for line in tree.left_out():
+        _say(root, line)
     same = [path for folder in tree.classes for path in same_but_for_extension(folder.images)]
     if same:
         _say(
