@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from sar_dist.command_help import TerminalHelp, given_local_path, whole_number
+from sar_dist.command_help import Once, TerminalHelp, given_local_path, whole_number
 from sar_dist.data.layout import parse_split_choice
 from sar_dist.data.making import SAMPLES_PER_SHARD, WritingOptions, write_splits
 from sar_dist.data.making.sources import COMMANDS, Source, SourceCommand, positive
@@ -102,6 +102,7 @@ def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
         parser.add_argument(
             "--split",
             metavar="SPLIT",
+            action=Once,
             help="make this split, train or val; NAME=val makes it of the source's split NAME, such as test=val; "
             "also what the source is if it does not say",
         )

@@ -1,11 +1,12 @@
 """How a data set's layout is recognised, in one place for all readers: splits, classes, image formats, left-over files."""
 
-from sar_dist.data.layout.class_folders import ClassFolder, ClassTree, class_folders
+from sar_dist.data.layout.class_folders import ClassDepth, ClassFolder, ClassTree, class_folders
 from sar_dist.data.layout.classes import (
     CLASSES_NAME,
     ClassTable,
     class_table_content,
     class_word,
+    classes_file_of,
     doubtful_words,
     named_classes,
     order_remark,
@@ -47,6 +48,7 @@ from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
     SplitChoice,
+    folder_called,
     parse_split_choice,
     split_folders,
     split_of_folder,
@@ -69,6 +71,7 @@ __all__ = [
     "MOST_POINTER_BYTES",
     "PILLOW_FORMATS",
     "SPLIT_NAMES",
+    "ClassDepth",
     "ClassFolder",
     "ClassTable",
     "ClassTree",
@@ -80,7 +83,9 @@ __all__ = [
     "class_folders",
     "class_table_content",
     "class_word",
+    "classes_file_of",
     "doubtful_words",
+    "folder_called",
     "image_member",
     "is_archive_name",
     "is_closed_archive",

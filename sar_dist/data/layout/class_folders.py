@@ -13,9 +13,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sar_dist.data.layout.archives import archive_of_a_class
 from sar_dist.data.layout.classes import class_word, sort_classes
@@ -27,10 +27,11 @@ from sar_dist.data.layout.formats import (
     is_unread_image,
 )
 from sar_dist.data.layout.maps import maps_by_name
-from sar_dist.data.layout.no_classes import refuse_what_is_no_class
+from sar_dist.data.layout.no_classes import how_lists_are_read, refuse_what_is_no_class
 from sar_dist.errors import UserError
 
 FolderIdentity = tuple[int, int]
+ClassDepth = int | Literal["any"]
 
 
 class ClassFolder(NamedTuple):
@@ -78,38 +79,44 @@ class ClassTree(NamedTuple):
         return [f"left out {len(paths)} {what}, such as {paths[0]}" for paths, what in kinds if paths]
 
 
-def class_folders(root: Path, depth: int | None = None) -> ClassTree:
+def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
     """What is in the folder ``root``, whose folders are the classes, or those ``depth`` levels below it.
+
+    With ``depth`` "any", every folder that holds images itself is a class, named by its path.
 
     Raises:
         UserError: it cannot be read, has no class, or what looks like classes is something else.
     """
-    names, beside = _listed_at(root, depth or 1)
+    names, beside = _listed_at(root, depth if isinstance(depth, int) else 1)
     official = any("ILSVRC2012" in name for name in beside)
     lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
     expected = (
         f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
         "`make_shards.py csv` takes a table of images and labels"
         + (", `make_shards.py imagenet` ImageNet-1k as it is downloaded" if official else "")
+        + how_lists_are_read(root)
     )
     if all(map(_is_left_over_path, names)):
         raise UserError(f"{root} has no class folders{lost}; {expected}")
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
+    if depth == "any":
+        found = _by_folder(found)
     with_images = [name for name, folder in found.items() if folder.images]
-    without = [found[name] for name in found if name not in with_images]
+    without = [folder for folder in found.values() if not folder.images]
     _refuse_unread(root, without)
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_archives(root, with_images, beside, without)
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
+    taken = {*with_images, *(name.partition("/")[0] for name in with_images if depth == "any")}
     remarks = refuse_what_is_no_class(
         root, {name: found[name].images for name in with_images}, depth_given=depth is not None
     )
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
-        [name for name in names if name not in with_images],
+        [name for name in dict.fromkeys([*names, *found]) if name not in taken],
         beside,
         remarks,
     )
@@ -124,6 +131,24 @@ def _listed_at(root: Path, depth: int) -> tuple[list[str], list[str]]:
         names = left_over + [f"{name}/{folder}" for name, (folders, _) in inside.items() for folder in folders]
         beside += [f"{name}/{file}" for name, (_, files) in inside.items() for file in files]
     return sorted(names), beside
+
+
+def _by_folder(found: Mapping[str, ClassFolder]) -> dict[str, ClassFolder]:
+    """The folders that hold files themselves, by their paths, instead of the ones that they are in.
+
+    Leftovers are those of the first of them: they lie in folders of their own.
+    """
+    folders: dict[str, ClassFolder] = {}
+    for top, whole in found.items():
+        inside = sorted({path.rpartition("/")[0] for path in (*whole.images, *whole.maps, *whole.ignored)} or {top})
+        for folder in inside:
+            images, maps, ignored = (
+                tuple(path for path in paths if path.rpartition("/")[0] == folder)
+                for paths in (whole.images, whole.maps, whole.ignored)
+            )
+            left_over = whole.left_over if folder == inside[0] else ()
+            folders[folder] = ClassFolder(class_word(folder), images, maps, ignored, left_over)
+    return folders
 
 
 def _is_left_over_path(path: str) -> bool:

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from shard_factory import image_of, make_shards, sample_members, tar_bytes
@@ -18,6 +19,7 @@ from sar_dist.data import load_manifest
 from sar_dist.data.layout import (
     IMAGE_EXTENSIONS,
     PILLOW_FORMATS,
+    ClassDepth,
     SplitChoice,
     is_image_name,
     is_sample_member,
@@ -104,8 +106,44 @@ def test_split_choices() -> None:
     assert parse_split_choice("val") == SplitChoice("val", "val")
     assert parse_split_choice("Testing=val") == SplitChoice("test", "val")
     assert parse_split_choice("minival=val") == SplitChoice("minival", "val")
-    with pytest.raises(UserError, match="test=val"):
-        parse_split_choice("test")
+    assert parse_split_choice("Eval=Validation") == SplitChoice("eval", "val")
+    assert parse_split_choice("TRAINING") == SplitChoice("train", "train")
+    for text in ("test", "a=val,b=train", "a=b=val", "val=test"):
+        with pytest.raises(UserError, match="for one split of another name, such as test=val"):
+            parse_split_choice(text)
+
+
+def test_files_may_name_the_source_s_own_word_for_the_split_that_is_asked_for() -> None:
+    names = ["Eval-0.tar", "train-0.tar", "val_unseen/0.tar"]
+    assert splits_by_name(names[:2], "here", "eval") == {"eval": names[:1], "train": names[1:2]}
+    assert splits_by_name(["set-0.tar", "set-1.tar"], "here", "eval") == {}
+    assert splits_by_name(["val-0.tar", "unseen_rooms/0.tar"], "here", "unseen_rooms")["unseen_rooms"] == [
+        "unseen_rooms/0.tar"
+    ]
+    with pytest.raises(UserError, match=r"Eval-0.tar in here name no split"):
+        splits_by_name(names[:2], "here")
+    with pytest.raises(UserError, match=r"more.tar in here name no split"):
+        splits_by_name(["eval-0.tar", "more.tar"], "here", "eval")
+
+
+@pytest.mark.parametrize("place", ["val", "root", "csv"])
+def test_class_words_may_lie_beside_training_shards_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture, place: str
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        members = [("1.cls", b"dog"), ("1.png", image_of(1))]
+        (tmp_path / split / "0.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "train" / "classes.json").write_text('["cat", "dog", "eel"]')
+    if place == "csv":
+        tree(tmp_path, "val/1.png")
+        (tmp_path / "val" / "t.csv").write_text("path,label\n1.png,dog\n")
+        (source,) = csv_sources(tmp_path / "val" / "t.csv", None, CsvColumns(), None)
+        assert (source.split, source.classes, source.sample(0)[1]["cls"]) == ("val", ("cat", "dog", "eel"), b"1")
+    else:
+        manifest = load_manifest(tmp_path if place == "root" else tmp_path / place, "val")
+        assert (manifest.classes, manifest.labels.words["dog"]) == (("cat", "dog", "eel"), 1)
+    assert "val: the classes are numbered as in " in capsys.readouterr().err
 
 
 def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -165,7 +203,23 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
             ["DATA/0/1.png", "DATA/1/1.png", "TEST/1.png"],
             "DATA holds no images itself but .*--class-depth 2.* `make_shards.py csv`",
         ),
-        (["a/1/1.png", "a/2/1.png", "b/1/1.png", "train2018.json"], r"`inaturalist` lists such as \S+/train2018.json"),
+        (
+            ["a/1/1.png", "a/2/1.png", "b/1/1.png", "train2018.json"],
+            r"`make_shards.py inaturalist \S+ OUT` reads lists such as \S+/train2018.json",
+        ),
+        (
+            ["train_val2018/Aves/1/1.jpg", "train_val2018/Aves/2/1.jpg", "train2018.json"],
+            r"`make_shards.py inaturalist \S+ OUT`",
+        ),
+        (
+            ["train_val2018.tar.gz", "train2018.json", "val2018.json"],
+            r"no class folders .*`make_shards.py inaturalist \S+ OUT`",
+        ),
+        (
+            ["a/abbey/1.png", "a/house/in/1.png", "a/house/out/1.png"],
+            "--class-depth any, each that holds images, on whatever",
+        ),
+        (["face/1.png", "face_mask/1.png"], r"\(face, face_mask\) are parts .* or say that .* --class-depth 1"),
         (
             ["CAT/1.png", "DOG/1.png", "chest/cat/1.png", "chest/dog/1.png"],
             "chest holds folders .* as a copy of the set",
@@ -296,6 +350,51 @@ def test_class_depth_says_on_which_level_the_classes_are(tmp_path: Path, capsys:
     office = tree(tmp_path / "office", "dslr/images/bag/1.png", "dslr/images/gas mask/1.png")
     (source,) = imagefolder_sources(office, None, class_depth=3)
     assert source.classes == ("dslr/images/bag", "dslr/images/gas mask")
+
+
+def test_every_folder_of_images_may_be_a_class(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The layout of SUN397: classes on two levels and more."""
+    names = ["a/abbey/1.png", "a/house/indoor/1.png", "a/house/outdoor/1.png", "b/barn/1.png", "b/barn/old/1.png"]
+    root = tree(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in names))
+    tree(root, "train/a/abbey/.x.png", "train/b/notes/x.txt", "train/2.png", "train/b/barn/1_mask.png", "train/z/x.txt")
+    train, val = imagefolder_sources(root, None, class_depth="any")
+    assert train.classes == val.classes == ("a/abbey", "a/house/indoor", "a/house/outdoor", "b/barn", "b/barn/old")
+    assert contents(train) == [(label, image_of(label)) for label in range(5)]
+    said = capsys.readouterr().err
+    assert "train: left out 2 folders that are no classes (hidden or no images), such as" in said
+    assert "left out 1 images or archives beside the class folders, which are of no class, such as 2.png" in said
+    assert "left out 1 images that are called like maps of others" in said
+    assert "left out 1 hidden files and leftovers of other programs, such as a/abbey/.x.png" in said
+    archive(root / "train/b/cave/cave.zip", "1.png")
+    with pytest.raises(UserError, match=r"b/cave/cave\.zip looks like a class that is not unpacked"):
+        imagefolder_sources(root, None, class_depth="any")
+
+
+@pytest.mark.parametrize(
+    ("maps", "photographs", "depth", "classes"),
+    [
+        (["1.png", "2.png"], False, None, False),
+        (["mask_1.png", "mask_2.png"], False, None, False),
+        (["1.png", "2.png"], False, 1, True),
+        (["1.jpg", "2.jpg"], True, None, True),
+        (["00731.png", "00732.png"], False, None, True),  # of other images
+    ],
+)
+def test_a_class_called_like_the_maps_of_another(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    maps: list[str],
+    photographs: bool,
+    depth: ClassDepth | None,
+    classes: bool,
+) -> None:
+    tree(tmp_path, "face/1.png", "face/2.png", "face/3.png", *(f"face_mask/{name}" for name in maps))
+    for name in maps if photographs else ():
+        noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "face_mask" / name, quality=95)
+    with contextlib.nullcontext() if classes else pytest.raises(UserError, match="are parts of a set by name"):
+        assert imagefolder_sources(tmp_path, None, class_depth=depth)[0].classes == ("face", "face_mask")
+        assert "face, face_mask are taken for classes, and are called like images and maps" in capsys.readouterr().err
 
 
 def test_a_split_that_is_asked_for_is_made_whatever_lies_beside_it(

@@ -932,6 +932,40 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
             tar_sources(tmp_path / "words", "cls", None)
 
 
+@pytest.mark.parametrize("place", ["Eval/0", "eval-0", "My_Eval/0", "info"])
+def test_tars_of_a_split_of_another_name(tmp_path: Path, place: str) -> None:
+    for name, label in ((place, 1), ("train/0" if "/" in place else "train-0", 0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes([("a.jpg", image_of(label)), ("a.cls", b"%d" % label)]))
+    if place == "info":
+        one = {"shard_lengths": [1], "num_samples": 1}
+        splits = {"Eval": {"filenames": ["info.tar"]} | one, "train": {"filenames": ["train-0.tar"]} | one}
+        (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    choice = parse_split_choice("my_eval=val" if "My" in place else "Eval=val")
+    (source,) = tar_sources(tmp_path, "cls", choice)
+    assert (source.split, len(source), source.sample(0)[1]["cls"]) == ("val", 1, b"1")
+    with pytest.raises(UserError, match=r"no gone s|eval-0\.tar in .* name no split"):
+        tar_sources(tmp_path, "cls", SplitChoice("gone", "val"))
+
+
+def test_a_split_of_which_nothing_tells_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "a.parquet", _parquet_images(0, 2), [0, 1])
+    write_tars(tmp_path / "data", [0, 1])
+    make_tree(tmp_path / "data", ["a.png"])
+    table = write_csv(tmp_path / "data" / "t.csv", ["path", "label"], [["a.png", 0]])
+    for make in (
+        lambda choice: parquet_sources(tmp_path / "data", "image", "label", choice),
+        lambda choice: tar_sources(tmp_path / "data", "json.label", choice),
+        lambda choice: csv_sources(table, None, CsvColumns(), choice),
+    ):
+        with pytest.raises(UserError, match=r"data has no eval split: .*; --split val makes that of all of it"):
+            make(parse_split_choice("eval=val"))
+        assert [source.split for choice in ("val", "Data=val") for source in make(parse_split_choice(choice))] == [
+            "val",
+            "val",
+        ]
+
+
 @pytest.mark.parametrize(("test", "train"), [("test-", "train-"), ("test/", "train/")])
 def test_a_test_split_of_tars_is_made_on_request_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], test: str, train: str

@@ -240,6 +240,22 @@ def own_split(root: Path) -> Split:
     return "val" if own == "val" else "train"
 
 
+def unnamed_split(root: Path, choice: SplitChoice | None) -> str:
+    """The split of a source whose files name none: the one that is asked for, or its folder's.
+
+    Raises:
+        UserError: the split that is asked for has a name that the folder has not; or as ``own_split``.
+    """
+    if choice is None:
+        return own_split(root)
+    folder = Path(os.path.abspath(root)).name.lower()
+    if choice.source not in (choice.wanted, split_of_folder(root), folder):
+        raise UserError(
+            f"{root} has no {choice.source} split: nothing in it is called like one; --split {choice.wanted} makes that of all of it"
+        )
+    return choice.source
+
+
 def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:
     """Places of the first two of ``paths`` below ``root`` that are one file, however they are spelled; None: all differ."""
     top = f"{os.path.normpath(root)}/"

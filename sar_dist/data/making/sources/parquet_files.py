@@ -20,6 +20,7 @@ from sar_dist.data.layout import (
     SplitChoice,
     check_parts,
     class_word,
+    classes_file_of,
     read_label_words,
 )
 from sar_dist.data.making.sources.base import Source, choose_splits
@@ -94,7 +95,7 @@ def _labels_of(numbering: Sequence[FileRows], made: Sequence[FileRows], column: 
     if len(set(in_words.values())) > 1:
         word_file, number_file = (next(path for path in in_words if in_words[path] is kind) for kind in (True, False))
         raise UserError(f"labels are words in {word_file} and numbers in {number_file}; make them one of these")
-    classes_file = folder / CLASSES_NAME
+    classes_file = classes_file_of(folder)
     texts = sorted({value for rows in numbering for value in values[_identity(rows)][1] if isinstance(value, str)})
     words = numbered_words(texts, folder, classes_file) if texts else None
     if words is not None:

@@ -19,7 +19,7 @@ from sar_dist.data.layout import (
     split_of_word,
     splits_by_name,
 )
-from sar_dist.data.making.sources.base import own_split
+from sar_dist.data.making.sources.base import unnamed_split
 from sar_dist.data.making.sources.parquet_reading import FileRows, check_columns, open_parquet, read_column
 from sar_dist.errors import UserError
 from sar_dist.output import warn
@@ -51,7 +51,7 @@ def rows_by_split(
     Raises:
         UserError: names or columns are ambiguous, or contradict each other.
     """
-    by_name = splits_by_name([*paths], str(root)) if not column else {}
+    by_name = splits_by_name([*paths], str(root), choice and choice.source) if not column else {}
     if column is None and len(by_name) < 2:
         column = _find_column(root, [*paths.values()], used)
     elif column is None:
@@ -59,8 +59,7 @@ def rows_by_split(
         for split in by_name.keys() & {*made}:
             _refuse_rows_of_others([paths[name] for name in by_name[split]], split, used)
     if not column:
-        default = choice.source if choice is not None else None
-        found = by_name or {default or own_split(root.parent if root.is_file() else root): sorted(paths)}
+        found = by_name or {unnamed_split(root.parent if root.is_file() else root, choice): sorted(paths)}
         return {split: {name: FileRows(paths[name]) for name in names} for split, names in found.items()}
     check_columns(paths.values(), [column])
     rows: dict[str, dict[str, FileRows]] = {}

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from sar_dist.command_help import given_local_path
 from sar_dist.data.layout import (
-    CLASSES_NAME,
     IMAGE_EXTENSIONS,
     ClassTable,
     Split,
     SplitChoice,
     class_word,
+    classes_file_of,
     is_image_name,
     member_extension,
     refuse_other_name,
@@ -30,8 +30,8 @@ from sar_dist.data.making.sources.base import (
     FileSource,
     choose_splits,
     first_repeated,
-    own_split,
     unique_keys,
+    unnamed_split,
 )
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
@@ -146,7 +146,7 @@ def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) ->
         raise UserError(f"{table} could be of two splits by name; rename it, or say with --split which one it is")
     if len(named) == 1:
         return [*named] * len(content.rows)
-    return [own_split(table.parent) if choice is None else choice.source] * len(content.rows)
+    return [unnamed_split(table.parent, choice)] * len(content.rows)
 
 
 class _Labels(NamedTuple):
@@ -196,7 +196,7 @@ def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str |
 
 
 def _labels(values: Sequence[str], table: Path) -> _Labels:
-    classes_file = table.parent / CLASSES_NAME
+    classes_file = classes_file_of(table.parent)
     words = numbered_words(set(values), table, classes_file)
     if words is not None:
         labels = {value: words.labels[class_word(value)] for value in set(values)}
