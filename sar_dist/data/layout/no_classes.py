@@ -13,6 +13,7 @@ photographs in a folder that is called like the maps of another one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from sar_dist.errors import UserError
 # Folders beside classes may be called so, and hold images of no class.
 _OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"})
 _SHOWN = 3
+_DIGITS = re.compile(r"\d+")
 _WHAT_TO_DO = (
     "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
     "`ade20k` and `tiny_imagenet` sets of their layouts; rename a folder that is a class"
@@ -49,15 +51,21 @@ class _Folders(NamedTuple):
                 within.setdefault(folder, set()).add(name)
         return cls([*images], holding, dict(sorted(within.items())))
 
+    def branching(self, folder: str) -> str | None:
+        """The folder at or below one where paths part, while none holds images itself; None: they never part."""
+        while folder not in self.holding:
+            inside = self.within[folder]
+            if len(inside) > 1:
+                return folder
+            folder = f"{folder}/{next(iter(inside))}"
+        return None
+
     def branches(self, folder: str) -> int:
         """How many folders hold images where their paths part: 1 if they never do, 0 if some are in the folder itself."""
         if folder in self.holding:
             return 0
-        while (
-            len(inside := self.within[folder]) == 1 and (only := f"{folder}/{next(iter(inside))}") not in self.holding
-        ):
-            folder = only
-        return len(inside)
+        parts = self.branching(folder)
+        return 1 if parts is None else len(self.within[parts])
 
 
 def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool = False) -> list[str]:
@@ -119,11 +127,34 @@ def _remarks(folders: _Folders, branching: Mapping[str, int], copies: Mapping[st
         said.append(
             f"{name} holds {count} folders of images, all taken for the class {name}{more} (--class-depth any makes a class of each)"
         )
+    said += _doubtful_folders(folders)
     copied = [folder for folder in copies if folder.partition("/")[0] not in branching]
     if copied:
         said.append(
             f"{copied[0]} holds {_list(copies[copied[0]])}, called like classes beside it, which are taken for the class "
             f"{copied[0].partition('/')[0]}"
+        )
+    return said
+
+
+def _doubtful_folders(folders: _Folders) -> list[str]:
+    """What there is to say about images on two levels of a class, as of crops, and about classes that may be single videos."""
+    said: list[str] = []
+    mixed = [folder for folder in folders.within if folder in folders.holding and folder not in folders.names]
+    mixed += [name for name in folders.names if name in folders.holding and name in folders.within]
+    if mixed and folders.holding != {*folders.names}:  # else each of them is a class of its own
+        folder = mixed[0]
+        more = f", as in {len(mixed) - 1} other folders" if len(mixed) > 1 else ""
+        said.append(
+            f"{folder} holds images itself and in folders ({_list(sorted(folders.within[folder]))}), all taken for one class"
+            f"{more}; move away what are crops or copies"
+        )
+    words = {_DIGITS.sub("", name) for name in folders.names}
+    if 1 < len(words) <= len(folders.names) / 2:
+        alike = sorted(name for name in folders.names if _DIGITS.sub("", name) == max(words, key=len))
+        said.append(
+            f"the {len(folders.names)} classes are called by {len(words)} names with numbers, such as {_list(alike)}; if they are videos "
+            "or parts of classes, put those of one class into a folder, and give --class-depth 1"
         )
     return said
 
@@ -232,6 +263,12 @@ def _refuse_level_above(
     direct = [name for name in folders.names if folders.branches(name) == 0]
     if branching and all(map(splits_of_path, direct)):
         first = next(iter(branching))
+        if len(folders.names) == 1:
+            inner = folders.branching(first) or first
+            raise UserError(
+                f"{first} alone is in {root}, and is no class: folders of images, such as {images[first][0]}, are further down; give "
+                f"{root / inner}, or say with --class-depth which folders are the classes"
+            )
         raise UserError(
             f"{_of(root, folders.names)} are no classes: {first} holds no images itself but folders of them, such as "
             f"{images[first][0]}; give the folder whose folders are the classes. Where there is none, say which they are: "

@@ -184,7 +184,10 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
             "train has no class folders but 1 images or archives of no class, such as 1.png",
         ),
         (["train/n01.tar", "val/n01.tar"], "has no class folders but 1 images or archives .*archives must be unpacked"),
-        (["data/train/cat/1.png", "data/train/dog/2.png"], "data holds no images itself but folders of them"),
+        (
+            ["data/train/cat/1.png", "data/train/dog/2.png"],
+            r"data alone is in .* further down; give \S+/data/train, or say with",
+        ),
         (["cat/train/1.png", "cat/val/2.png", "dog/3.png"], "cat holds the splits train and val, which belong above"),
         (["train2017/1.png", "val2017/2.png", "extra/3.png"], "train2017, val2017.* are called like splits"),
         (["ILSVRC2012_img_train/n01/1.png", "ILSVRC2012_img_val/2.png"], "are called like splits, .*rename them"),
@@ -215,8 +218,9 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
             ["train_val2018.tar.gz", "train2018.json", "val2018.json"],
             r"no class folders .*`make_shards.py inaturalist \S+ OUT`",
         ),
+        (["ds/x/tif/Crop/1.png", "ds/x/tif/Forest/1.png"], r"ds alone is in .* give \S+/ds/x/tif, or say"),
         (
-            ["a/abbey/1.png", "a/house/in/1.png", "a/house/out/1.png"],
+            ["a/abbey/1.png", "a/house/in/1.png", "b/bar/1.png"],
             "--class-depth any, each that holds images, on whatever",
         ),
         (["face/1.png", "face_mask/1.png"], r"\(face, face_mask\) are parts .* or say that .* --class-depth 1"),
@@ -250,7 +254,10 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["Images/1.png", "masks/1.png"], r"\(Images, masks\) are parts of a set"),
         (["train/images/1.png", "train/labels/1.txt"], r"\(images\) are called like images of all classes"),
         (["images_001/images/1.png", "images_002/images/1.png"], r"\(images_001, images_002\) are called like images"),
-        (["images/001.crow/1.png", "images/002.jay/1.png"], "images holds no images itself but folders of them"),
+        (
+            ["images/001.crow/1.png", "images/002.jay/1.png"],
+            r"give \S+/images, or say with --class-depth which folders",
+        ),
         (["cat/1.png", "cat/masks/1.png", "dog/1.png"], "cat/masks holds labels or maps of other images by its name"),
         (["cat/images/1.png", "cat/masks/1.png", "dog/images/1.png"], "cat/masks holds labels or maps"),
         (["clipart/cat/1.png", "clipart/dog/1.png", "real/cat/1.png"], "clipart holds no images itself but folders"),
@@ -314,6 +321,14 @@ def test_classes_that_are_called_or_arranged_like_something_else(
         (["a/1.png", "b/1.png", "c/1.png", "alien_test/1.png"], "taken for classes (alien_test)"),
         (["yes/1.png", "no/1.png", "pred/1.png"], "taken for classes (pred)"),
         (["data/images/1.png"], "there is one class alone, data"),
+        (
+            ["a/a/1.png", "a/a/CROPPED/1.png", "b/1.png", "b/CROPPED/1.png"],
+            "a/a holds images itself and in folders (CROPPED), all taken for one class, as in 1 other folders; move away",
+        ),
+        (
+            [f"v_{name}_g01_c{clip}/1.png" for name in ("Archery", "Diving") for clip in range(3)],
+            "the 6 classes are called by 2 names with numbers, such as v_Archery_g01_c0, v_Archery_g01_c1, v_Archery_g01_c2; if",
+        ),
         (["a/1.jpg", "a/1.png", "b/1.png"], "1 images differ from another in the extension alone, such as a/1.png"),
     ],
 )
@@ -361,6 +376,7 @@ def test_every_folder_of_images_may_be_a_class(tmp_path: Path, capsys: pytest.Ca
     assert train.classes == val.classes == ("a/abbey", "a/house/indoor", "a/house/outdoor", "b/barn", "b/barn/old")
     assert contents(train) == [(label, image_of(label)) for label in range(5)]
     said = capsys.readouterr().err
+    assert "all taken for one class" not in said
     assert "train: left out 2 folders that are no classes (hidden or no images), such as" in said
     assert "left out 1 images or archives beside the class folders, which are of no class, such as 2.png" in said
     assert "left out 1 images that are called like maps of others" in said
