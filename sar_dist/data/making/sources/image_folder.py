@@ -238,7 +238,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _class_depth(text: str) -> ClassDepth:
-    return "any" if text == "any" else positive(text)
+    if text.lower() == "any":
+        return "any"
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor any") from None
 
 
 def _sources(given: argparse.Namespace) -> list[FileSource]:
