@@ -41,6 +41,18 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+class Once(argparse.Action):
+    """``action=`` of an option that may be given once: argparse would drop all but the last one without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        """Keep the value. Ends the program where there is one already."""
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option} is given twice; give it once, and make the rest by another command")
+        setattr(namespace, self.dest, values)
+
+
 def positive_number(most: float) -> Callable[[str], float]:
     """``type=`` of an argument that measures something: above 0, with a bound, so that what follows from it is finite."""
 

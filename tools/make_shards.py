@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sar_dist.command_help import TerminalHelp, given_local_path, whole_number
+from sar_dist.command_help import Once, TerminalHelp, given_local_path, whole_number
 from sar_dist.errors import UserError
 from sar_dist.program import run_tool
 
@@ -115,6 +115,7 @@ def _add_command(parser: argparse.ArgumentParser, made: SourceCommand) -> None:
         parser.add_argument(
             "--split",
             metavar="SPLIT",
+            action=Once,
             help="make this split, train or val; NAME=val makes it of the source's split NAME, such as test=val; "
             "also what the source is if it does not say",
         )

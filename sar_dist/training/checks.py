@@ -27,7 +27,7 @@ from sar_dist.data import (
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word
 from sar_dist.data.order import check_streams
-from sar_dist.data.shards import check_stage, check_stage_room, shared_shards
+from sar_dist.data.shards import check_stage, check_stage_room, shared_images, shared_shards
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_folder, check_space
@@ -211,6 +211,13 @@ def _warn_of_same_samples(sets: Sequence[TrainingSet]) -> None:
                     f"data.train: {len(shared)} of the {len(other.manifest.shards)} shards of {other.manifest.root} hold the same "
                     f"samples as shards of {one.manifest.root}, such as {shared[0]}; they are trained on as part of both"
                 )
+                continue
+            looked_at, found = shared_images(other.manifest, one.manifest)
+            if found:
+                warn(
+                    f"data.train: {found} of {looked_at} images of {other.manifest.root} that were looked for are in "
+                    f"{one.manifest.root} too; they are trained on as part of both"
+                )
 
 
 def _is_same_place(one: str, other: str) -> bool:
@@ -270,6 +277,13 @@ def warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
         warn(
             f"data.val: {len(shared)} of the {len(val.shards)} shards hold the same samples as shards of {train.root}, such as "
             f"{shared[0]}; validation on images that are trained on says nothing about others"
+        )
+        return
+    looked_at, found = shared_images(val, train)
+    if found:
+        warn(
+            f"data.val: {found} of {looked_at} images that were looked for are in {train.root} too; validation on images that are "
+            "trained on says nothing about others"
         )
 
 

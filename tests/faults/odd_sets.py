@@ -29,7 +29,7 @@ _LEFT_OVERS = (
     *("#recycle/x.png", "@Recycle/y.jpg"),
 )
 _OTHER_FILES = ("notes.txt", "Thumbs.db", "x.heic", "labels.csv")
-_BESIDE_CLASSES = ("loose.png", "n01440764.tar", "more.zip")
+_BESIDE_CLASSES = ("loose.png", "train_images.tar", "labels.zip")
 
 Truth = dict[str, list[tuple[str, int]]]
 

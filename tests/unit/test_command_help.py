@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sar_dist.command_help import TerminalHelp, fitted
+from sar_dist.command_help import Once, TerminalHelp, fitted
 
 TEXT = """One line that is a paragraph of its own.
 
@@ -49,3 +49,13 @@ def test_what_is_not_printed_on_a_terminal_stays_as_it_is(monkeypatch: pytest.Mo
         fitted("name\n    a line that is longer than 28 letters")
         == "name\n    a line that is longer\n    than 28 letters"
     )
+
+
+def test_an_option_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--split", action=Once)
+    assert parser.parse_args(["--split", "val"]).split == "val"
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--split", "test=val", "--split", "train"])
+    assert ended.value.code == 2
+    assert "--split is given twice; give it once, and make the rest by another command" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from support import jpeg, write_tar
 
 from sar_dist.config import DataSettings, RunConfig, load_config
 from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, warn_of_validation_labels
-from sar_dist.data.shards import ShardEntry, check_stage, check_stage_room
+from sar_dist.data.shards import ShardEntry, check_stage, check_stage_room, shared_images
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
 from sar_dist.observe import quantities_in
@@ -237,7 +237,7 @@ def test_training_on_what_is_validation_data_is_said(tmp_path: Path, capsys: pyt
     train, val = (load_manifest(tmp_path / "A", split) for split in ("train", "val"))
     warn_of_shared_shards(train, val)
     assert "data.val: 1 of the 1 shards hold the same samples as shards of" in capsys.readouterr().err
-    write_tar(tmp_path / "B" / "val-0.tar", {"a.jpg": jpeg(1), "a.cls": b"0"})
+    write_tar(tmp_path / "B" / "val-0.tar", {"a.jpg": jpeg(99), "a.cls": b"0"})
     warn_of_shared_shards(train, load_manifest(tmp_path / "B", "val"))
     assert capsys.readouterr().err == ""
     content = {"format": "sar_dist-shards-1", "split": "val", "classes": None, "total": 0, "shards": []}
@@ -301,3 +301,24 @@ def test_reports_know_the_sets_of_a_log() -> None:
     records = [{"step": 1, "prefix": "data", "time": 0.0, "images_of_a": 3.0, "images_of_b": 1.0}]
     found = [quantity.summed_up for quantity in quantities_in(records) if quantity.prefix == "data"]
     assert found == [{"training images of a": "last"}, {"training images of b": "last"}]
+
+
+def test_images_that_two_sets_share_are_said_however_they_are_packed(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, numbers in {"one/train": range(8), "two/train": range(12, 5, -1), "val/val": (20, 7, 21)}.items():
+        members = {f"{name[:3]}{number}.jpg": jpeg(number) for number in numbers}
+        members |= {f"{name[:3]}{number}.cls": b"0" for number in numbers} | (
+            {"none.cls": b"0"} if name == "val/val" else {}
+        )
+        write_tar(tmp_path / f"{name}-0.tar", members)
+    places = [f"shards: {tmp_path / name}, weight: 1" for name in ("one", "two")]
+    sets = check_training_data(with_sets(small_config, *places))
+    said = f"data.train: 2 of 7 images of {tmp_path / 'two'} that were looked for are in {tmp_path / 'one'} too"
+    assert said in capsys.readouterr().err
+    val = load_manifest(tmp_path / "val", "val")
+    warn_of_shared_shards(sets[0].manifest, val)
+    assert f"data.val: 1 of 3 images that were looked for are in {tmp_path / 'one'} too" in capsys.readouterr().err
+    assert shared_images(val, sets[1].manifest) == (3, 1)
+    (tmp_path / "two" / "train-0.tar").rename(tmp_path / "gone.tar")
+    assert shared_images(val, sets[1].manifest) == (0, 0), "what is wrong with shards is said elsewhere"

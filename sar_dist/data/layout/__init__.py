@@ -1,11 +1,12 @@
 """How a data set's layout is recognised, in one place for all readers: splits, classes, image formats, left-over files."""
 
-from sar_dist.data.layout.class_folders import ClassFolder, ClassTree, class_folders
+from sar_dist.data.layout.class_folders import ClassDepth, ClassFolder, ClassTree, class_folders
 from sar_dist.data.layout.classes import (
     CLASSES_NAME,
     ClassTable,
     class_table_content,
     class_word,
+    classes_file_of,
     doubtful_words,
     named_classes,
     order_remark,
@@ -33,13 +34,21 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
-from sar_dist.data.layout.maps import maps_by_name, same_but_for_extension
+from sar_dist.data.layout.maps import same_but_for_extension
 from sar_dist.data.layout.parts import check_parts
-from sar_dist.data.layout.row_splits import called_like_splits, split_columns, splits_of_images
+from sar_dist.data.layout.row_splits import (
+    called_like_splits,
+    refuse_other_name,
+    split_column,
+    split_columns,
+    split_named,
+    splits_of_images,
+)
 from sar_dist.data.layout.splits import (
     SPLIT_NAMES,
     Split,
     SplitChoice,
+    folder_called,
     parse_split_choice,
     split_folders,
     split_of_folder,
@@ -62,6 +71,7 @@ __all__ = [
     "MOST_POINTER_BYTES",
     "PILLOW_FORMATS",
     "SPLIT_NAMES",
+    "ClassDepth",
     "ClassFolder",
     "ClassTable",
     "ClassTree",
@@ -73,7 +83,9 @@ __all__ = [
     "class_folders",
     "class_table_content",
     "class_word",
+    "classes_file_of",
     "doubtful_words",
+    "folder_called",
     "image_member",
     "is_archive_name",
     "is_closed_archive",
@@ -82,7 +94,6 @@ __all__ = [
     "is_sample_member",
     "is_tiny_imagenet",
     "is_unread_image",
-    "maps_by_name",
     "member_extension",
     "named_classes",
     "no_plain_tar",
@@ -94,10 +105,13 @@ __all__ = [
     "read_label_words",
     "refuse_lists",
     "refuse_number_words",
+    "refuse_other_name",
     "same_but_for_extension",
     "sort_classes",
+    "split_column",
     "split_columns",
     "split_folders",
+    "split_named",
     "split_of_folder",
     "split_of_word",
     "splits_by_name",

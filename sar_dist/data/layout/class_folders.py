@@ -2,7 +2,8 @@
 
 - A class is a folder that holds images, itself or in folders below it. Hidden folders, what other programs leave behind
   (``@eaDir``, ``__MACOSX``) and folders without any image are no classes; they are left out and counted, as are images and
-  archives that lie beside the class folders.
+  archives that lie beside the class folders, and images that are called like maps of others (``a_mask.png`` beside ``a.png``).
+- A class that is there as an archive alone is refused: without it the set would be another one.
 - A tree whose folders are something else is refused: a level above the classes (``2019/cats``, ``2019/dogs``), splits, a copy
   of the set, ``images`` beside ``masks``. ``no_classes`` has these rules.
 - Names that look the same are the same class. Two folders that look the same, are the same number (1 and 01), or are the
@@ -12,10 +13,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from sar_dist.data.layout.archives import archive_of_a_class
 from sar_dist.data.layout.classes import class_word, sort_classes
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
@@ -24,20 +26,23 @@ from sar_dist.data.layout.formats import (
     is_left_over,
     is_unread_image,
 )
-from sar_dist.data.layout.no_classes import refuse_what_is_no_class
+from sar_dist.data.layout.maps import maps_by_name
+from sar_dist.data.layout.no_classes import how_lists_are_read, refuse_what_is_no_class
 from sar_dist.errors import UserError
 
 FolderIdentity = tuple[int, int]
+ClassDepth = int | Literal["any"]
 
 
 class ClassFolder(NamedTuple):
-    """A folder in a tree of classes: its images, other files, and hidden ones and leftovers.
+    """A folder in a tree of classes: its images, maps of these by their names, other files, and hidden ones and leftovers.
 
     ``name`` is its name as a ``class_word``; paths are below the tree's root, with "/", sorted.
     """
 
     name: str
     images: tuple[str, ...]
+    maps: tuple[str, ...]
     ignored: tuple[str, ...]
     left_over: tuple[str, ...]
 
@@ -53,37 +58,65 @@ class ClassTree(NamedTuple):
     beside: list[str]
     remarks: list[str]
 
+    def left_out(self) -> list[str]:
+        """What was left out, a line for each kind."""
+        ignored = [path for folder in self.classes for path in folder.ignored]
+        unread = [path for path in ignored if is_unread_image(path)]
+        kinds = (
+            (self.no_classes, "folders that are no classes (hidden or no images)"),
+            (self.beside, "images or archives beside the class folders, which are of no class"),
+            (
+                [path for folder in self.classes for path in folder.maps],
+                "images that are called like maps of others (masks, ground truth); rename what is an image of its class",
+            ),
+            (unread, "images in formats that are not read; convert them to JPEG or PNG"),
+            ([path for path in ignored if not is_unread_image(path)], "files that are no images by name"),
+            (
+                [path for folder in self.classes for path in folder.left_over],
+                "hidden files and leftovers of other programs",
+            ),
+        )
+        return [f"left out {len(paths)} {what}, such as {paths[0]}" for paths, what in kinds if paths]
 
-def class_folders(root: Path, depth: int | None = None) -> ClassTree:
+
+def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
     """What is in the folder ``root``, whose folders are the classes, or those ``depth`` levels below it.
+
+    With ``depth`` "any", every folder that holds images itself is a class, named by its path.
 
     Raises:
         UserError: it cannot be read, has no class, or what looks like classes is something else.
     """
-    names, beside = _listed_at(root, depth or 1)
+    names, beside = _listed_at(root, depth if isinstance(depth, int) else 1)
     official = any("ILSVRC2012" in name for name in beside)
     lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
     expected = (
         f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
         "`make_shards.py csv` takes a table of images and labels"
         + (", `make_shards.py imagenet` ImageNet-1k as it is downloaded" if official else "")
+        + how_lists_are_read(root)
     )
     if all(map(_is_left_over_path, names)):
         raise UserError(f"{root} has no class folders{lost}; {expected}")
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
+    if depth == "any":
+        found = _by_folder(found)
     with_images = [name for name, folder in found.items() if folder.images]
-    _refuse_unread(root, [found[name] for name in found if name not in with_images])
+    without = [folder for folder in found.values() if not folder.images]
+    _refuse_unread(root, without)
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
+    _refuse_archives(root, with_images, beside, without)
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
+    taken = {*with_images, *(name.partition("/")[0] for name in with_images if depth == "any")}
     remarks = refuse_what_is_no_class(
         root, {name: found[name].images for name in with_images}, depth_given=depth is not None
     )
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
-        [name for name in names if name not in with_images],
+        [name for name in dict.fromkeys([*names, *found]) if name not in taken],
         beside,
         remarks,
     )
@@ -98,6 +131,24 @@ def _listed_at(root: Path, depth: int) -> tuple[list[str], list[str]]:
         names = left_over + [f"{name}/{folder}" for name, (folders, _) in inside.items() for folder in folders]
         beside += [f"{name}/{file}" for name, (_, files) in inside.items() for file in files]
     return sorted(names), beside
+
+
+def _by_folder(found: Mapping[str, ClassFolder]) -> dict[str, ClassFolder]:
+    """The folders that hold files themselves, by their paths, instead of the ones that they are in.
+
+    Leftovers are those of the first of them: they lie in folders of their own.
+    """
+    folders: dict[str, ClassFolder] = {}
+    for top, whole in found.items():
+        inside = sorted({path.rpartition("/")[0] for path in (*whole.images, *whole.maps, *whole.ignored)} or {top})
+        for folder in inside:
+            images, maps, ignored = (
+                tuple(path for path in paths if path.rpartition("/")[0] == folder)
+                for paths in (whole.images, whole.maps, whole.ignored)
+            )
+            left_over = whole.left_over if folder == inside[0] else ()
+            folders[folder] = ClassFolder(class_word(folder), images, maps, ignored, left_over)
+    return folders
 
 
 def _is_left_over_path(path: str) -> bool:
@@ -128,6 +179,18 @@ def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
                 f"{root / unread[0]} and the other images of its class are in a format that is not read; convert them to JPEG "
                 "or PNG, or move the class away"
             )
+
+
+def _refuse_archives(root: Path, classes: Sequence[str], beside: Sequence[str], without: Sequence[ClassFolder]) -> None:
+    """Raise UserError for an archive beside the ``classes``, or in a folder without images, that is a class as it seems."""
+    found = archive_of_a_class(root, beside, classes)
+    for folder in without:
+        found = found or archive_of_a_class(root, folder.ignored, classes, inside=True)
+    if found is not None:
+        raise UserError(
+            f"{root / found} looks like a class that is not unpacked, beside {len(classes)} that are, such as {classes[0]}; "
+            "unpack it, or move it away if it is none"
+        )
 
 
 def _refuse_doubles(root: Path, names: Sequence[str]) -> None:
@@ -172,7 +235,11 @@ class _FolderReader:
                     images.append(path)  # a link to nothing is found out when its size is asked for
                 else:
                     ignored.append(path)
-        return ClassFolder(class_word(name), *(tuple(sorted(paths)) for paths in (images, ignored, left_over)))
+        maps = maps_by_name(sorted(images))
+        images = sorted({*images} - {*maps})
+        return ClassFolder(
+            class_word(name), tuple(images), tuple(maps), tuple(sorted(ignored)), tuple(sorted(left_over))
+        )
 
     def _entries(
         self, folder: str, above: frozenset[FolderIdentity]

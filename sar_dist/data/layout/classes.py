@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sar_dist.data.layout.splits import split_folders, split_of_folder
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
+from sar_dist.output import warn
 
 CLASSES_NAME = "classes.json"
 _MOST_CLASSES = 10_000_000
@@ -124,6 +127,23 @@ class ClassTable:
 
     labels: Mapping[str, int]
     names: tuple[str, ...]
+
+
+def classes_file_of(folder: Path, *above: Path) -> Path:
+    """The ``classes.json`` of a set or split: in ``folder``, in those ``above``, or in the training split's folder beside or in them.
+
+    The one in ``folder`` where there is none. Says which one it is where it lies in the folder of another split.
+    """
+    whole = Path(os.path.abspath(folder))
+    places = [folder, *above, *([whole.parent] if split_of_folder(folder) else [])]
+    file = next((place / CLASSES_NAME for place in places if os.path.lexists(place / CLASSES_NAME)), None)
+    for place in places if file is None else ():
+        with contextlib.suppress(UserError):  # that splits are ambiguous is for those to say who read them
+            train = split_folders(place).get("train")
+            if train is not None and os.path.lexists(train / CLASSES_NAME):
+                warn(f"{folder}: the classes are numbered as in {train / CLASSES_NAME}")
+                return train / CLASSES_NAME
+    return file or folder / CLASSES_NAME
 
 
 def read_label_words(classes_file: Path) -> ClassTable:

@@ -5,25 +5,28 @@
 - A copy of the set beside its classes, as some archives have it: a folder that holds folders called like those beside it.
 - Parts of a set's layout: ``JPEGImages``, ``annotations``, ``images`` beside ``masks``, ``images`` alone.
 - A level above the classes: folders that hold no images themselves but lead to several folders of them. The user may say
-  which level is that of the classes.
+  which level is that of the classes; parts of a layout are classes then, too.
 
-What may be meant, and may be a mistake, is said: a class called like val or test, one class alone, a class of several folders.
+What may be meant, and may be a mistake, is said: a class called like val or test, one class alone, a class of several folders,
+photographs in a folder that is called like the maps of another one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sar_dist.data.layout.classes import class_word
-from sar_dist.data.layout.maps import images_alone, parts_of_a_layout
+from sar_dist.data.layout.maps import are_classes, images_alone, parts_of_a_layout
 from sar_dist.data.layout.splits import extends_split, split_of_word, splits_of_path, words_of
 from sar_dist.errors import UserError
 
 # Folders beside classes may be called so, and hold images of no class.
 _OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"})
 _SHOWN = 3
+_DIGITS = re.compile(r"\d+")
 _WHAT_TO_DO = (
     "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
     "`ade20k` and `tiny_imagenet` sets of their layouts; rename a folder that is a class"
@@ -48,15 +51,21 @@ class _Folders(NamedTuple):
                 within.setdefault(folder, set()).add(name)
         return cls([*images], holding, dict(sorted(within.items())))
 
+    def branching(self, folder: str) -> str | None:
+        """The folder at or below one where paths part, while none holds images itself; None: they never part."""
+        while folder not in self.holding:
+            inside = self.within[folder]
+            if len(inside) > 1:
+                return folder
+            folder = f"{folder}/{next(iter(inside))}"
+        return None
+
     def branches(self, folder: str) -> int:
         """How many folders hold images where their paths part: 1 if they never do, 0 if some are in the folder itself."""
         if folder in self.holding:
             return 0
-        while (
-            len(inside := self.within[folder]) == 1 and (only := f"{folder}/{next(iter(inside))}") not in self.holding
-        ):
-            folder = only
-        return len(inside)
+        parts = self.branching(folder)
+        return 1 if parts is None else len(self.within[parts])
 
 
 def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool = False) -> list[str]:
@@ -65,12 +74,25 @@ def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]], *, 
     ``images`` are paths below ``root`` by the class folder in which they are. With ``depth_given`` the user has said on which
     level the classes are.
     """
+    try:
+        return _look_at(root, images, depth_given=depth_given)
+    except UserError as error:
+        raise UserError(f"{error}{how_lists_are_read(root)}") from None
+
+
+def how_lists_are_read(root: Path) -> str:
+    """What to say of a folder that is no set of classes where lists of images lie in it, or beside it, as iNaturalist has them."""
+    lists = sorted([*root.glob("train*.json"), *root.parent.glob("train*.json")])
+    return f"; `make_shards.py inaturalist {lists[0].parent} OUT` reads lists such as {lists[0]}" if lists else ""
+
+
+def _look_at(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool) -> list[str]:
     folders = _Folders.of(images)
     _refuse_splits_within(root, folders)
     _refuse_called_like_splits(root, folders)
     copies = _copies(folders)
     _refuse_copies(root, copies, len(folders.names))
-    _refuse_parts_of_a_layout(root, folders.names)
+    parts = _parts_of_a_layout(root, images, depth_given=depth_given)
     _refuse_maps_within(root, folders)
     branching = {name: count for name in folders.names if (count := folders.branches(name)) > 1}
     if not depth_given:
@@ -79,7 +101,7 @@ def refuse_what_is_no_class(root: Path, images: Mapping[str, Sequence[str]], *, 
         raise UserError(
             f"{_of(root, folders.names)} are called like images of all classes, and are none; {_WHAT_TO_DO}"
         )
-    return _remarks(folders, branching, copies)
+    return _remarks(folders, branching, copies) + parts
 
 
 def _remarks(folders: _Folders, branching: Mapping[str, int], copies: Mapping[str, Sequence[str]]) -> list[str]:
@@ -102,12 +124,37 @@ def _remarks(folders: _Folders, branching: Mapping[str, int], copies: Mapping[st
     if branching and len(branching) < len(folders.names):
         name, count = next(iter(branching.items()))
         more = f", as are those of {len(branching) - 1} other folders" if len(branching) > 1 else ""
-        said.append(f"{name} holds {count} folders of images, all taken for the class {name}{more}")
+        said.append(
+            f"{name} holds {count} folders of images, all taken for the class {name}{more} (--class-depth any makes a class of each)"
+        )
+    said += _doubtful_folders(folders)
     copied = [folder for folder in copies if folder.partition("/")[0] not in branching]
     if copied:
         said.append(
             f"{copied[0]} holds {_list(copies[copied[0]])}, called like classes beside it, which are taken for the class "
             f"{copied[0].partition('/')[0]}"
+        )
+    return said
+
+
+def _doubtful_folders(folders: _Folders) -> list[str]:
+    """What there is to say about images on two levels of a class, as of crops, and about classes that may be single videos."""
+    said: list[str] = []
+    mixed = [folder for folder in folders.within if folder in folders.holding and folder not in folders.names]
+    mixed += [name for name in folders.names if name in folders.holding and name in folders.within]
+    if mixed and folders.holding != {*folders.names}:  # else each of them is a class of its own
+        folder = mixed[0]
+        more = f", as in {len(mixed) - 1} other folders" if len(mixed) > 1 else ""
+        said.append(
+            f"{folder} holds images itself and in folders ({_list(sorted(folders.within[folder]))}), all taken for one class"
+            f"{more}; move away what are crops or copies"
+        )
+    words = {_DIGITS.sub("", name) for name in folders.names}
+    if 1 < len(words) <= len(folders.names) / 2:
+        alike = sorted(name for name in folders.names if _DIGITS.sub("", name) == max(words, key=len))
+        said.append(
+            f"the {len(folders.names)} classes are called by {len(words)} names with numbers, such as {_list(alike)}; if they are videos "
+            "or parts of classes, put those of one class into a folder, and give --class-depth 1"
         )
     return said
 
@@ -174,12 +221,29 @@ def _refuse_copies(root: Path, copies: Mapping[str, Sequence[str]], classes: int
             )
 
 
-def _refuse_parts_of_a_layout(root: Path, names: Sequence[str]) -> None:
-    own = {name: name.rpartition("/")[2] for name in names}  # of several levels, the last one is the class
-    images, maps = parts_of_a_layout([*dict.fromkeys(own.values())])
-    if maps:
-        found = [name for name in names if own[name] in images or own[name] in maps]
-        raise UserError(f"{_of(root, found)} are parts of a set by name, and no classes; {_WHAT_TO_DO}")
+def _parts_of_a_layout(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool) -> list[str]:
+    """What there is to say about folders called like parts of a layout that are classes all the same.
+
+    Raises:
+        UserError: they are none, as far as can be told, and the user has not said that they are.
+    """
+    own = {name: name.rpartition("/")[2] for name in images}  # of several levels, the last one is the class
+    pictures, maps = parts_of_a_layout([*dict.fromkeys(own.values())])
+    if not maps:
+        return []
+    found = [name for name in images if own[name] in pictures or own[name] in maps]
+    paths = {
+        kind: [path for name in found if own[name] in kind for path in images[name]]
+        for kind in (tuple(pictures), tuple(maps))
+    }
+    if depth_given or are_classes(root, pictures, paths[tuple(pictures)], paths[tuple(maps)]):
+        return [
+            f"{_list(found)} are taken for classes, and are called like images and maps of them; move away what is no class"
+        ]
+    raise UserError(
+        f"{_of(root, found)} are parts of a set by name, and no classes; {_WHAT_TO_DO}, or say that all folders in {root} are classes, "
+        "with --class-depth 1"
+    )
 
 
 def _refuse_maps_within(root: Path, folders: _Folders) -> None:
@@ -199,12 +263,17 @@ def _refuse_level_above(
     direct = [name for name in folders.names if folders.branches(name) == 0]
     if branching and all(map(splits_of_path, direct)):
         first = next(iter(branching))
-        lists = sorted([*root.glob("train*.json"), *root.parent.glob("train*.json")])
+        if len(folders.names) == 1:
+            inner = folders.branching(first) or first
+            raise UserError(
+                f"{first} alone is in {root}, and is no class: folders of images, such as {images[first][0]}, are further down; give "
+                f"{root / inner}, or say with --class-depth which folders are the classes"
+            )
         raise UserError(
             f"{_of(root, folders.names)} are no classes: {first} holds no images itself but folders of them, such as "
-            f"{images[first][0]}; give the folder whose folders are the classes. Where there is none, --class-depth 1 makes a "
-            f"class of each folder in {root} whatever is below it, --class-depth 2 of each folder in these, and `make_shards.py csv` "
-            "takes a table of images and labels" + (f", `inaturalist` lists such as {lists[0]}" if lists else "")
+            f"{images[first][0]}; give the folder whose folders are the classes. Where there is none, say which they are: "
+            f"--class-depth 1, the folders in {root}, whatever is below them; --class-depth 2, those in these; --class-depth any, each "
+            "that holds images, on whatever level. `make_shards.py csv` takes a table of images and labels"
         )
 
 

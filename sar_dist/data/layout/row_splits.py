@@ -1,7 +1,7 @@
 """How a table or a Parquet file says to which split a row belongs: by a column, or by the folders in which its images lie.
 
-- A *column* in which every entry is a split word says it, whatever it is called. One that is called like such a column, or
-  has a split word among its entries, may say it: readers mention it.
+- A *column* in which every entry is a split word says it, whatever it is called, and it is said that it does. One that is
+  called like such a column, or has a split word among its entries, may say it: it is mentioned.
 - *Paths of images* say it if every image lies in a folder that is a split (the outermost counts, as in tars), or if all
   lie in one such folder.
 """
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
-from sar_dist.data.layout.splits import split_of_word, splits_of_path
+from sar_dist.data.layout.splits import SplitChoice, split_of_word, splits_of_path
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
@@ -37,6 +37,57 @@ def split_columns(entries: Mapping[str, Collection[str]]) -> SplitColumns:
     certain = [name for name, values in entries.items() if values and all(map(split_of_word, values))]
     possible = [name for name, values in entries.items() if called_like_splits(name) or any(map(split_of_word, values))]
     return SplitColumns(certain, [name for name in possible if name not in certain])
+
+
+def split_column(entries: Mapping[str, Collection[str]], where: str, otherwise: str) -> str | None:
+    """The column that says to which split a row belongs, by the different entries of each; None: there is none.
+
+    Says which one it is, and which others may be; ``otherwise`` is what to do with those.
+
+    Raises:
+        UserError: there are several, or one of that very name that holds something else.
+    """
+    found = split_columns(entries)
+    named = [name for name in entries if name.lower() == "split"]
+    if len(found.certain) > 1 or (named and not found.certain):
+        raise UserError(
+            f"{where}: it is not clear whether {' or '.join(found.certain or named)} says to which split a row belongs; "
+            'name the column with --split-column, or give --split-column "" if there is none'
+        )
+    if found.certain:
+        (column,) = found.certain
+        warn(f'{where}: the column {column} says to which split a row belongs (--split-column "" if it does not)')
+        return column
+    for name in found.possible:
+        warn(
+            f"{where}: the column {name} may say to which split a row belongs, and is not used; {otherwise}, or make one split a "
+            f"command by --split-column {name} --split VALUE=val"
+        )
+    return None
+
+
+def split_named(value: str, choice: SplitChoice | None, where: str, column: str) -> str:
+    """The split that an entry of the split column means: with ``choice`` every word is the name of one.
+
+    Raises:
+        UserError: it is no split word, and nobody chose one.
+    """
+    split = split_of_word(value)
+    if split is None and choice is None:
+        raise UserError(
+            f"{where}: split {value!r} is neither train, val nor test; rename the values, or make each split by a command of "
+            f"its own: --split-column {column} --split {value}=train, or {value}=val"
+        )
+    return split or value.strip().lower()
+
+
+def refuse_other_name(named: Collection[str], rows: Collection[str], where: str) -> None:
+    """Raise UserError where a file is of one split by its name, and all of its rows are of another."""
+    if len(named) == len(rows) == 1 and {*named} != {*rows}:
+        raise UserError(
+            f"{where} is of the split {min(named)} by its name, but its rows are of {min(rows)}; rename it, or say what to "
+            f"make of it, with --split {min(rows)}=val"
+        )
 
 
 def splits_of_images(paths: Sequence[str], where: str) -> list[str] | None:

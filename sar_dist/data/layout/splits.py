@@ -27,7 +27,7 @@ _SPLIT_OF_WORD: dict[str, str] = {
 } | dict.fromkeys(_TEST_WORDS, "test")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # What the folders of splits are called besides: by the size of their images, say.
-_ADDED = frozenset(
+ADDED_TO_SPLITS = frozenset(
     {"large", "small", "full", "mini", "tiny", "standard", "images", "image", "imgs", "img", "set", "data"}
 )
 _SEPARATORS = "0123456789_-. "
@@ -44,11 +44,12 @@ class SplitChoice(NamedTuple):
 def parse_split_choice(text: str) -> SplitChoice:
     """``train``, ``val``, or ``NAME=val``: the source's split NAME is made as val. Raises UserError."""
     source, _, wanted = text.rpartition("=")
-    if wanted not in SPLIT_NAMES:
+    split = split_of_word(wanted)
+    if split not in SPLIT_NAMES or "=" in source or "," in source:
         raise UserError(
-            f"--split {text}: give train, val, or NAME=train or NAME=val for a split of another name, such as test=val"
+            f"--split {text}: give train, val, or NAME=train or NAME=val for one split of another name, such as test=val"
         )
-    return SplitChoice(split_of_word(source) or source.strip().lower() or wanted, wanted)  # type: ignore[arg-type]
+    return SplitChoice(split_of_word(source) or source.strip().lower() or split, split)  # type: ignore[arg-type]
 
 
 def split_of_word(word: str) -> str | None:
@@ -68,7 +69,7 @@ def extends_split(name: str) -> bool:
     return (
         split_of_word(name) is None
         and any(word in _SPLIT_OF_WORD for word in words)
-        and all(word in _SPLIT_OF_WORD or word in _ADDED for word in words)
+        and all(word in _SPLIT_OF_WORD or word in ADDED_TO_SPLITS for word in words)
         and not rest.strip(_SEPARATORS)
     )
 
@@ -78,10 +79,11 @@ def split_of_folder(folder: Path) -> str | None:
     return split_of_word(Path(os.path.abspath(folder)).name)
 
 
-def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
+def splits_by_name(names: Sequence[str], where: str, chosen: str | None = None) -> dict[str, list[str]]:
     """File names (paths with "/" below ``where``) by the split that they name: train, val, test; sorted.
 
-    Empty if none of them names one: then they are of whatever split is asked for.
+    Empty if none of them names one: then they are of whatever split is asked for. ``chosen`` is the source's word for the split
+    that is asked for, such as eval: where files name other splits, those that name it are of it.
 
     Raises:
         UserError: a name fits two splits, or one names none while others do.
@@ -91,6 +93,8 @@ def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
     silent: list[str] = []
     for name in sorted(names):
         splits = splits_of_path(name)
+        if chosen is not None and not splits and _names_word(name, chosen):
+            splits = {chosen}
         if len(splits) > 1:
             double.append(name)
         elif not splits:
@@ -107,6 +111,17 @@ def splits_by_name(names: Sequence[str], where: str) -> dict[str, list[str]]:
             "rename or move them, or put each split in a folder of its own"
         )
     return found
+
+
+def _names_word(path: str, word: str) -> bool:
+    """Whether a part of a path has the words of ``word`` behind each other, or is it but for capitals."""
+    wanted = words_of(word)
+    for part in path.split("/"):
+        words = words_of(part)
+        starts = range(len(words) - len(wanted) + 1) if wanted else ()
+        if part.lower() == word or any(words[start : start + len(wanted)] == wanted for start in starts):
+            return True
+    return False
 
 
 def splits_of_path(path: str) -> set[str]:
@@ -141,6 +156,26 @@ def split_folders(root: Path) -> dict[str, Path]:
     folders = _single(root, found)
     _refuse_same(root, [*folders.values()])
     return folders
+
+
+def folder_called(root: Path, source: str) -> Path | None:
+    """The folder in ``root`` that is called like the split ``source``, a source's own word for one, whatever its capitals.
+
+    None: there is none.
+
+    Raises:
+        UserError: there are two.
+    """
+    if split_of_word(source) == source:
+        return split_folders(root).get(source)
+    try:
+        with os.scandir(root) as entries:
+            called = sorted(entry.name for entry in entries if entry.name.lower() == source and entry.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}") from None
+    if len(called) > 1:
+        raise UserError(f"{root} holds the {source} split twice, in {' and '.join(called)}; move one of them away")
+    return root / called[0] if called else None
 
 
 def _refuse_same(root: Path, folders: Sequence[Path]) -> None:

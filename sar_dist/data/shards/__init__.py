@@ -26,6 +26,7 @@ from sar_dist.data.shards.manifest import (
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
+from sar_dist.data.shards.shared_images import SharedImages, shared_images
 from sar_dist.data.shards.staging import check_stage, check_stage_room, open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, key_of_member, split_key, walk_members
@@ -53,6 +54,7 @@ __all__ = [
     "ShardIndex",
     "ShardReader",
     "Shards",
+    "SharedImages",
     "Split",
     "check_shards",
     "check_stage",
@@ -73,6 +75,7 @@ __all__ = [
     "parse_manifest",
     "resizing_content",
     "say_what_is_odd",
+    "shared_images",
     "shared_shards",
     "split_key",
     "walk_members",

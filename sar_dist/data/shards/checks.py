@@ -17,11 +17,12 @@ from sar_dist.data.layout import (
     CLASSES_NAME,
     Split,
     check_parts,
+    classes_file_of,
+    folder_called,
     is_closed_archive,
     is_left_over,
     path_parts,
     read_label_words,
-    split_folders,
     split_of_folder,
     split_of_word,
     splits_by_name,
@@ -73,7 +74,7 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
         return with_versions(check_entries(replace(remote, labels=labels)))
     manifest = find_manifest(Path(path), split, label)
     if _is_uncounted(manifest):
-        _say_left_out(Path(manifest.root), tests=split_of_word(split) != "test")
+        _say_left_out(Path(manifest.root), split, tests=split_of_word(split) != "test")
     return counted(manifest)
 
 
@@ -92,13 +93,11 @@ def counted(manifest: Manifest) -> Manifest:
 def find_manifest(root: Path, split: Split, label: str = LABEL_EXTENSION) -> Manifest:
     """As ``load_manifest``, without counting: bare tars have UNCOUNTED samples.
 
-    A ``classes.json`` beside shards of others, or above their folders train and val, says what class words mean.
+    A ``classes.json`` beside shards of others, above their folders train and val, or in train alone, says what class words mean.
     """
     manifest = _find_manifest(root, split)
-    file = next(
-        (Path(place, CLASSES_NAME) for place in (manifest.root, root) if _has_file(Path(place), CLASSES_NAME)), None
-    )
-    if manifest.classes is not None or file is None:
+    file = classes_file_of(Path(manifest.root), root) if manifest.classes is None else None
+    if file is None or not _has_file(file.parent, file.name):
         return replace(manifest, labels=parse_label_source(label, {}))
     table = read_label_words(file)
     return replace(manifest, classes=table.names, labels=parse_label_source(label, table.labels))
@@ -124,7 +123,7 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
         manifest = parse_timm_info(content, str(root), split)
         _say_unlisted(root, TIMM_INFO_NAME, _all_listed(content["splits"]))
         return manifest
-    folder = split_folders(root).get(split)
+    folder = folder_called(root, split)
     if folder is not None:
         beside = sorted(path.name for path in root.glob("*.tar") if not is_left_over(path.name))
         if beside:
@@ -168,7 +167,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
             f"{compressed[0]} and whatever else is in {root} is compressed, or not downloaded to its end; shards are read in "
             "place and must be plain tars: unpack them to .tar files (gunzip, unxz or unzstd), or fetch them again"
         )
-    by_split = splits_by_name(found, str(root))
+    by_split = splits_by_name(found, str(root), split)
     names = by_split.get(split, []) if by_split else found
     _refuse_other_split(root, names, split)
     if not names:
@@ -179,8 +178,8 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     return names
 
 
-def _say_left_out(root: Path, *, tests: bool) -> None:
-    """What lies beside the bare tars in ``root`` and is not read; ``tests``: test shards too."""
+def _say_left_out(root: Path, split: str, *, tests: bool) -> None:
+    """What lies beside the bare tars of ``split`` in ``root`` and is not read; ``tests``: test shards too."""
     tars = sorted(path for path in root.glob("*.tar") if not is_left_over(path.name))
     names = [path.name for path in tars if path.is_file()]
     for what, left_out in (
@@ -188,7 +187,7 @@ def _say_left_out(root: Path, *, tests: bool) -> None:
         ("folders called like tars", [path.name for path in tars if path.is_dir()]),
         ("pipes or devices called like tars", [p.name for p in tars if not p.is_file() and not p.is_dir()]),
         (".tar files in the folders in it", _tars_below(root)),
-        ("test shards", splits_by_name(names, str(root)).get("test") if tests else None),
+        ("test shards", splits_by_name(names, str(root), split).get("test") if tests else None),
     ):
         if left_out:
             warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
@@ -266,8 +265,8 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False
                 found.append(other)
     if problem is not None and not found:
         raise problem
-    for bare in sorted({manifest.root for manifest in found if _is_uncounted(manifest)}):
-        _say_left_out(Path(bare), tests=not test)
+    for bare, split in {manifest.root: manifest.split for manifest in found if _is_uncounted(manifest)}.items():
+        _say_left_out(Path(bare), split, tests=not test)
     if len({(manifest.root, manifest.shards) for manifest in found}) == 1 < len(found):
         # Bare tars whose names tell nothing of a split are the same ones for all: what their folder is called decides.
         own = "val" if split_of_folder(root) == "val" else "train"

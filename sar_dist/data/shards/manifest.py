@@ -129,7 +129,7 @@ def parse_timm_info(content: Any, root: str, split: Split) -> Manifest:
     where = f"{root}/{TIMM_INFO_NAME}"
     try:
         splits = content["splits"]
-        named = [name for name in splits if split_of_word(name) == split]
+        named = [name for name in splits if (split_of_word(name) or name.strip().lower()) == split]
         if not named:
             raise NoShards(f"{where} has no {split} split, only {', '.join(sorted(splits))}")
         if len(named) > 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from shard_factory import image_of, make_shards, sample_members, tar_bytes
@@ -16,6 +19,7 @@ from sar_dist.data import load_manifest
 from sar_dist.data.layout import (
     IMAGE_EXTENSIONS,
     PILLOW_FORMATS,
+    ClassDepth,
     SplitChoice,
     is_image_name,
     is_sample_member,
@@ -102,8 +106,44 @@ def test_split_choices() -> None:
     assert parse_split_choice("val") == SplitChoice("val", "val")
     assert parse_split_choice("Testing=val") == SplitChoice("test", "val")
     assert parse_split_choice("minival=val") == SplitChoice("minival", "val")
-    with pytest.raises(UserError, match="test=val"):
-        parse_split_choice("test")
+    assert parse_split_choice("Eval=Validation") == SplitChoice("eval", "val")
+    assert parse_split_choice("TRAINING") == SplitChoice("train", "train")
+    for text in ("test", "a=val,b=train", "a=b=val", "val=test"):
+        with pytest.raises(UserError, match="for one split of another name, such as test=val"):
+            parse_split_choice(text)
+
+
+def test_files_may_name_the_source_s_own_word_for_the_split_that_is_asked_for() -> None:
+    names = ["Eval-0.tar", "train-0.tar", "val_unseen/0.tar"]
+    assert splits_by_name(names[:2], "here", "eval") == {"eval": names[:1], "train": names[1:2]}
+    assert splits_by_name(["set-0.tar", "set-1.tar"], "here", "eval") == {}
+    assert splits_by_name(["val-0.tar", "unseen_rooms/0.tar"], "here", "unseen_rooms")["unseen_rooms"] == [
+        "unseen_rooms/0.tar"
+    ]
+    with pytest.raises(UserError, match=r"Eval-0.tar in here name no split"):
+        splits_by_name(names[:2], "here")
+    with pytest.raises(UserError, match=r"more.tar in here name no split"):
+        splits_by_name(["eval-0.tar", "more.tar"], "here", "eval")
+
+
+@pytest.mark.parametrize("place", ["val", "root", "csv"])
+def test_class_words_may_lie_beside_training_shards_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture, place: str
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        members = [("1.cls", b"dog"), ("1.png", image_of(1))]
+        (tmp_path / split / "0.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "train" / "classes.json").write_text('["cat", "dog", "eel"]')
+    if place == "csv":
+        tree(tmp_path, "val/1.png")
+        (tmp_path / "val" / "t.csv").write_text("path,label\n1.png,dog\n")
+        (source,) = csv_sources(tmp_path / "val" / "t.csv", None, CsvColumns(), None)
+        assert (source.split, source.classes, source.sample(0)[1]["cls"]) == ("val", ("cat", "dog", "eel"), b"1")
+    else:
+        manifest = load_manifest(tmp_path if place == "root" else tmp_path / place, "val")
+        assert (manifest.classes, manifest.labels.words["dog"]) == (("cat", "dog", "eel"), 1)
+    assert "val: the classes are numbered as in " in capsys.readouterr().err
 
 
 def test_test_splits_are_said_and_made_on_request(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -144,7 +184,10 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
             "train has no class folders but 1 images or archives of no class, such as 1.png",
         ),
         (["train/n01.tar", "val/n01.tar"], "has no class folders but 1 images or archives .*archives must be unpacked"),
-        (["data/train/cat/1.png", "data/train/dog/2.png"], "data holds no images itself but folders of them"),
+        (
+            ["data/train/cat/1.png", "data/train/dog/2.png"],
+            r"data alone is in .* further down; give \S+/data/train, or say with",
+        ),
         (["cat/train/1.png", "cat/val/2.png", "dog/3.png"], "cat holds the splits train and val, which belong above"),
         (["train2017/1.png", "val2017/2.png", "extra/3.png"], "train2017, val2017.* are called like splits"),
         (["ILSVRC2012_img_train/n01/1.png", "ILSVRC2012_img_val/2.png"], "are called like splits, .*rename them"),
@@ -163,7 +206,24 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
             ["DATA/0/1.png", "DATA/1/1.png", "TEST/1.png"],
             "DATA holds no images itself but .*--class-depth 2.* `make_shards.py csv`",
         ),
-        (["a/1/1.png", "a/2/1.png", "b/1/1.png", "train2018.json"], r"`inaturalist` lists such as \S+/train2018.json"),
+        (
+            ["a/1/1.png", "a/2/1.png", "b/1/1.png", "train2018.json"],
+            r"`make_shards.py inaturalist \S+ OUT` reads lists such as \S+/train2018.json",
+        ),
+        (
+            ["train_val2018/Aves/1/1.jpg", "train_val2018/Aves/2/1.jpg", "train2018.json"],
+            r"`make_shards.py inaturalist \S+ OUT`",
+        ),
+        (
+            ["train_val2018.tar.gz", "train2018.json", "val2018.json"],
+            r"no class folders .*`make_shards.py inaturalist \S+ OUT`",
+        ),
+        (["ds/x/tif/Crop/1.png", "ds/x/tif/Forest/1.png"], r"ds alone is in .* give \S+/ds/x/tif, or say"),
+        (
+            ["a/abbey/1.png", "a/house/in/1.png", "b/bar/1.png"],
+            "--class-depth any, each that holds images, on whatever",
+        ),
+        (["face/1.png", "face_mask/1.png"], r"\(face, face_mask\) are parts .* or say that .* --class-depth 1"),
         (
             ["CAT/1.png", "DOG/1.png", "chest/cat/1.png", "chest/dog/1.png"],
             "chest holds folders .* as a copy of the set",
@@ -194,7 +254,10 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["Images/1.png", "masks/1.png"], r"\(Images, masks\) are parts of a set"),
         (["train/images/1.png", "train/labels/1.txt"], r"\(images\) are called like images of all classes"),
         (["images_001/images/1.png", "images_002/images/1.png"], r"\(images_001, images_002\) are called like images"),
-        (["images/001.crow/1.png", "images/002.jay/1.png"], "images holds no images itself but folders of them"),
+        (
+            ["images/001.crow/1.png", "images/002.jay/1.png"],
+            r"give \S+/images, or say with --class-depth which folders",
+        ),
         (["cat/1.png", "cat/masks/1.png", "dog/1.png"], "cat/masks holds labels or maps of other images by its name"),
         (["cat/images/1.png", "cat/masks/1.png", "dog/images/1.png"], "cat/masks holds labels or maps"),
         (["clipart/cat/1.png", "clipart/dog/1.png", "real/cat/1.png"], "clipart holds no images itself but folders"),
@@ -258,6 +321,14 @@ def test_classes_that_are_called_or_arranged_like_something_else(
         (["a/1.png", "b/1.png", "c/1.png", "alien_test/1.png"], "taken for classes (alien_test)"),
         (["yes/1.png", "no/1.png", "pred/1.png"], "taken for classes (pred)"),
         (["data/images/1.png"], "there is one class alone, data"),
+        (
+            ["a/a/1.png", "a/a/CROPPED/1.png", "b/1.png", "b/CROPPED/1.png"],
+            "a/a holds images itself and in folders (CROPPED), all taken for one class, as in 1 other folders; move away",
+        ),
+        (
+            [f"v_{name}_g01_c{clip}/1.png" for name in ("Archery", "Diving") for clip in range(3)],
+            "the 6 classes are called by 2 names with numbers, such as v_Archery_g01_c0, v_Archery_g01_c1, v_Archery_g01_c2; if",
+        ),
         (["a/1.jpg", "a/1.png", "b/1.png"], "1 images differ from another in the extension alone, such as a/1.png"),
     ],
 )
@@ -294,6 +365,52 @@ def test_class_depth_says_on_which_level_the_classes_are(tmp_path: Path, capsys:
     office = tree(tmp_path / "office", "dslr/images/bag/1.png", "dslr/images/gas mask/1.png")
     (source,) = imagefolder_sources(office, None, class_depth=3)
     assert source.classes == ("dslr/images/bag", "dslr/images/gas mask")
+
+
+def test_every_folder_of_images_may_be_a_class(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The layout of SUN397: classes on two levels and more."""
+    names = ["a/abbey/1.png", "a/house/indoor/1.png", "a/house/outdoor/1.png", "b/barn/1.png", "b/barn/old/1.png"]
+    root = tree(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in names))
+    tree(root, "train/a/abbey/.x.png", "train/b/notes/x.txt", "train/2.png", "train/b/barn/1_mask.png", "train/z/x.txt")
+    train, val = imagefolder_sources(root, None, class_depth="any")
+    assert train.classes == val.classes == ("a/abbey", "a/house/indoor", "a/house/outdoor", "b/barn", "b/barn/old")
+    assert contents(train) == [(label, image_of(label)) for label in range(5)]
+    said = capsys.readouterr().err
+    assert "all taken for one class" not in said
+    assert "train: left out 2 folders that are no classes (hidden or no images), such as" in said
+    assert "left out 1 images or archives beside the class folders, which are of no class, such as 2.png" in said
+    assert "left out 1 images that are called like maps of others" in said
+    assert "left out 1 hidden files and leftovers of other programs, such as a/abbey/.x.png" in said
+    archive(root / "train/b/cave/cave.zip", "1.png")
+    with pytest.raises(UserError, match=r"b/cave/cave\.zip looks like a class that is not unpacked"):
+        imagefolder_sources(root, None, class_depth="any")
+
+
+@pytest.mark.parametrize(
+    ("maps", "photographs", "depth", "classes"),
+    [
+        (["1.png", "2.png"], False, None, False),
+        (["mask_1.png", "mask_2.png"], False, None, False),
+        (["1.png", "2.png"], False, 1, True),
+        (["1.jpg", "2.jpg"], True, None, True),
+        (["00731.png", "00732.png"], False, None, True),  # of other images
+    ],
+)
+def test_a_class_called_like_the_maps_of_another(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    maps: list[str],
+    photographs: bool,
+    depth: ClassDepth | None,
+    classes: bool,
+) -> None:
+    tree(tmp_path, "face/1.png", "face/2.png", "face/3.png", *(f"face_mask/{name}" for name in maps))
+    for name in maps if photographs else ():
+        noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "face_mask" / name, quality=95)
+    with contextlib.nullcontext() if classes else pytest.raises(UserError, match="are parts of a set by name"):
+        assert imagefolder_sources(tmp_path, None, class_depth=depth)[0].classes == ("face", "face_mask")
+        assert "face, face_mask are taken for classes, and are called like images and maps" in capsys.readouterr().err
 
 
 def test_a_split_that_is_asked_for_is_made_whatever_lies_beside_it(
@@ -354,20 +471,79 @@ def test_a_folder_that_is_a_link_to_nothing_is_refused(tmp_path: Path, name: str
 
 
 def test_images_beside_the_class_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/emu.tar", "train/notes.txt")
+    tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/3.png", "train/train_images.tar", "train/notes.txt")
     assert len(imagefolder_sources(tmp_path, None)[0]) == 2
     assert "left out 2 images or archives beside the class folders, which are of no class, such as 3.png" in (
         capsys.readouterr().err
     )
 
 
-def test_images_called_like_maps_of_others_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tree(tmp_path, "benign/a (1).png", "benign/a (1)_mask.png", "benign/a (1)_mask_1.png", "benign/with_mask.png")
-    assert len(imagefolder_sources(tmp_path, None)[0]) == 4
-    assert "2 images are called like maps of others, such as benign/a (1)_mask.png" in capsys.readouterr().err
-    (tmp_path / "benign" / "a (1).png").unlink()
-    imagefolder_sources(tmp_path, None)
-    assert "maps of others" not in capsys.readouterr().err
+def archive(path: Path, *members: str) -> Path:
+    """A zip archive or a (compressed) tar of empty files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as content:
+            for member in members:
+                content.writestr(member, b"")
+    else:
+        path.write_bytes(gzip.compress(tar_bytes([(member, b"") for member in members])))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "refused"),
+    [
+        ("train/eel.zip", ["1.png"], True),
+        ("train/eel.tar.gz", ["eel/1.jpg"], True),
+        ("train/eel.rar", None, True),
+        ("train/eel/eel.zip", ["1.png"], True),
+        ("train/eel/images.tar.gz", ["images/1.png"], True),
+        ("train/Cat.zip", ["1.png"], False),  # unpacked
+        ("train/all.rar", None, False),
+        ("train/pets.tar.gz", ["pets/train/cat/1.png"], False),  # what the classes were unpacked from
+        ("train/downloads/pets.zip", ["train/cat/1.png"], False),
+        ("train/boxes.zip", ["1.xml"], False),
+        ("train/animals.zip", ["1.png"], False),  # called like the folder of the set
+        ("eel.zip", ["1.png"], False),  # beside the splits
+    ],
+)
+def test_a_class_that_is_not_unpacked_is_refused(
+    tmp_path: Path, path: str, members: list[str] | None, refused: bool
+) -> None:
+    root = tree(tmp_path / "animals", "train/cat/1.png", "train/dog/2.png")
+    if members is None:
+        tree(root, path)
+    else:
+        archive(root / path, *members)
+    with pytest.raises(UserError) if refused else contextlib.nullcontext() as caught:
+        assert imagefolder_sources(root, None)[0].classes == ("cat", "dog")
+    if caught is not None:
+        assert str(caught.value) == (
+            f"{root / path} looks like a class that is not unpacked, beside 2 that are, such as cat; unpack it, or move it away "
+            "if it is none"
+        )
+
+
+@pytest.mark.parametrize(
+    ("images", "maps"),
+    [
+        (["a (1).png", "with_mask.png"], ["a (1)_mask.png", "a (1)_mask_1.png"]),
+        (["1-001.BMP", "1-002.BMP"], ["1-001-d.bmp", "1-002-d.bmp"]),
+        (["1.png", "2.png", "2-d.png", "3.png", "4.png"], []),  # of few: something else
+        (["a.jpg", "b.jpg"], ["a_seg.png", "b-gt.png"]),
+        (["ISIC_1.jpg"], ["ISIC_1_segmentation.png", "ISIC_1_Lesion.bmp"]),
+        (["x.tif"], ["x_contour.tif", "x-label.png", "x_binary_mask.png"]),
+        (["y.png"], ["y_gtFine_labelIds.png", "y_gtFine_color_mask.png"]),
+        (["a_mask.png", "label.png"], []),  # of nothing that is there
+    ],
+)
+def test_images_called_like_maps_of_others_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture, images: list[str], maps: list[str]
+) -> None:
+    (source,) = imagefolder_sources(tree(tmp_path, *(f"{c}/{name}" for c in "ab" for name in images + maps)), None)
+    assert len(source) == 2 * len(images)
+    line = f"left out {2 * len(maps)} images that are called like maps of others (masks, ground truth); rename what is an image"
+    assert capsys.readouterr().err.count(line) == bool(maps)
 
 
 def test_images_that_nothing_reads_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

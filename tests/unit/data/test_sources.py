@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import shutil
@@ -13,7 +12,7 @@ import webdataset as wds
 from shard_factory import REAL_DATA, image_of, tar_bytes
 
 from sar_dist.data import Manifest, load_manifest
-from sar_dist.data.layout import SplitChoice, parse_split_choice
+from sar_dist.data.layout import Split, SplitChoice, parse_split_choice
 from sar_dist.data.making.sources import (
     CsvColumns,
     Subset,
@@ -652,49 +651,130 @@ def test_words_are_numbered_once_for_all_tables(tmp_path: Path) -> None:
             csv_sources(second, None, CsvColumns(), "val")
 
 
-@pytest.mark.parametrize(
-    ("values", "split", "refused"),
-    [
-        (["train", "train"], None, None),
-        (["cats", "dogs"], None, None),  # about something else
-        (["test", "test"], SplitChoice("test", "val"), None),
-        (["train", "val"], None, "of the split val, but its rows would be of train"),
-        (["train", "eval"], None, "of the split eval, but its rows would be of train"),
-        (["train", "train"], "val", "of the split train, but its rows would be of val"),
-    ],
-)
-def test_parquet_rows_of_another_split_are_refused(
-    tmp_path: Path, values: list[str], split: SplitChoice | str | None, refused: str | None
-) -> None:
+def parquet_rows(path: Path, **columns: list) -> Path:
+    """A file with as many rows as the columns have entries, labelled 0, 1, 0, 1 ... unless they say otherwise."""
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
     from pyarrow import parquet
 
-    rows = [
-        {"image": image["bytes"], "label": 0, "Split": value}
-        for image, value in zip(_parquet_images(0, 2), values, strict=True)
-    ]
-    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "all.parquet")
-    with contextlib.nullcontext() if refused is None else pytest.raises(UserError, match=refused):
-        (source,) = parquet_sources(tmp_path / "all.parquet", "image", "label", split)
-        assert len(source) == 2
+    count = len(next(iter(columns.values())))
+    images = [image["bytes"] for image in _parquet_images(0, count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = arrow.table({"image": images, "label": [number % 2 for number in range(count)]} | columns)
+    parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "split", "given", "expected"),
+    [
+        ("Split", ["train", "train"], None, None, {"train": [0, 1]}),
+        ("Split", ["test", "test"], "test=val", None, {"val": [0, 1]}),
+        ("Split", ["val", "train", "test", "Valid", "train"], None, None, {"train": [1, 4], "val": [0, 3]}),
+        ("part_of", ["val", "train", "val", "val", "train"], "train", None, {"train": [1, 4]}),
+        ("Split", ["test", "train", "test", "train", "train"], "test=val", None, {"val": [0, 2]}),
+        ("fold", [0, 1, 0, 2, 0], "0=val", "fold", {"val": [0, 2, 4]}),
+        ("is_valid", [True, False, True], "False=train", "is_valid", {"train": [1]}),
+        ("Split", ["cats", "dogs"], None, "", {"train": [0, 1]}),
+        ("Split", ["train", "val"], None, "", {"train": [0, 1]}),
+    ],
+)
+def test_parquet_rows_are_of_the_split_that_a_column_says(
+    tmp_path: Path, column: str, values: list, split: str | None, given: str | None, expected: dict[str, list[int]]
+) -> None:
+    file = parquet_rows(tmp_path / "all.parquet", **{column: values})
+    made = parquet_sources(file, "image", "label", split and parse_split_choice(split), given)
+    assert [source.split for source in made] == [*expected]
+    for source in made:
+        rows = expected[source.split]
+        samples = [source.sample(number)[1] for number in range(len(source))]
+        assert [sample["png"] for sample in samples] == [_parquet_images(row, 1)[0]["bytes"] for row in rows]
+        assert [int(sample["cls"]) for sample in samples] == [row % 2 for row in rows]
+        assert sorted(source.order(0).tolist()) == [*range(len(rows))]
+        assert source.size() <= file.stat().st_size
+
+
+def test_parquet_rows_of_other_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = parquet_rows(tmp_path / "all.parquet", split=["test", "train", "val", "train"], label=[-1, 0, 1, 2])
+    parquet_sources(file, "image", "label", None)
+    assert "the test split (1 rows) is not used; --split test=val" in capsys.readouterr().err
+    parquet_sources(file, "image", "label", "val")
+    said = capsys.readouterr().err
+    assert "left out 3 rows of other splits (1 of test, 2 of train)" in said
+    assert "the column split says to which split a row belongs" in said
+    with pytest.raises(UserError, match="label -1, not a class number"):
+        parquet_sources(file, "image", "label", SplitChoice("test", "val"))
+    write_csv(tmp_path / "t.csv", ["path", "label", "split"], [["a.png", "0", "train"], ["b.png", "1", "test"]])
+    make_tree(tmp_path, ["a.png", "b.png"])
+    csv_sources(tmp_path / "t.csv", None, CsvColumns(), "train")
+    assert "left out 1 rows of other splits (1 of test)" in capsys.readouterr().err
+
+
+def test_parquet_words_are_numbered_by_the_training_rows_of_a_file(tmp_path: Path) -> None:
+    split = ["train", "val", "train", "val"]
+    file = parquet_rows(tmp_path / "all.parquet", split=split, label=["dog", "dog", "cat", "cat"])
+    (val,) = parquet_sources(file, "image", "label", "val")
+    assert (val.classes, [val.sample(number)[1]["cls"] for number in (0, 1)]) == (("cat", "dog"), [b"1", b"0"])
+    digest = val.digest()
+    parquet_rows(file, split=["train", "val", "val", "train"], label=["dog", "dog", "cat", "cat"])
+    assert parquet_sources(file, "image", "label", "val")[0].digest() != digest, "other rows are another source"
+    parquet_rows(file, split=split, label=["dog", "eel", "cat", "cat"])
+    with pytest.raises(UserError, match="the label 'eel', which is not among the 2 classes of the training"):
+        parquet_sources(file, "image", "label", "val")
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "refused"),
+    [
+        (
+            {"all": ["train", "eval"]},
+            None,
+            "not clear whether split says to which split a row belongs; name the column",
+        ),
+        ({"all": ["cats", "dogs"]}, None, r"not clear whether split .*or give --split-column \"\" if there is none"),
+        ({"all": ["train", "train"]}, "val", "has no val split, only train; choose one by --split train=val"),
+        ({"all": ["train", None]}, None, "not clear whether split says"),
+        ({"train": ["val", "val"]}, None, "of the split train by its name, but its rows are of val"),
+        (
+            {"train": ["train", "val"], "val": ["val", "val"]},
+            None,
+            r"train.parquet: its column split says .* of the split val, but .*--split-column split, or --split-column \"\"",
+        ),
+    ],
+)
+def test_parquet_columns_that_contradict_are_refused(
+    tmp_path: Path, files: dict[str, list], split: Split | None, refused: str
+) -> None:
+    for name, values in files.items():
+        parquet_rows(tmp_path / f"{name}.parquet", split=values)
+    with pytest.raises(UserError, match=refused):
+        parquet_sources(tmp_path, "image", "label", split)
+
+
+def test_parquet_split_columns_over_several_files(tmp_path: Path) -> None:
+    parquet_rows(tmp_path / "a.parquet", split=["train", "train"], note=["train", "val"])
+    parquet_rows(tmp_path / "b.parquet", split=["val", "train"], note=["a cat", "a dog"])
+    train, val = parquet_sources(tmp_path, "image", "label", None)
+    assert (len(train), len(val), val.sample(0)[1]["cls"]) == (3, 1, b"0")
+    assert val.description() == {"kind": "parquet", "files": ["b.parquet"]}
+    assert {split: manifest.total for split, manifest in written([train, val], tmp_path / "out").items()} == {
+        "train": 3,
+        "val": 1,
+    }
+    parquet_rows(tmp_path / "c.parquet", label=[0, 1])
+    with pytest.raises(UserError, match=r"c.parquet has no column 'split', only image, label"):
+        parquet_sources(tmp_path, "image", "label", None)
+    parquet_rows(tmp_path / "c.parquet", split=["train", None])
+    with pytest.raises(UserError, match=r"c.parquet: 1 of its 2 rows have no split in split"):
+        parquet_sources(tmp_path, "image", "label", "train", "split")
 
 
 def test_parquet_columns_of_any_name_may_be_about_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (pip install 'sar_dist[parquet]')")
-    from pyarrow import parquet
-
-    images = [image["bytes"] for image in _parquet_images(0, 2)]
-    for column, values, refused, said in (
-        ("part_of", ["train", "val"], "of the split val, but its rows would be of train", ""),
-        ("partition", ["test", "test"], "of the split test, but its rows would be of train", ""),
-        ("partition", [0, 1], None, "the column partition may say to which split a row belongs, and is not used"),
-        ("is_train", [True, False], None, "the column is_train may say"),
-        ("caption", ["a train", "valid"], None, ""),
+    for column, values, said in (
+        ("partition", [0, 1], "the column partition may say to which split a row belongs, and is not used"),
+        ("is_train", [True, False], "the column is_train may say"),
+        ("caption", ["a train", "valid"], ""),
     ):
-        table = arrow.table({"image": images, "label": [0, 1], column: values})
-        parquet.write_table(table, tmp_path / "all.parquet")
-        with contextlib.nullcontext() if refused is None else pytest.raises(UserError, match=refused):
-            parquet_sources(tmp_path / "all.parquet", "image", "label", None)
+        parquet_sources(parquet_rows(tmp_path / "all.parquet", **{column: values}), "image", "label", None)
         err = capsys.readouterr().err
         assert said in err
         assert bool(said) == bool(err)
@@ -848,6 +928,40 @@ def test_tars_without_labels_and_other_splits(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / "words" / "x.tar").write_bytes(tar_bytes(sorted(members)))
         with pytest.raises(UserError, match=r"3 of the 3 train samples .* a label in cls"):
             tar_sources(tmp_path / "words", "cls", None)
+
+
+@pytest.mark.parametrize("place", ["Eval/0", "eval-0", "My_Eval/0", "info"])
+def test_tars_of_a_split_of_another_name(tmp_path: Path, place: str) -> None:
+    for name, label in ((place, 1), ("train/0" if "/" in place else "train-0", 0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes([("a.jpg", image_of(label)), ("a.cls", b"%d" % label)]))
+    if place == "info":
+        one = {"shard_lengths": [1], "num_samples": 1}
+        splits = {"Eval": {"filenames": ["info.tar"]} | one, "train": {"filenames": ["train-0.tar"]} | one}
+        (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    choice = parse_split_choice("my_eval=val" if "My" in place else "Eval=val")
+    (source,) = tar_sources(tmp_path, "cls", choice)
+    assert (source.split, len(source), source.sample(0)[1]["cls"]) == ("val", 1, b"1")
+    with pytest.raises(UserError, match=r"no gone s|eval-0\.tar in .* name no split"):
+        tar_sources(tmp_path, "cls", SplitChoice("gone", "val"))
+
+
+def test_a_split_of_which_nothing_tells_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "a.parquet", _parquet_images(0, 2), [0, 1])
+    write_tars(tmp_path / "data", [0, 1])
+    make_tree(tmp_path / "data", ["a.png"])
+    table = write_csv(tmp_path / "data" / "t.csv", ["path", "label"], [["a.png", 0]])
+    for make in (
+        lambda choice: parquet_sources(tmp_path / "data", "image", "label", choice),
+        lambda choice: tar_sources(tmp_path / "data", "json.label", choice),
+        lambda choice: csv_sources(table, None, CsvColumns(), choice),
+    ):
+        with pytest.raises(UserError, match=r"data has no eval split: .*; --split val makes that of all of it"):
+            make(parse_split_choice("eval=val"))
+        assert [source.split for choice in ("val", "Data=val") for source in make(parse_split_choice(choice))] == [
+            "val",
+            "val",
+        ]
 
 
 @pytest.mark.parametrize(("test", "train"), [("test-", "train-"), ("test/", "train/")])

@@ -136,6 +136,8 @@ def test_labels_that_are_nowhere_are_refused(stripes: Path, sets: dict[str, Path
             open_labelled_samples(sets["json words"], "val", "shards", label)
     shutil.copytree(sets["words"], tmp_path / "words")
     (tmp_path / "words" / "val" / "classes.json").unlink()
+    assert open_labelled_samples(tmp_path / "words", "val", "shards").classes == tuple(WORDS), "those of train"
+    (tmp_path / "words" / "train" / "classes.json").unlink()
     with pytest.raises(UserError, match=r"none of the 40 samples .* has a label in cls; .* classes\.json beside"):
         open_labelled_samples(tmp_path / "words", "val", "shards")
     with pytest.raises(UserError, match=r"label=json\.label says where shards have their labels, but there are none"):

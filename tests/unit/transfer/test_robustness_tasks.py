@@ -26,7 +26,13 @@ from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
 from sar_dist.transfer.tasks.robustness import corruptions as robustness_corruptions
 from sar_dist.transfer.tasks.robustness.corruptions import CentreCrop, ImageNetC
-from sar_dist.transfer.tasks.robustness.samples import class_index, class_indices, imagenet_synsets, real_labels
+from sar_dist.transfer.tasks.robustness.samples import (
+    class_index,
+    class_indices,
+    imagenet_synsets,
+    list_class_folders,
+    real_labels,
+)
 from sar_dist.transfer.tasks.robustness.scores import ALEXNET_ERRORS, CORRUPTIONS
 from sar_dist.transfer.tasks.robustness.tasks import (
     ImageNetA,
@@ -349,6 +355,32 @@ def test_chance_of_real_labels_is_the_mean_size_of_the_sets(tmp_path: Path) -> N
     assert found.baselines["chance"]["top1"] == pytest.approx(100 * np.mean(uniform)) == 100 * np.mean(sizes) / 1000
     hits = np.mean([5 in real_labels()[number - 1] for number in images if real_labels()[number - 1]])
     assert found.metrics["top1"] == pytest.approx(100 * hits)
+
+
+def test_what_is_left_out_of_class_folders_and_may_be_none_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in (
+        "n01440764/a.png",
+        "n01440764/a_mask.png",
+        "n01440764/b.HEIC",
+        "n01440764/x.txt",
+        ".old/c.png",
+        "d.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    assert list_class_folders(tmp_path) == [("n01440764/a.png", 0)]
+    said = capsys.readouterr().err
+    assert "there is one class alone, n01440764" in said
+    for count_and_kind in (
+        "1 folders that are no classes",
+        "1 images or archives beside the class folders",
+        "1 images that are called like maps of others",
+        "1 images in formats that are not read",
+        "1 files that are no images by name",
+    ):
+        assert f"{tmp_path}: left out {count_and_kind}" in said
 
 
 def test_real_labels_need_the_original_names_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

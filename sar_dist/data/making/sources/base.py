@@ -195,13 +195,22 @@ def read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Path) -> dict[Split, T]:
-    """The splits to make of those that were found; says which ones are not used. Raises UserError."""
+def choose_splits(
+    found: Mapping[str, T], choice: SplitChoice | None, where: Path, counts: Mapping[str, int] | None = None
+) -> dict[Split, T]:
+    """The splits to make of those that were found; says which ones are not used, and with ``counts`` how many rows they have.
+
+    Raises UserError.
+    """
     if choice is not None:
         if choice.source not in found:
             there = sorted(found)
             remedy = f"; choose one by --split {there[0]}={choice.wanted}" if there else ""
             raise UserError(f"{where} has no {choice.source} split, only {', '.join(there) or 'none'}{remedy}")
+        others = {split: count for split, count in sorted((counts or {}).items()) if split != choice.source}
+        if others:
+            named = ", ".join(f"{count} of {split}" for split, count in others.items())
+            warn(f"{where}: left out {sum(others.values())} rows of other splits ({named})")
         return {choice.wanted: found[choice.source]}
     splits: tuple[Split, ...] = ("train", "val")
     made: dict[Split, T] = {split: found[split] for split in splits if split in found}
@@ -209,7 +218,8 @@ def choose_splits(found: Mapping[str, T], choice: SplitChoice | None, where: Pat
     if not made:
         raise UserError(f"{where} has only a {unused[0]} split; say what to make of it, with --split {unused[0]}=val")
     for name in unused:
-        warn(f"{where}: the {name} split is not used; --split {name}=val makes validation shards of it")
+        rows = "" if counts is None else f" ({counts[name]} rows)"
+        warn(f"{where}: the {name} split{rows} is not used; --split {name}=val makes validation shards of it")
     return made
 
 
@@ -228,6 +238,22 @@ def own_split(root: Path) -> Split:
             "it, with --split val or --split train"
         )
     return "val" if own == "val" else "train"
+
+
+def unnamed_split(root: Path, choice: SplitChoice | None) -> str:
+    """The split of a source whose files name none: the one that is asked for, or its folder's.
+
+    Raises:
+        UserError: the split that is asked for has a name that the folder has not; or as ``own_split``.
+    """
+    if choice is None:
+        return own_split(root)
+    folder = Path(os.path.abspath(root)).name.lower()
+    if choice.source not in (choice.wanted, split_of_folder(root), folder):
+        raise UserError(
+            f"{root} has no {choice.source} split: nothing in it is called like one; --split {choice.wanted} makes that of all of it"
+        )
+    return choice.source
 
 
 def first_repeated(root: Path, paths: Sequence[str]) -> tuple[int, int] | None:

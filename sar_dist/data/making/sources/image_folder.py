@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from sar_dist.data.layout import (
     CLASSES_NAME,
+    ClassDepth,
     ClassTable,
     Split,
     SplitChoice,
     class_folders,
     doubtful_words,
+    folder_called,
     is_image_name,
     is_left_over,
-    is_unread_image,
-    maps_by_name,
     member_extension,
     order_remark,
     read_class_table,
@@ -55,7 +55,7 @@ def imagefolder_sources(
     split: Split | SplitChoice | None,
     subset: Subset | None = None,
     validation: Subset | None = None,
-    class_depth: int | None = None,
+    class_depth: ClassDepth | None = None,
 ) -> list[FileSource]:
     """The splits of an ImageFolder tree: those in ``root/train`` and ``root/val``, or ``root`` itself as ``split``.
 
@@ -63,7 +63,7 @@ def imagefolder_sources(
     Without ``split``, a tree called val or validation is that, any other is train; the folder ``train`` beside a tree
     called val numbers its classes. ``subset`` thins out the training split and leaves a validation split whole;
     ``validation`` takes one out of a training split that has none beside it, before ``subset``. With ``class_depth`` the
-    classes are the folders so many levels below the tree. What is left out is counted on standard error. Raises UserError.
+    classes are the folders so many levels below the tree ("any": those that hold images). What is left out is counted on standard error. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     trees = _find_trees(root, choice)
@@ -98,7 +98,7 @@ def _find_trees(root: Path, choice: SplitChoice | None) -> _Trees:
     trees = {split: folder for split, folder in found.items() if _folders(folder)}
     if found and not trees and not others:
         class_folders(next(iter(found.values())))  # says what is there instead
-    named = None if choice is None or choice.source in found else _folder_called(root, choice.source)
+    named = None if choice is None or choice.source in found else folder_called(root, choice.source)
     if trees and named is None:
         others = [name for name in others if _has_image(root / name)]
         if others and choice is None and not {"train", "val"} <= found.keys():
@@ -148,7 +148,7 @@ def _training_tree(root: Path) -> Path | None:
     return None
 
 
-def _refuse_flat(splits: Mapping[Split, Path], depth: int | None) -> None:
+def _refuse_flat(splits: Mapping[Split, Path], depth: ClassDepth | None) -> None:
     """Raise UserError where one of ``splits`` has no class folders and another one has, which can be made alone."""
     sorted_splits = [split for split, folder in splits.items() if _folders(folder)]
     for folder in splits.values():
@@ -157,14 +157,6 @@ def _refuse_flat(splits: Mapping[Split, Path], depth: int | None) -> None:
                 class_folders(folder, depth)
             except UserError as error:
                 raise UserError(f"{error}; --split {sorted_splits[0]} makes that split alone") from None
-
-
-def _folder_called(root: Path, source: str) -> Path | None:
-    """The folder in ``root`` that is called like the split ``source``, whatever its capitals; None: there is none."""
-    called = [name for name in _folders(root) if name.lower() == source]
-    if len(called) > 1:
-        raise UserError(f"{root} holds the {source} split twice, in {' and '.join(called)}; move one of them away")
-    return root / called[0] if called else None
 
 
 def _classes_file(*folders: Path) -> Path:
@@ -185,7 +177,7 @@ def _say_of_tables(root: Path, trees: _Trees) -> None:
                 )
 
 
-def _labelled(root: Path, table: ClassTable, numbering: Path, depth: int | None) -> list[tuple[str, int]]:
+def _labelled(root: Path, table: ClassTable, numbering: Path, depth: ClassDepth | None) -> list[tuple[str, int]]:
     """Path below ``root`` and label of every image; says what was left out."""
     tree = class_folders(root, depth)
     for folder in tree.classes:
@@ -195,21 +187,8 @@ def _labelled(root: Path, table: ClassTable, numbering: Path, depth: int | None)
                 "each image must be in a folder called like its class: rename or move it (`make_shards.py csv` takes a table "
                 "of images and labels instead)"
             )
-    ignored = [path for folder in tree.classes for path in folder.ignored]
-    unread = [path for path in ignored if is_unread_image(path)]
-    left_over = [path for folder in tree.classes for path in folder.left_over]
-    for left_out, what in (
-        (tree.no_classes, "folders that are no classes (hidden or no images)"),
-        (tree.beside, "images or archives beside the class folders, which are of no class"),
-        (unread, "images in formats that are not read; convert them to JPEG or PNG"),
-        ([path for path in ignored if not is_unread_image(path)], "files that are no images by name"),
-        (left_over, "hidden files and leftovers of other programs"),
-    ):
-        if left_out:
-            _say(root, f"left out {len(left_out)} {what}, such as {left_out[0]}")
-    maps = [path for folder in tree.classes for path in maps_by_name(folder.images)]
-    if maps:
-        _say(root, f"{len(maps)} images are called like maps of others, such as {maps[0]}; if they are, move them away")
+    for line in tree.left_out():
+        _say(root, line)
     same = [path for folder in tree.classes for path in same_but_for_extension(folder.images)]
     if same:
         _say(
@@ -251,10 +230,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--class-depth",
-        type=positive,
+        type=_class_depth,
         metavar="N",
-        help="the classes are the folders N levels below SRC (or its splits), whatever is below them; 2: SRC/GROUP/CLASS",
+        help="the classes are the folders N levels below SRC (or its splits), whatever is below them; 2: SRC/GROUP/CLASS; "
+        "any: every folder that holds images is a class",
     )
+
+
+def _class_depth(text: str) -> ClassDepth:
+    if text.lower() == "any":
+        return "any"
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor any") from None
 
 
 def _sources(given: argparse.Namespace) -> list[FileSource]:

@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 from sar_dist.command_help import given_local_path
 from sar_dist.data.layout import (
-    CLASSES_NAME,
     IMAGE_EXTENSIONS,
     ClassTable,
     Split,
     SplitChoice,
     class_word,
+    classes_file_of,
     is_image_name,
     member_extension,
-    split_columns,
-    split_of_word,
+    refuse_other_name,
+    split_column,
+    split_named,
     splits_of_images,
     splits_of_path,
 )
@@ -29,8 +30,8 @@ from sar_dist.data.making.sources.base import (
     FileSource,
     choose_splits,
     first_repeated,
-    own_split,
     unique_keys,
+    unnamed_split,
 )
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
@@ -78,7 +79,7 @@ def csv_sources(
     by_split: dict[str, list[tuple[str, int]]] = {}
     for row, label, name in zip(rows, labels.numbers, _splits_of_rows(table, content, choice), strict=True):
         by_split.setdefault(name, []).append((row[columns.image], label))
-    made = choose_splits(by_split, choice, table)
+    made = choose_splits(by_split, choice, table, {name: len(found) for name, found in by_split.items()})
     if validation is not None:
         made = with_validation(made, validation, table)
     return [_table_source(root, name, found, labels) for name, found in made.items()]
@@ -130,7 +131,7 @@ def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) ->
     found: list[str] | None = None
     if column:
         lines = zip(content.lines, content.rows, strict=True)
-        found = [_split_named(row[column], choice, f"{table}, line {line}", column) for line, row in lines]
+        found = [split_named(row[column], choice, f"{table}, line {line}", column) for line, row in lines]
     elif column is None:
         found = splits_of_images([row[content.columns.image] for row in content.rows], str(table))
         if found is not None and len(set(found)) > 1:
@@ -138,17 +139,14 @@ def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) ->
                 f'{table}: the folders of the images say to which split each belongs (--split-column "" if they do not)'
             )
     if found is not None:
-        if choice is None and len(named) == len({*found}) == 1 and named != {*found}:
-            raise UserError(
-                f"{table} is of the split {min(named)} by its name, but its rows are of {found[0]}; rename it, or say what to "
-                f"make of it, with --split {found[0]}=val"
-            )
+        if choice is None:
+            refuse_other_name(named, {*found}, str(table))
         return found
     if len(named) > 1 and choice is None:
         raise UserError(f"{table} could be of two splits by name; rename it, or say with --split which one it is")
     if len(named) == 1:
         return [*named] * len(content.rows)
-    return [own_split(table.parent) if choice is None else choice.source] * len(content.rows)
+    return [unnamed_split(table.parent, choice)] * len(content.rows)
 
 
 class _Labels(NamedTuple):
@@ -191,29 +189,14 @@ def _read_table(table: Path, columns: CsvColumns) -> _Table:
 
 
 def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str | None:
-    """The column that says to which split a row belongs: the one in which every entry is a split."""
+    """The column that says to which split a row belongs."""
     others = [name for name in dict.fromkeys(content.header) if name not in (columns.image, columns.label)]
-    found = split_columns({name: {row[name] for row in content.rows} for name in others})
-    named = [name for name in others if name.lower() == "split"]
-    if len(found.certain) > 1 or (named and not found.certain):
-        raise UserError(
-            f"{table}: it is not clear whether {' or '.join(found.certain or named)} says to which split a row belongs; "
-            'name the column with --split-column, or give --split-column "" if there is none'
-        )
-    if found.certain:
-        (column,) = found.certain
-        warn(f'{table}: the column {column} says to which split a row belongs (--split-column "" if it does not)')
-        return column
-    for name in found.possible:
-        warn(
-            f"{table}: the column {name} may say to which split a row belongs, and is not used; name splits such as train, "
-            f"val and test in all of its rows, or make one split a command by --split-column {name} --split VALUE=val"
-        )
-    return None
+    entries = {name: {row[name] for row in content.rows} for name in others}
+    return split_column(entries, str(table), "name splits such as train, val and test in all of its rows")
 
 
 def _labels(values: Sequence[str], table: Path) -> _Labels:
-    classes_file = table.parent / CLASSES_NAME
+    classes_file = classes_file_of(table.parent)
     words = numbered_words(set(values), table, classes_file)
     if words is not None:
         labels = {value: words.labels[class_word(value)] for value in set(values)}
@@ -222,26 +205,15 @@ def _labels(values: Sequence[str], table: Path) -> _Labels:
     return _Labels(numbers, None, names_of_numbers(classes_file, max(numbers), table))
 
 
-def _split_named(value: str, choice: SplitChoice | None, where: str, column: str) -> str:
-    """The split that an entry of the split column means: with ``choice`` every word is the name of one."""
-    split = split_of_word(value)
-    if split is None and choice is None:
-        raise UserError(
-            f"{where}: split {value!r} is neither train, val nor test; rename the values, or make each split by a command of "
-            f"its own: --split-column {column} --split {value}=train, or {value}=val"
-        )
-    return split or value.strip().lower()
-
-
 def add_columns(parser: argparse.ArgumentParser, image: str) -> None:
-    """``--image-column`` and ``--label-column``, for what reads tables; ``image`` is the default of the first."""
+    """``--image-column``, ``--label-column`` and ``--split-column``, for what reads tables; ``image`` is the default of the first."""
     parser.add_argument("--image-column", default=image, help="column of the image (default: %(default)s)")
     parser.add_argument("--label-column", default="label", help="column of the label (default: %(default)s)")
+    parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
 
 
 def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser, "path")
-    parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
     parser.add_argument(
         "--images", type=given_local_path, help="folder to which paths are relative (default: the table's)"
     )

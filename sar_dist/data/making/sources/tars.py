@@ -16,13 +16,14 @@ import numpy as np
 
 from sar_dist.config import DataSettings
 from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, class_word, splits_by_name
-from sar_dist.data.making.sources.base import Source, choose_splits, own_split
+from sar_dist.data.making.sources.base import Source, choose_splits, own_split, unnamed_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
     MANIFEST_NAME,
     NO_IMAGE,
     NO_LABEL,
+    TIMM_INFO_NAME,
     Manifest,
     ShardReader,
     check_shards,
@@ -64,7 +65,15 @@ def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | Non
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     if choice is not None and not (root / MANIFEST_NAME).is_file():
         # Also a split such as test, or tars that do not say what they are.
-        return {choice.wanted: load_manifest(root, cast("Split", choice.source), label)}
+        manifest = load_manifest(root, cast("Split", choice.source), label)
+        names = [shard.name for shard in manifest.shards]
+        if (
+            manifest.root == str(root)
+            and not os.path.lexists(root / TIMM_INFO_NAME)
+            and not splits_by_name(names, str(root), choice.source)
+        ):
+            unnamed_split(root, choice)
+        return {choice.wanted: manifest}
     found: dict[str, Manifest] = {manifest.split: manifest for manifest in manifests_at(root, label, test=True)}
     here = [shard.name for manifest in found.values() if manifest.root == str(root) for shard in manifest.shards]
     if choice is None and here and not splits_by_name(here, str(root)):

@@ -132,12 +132,8 @@ def list_class_folders(root: Path) -> list[LabelledFile]:
         UserError: no class folders, or one that names no class of ImageNet-1k.
     """
     tree = class_folders(root)
-    for left_out, what in (
-        (tree.no_classes, "folders without images"),
-        (tree.beside, "files beside the class folders"),
-    ):
-        if left_out:
-            warn(f"{root}: left out {len(left_out)} {what}, such as {left_out[0]}")
+    for line in (*tree.remarks, *tree.left_out()):
+        warn(f"{root}: {line}")
     unknown = [folder.name for folder in tree.classes if class_index(folder.name) is None]
     if unknown:
         raise UserError(
