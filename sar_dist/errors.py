@@ -25,6 +25,17 @@ class CannotMeet(UserError):
     exit_status = EXIT_CANNOT_MEET
 
 
+def killed_worker(error: RuntimeError) -> str | None:
+    """What to say where torch tells that a data-loader process has gone, whatever was at work then; None: another error."""
+    text = text_of(error)
+    if "killed by signal" not in text and "exited unexpectedly" not in text:
+        return None
+    return (
+        "a data worker was killed, most likely because the system ran out of memory; "
+        f"lower data.workers or data.prefetch ({first_line(error)})"
+    )
+
+
 def described(error: BaseException) -> str:
     """Kind and text of what a user's own code raised, which can be anything, in one line that is not too long."""
     text = " ".join(_text(error).split())

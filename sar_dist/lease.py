@@ -195,6 +195,7 @@ def acquire(
     record = {
         "host": platform.node(),
         **asdict(this_process()),
+        "folder": os.path.abspath(run),
         "job": os.environ.get("SLURM_JOB_ID"),
         "token": secrets.token_hex(16),
     }
@@ -286,7 +287,10 @@ def _wait_until_free(run: Path, path: Path, otherwise: str, patience: float) -> 
 
 
 def _in_use(run: Path, holder: dict[str, Any], otherwise: str) -> str:
-    return f"{run} is in use by {_who(holder)}; wait until it has ended, stop it, or {otherwise}"
+    held = holder.get("folder")
+    # One folder may have several names; and a copy looks as if it were held.
+    copied = f"; if this is a copy of {held}, remove {run / FOLDER}" if held not in (None, os.path.abspath(run)) else ""
+    return f"{run} is in use by {_who(holder)}; wait until it has ended, stop it, or {otherwise}{copied}"
 
 
 def _who(holder: dict[str, Any]) -> str:

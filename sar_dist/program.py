@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 from weakref import WeakSet
 
-from sar_dist.errors import EXIT_BAD_INPUT, UserError, shortened, text_of
+from sar_dist.errors import EXIT_BAD_INPUT, UserError, killed_worker, shortened, text_of
 from sar_dist.output import (
     WatchedStream,
     give_up_stdout,
@@ -139,6 +139,8 @@ def _line_and_status(error: BaseException) -> tuple[str, int] | None:
         return refused, EXIT_BAD_INPUT
     if not isinstance(error, RuntimeError):
         return None
+    if (line := killed_worker(error)) is not None:  # torch says so wherever the main thread is
+        return line, EXIT_BAD_INPUT
     text = text_of(error)
     if text.startswith("Symlink loop"):  # what Path.resolve raises
         return shortened(text), EXIT_BAD_INPUT

@@ -4,7 +4,7 @@ While a run is being prepared, a stop signal or the end of its launcher ends the
 long checks or a wait for other processes are not sat out. A thread does that, because Python's own handlers wait until
 the main thread comes back from the library it is in.
 
-Once training has begun the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
+Once training has begun the first SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
 ``sar_dist.training.preemption`` agrees on them between the processes. A second signal leaves at once, also where the main
 thread waits for a process that stands still, which is safe: checkpoints are committed by a rename.
 """
@@ -23,7 +23,7 @@ from sar_dist.launchers import find_launchers
 from sar_dist.output import is_main_process, open_missing_streams, warn
 from sar_dist.processes import ProcessIdentity
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MARKER_VARIABLE = "SAR_REQUEUE_FILE"
 _SAME_REQUEST_SECONDS = 2.0  # a launcher that forwards a signal to its process group delivers it twice
 _LOOK_SECONDS = 1.0
@@ -41,7 +41,9 @@ def install_handlers() -> None:
     # A forked worker shares the pipe: its signals are not this process's.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     for number in STOP_SIGNALS:
-        signal.signal(number, _on_signal)
+        # Under nohup a terminal may close.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
     watch = threading.Thread(target=_watch, args=(reading, find_launchers()), name="stop watch", daemon=True)
     watch.start()
 

@@ -24,11 +24,11 @@ from sar_dist.cores import own_use, share_of_cores
 from sar_dist.data.batch_memory import BatchMemory, as_message, use_slots
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, killed_worker
 
 # Only the training process decides what a signal means; a launcher sends it to the whole process group.
 # SIGTERM is treated apart, because the data loader's own clean-up uses it.
-IGNORED_SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _OPEN_FILES = 8192
 # Each holds data.prefetch batches in shared memory; a rank that could use more cores than these is rare.
 _MOST_WORKERS = 64
@@ -197,11 +197,8 @@ def _explained_failures() -> Iterator[None]:
             raise UserError(_out_of_shared_memory()) from error
         if "allocate memory" in text:  # of a fork, or of torch's allocator
             raise UserError(f"no memory for the data workers; {MORE_MEMORY}") from error
-        if "killed by signal" in text or "exited unexpectedly" in text:
-            raise UserError(
-                "a data worker was killed, most likely because the system ran out of memory; "
-                f"lower data.workers or data.prefetch ({text.splitlines()[0]})"
-            ) from error
+        if isinstance(error, RuntimeError) and (line := killed_worker(error)) is not None:
+            raise UserError(line) from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -87,6 +88,34 @@ def test_a_damaged_name_of_the_run_comes_from_its_checkpoints(tmp_path: Path, no
     store.tidy()
     assert (tmp_path / "run_id").read_bytes() == known
     assert (tmp_path / "latest").read_text() == f"{step_name(10)}\n"
+
+
+def test_checkpoint_that_was_moved_and_linked_back_goes_by_its_link_alone(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    store = opened(root, keep_last=1)
+    save(store, 10)
+    (root / step_name(10)).rename(elsewhere)
+    (root / step_name(10)).symlink_to(elsewhere)
+    save(store, 20)
+    assert names(root) == [step_name(20)]
+    assert (elsewhere / "manifest.json").is_file()
+
+
+def test_checkpoint_that_cannot_be_deleted_fails_no_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(path: Path, _target: Path) -> Path:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    store = opened(tmp_path, keep_last=1)
+    save(store, 10)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (busy if "retired" in str(to) else rename)(path, to))
+    save(store, 20)
+    assert names(tmp_path) == [step_name(20), step_name(10)]
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path / step_name(10)}, which is no longer needed, could not be deleted: Device or resource busy\n"
+    )
 
 
 def test_something_else_in_the_place_of_the_pointer_is_said_before_training(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,10 +134,7 @@ def test_holder_on_another_machine_is_watched(tmp_path: Path, capsys: pytest.Cap
 def test_holder_notices_by_itself_that_it_was_replaced(tmp_path: Path) -> None:
     first = acquire(tmp_path, renew_every=0.05)
     (tmp_path / FOLDER / "00000002").write_text("{}")
-    deadline = time.monotonic() + 5
-    while not first.lost and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert first.lost
+    wait_for(lambda: first.lost)
 
 
 def test_file_cut_short_or_of_nonsense_blocks_nobody(tmp_path: Path) -> None:
@@ -252,5 +250,73 @@ def test_full_disk_does_not_end_a_holder(tmp_path: Path, monkeypatch: pytest.Mon
     before = held.path.read_bytes()
     time.sleep(0.5)
     assert held.path.read_bytes() != before
+    held.check()
+    held.release()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_holder_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
+    held = acquire(tmp_path, renew_every=0.05)
+    shutil.rmtree(tmp_path / FOLDER)
+    wait_for(held.path.exists)
+    held.check()
+    with pytest.raises(UserError, match="is in use by process"):
+        acquire(tmp_path)
+    held.release()
+    acquire(tmp_path).release()
+
+
+@pytest.mark.parametrize("earlier_starts", [0, 2])
+def test_of_two_holders_after_a_deletion_the_first_gives_way(tmp_path: Path, earlier_starts: int) -> None:
+    """Also where the number of the second is the same, or lower."""
+    for _ in range(earlier_starts):
+        acquire(tmp_path).release()
+    first = acquire(tmp_path, renew_every=60)
+    shutil.rmtree(tmp_path / FOLDER)
+    second = acquire(tmp_path, renew_every=60)
+    with pytest.raises(UserError, match="was taken over by another start"):
+        first.check()
+    first.release()
+    second.check()
+    assert [file.name for file in (tmp_path / FOLDER).iterdir()] == [second.path.name]
+    second.release()
+
+
+def test_holder_notices_that_its_folder_was_moved(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    run.mkdir()
+    held = acquire(run, renew_every=0.05)
+    run.rename(moved)
+    wait_for(lambda: held.lost)
+    assert not run.exists()
+    with pytest.raises(UserError, match=rf"{run} was moved to {moved} while it was in use"):
+        held.check()
+    held.release()
+
+
+def test_folder_that_was_moved_and_linked_back_is_still_held(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    run.mkdir()
+    held = acquire(run, renew_every=60)
+    run.rename(moved)
+    run.symlink_to(moved)
+    held.check()
+    held.release()
+
+
+def test_copy_of_a_held_folder_is_told_how_to_be_free(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    held = acquire(tmp_path / "run")
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with pytest.raises(UserError, match=rf"if this is a copy of {tmp_path}/run, remove {copy}/{FOLDER}"):
+        acquire(copy)
+    shutil.rmtree(copy / FOLDER)
+    acquire(copy).release()
     held.check()
     held.release()

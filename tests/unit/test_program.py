@@ -195,6 +195,7 @@ def numpys() -> ImportError:
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "no memory left in this process"),
         (numpys(), 2, "no memory left in this process"),
         (ImportError("_x.so: cannot allocate memory in static TLS block"), None, ""),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2, "error: a data worker was killed"),
         (Mute(), 2, "error: Mute: its text cannot be shown"),
         (MuteFailure(), None, ""),
     ],

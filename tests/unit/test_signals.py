@@ -61,6 +61,42 @@ def test_signal_ends_a_start_at_once(number: signal.Signals, tmp_path: Path) -> 
     assert marker.exists() == (number != signal.SIGINT)
 
 
+def test_second_signal_ends_a_process_whose_main_thread_waits() -> None:
+    """As in a collective for a process that stands still."""
+    waiting = PROGRAM.replace("while not (", "while True: ctypes.CDLL(None).sleep(60)\n    while not (")
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting, "training"], env=program_environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as stream:
+        assert stream.readline().startswith("ready")
+        process.send_signal(signal.SIGHUP)  # a terminal that closes
+        time.sleep(2.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_hangup_stops_a_run_unless_it_is_ignored(ignored: bool) -> None:
+    process = subprocess.Popen(
+        [*(["nohup"] if ignored else []), sys.executable, "-c", PROGRAM, "training"],
+        env=program_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as stream:
+        assert stream.readline().startswith("ready")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert stream.read() == f"told {int(signal.SIGTERM if ignored else signal.SIGHUP)}\n"
+    process.wait(timeout=5)
+
+
 @pytest.mark.parametrize(("state", "line"), [("start", ""), ("training", "told None\n")])
 def test_end_of_the_launcher_is_noticed(state: str, line: str) -> None:
     environment = {key: value for key, value in program_environment().items() if key != "RANK"}

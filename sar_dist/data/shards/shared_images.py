@@ -17,8 +17,10 @@ from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.remote import is_url
 from sar_dist.data.shards.tar_index import NO_IMAGE
 
-_LOOKED_AT = 200
-_MOST_ALIKE = 100  # images of one size that are compared; in sets of uncompressed images all have the same
+_LOOKED_AT = 50
+# Images of one size that are compared: with the above at most a thousand small reads, a second or two of a file server. In sets
+# of uncompressed images all have the same size.
+_MOST_ALIKE = 20
 _COMPARED_FIRST = 64
 
 
