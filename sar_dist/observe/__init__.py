@@ -30,10 +30,11 @@ from sar_dist.observe.quantities import (
     set_quantities,
     set_values,
 )
-from sar_dist.observe.records import read_metrics, read_records, truncate_records
+from sar_dist.observe.records import encode_line, read_metrics, read_records, truncate_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
 from sar_dist.observe.trace import StepTrace
+from sar_dist.observe.waiting_lines import WaitingLines
 
 __all__ = [
     "BACKWARD_PER_FORWARD",
@@ -57,12 +58,14 @@ __all__ = [
     "StepTimer",
     "StepTrace",
     "Throughput",
+    "WaitingLines",
     "attention_detail_figure",
     "attention_figure",
     "check_destinations",
     "confusion_figure",
     "count_flops",
     "count_regularized_flops",
+    "encode_line",
     "find_peak",
     "flop_table",
     "known_quantities",

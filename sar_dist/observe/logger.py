@@ -20,9 +20,10 @@ from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.destinations import open_destinations
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
-from sar_dist.observe.records import RESERVED, append_line, append_record, read_metrics, truncate_records
+from sar_dist.observe.records import RESERVED, encode_line, metrics_line, read_metrics, truncate_records
 from sar_dist.observe.tensorboard_destination import TENSORBOARD_FOLDER
 from sar_dist.observe.trace import TRACE_SUFFIX
+from sar_dist.observe.waiting_lines import WaitingLines
 from sar_dist.output import warn
 from sar_dist.quantities import Quantity
 
@@ -37,8 +38,9 @@ _OWN_FILES = "the run directory or on stdout"
 class RunLogger:
     """Writes a run's metrics and figures into its directory and to ``log.to``, and its progress to stdout.
 
-    Nothing here stops training: when the disk, a destination or stdout fails, the entry is lost, ``failures`` goes up by
-    one, the first failure of each is said on stderr, the next entry is tried again, and ``close`` says how many were lost.
+    Nothing here stops training. Lines of metrics.jsonl and of ``figures/*.jsonl`` wait in memory for a disk that does not take
+    them. Of anything else, when the disk, a destination or stdout fails, the entry is lost, ``failures`` goes up by one, the
+    first failure of each is said on stderr, the next entry is tried again, and ``close`` says how many were lost.
 
     Args:
         directory: the run directory.
@@ -64,6 +66,8 @@ class RunLogger:
         self._directory = Path(directory)
         self._enabled = enabled
         self._failures: Counter[str] = Counter()
+        self._lines = WaitingLines()
+        self._has_waited = False
         self._used = False
         self._seen: set[int] = set()
         self._last_step = 0
@@ -73,7 +77,7 @@ class RunLogger:
     @property
     def failures(self) -> int:
         """Entries that were lost."""
-        return self._failures.total()
+        return self._failures.total() + self._lines.dropped
 
     def start(self, config: Mapping[str, Any], step: int, *, settled: bool = True) -> None:
         """Start the destinations, and forget every entry of later steps than ``step``, which training is about to repeat.
@@ -125,7 +129,7 @@ class RunLogger:
         self._last_step = max(self._last_step, step)
         now = time.time()
         tagged = {f"{prefix}/{name}": float(value) for name, value in values.items()}
-        self._attempt(lambda: append_record(self._directory / METRICS_FILE, step, prefix, now, values))
+        self._append(self._directory / METRICS_FILE, metrics_line(step, prefix, now, values))
         self._to_each(partial(_send_metrics, step, now, tagged))
 
     def recorded(self, step: int, prefix: str) -> dict[str, float] | None:
@@ -175,7 +179,7 @@ class RunLogger:
         for number in self.unseen(samples):
             self._attempt(partial(_save_sample, samples[number], sample_file(folder, number)))
         self._seen |= samples.keys()
-        self._attempt(lambda: append_line(folder / f"{name}.jsonl", {"step": step, **values}))
+        self._append(folder / f"{name}.jsonl", encode_line({"step": step, **values}))
 
     def forget_samples(self, but: Collection[int]) -> None:
         """Remove the images of all validation samples ``but`` these, so that their number does not grow with training."""
@@ -232,14 +236,27 @@ class RunLogger:
             final = {f"final/{name}": float(value) for name, value in metrics.items()}
             self._to_each(lambda destination: destination.result(self._last_step, config, final))
 
+    def flush(self) -> None:
+        """Write what waits for the disk, if that takes it. Call it before what makes the entries so far final: a checkpoint."""
+        self._lines.flush()
+
     def close(self) -> None:
         """Write out everything that is pending, release the terminal, and say how many entries were lost, if any."""
         if self._enabled:
             self._to_each(lambda destination: destination.close())
         self._attempt(self._progress.close)
-        if self.failures:
-            lost = ", ".join(f"{number} of {name}" for name, number in self._failures.items())
+        self.flush()
+        self._failures[_OWN_FILES] += len(self._lines)
+        counts = self._failures + Counter({_OWN_FILES: self._lines.dropped})
+        if counts:
+            lost = ", ".join(f"{number} of {name}" for name, number in counts.items())
             warn(f"warning: log entries that were lost: {lost}")
+
+    def _append(self, path: Path, line: bytes) -> None:
+        problem = self._lines.append(path, line)
+        if problem is not None and not self._has_waited:
+            self._has_waited = True
+            warn(f"warning: {path} cannot be written, its lines wait in memory and training goes on: {problem}")
 
     def _to_each(self, action: Callable[[Destination], object]) -> None:
         self._used = True

@@ -30,30 +30,39 @@ def json_number(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def append_record(path: Path, step: int, prefix: str, time: float, values: Mapping[str, float]) -> None:
-    """Append one record of metrics, as ``append_line`` does.
-
-    Raises:
-        ValueError: a metric is called "step", "prefix" or "time".
-        OSError: the record could not be written.
-    """
+def metrics_line(step: int, prefix: str, time: float, values: Mapping[str, float]) -> bytes:
+    """One record of metrics as a line. Raises ValueError: a metric is called "step", "prefix" or "time"."""
     if taken := RESERVED & values.keys():
         raise ValueError(f"a metric cannot be called {min(taken)!r}: every record has this key already")
     record = {"step": step, "prefix": prefix, "time": round(time, 3)}
     record |= {name: json_number(value) for name, value in values.items()}
-    append_line(path, record)
+    return encode_line(record)
+
+
+def encode_line(record: Mapping[str, Any]) -> bytes:
+    """A record, which has a "step", as a line."""
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def append_record(path: Path, step: int, prefix: str, time: float, values: Mapping[str, float]) -> None:
+    """Append one record of metrics; errors as of ``metrics_line`` and ``append_encoded``."""
+    append_encoded(path, metrics_line(step, prefix, time, values))
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record, which has a "step", as a line, and hand it to the operating system before returning.
+    """Append a record, which has a "step", as a line. Raises OSError as ``append_encoded`` does."""
+    append_encoded(path, encode_line(record))
 
-    The file is opened for each record, so that a disk that comes back after a failure is used again. A record that
-    could not be written whole is taken back.
+
+def append_encoded(path: Path, line: bytes) -> None:
+    """Append a line, and hand it to the operating system before returning.
+
+    The file is opened for each line, so that a disk that comes back after a failure is used again. A line that could not be
+    written whole is taken back.
 
     Raises:
-        OSError: the record could not be written.
+        OSError: the line could not be written.
     """
-    line = json.dumps(record, allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         size = file.tell()

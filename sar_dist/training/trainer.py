@@ -181,6 +181,7 @@ class Trainer:
         """Let a checkpoint of this step be written while training goes on."""
         distributed.main_first(self.directory.check_held)
         self._add_up_images()
+        self.logger.flush()
         with self.throughput.paused():
             self.checkpointing.save(self.state)
         self.watchdog.moved()

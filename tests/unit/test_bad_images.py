@@ -28,21 +28,21 @@ def test_a_full_disk_is_said_once_for_all_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """This is the main process, to which another one, of which two images are not written down, gives its reason."""
-    theirs = [torch.tensor([2, 2]), torch.tensor([0, 0])]
+    theirs = [torch.tensor([2, 2]), torch.tensor([0, 2]), torch.tensor([0, 0])]
     monkeypatch.setattr(bad_images.distributed, "all_reduce_sum", lambda mine: mine + theirs.pop(0))
     monkeypatch.setattr(bad_images.distributed, "gather_objects", lambda mine: [mine, "b cannot be noted: full"])
     path: Any = tmp_path / "bad_images.jsonl"
     images = BadImages(path, CPU)
     images.note(1, ["a"], 1)
     assert (images.add_up(), images.unrecorded) == (3, 2)
-    assert (
-        capsys.readouterr().err
-        == "warning: b cannot be noted: full; training goes on (further ones are only counted)\n"
-    )
+    assert capsys.readouterr().err == "warning: b cannot be noted: full; it waits in memory, and training goes on\n"
     path.unlink()
     path.symlink_to("/dev/full")
     images.note(1, ["c"], 2)
     assert (images.add_up(), images.unrecorded) == (1, 3)
+    path.unlink()
+    assert (images.add_up(), images.unrecorded) == (0, 0)
+    assert json.loads(path.read_text()) == {"step": 2, "key": "c"}
     assert capsys.readouterr().err == ""
 
 
@@ -53,4 +53,4 @@ def test_the_reason_is_the_disk_s(tmp_path: Path, capsys: pytest.CaptureFixture[
     images.note(1, ["a"], 1)
     assert (images.add_up(), images.unrecorded) == (1, 1)
     assert "warning: a cannot be noted in" in (line := capsys.readouterr().err)
-    assert "No space left on device; training goes on" in line
+    assert "No space left on device; it waits in memory, and training goes on" in line

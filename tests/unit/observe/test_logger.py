@@ -21,8 +21,8 @@ from sar_dist.observe.tensorboard_destination import flatten
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-def make_logger(directory, enabled=True):
-    return RunLogger(directory, enabled=enabled, total_steps=100, description="demo")
+def make_logger(directory, enabled=True, **options):
+    return RunLogger(directory, enabled=enabled, total_steps=100, description="demo", **options)
 
 
 def scalars(directory):
@@ -195,15 +195,27 @@ def test_a_dead_disk_does_not_stop_training(tmp_path, capsys):
     for step in (1, 2):
         logger.metrics(step, {"loss": 1.0})  # the record and TensorBoard fail
     logger.figure("attention", make_figure(), 2)
-    assert logger.failures == 6
+    assert logger.failures == 4
     errors = capsys.readouterr().err
     assert errors.count("warning: logging failed") == errors.count("logging failed in tensorboard") + 1 == 2
+    assert errors.count("its lines wait in memory") == 1
     run.unlink()
     logger.metrics(3, {"loss": 1.0})  # the disk is back
     logger.close()
-    assert logger.failures == 6
-    assert [record["step"] for record in records(run)] == [3]
+    assert logger.failures == 4
+    assert [record["step"] for record in records(run)] == [1, 2, 3]
     assert scalars(run) == {"train/loss": [(3, 1.0)]}
+
+
+def test_lines_that_wait_to_the_end_are_lost_and_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.write_text("a file where the run directory should be")
+    logger = make_logger(run, to=())
+    logger.metrics(1, {"loss": 1.0})
+    logger.metrics(2, {"loss": 1.0})
+    logger.close()
+    assert logger.failures == 2
+    assert "warning: log entries that were lost: 2 of the run directory or on stdout" in capsys.readouterr().err
 
 
 def test_a_trace_is_moved_to_its_place_when_it_is_whole(tmp_path, capsys):
