@@ -109,6 +109,14 @@ class AverageState(TypedDict):
     sums: dict[str, float]
 
 
+class SeenSamples(TypedDict):
+    """Training samples that a process has read, and how many of them could not be used."""
+
+    __pydantic_config__ = _Record.model_config  # type: ignore[misc]
+    seen: Count
+    bad: Count
+
+
 class EngineState(_Record):
     """The engine's small state, which is the same on every process.
 
@@ -230,11 +238,13 @@ class RankIndex(_Record):
         adam_steps: steps of each shard's optimizer.
         fragments: where each stretch of a parameter lies.
         averages: the process's sums since the last line of the log; None in the oldest checkpoints.
+        seen_samples: what the process's limit of bad samples goes by; None in older checkpoints.
     """
 
     adam_steps: list[Steps]
     fragments: list[Fragment]
     averages: AverageState | None = None
+    seen_samples: SeenSamples | None = None
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

@@ -59,6 +59,10 @@ class CheckpointReader:
                 f"{folder}: adam_steps says {self.adam_step:g}, but the checkpoint is of step {self.step}"
             )
 
+    def indices_for(self, rank: int, world_size: int) -> list[RankIndex]:
+        """Those of the processes that wrote it of which process ``rank`` of now ``world_size`` takes over what each had counted."""
+        return self.indices[rank::world_size]
+
     def check_shapes(self, expected: dict[str, tuple[int, ...]]) -> None:
         """Compare parameter names and shapes with a model's.
 

@@ -208,12 +208,22 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints, and none of them is intact.
         """
-        found = distributed.main_first(self._newest_intact)
+        found = distributed.main_first(lambda: self._newest_intact(layout.complete_checkpoints(self.root)))
         if found is None:
             return None
         name, manifest = found
         self._last_step = manifest.step
         return CheckpointReader(self.root / name, manifest)
+
+    def newest_due(self) -> CheckpointReader | None:
+        """As ``newest``, of those that a run that was never stopped has too: what training goes back to."""
+
+        def newest_due() -> tuple[str, CheckpointManifest] | None:
+            folders = layout.complete_checkpoints(self.root)
+            return self._newest_intact([folder for folder in folders if not self._is_interim(folder)])
+
+        found = distributed.main_first(newest_due)
+        return None if found is None else CheckpointReader(self.root / found[0], found[1])
 
     def tidy(self) -> None:
         """Do what a save left undone that was killed just after its commit. Call on every process, after ``protect``."""
@@ -228,12 +238,11 @@ class CheckpointStore:
 
         distributed.main_first(tidy)
 
-    def _newest_intact(self) -> tuple[str, CheckpointManifest] | None:
-        """Name and manifest of the newest intact folder; newer ones that are damaged are set aside.
+    def _newest_intact(self, candidates: list[Path]) -> tuple[str, CheckpointManifest] | None:
+        """Name and manifest of the first intact folder; those before it, which are damaged, are set aside.
 
         Where none is intact all of them stay where they are: the next start must not take the run for a new one.
         """
-        candidates = layout.complete_checkpoints(self.root)
         damaged: list[Path] = []
         for folder in candidates:
             try:
@@ -339,11 +348,13 @@ class CheckpointStore:
         """Delete all but the newest, the best and the ones kept for good; one known to be damaged counts as none.
 
         An interim one goes as soon as there is a newer one: a run that was stopped keeps what it would have kept otherwise.
+        Until then it counts as one of those that are kept, but one that was due stays, for training to go back to.
         """
         intact = [folder for folder in layout.complete_checkpoints(self.root) if folder.name not in self._damaged]
         interim = [folder for folder in intact[1:] if self._is_interim(folder)]
         lasting = [folder for folder in intact if folder not in interim]
-        for folder in lasting[self.keep_last :]:
+        keep_last = max(2, self.keep_last) if any(map(self._is_interim, intact[:1])) else self.keep_last
+        for folder in lasting[keep_last:]:
             kept_for_good = self.keep_every is not None and layout.step_of(folder) % self.keep_every == 0
             if not kept_for_good and folder.name not in self._protected:
                 _remove(folder)
@@ -351,7 +362,7 @@ class CheckpointStore:
             _remove(folder)
 
     def _is_interim(self, folder: Path) -> bool:
-        """Whether a checkpoint, not the newest, was saved only because training stopped; one that cannot be read was not."""
+        """Whether a checkpoint was saved only because training stopped; one that cannot be read was not."""
         if folder.name in self._lasting:
             return False
         try:

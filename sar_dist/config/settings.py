@@ -546,7 +546,7 @@ class GuardSettings(Settings):
     non_finite: Literal["skip", "rollback", "stop"] = Field(
         "skip",
         description="on a step with a non-finite loss or gradient: skip it; or go back to the weights of the newest "
-        "checkpoint and on with fresh data; or stop",
+        "checkpoint that was due and on with fresh data; or stop",
     )
     max_skipped: int = Field(20, ge=1, le=10**9, description="stop after this many skipped steps in a row")
     spike_factor: float | None = Field(
@@ -555,7 +555,9 @@ class GuardSettings(Settings):
         le=1e9,
         description="roll back when an interval's mean loss exceeds the median of the last ones by this factor",
     )
-    max_rollbacks: int = Field(3, ge=0, le=10**9, description="stop when one more rollback would be needed")
+    max_rollbacks: int = Field(
+        3, ge=0, le=10**9, description="stop when one more rollback is needed, over all starts of the run"
+    )
     stall_minutes: float = Field(
         30, gt=0, le=1e6, description="dump every process's stacks and exit when nothing has moved for so long"
     )

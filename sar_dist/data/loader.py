@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -176,8 +176,12 @@ class TrainLoader:
         return self._decoder if self._sized is None else self._decoders[self._sized.sizes.at(batch - self._shift)]
 
     def _counted(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        uncounted = (
+            self.next_batch + self._shift
+        ) * self.accumulation  # those before were counted when they were saved
         for number, batch in enumerate(batches, start):
-            self.bad_samples.add(len(batch["label"]), batch["bad"], batch["bad_keys"])
+            if number >= uncounted:
+                self.bad_samples.add(len(batch["label"]), batch["bad"], batch["bad_keys"])
             yield batch if self._host is None else {**with_encoded(batch), "number": number}
 
     def fingerprint(self) -> dict[str, Any]:
@@ -195,11 +199,11 @@ class TrainLoader:
         """State to save after ``consumed_batches`` global batches since the beginning of the run. JSON values."""
         return {"next_batch": consumed_batches, "shift": self._shift, "fingerprint": self.fingerprint()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after a saved state: sets ``next_batch``.
+    def load_state_dict(self, state: dict[str, Any], seen_samples: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Go on after a saved state: sets ``next_batch``. ``seen_samples`` are what processes had counted of bad samples.
 
         Raises UserError, naming what changed, if the batches are others now; with ``data.allow_changed`` the rest of the
-        epoch is given up instead, and the new sequence begins at its next epoch.
+        epoch is given up instead, and the new sequence begins at its next epoch, and the count of bad samples anew.
         """
         # A checkpoint from before there was repeated augmentation does not name it.
         saved = {"repeated_augmentation": 1} | state["fingerprint"]
@@ -207,6 +211,8 @@ class TrainLoader:
         changed = changes(with_known_content(saved, current), current)
         self.next_batch, self._shift = int(state["next_batch"]), int(state["shift"])
         if not changed:
+            for counted in seen_samples:
+                self.bad_samples.go_on(counted)
             return
         what = ", ".join(changed)
         if not self._data.allow_changed:

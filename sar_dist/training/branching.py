@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from sar_dist import distributed
 from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore, DamagedCheckpoint
 from sar_dist.config import RunConfig
 from sar_dist.data import TrainLoader
 from sar_dist.engine import learning_rate_factor
 from sar_dist.errors import UserError
 from sar_dist.models import open_run
+from sar_dist.training.guards import check_rollbacks
 from sar_dist.training.length import RunLength
 from sar_dist.training.run_directory import changes
 from sar_dist.training.state import TrainState
@@ -28,11 +30,13 @@ def starting_point(
     """The checkpoint that the run goes on from, None for none, and its progress. Sets the training data to that place.
 
     Raises:
-        UserError: the training data or their order are others than when it was saved; or the run cannot branch there.
+        UserError: the training data or their order are others than when it was saved; the run has needed too many rollbacks;
+            or it cannot branch there.
     """
     newest = store.newest()
     if newest is not None:
         state = resumed_state(newest, train_loader)
+        check_rollbacks(config.guard, state)
         if state.best_step is not None:
             store.protect(state.best_step)
         store.tidy()
@@ -42,6 +46,7 @@ def starting_point(
     branch = _branch_point(config, length)
     state = resumed_state(branch, train_loader)
     state.best_top1 = state.best_step = None  # that checkpoint is the other run's
+    state.guard.rollbacks = 0  # guard.max_rollbacks is each run's own
     return branch, state
 
 
@@ -62,8 +67,9 @@ def resumed_state(saved: CheckpointReader, train_loader: TrainLoader) -> TrainSt
         state = TypeAdapter(TrainState).validate_python(progress)
     if state.step != saved.step:
         raise DamagedCheckpoint(f"{file}: train_state: step={state.step}, but the checkpoint is of step {saved.step}")
+    mine = saved.indices_for(distributed.rank(), distributed.world_size())
     try:
-        train_loader.load_state_dict(loader.model_dump())
+        train_loader.load_state_dict(loader.model_dump(), [each.seen_samples for each in mine if each.seen_samples])
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"{file}: loader.fingerprint describes no training data: {error!r}") from error
     return state

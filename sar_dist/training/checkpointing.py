@@ -50,14 +50,9 @@ class Checkpointing:
     def resume(self, reader: CheckpointReader) -> None:
         """Restore weights, optimizer and averages, whatever processes and ZeRO stage wrote them."""
         restore(self.engine, self.ema, reader)
-        self.averages.load_state_dicts(
-            [
-                index.averages
-                for index in reader.indices[distributed.rank() :: distributed.world_size()]
-                if index.averages
-            ]
-        )
         world, stage = distributed.world_size(), self.engine.zero_optimization_stage()
+        mine = reader.indices_for(distributed.rank(), world)
+        self.averages.load_state_dicts([index.averages for index in mine if index.averages])
         old_world, old_stage = reader.manifest.world_size, reader.manifest.zero_stage
         plural = "es" if old_world > 1 else ""
         same = (world, stage) == (old_world, old_stage)
@@ -65,17 +60,21 @@ class Checkpointing:
         self.say(f"resumed after step {reader.step} from {reader.folder}{moved}")
 
     def roll_back(self) -> None:
-        """Put the weights and the optimizer of the newest checkpoint back; data and progress go on.
+        """Put the weights and the optimizer of the newest checkpoint back; data, progress and counts go on.
+
+        A checkpoint that only a stop made is passed over: a run that was stopped goes back to where others go back to.
 
         Raises:
             UserError: there is no checkpoint yet.
         """
         self.store.wait()
         distributed.barrier()  # the main process commits last
-        reader = self.store.newest()
+        reader = self.store.newest_due()
         if reader is None:
             raise UserError("there is no checkpoint to roll back to; set a smaller checkpoint.every")
+        skipped = self.engine.skipped_steps
         restore(self.engine, self.ema, reader)
+        self.engine.skipped_steps = skipped  # they were skipped, whatever the weights are now
         self.say(f"rolled back to the weights after step {reader.step}")
 
     def save(self, state: TrainState, *, copy: bool = True, interim: bool = False) -> None:
@@ -101,7 +100,8 @@ class Checkpointing:
             classes=self.classes,
             interim=interim,
         )
-        self.store.save(state.step, tensors, index.model_copy(update={"averages": self.averages.state_dict()}), shared)
+        counted = {"averages": self.averages.state_dict(), "seen_samples": self.loader.bad_samples.state_dict()}
+        self.store.save(state.step, tensors, index.model_copy(update=counted), shared)
 
     def save_now(self, state: TrainState, *, interim: bool = False) -> None:
         """Save and wait until the checkpoint is committed; ``interim`` as of ``save``.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import math
 import statistics
-from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 
@@ -19,8 +18,8 @@ from torch import Tensor
 from sar_dist import distributed
 from sar_dist.config import GuardSettings
 from sar_dist.errors import UserError
+from sar_dist.training.state import LOSS_HISTORY, GuardState, TrainState
 
-_HISTORY = 20  # logging intervals that the median of the loss is taken over
 _MIN_HISTORY = 5
 _NAMED_SAMPLES = 8
 
@@ -32,21 +31,24 @@ class Verdict(Enum):
     ROLL_BACK = "roll back"
 
 
+class TooManyRollbacks(UserError):
+    """A run needed more rollbacks than ``guard.max_rollbacks``."""
+
+
 class StepGuard:
     """Decides what follows from skipped steps and from loss spikes, on every process alike.
 
     Args:
         settings: the policy.
+        state: what has been seen so far, of earlier starts too; kept up to date here, and saved with the progress.
         tolerate_overflow: fp16's dynamic loss scale makes steps overflow now and then by design; they are counted, and
             only too many in a row are an error.
     """
 
-    def __init__(self, settings: GuardSettings, *, tolerate_overflow: bool) -> None:
+    def __init__(self, settings: GuardSettings, state: GuardState, *, tolerate_overflow: bool) -> None:
         self.settings = settings
+        self.state = state
         self.tolerate_overflow = tolerate_overflow
-        self.rollbacks = 0
-        self._skipped_in_a_row = 0
-        self._losses: deque[float] = deque(maxlen=_HISTORY)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def saw(self, loss: Tensor, samples: Tensor) -> None:
@@ -60,16 +62,16 @@ class StepGuard:
             What to do, and a line for the log when there is something to say.
 
         Raises:
-            UserError: the policy is to stop, or the limit of skipped steps or rollbacks is reached.
+            UserError: the policy is to stop, or the limit of skipped steps is reached.
         """
         seen, self._seen = self._seen, []
         if applied:
-            self._skipped_in_a_row = 0
+            self.state.skipped_in_a_row = 0
             return Verdict.GO_ON, None
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.settings.max_skipped:
+        self.state.skipped_in_a_row += 1
+        if self.state.skipped_in_a_row >= self.settings.max_skipped:
             raise UserError(
-                f"{self._skipped_in_a_row} steps in a row were skipped, the last is step {step}: {_blame(seen)}; "
+                f"{self.state.skipped_in_a_row} steps in a row were skipped, the last is step {step}: {_blame(seen)}; "
                 "lower optim.lr, set optim.clip, or look at those samples"
             )
         if self.tolerate_overflow:
@@ -86,18 +88,33 @@ class StepGuard:
         factor = self.settings.spike_factor
         if factor is None or not math.isfinite(loss):  # a non-finite loss was judged after its step
             return Verdict.GO_ON, None
-        usual = statistics.median(self._losses) if len(self._losses) >= _MIN_HISTORY else None
+        losses = self.state.usual_losses
+        usual = statistics.median(losses) if len(losses) >= _MIN_HISTORY else None
         if usual is not None and loss > factor * usual:
             return self._roll_back(f"step {step}: the loss {loss:.4g} is over {factor:g} times the usual {usual:.4g}")
-        self._losses.append(loss)
+        losses.append(loss)
+        del losses[:-LOSS_HISTORY]
         return Verdict.GO_ON, None
 
     def _roll_back(self, problem: str) -> tuple[Verdict, str]:
-        if self.rollbacks >= self.settings.max_rollbacks:
-            raise UserError(f"{problem}; guard.max_rollbacks={self.settings.max_rollbacks} is reached")
-        self.rollbacks += 1
-        self._skipped_in_a_row = 0
+        self.state.rollbacks += 1
+        self.state.skipped_in_a_row = 0
         return Verdict.ROLL_BACK, f"{problem}; rolling back"
+
+
+def check_rollbacks(settings: GuardSettings, state: TrainState) -> None:
+    """Make sure that a run, over all its starts, has not needed more rollbacks than it may have.
+
+    Raises:
+        TooManyRollbacks: it has. It stands at rolled back weights, so that a start with a higher limit is the run that had it always.
+    """
+    needed = state.guard.rollbacks
+    if needed > settings.max_rollbacks:
+        rollbacks = "rollback was" if needed == 1 else "rollbacks were"
+        raise TooManyRollbacks(
+            f"guard.max_rollbacks={settings.max_rollbacks} is reached: {needed} {rollbacks} needed up to step {state.step}; "
+            f"set guard.max_rollbacks={needed} or more to go on, or give a new run.name a lower optim.lr or optim.clip"
+        )
 
 
 class Watchdog:

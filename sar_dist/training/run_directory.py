@@ -139,6 +139,21 @@ class RunDirectory:
                 "disk and start the same command again"
             ) from error
 
+    def remove_summary(self) -> None:
+        """Remove the result of an earlier end, beyond which training is about to go. Call on the main process.
+
+        Raises:
+            UserError: another start has taken the directory over, or it cannot be written.
+        """
+        if not self.summary_file.exists():
+            return
+        self.check_held()
+        try:
+            self.summary_file.unlink()
+            sync_folder(self.path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
     def forget_bad_images(self, step: int) -> None:
         """Drop what was noted in later steps than ``step``, which training is about to repeat. Call on the main process."""
         try:

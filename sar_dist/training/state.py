@@ -1,13 +1,32 @@
-"""What a training run remembers beside weights and optimizer: a few numbers."""
+"""What a training run remembers beside weights, optimizer and data: a few numbers."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+LOSS_HISTORY = 20
+"""Logging intervals that the usual loss is the median of."""
+
+
+@dataclass
+class GuardState:
+    """What the guard has seen so far. A rollback takes nothing of it back, so that it cannot happen for ever.
+
+    Attributes:
+        rollbacks: how often the run needed to go back to earlier weights.
+        skipped_in_a_row: steps that were skipped since the last one that was applied, or since the last rollback.
+        usual_losses: means of the last logging intervals, the oldest first, without the spikes.
+    """
+
+    rollbacks: Count = 0
+    skipped_in_a_row: Count = 0
+    usual_losses: Annotated[list[FiniteFloat], Field(max_length=LOSS_HISTORY)] = field(default_factory=list)
 
 
 @dataclass
@@ -23,6 +42,7 @@ class TrainState:
         best_step: the step at which it was reached.
         settled: whether what is due after this step (log, validation, pictures) has been done. A stop in the middle of it
             saves before; the next start does it first.
+        guard: what the guard has seen; nothing in checkpoints from before it was kept.
     """
 
     step: Count = 0
@@ -32,6 +52,7 @@ class TrainState:
     best_top1: Annotated[float, Field(ge=0, le=100)] | None = None
     best_step: Count | None = None
     settled: bool = True
+    guard: GuardState = field(default_factory=GuardState)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,7 +22,7 @@ from sar_dist.training.averages import RunningAverages
 from sar_dist.training.bad_images import BadImages
 from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.evaluation import evaluate
-from sar_dist.training.guards import StepGuard, Verdict, Watchdog
+from sar_dist.training.guards import StepGuard, TooManyRollbacks, Verdict, Watchdog, check_rollbacks
 from sar_dist.training.images_by_set import ImagesBySet
 from sar_dist.training.length import RunLength
 from sar_dist.training.pictures import Pictures
@@ -45,8 +45,7 @@ class Trainer:
         task: batches to losses.
         batches: this process's micro-batches from ``state.step`` on, ``accumulation`` of them in a step.
         val_loader: the validation set.
-        length: durations in steps.
-        state: progress so far.
+        length, state: durations in steps, and progress so far.
         averages: means over the logging interval that is under way.
         ema: moving average of the weights, or None.
         checkpointing, directory, logger, throughput: where things are saved, written and counted.
@@ -84,7 +83,7 @@ class Trainer:
         self.profiler = StepProfiler(
             config, self.length, self.state.step, self.engine.device, self.logger, self.throughput
         )
-        self.guard = StepGuard(config.guard, tolerate_overflow=config.engine.precision == "fp16")
+        self.guard = StepGuard(config.guard, self.state.guard, tolerate_overflow=config.engine.precision == "fp16")
         self.watchdog = Watchdog(60 * config.guard.stall_minutes)
 
     def train(self) -> TrainState:
@@ -103,13 +102,19 @@ class Trainer:
         try:
             if not self.state.settled:
                 self.settle()
-            while self.state.step < self.length.last_step:
+            if not self.at_end:
+                distributed.main_first(self.directory.remove_summary)
+            while not self.at_end:
                 self.train_step()
                 self.do_what_is_due()
+                check_rollbacks(self.config.guard, self.state)
                 self.stop.check()
             self.finish()
         except StopAgreed as agreed:
             self.leave(str(agreed))
+        except TooManyRollbacks:
+            self.save_where_it_stops()  # the next start finds them in the checkpoint
+            raise
         self.stop.finish()
 
     def do_what_is_due(self) -> None:
@@ -252,12 +257,16 @@ class Trainer:
 
     def leave(self, reason: str) -> None:
         """Stop before the end so that the same command goes on from here, also in the middle of a logging interval."""
-        distributed.main_first(self.directory.check_held)
-        self._add_up_images()
-        self.checkpointing.save_now(self.state, interim=True)
+        self.save_where_it_stops()
         if distributed.is_main():
             request_requeue(self.state.step, reason)
         self.logger.message(f"stopped after step {self.state.step} ({reason}); start the same command again to go on")
+
+    def save_where_it_stops(self) -> None:
+        """Save, and wait for it, where training stops before its end."""
+        distributed.main_first(self.directory.check_held)
+        self._add_up_images()
+        self.checkpointing.save_now(self.state, interim=True)
 
     def finish(self) -> None:
         """Save, and say where everything is; a finished run that is started again only says it."""

@@ -1,6 +1,6 @@
 """tools/train.py with one fault on one rank: faulty_train.py FAULT RANK STEP [arguments of tools/train.py].
 
-Faults: `nan` makes the loss of that step not finite, `die` kills the process, `die_writing` does that five seconds after
+Faults: `nan` makes the loss of that step not finite, `die` kills the process, `stop` asks it to stop, `die_writing` does that five seconds after
 it began to write the next checkpoint, `hang` stops it, `stuck_data` stops its data pipeline, `clock` sets the wall clock
 back by eleven days, `full_disk` makes writing checkpoint tensors fail from that step on, `slow_validation` makes each batch of the validation after that step wait for half a second, and says when it begins.
 `none` is no fault: every rank notes the samples of each step in samples_RANK.jsonl of the run directory.
@@ -35,8 +35,8 @@ def train_step(self: Trainer) -> None:
     if fault in ("die_writing", "full_disk") and self.state.step + 1 == step:
         self.checkpointing.store.wait()  # what was saved before is in the background still
     if distributed.rank() == rank and self.state.step + 1 == step:
-        if fault == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if fault in ("die", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if fault == "die" else signal.SIGTERM)
         elif fault == "die_writing":
             store.save_file = die_slowly
         elif fault == "hang":

@@ -273,6 +273,12 @@ def test_finished_run_started_again_adds_nothing_and_a_moved_one_goes_on(small_c
     assert "finished 2 steps" in again.stdout
     assert results() == before
 
+    faulty = str(Path(__file__).parent / "faulty_train.py")
+    (longer,) = start_processes(1, faulty, "die", "0", "3", f"--config={small_config}", "run.max_steps=3")
+    output = longer.communicate(timeout=60)[0]
+    assert longer.returncode == -signal.SIGKILL, output
+    assert not (run / "summary.json").exists(), "the result of an earlier end is no result of this run"
+
     moved.parent.mkdir()
     run.rename(moved)
     done = tool("tools/train.py", f"--config={moved / 'config.json'}", "run.max_steps=3")

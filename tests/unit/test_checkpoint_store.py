@@ -167,7 +167,7 @@ def test_what_a_stop_saved_makes_way_for_the_next(tmp_path: Path, keep_last: int
     stopped = opened(tmp_path / "stopped", keep_last)
     save(stopped, 10, 12)
     save(stopped, 13, interim=True)
-    assert names(tmp_path / "stopped") == [step_name(step) for step in (13, 12, 10)][:keep_last]
+    assert names(tmp_path / "stopped") == [step_name(step) for step in (13, 12, 10)][: max(2, keep_last)]
     later = opened(tmp_path / "stopped", keep_last)
     reader = later.newest()
     assert reader is not None
@@ -175,6 +175,19 @@ def test_what_a_stop_saved_makes_way_for_the_next(tmp_path: Path, keep_last: int
     save(later, 14)
     assert names(tmp_path / "stopped") == names(tmp_path / "unbroken")
     assert verify(tmp_path / "stopped" / step_name(14)).interim is False
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_run_that_was_stopped_goes_back_to_where_one_that_was_not_does(tmp_path: Path, keep_last: int) -> None:
+    store = opened(tmp_path, keep_last)
+    save(store, 9, interim=True)
+    assert store.newest_due() is None
+    save(store, 10, 12)
+    save(store, 13, interim=True)
+    save(store, 14, interim=True)
+    found = store.newest_due()
+    assert found is not None
+    assert found.step == 12
 
 
 @pytest.mark.parametrize("due_first", [True, False])
@@ -295,7 +308,7 @@ def test_oldest_checkpoint_of_the_format_is_read(tmp_path: Path) -> None:
     assert reader.manifest.engine.lr_scheduler["_last_lr"] == [0.1]
     assert reader.manifest.loader is not None
     assert reader.manifest.loader.next_batch == 10
-    assert (reader.indices[0].averages, reader.manifest.config) == (None, None)
+    assert (reader.indices[0].averages, reader.indices[0].seen_samples, reader.manifest.config) == (None, None, None)
 
 
 def test_keys_that_another_version_added_are_sealed_and_read_over(tmp_path: Path) -> None:
@@ -485,6 +498,9 @@ def test_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
         ({"step": 9}, "step=9, but the checkpoint is of step 10"),
         ({"step": 10, "best_top1": math.nan}, "best_top1=nan: "),
         ({"step": 10, "images_by_set": {"a": 10**30}}, r"images_by_set\.a=1000"),
+        ({"step": 10, "guard": {"rollbacks": -1}}, r"guard\.rollbacks=-1"),
+        ({"step": 10, "guard": {"usual_losses": [1.0, math.nan]}}, r"guard\.usual_losses\.1=nan"),
+        ({"step": 10, "guard": {"usual_losses": [1.0] * 21}}, r"guard\.usual_losses=\[1"),
     ],
 )
 def test_progress_that_cannot_be_is_one_line(tmp_path: Path, state: dict[str, Any], problem: str) -> None:

@@ -149,6 +149,19 @@ def test_files_that_say_the_same_are_not_written_again(config: RunConfig, monkey
     assert json.loads(directory.summary_file.read_text()) == {"step": 4}
 
 
+def test_the_result_of_an_earlier_end_is_removed_for_good(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    directory.remove_summary()  # a run that was never finished has none
+    directory.write_summary({"step": 4})
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        run_directory, "sync_folder", lambda folder: synced.append((folder, directory.summary_file.exists()))
+    )
+    directory.remove_summary()
+    assert synced == [(directory.path, False)]
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "summary.json", "metrics.jsonl", "figures/a.jsonl", "checkpoints", "tensorboard", ""]
 )

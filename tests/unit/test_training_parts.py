@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from run_factory import settings
 from support import ROOT
 
@@ -20,18 +23,24 @@ from sar_dist.config import GuardSettings, RunConfig, RunSettings, load_config
 from sar_dist.engine import compile_problem
 from sar_dist.errors import UserError
 from sar_dist.models import model_on_meta
-from sar_dist.training import RunDirectory, setup
+from sar_dist.training import RunDirectory, branching, setup
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checks import check_buffers
-from sar_dist.training.guards import StepGuard, Verdict
+from sar_dist.training.guards import StepGuard, Verdict, check_rollbacks
 from sar_dist.training.length import RunLength
+from sar_dist.training.state import LOSS_HISTORY, GuardState, TrainState
 
 CPU = torch.device("cpu")
 SAMPLES = torch.tensor([7, 8])
 
 
-def guard(**settings: object) -> StepGuard:
-    return StepGuard(GuardSettings(**settings), tolerate_overflow=False)  # type: ignore[arg-type]
+def guard(state: GuardState | None = None, **settings: object) -> StepGuard:
+    return StepGuard(GuardSettings(**settings), state or GuardState(), tolerate_overflow=False)  # type: ignore[arg-type]
+
+
+def saved_and_read(state: TrainState) -> TrainState:
+    """As a checkpoint hands it on to the next start."""
+    return TypeAdapter(TrainState).validate_python(json.loads(json.dumps(state.to_json())))
 
 
 def test_guard_blames_samples_and_counts_skips_in_a_row() -> None:
@@ -50,21 +59,82 @@ def test_guard_blames_samples_and_counts_skips_in_a_row() -> None:
         watch.after_step(7, applied=False)
 
 
-def test_guard_rolls_back_on_a_spike_but_not_for_ever() -> None:
-    watch = guard(spike_factor=2.0, max_rollbacks=1)
+def test_guard_rolls_back_on_a_spike() -> None:
+    watch = guard(spike_factor=2.0)
     for step, loss in enumerate([3.0, 2.5, 50.0, 2.4, 2.3, 2.2, 4.0, float("nan")]):  # too early to judge the 50
         assert watch.after_interval(step, loss)[0] is Verdict.GO_ON
     verdict, message = watch.after_interval(9, 5.1)
     assert verdict is Verdict.ROLL_BACK
     assert message is not None
     assert "over 2 times the usual" in message
-    with pytest.raises(UserError, match=r"guard\.max_rollbacks=1 is reached"):
-        watch.after_interval(10, 50.0)
+    assert watch.state.rollbacks == 1
     assert guard().after_interval(1, 1e9) == (Verdict.GO_ON, None)
 
 
+def test_rollbacks_do_not_happen_for_ever() -> None:
+    state = TrainState(step=30, guard=GuardState(rollbacks=1))
+    check_rollbacks(GuardSettings(max_rollbacks=1), state)
+    state.guard.rollbacks += 1
+    with pytest.raises(
+        UserError, match=r"max_rollbacks=1 is reached: 2 .* step 30; set guard\.max_rollbacks=2 or more"
+    ):
+        check_rollbacks(GuardSettings(max_rollbacks=1), state)
+    check_rollbacks(GuardSettings(max_rollbacks=2), state)
+
+
+@pytest.mark.parametrize("stops", [(), (3, 4), tuple(range(40))])
+def test_a_guard_judges_as_if_the_run_had_not_been_stopped(stops: tuple[int, ...]) -> None:
+    """Skipped steps and spikes, with a save and a start between the two, or anywhere."""
+    settings = {"non_finite": "rollback", "spike_factor": 1.2}
+    draw = torch.Generator().manual_seed(0)
+    losses = torch.rand(40, generator=draw, dtype=torch.float64).add(4).tolist()
+    state, found = TrainState(), []
+    for step, loss in enumerate(losses):
+        watch = guard(state.guard, **settings)
+        found.append(watch.after_step(step, applied=step % 7 != 6)[0])
+        found.append(watch.after_interval(step, loss * (1.5 if step in (12, 30) else 1))[0])
+        if step in stops:
+            state = saved_and_read(state)
+    assert [number // 2 for number, verdict in enumerate(found) if verdict is Verdict.ROLL_BACK] == [
+        6,
+        12,
+        13,
+        20,
+        27,
+        30,
+        34,
+    ]
+    assert state.guard.rollbacks == 7
+    assert (
+        state.guard.usual_losses == [loss for step, loss in enumerate(losses) if step not in (12, 30)][-LOSS_HISTORY:]
+    )
+
+
+def test_skipped_steps_in_a_row_are_counted_over_starts() -> None:
+    state = TrainState()
+    for step in range(2):
+        guard(state.guard, max_skipped=3).after_step(step, applied=False)
+        state = saved_and_read(state)
+    with pytest.raises(UserError, match="3 steps in a row"):
+        guard(state.guard, max_skipped=3).after_step(2, applied=False)
+
+
+def test_a_branch_has_the_losses_of_its_trunk_and_rollbacks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = TrainState(step=10, guard=GuardState(rollbacks=9, usual_losses=[1.5]))
+    monkeypatch.setattr(branching, "_branch_point", lambda *_: None)
+    monkeypatch.setattr(branching, "resumed_state", lambda *_: saved)
+    config = RunConfig(run=RunSettings(name="x", branch_from="trunk"))
+    unused: Any = SimpleNamespace(newest=lambda: None)
+    assert branching.starting_point(config, unused, unused, unused)[1].guard == GuardState(usual_losses=[1.5])
+
+
+def test_progress_from_before_the_guard_was_kept_is_read() -> None:
+    older = {key: value for key, value in TrainState(step=3).to_json().items() if key != "guard"}
+    assert TypeAdapter(TrainState).validate_python(older) == TrainState(step=3)
+
+
 def test_fp16_overflow_is_not_a_problem_until_it_never_ends() -> None:
-    watch = StepGuard(GuardSettings(max_skipped=2, non_finite="stop"), tolerate_overflow=True)
+    watch = StepGuard(GuardSettings(max_skipped=2, non_finite="stop"), GuardState(), tolerate_overflow=True)
     assert watch.after_step(1, applied=False) == (Verdict.GO_ON, None)
     with pytest.raises(UserError):
         watch.after_step(2, applied=False)

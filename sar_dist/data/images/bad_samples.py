@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sar_dist.errors import UserError
 from sar_dist.output import warn
@@ -29,6 +30,15 @@ class BadSamples:
         self.bad = 0
         self.keys: Counter[str] = Counter()
         self._what = what
+
+    def state_dict(self) -> dict[str, int]:
+        """What the limit goes by, as JSON values. On a GPU a batch that is copied ahead is in it, and again in the next start's."""
+        return {"seen": self.seen, "bad": self.bad}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Count what a process of an earlier start had counted too."""
+        self.seen += state["seen"]
+        self.bad += state["bad"]
 
     def add(self, seen: int, bad: int, keys: Iterable[str]) -> None:
         """Count ``seen`` more samples, ``bad`` of them bad, and the bad ones' keys. Raises UserError above the limit."""

@@ -94,6 +94,21 @@ def test_too_many_end_the_run(shards: Path, workers: int) -> None:
         list(loader.iterate(0, 3))
 
 
+def test_the_limit_is_one_over_all_starts(shards: Path, tmp_path: Path) -> None:
+    """Stopped after two batches, before what is due after the second was done: that one is read again, and counted once."""
+    sizes = {"global_batch": 10, "micro_batch": 5}
+    first = train_loader(shards, max_bad_fraction=1, **sizes)
+    list(first.iterate(0, 2))
+    state, counted = first.state_dict(2), first.bad_samples.state_dict()
+    second = train_loader(shards, max_bad_fraction=1, **sizes)
+    second.load_state_dict(state, [counted])
+    list(second.iterate(1, 3))
+    assert second.bad_samples.state_dict() == {"seen": 30, "bad": 5}
+    other = train_loader(make_shards(tmp_path, [30]), max_bad_fraction=1, allow_changed=True, **sizes)
+    other.load_state_dict(state, [counted])
+    assert other.bad_samples.state_dict() == {"seen": 0, "bad": 0}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_samples(tmp_path: Path, workers: int) -> None:
     """Ends with one clear line, also from a worker, instead of searching for a substitute for ever."""
