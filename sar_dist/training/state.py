@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -53,6 +54,12 @@ class TrainState:
     best_step: Count | None = None
     settled: bool = True
     guard: GuardState = field(default_factory=GuardState)
+
+    def add_counts(self, bad_images: int, images_by_set: Mapping[str, int]) -> None:
+        """Add images that could not be decoded, and those of each training set."""
+        self.bad_images += bad_images
+        for name, count in images_by_set.items():
+            self.images_by_set[name] = self.images_by_set.get(name, 0) + count
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -185,8 +185,7 @@ class Trainer:
     def save(self) -> None:
         """Let a checkpoint of this step be written while training goes on."""
         distributed.main_first(self.directory.check_held)
-        self._add_up_images()
-        self.logger.flush()
+        self._complete_records()
         with self.throughput.paused():
             self.checkpointing.save(self.state)
         self.watchdog.moved()
@@ -196,7 +195,7 @@ class Trainer:
         values = self.averages.take()
         if not values:
             return
-        self._add_up_images()
+        self._complete_records()
         values |= {
             **self.applied,
             "gradient_norm": float(self.engine.get_global_grad_norm() or 0.0),
@@ -265,7 +264,7 @@ class Trainer:
     def save_where_it_stops(self) -> None:
         """Save, and wait for it, where training stops before its end."""
         distributed.main_first(self.directory.check_held)
-        self._add_up_images()
+        self._complete_records()
         self.checkpointing.save_now(self.state, interim=True)
 
     def finish(self) -> None:
@@ -273,7 +272,7 @@ class Trainer:
         distributed.main_first(self.directory.check_held)
         if not self.validation:
             self.recall_validation()
-        self._add_up_images()
+        self._complete_records()
         self.checkpointing.save_now(self.state)
         summary = {**self.state.to_json(), "total_steps": self.length.total, "validation": self.validation}
         distributed.main_first(lambda: self.directory.write_summary(summary))
@@ -302,8 +301,7 @@ class Trainer:
         key = (self.config.run.seed, self.state.step, micro_step, distributed.rank())
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
-    def _add_up_images(self) -> None:
-        """Add what was counted on the processes since the last time to the state."""
-        self.state.bad_images += self.bad_images.add_up()
-        for name, count in self.images_by_set.take().items():
-            self.state.images_by_set[name] = self.state.images_by_set.get(name, 0) + count
+    def _complete_records(self) -> None:
+        """Add what was counted on the processes since the last time to the state; write what waits for the disk."""
+        self.state.add_counts(self.bad_images.add_up(), self.images_by_set.take())
+        self.logger.flush()
