@@ -18,9 +18,9 @@ from sar_dist.errors import UserError
 from sar_dist.transfer import (
     Backbone,
     Features,
+    OrientationSettings,
     Outcome,
     RelabelledSamples,
-    TransferSettings,
     TransferTask,
     any_label,
     described,
@@ -52,7 +52,7 @@ MASSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 TRAINED, RANDOM, UNIFORM = "trained", "random initialisation", "uniform"
 
 
-class AttentionMaskSettings(TransferSettings):
+class AttentionMaskSettings(OrientationSettings):
     """Settings of ``voc_attention``; the defaults are the reference's."""
 
     image_size: int = Field(480, ge=1, description="images and masks are stretched to this side, pixels")
@@ -99,6 +99,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
             f"{settings.image_size}px" if settings.image_size != usual.image_size else "",
             f"mass{settings.mass:g}" if settings.mass != usual.mass else "",
             f"void-{settings.void}" if settings.void != usual.void else "",
+            settings.orientation or "",
         ]
         return "_".join(part for part in parts if part)
 
@@ -111,7 +112,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
                 f"set image_size={nearest}"
             )
         found = open_masked_samples(self.job.data, settings.layout, self.data_help)
-        chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
+        chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names, settings.orientation)
         chosen.check()
         return chosen
 

@@ -22,7 +22,7 @@ from sar_dist.data.images import UndecodableImage, check_png, decode_image
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.transfer import MAX_PIXELS, SampleSet, image_of
+from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, image_of, turn_to_map, turned
 
 VOID = 255
 _SAY_EVERY = 2000
@@ -38,33 +38,45 @@ class SegmentationSamples:
         samples: the files.
         classes: names of the classes by training label.
         zero_is_void: the stored labels are those of ADE20K: 0 is "other", k is class k - 1.
+        drawn_on: which pixels maps were drawn on where sizes do not tell, see ``turn_to_map``.
     """
 
-    def __init__(self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool) -> None:
+    def __init__(
+        self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool, drawn_on: DrawnOn | None = None
+    ) -> None:
         self.samples = samples
         self.classes = classes
         self.zero_is_void = zero_is_void
+        self.drawn_on = drawn_on
         self.fingerprint = samples.fingerprint
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, number: int) -> tuple[str, Tensor, Tensor]:
-        """Key, uint8 image (3, H, W) and uint8 labels (H, W): 0..classes-1, or 255 for void.
+        """Key, uint8 image (3, H, W), turned to lie as its map, and uint8 labels (H, W): 0..classes-1, or 255 for void.
 
         Raises:
             UndecodableImage: one of the two files is missing or damaged.
             UserError: they do not go together, or the labels are not those of ``classes``.
         """
+        return self.read_turned(number)[:3]
+
+    def read_turned(self, number: int) -> tuple[str, Tensor, Tensor, int]:
+        """As ``read``, and by which EXIF orientation the image was turned (1: not)."""
         key, members = self.samples.sample(number)
         label = self._label_of(key, members)
-        image = decode_image(image_of(members), MAX_PIXELS)
+        data = image_of(members)
+        image = decode_image(data, MAX_PIXELS)
+        size, drawn = (image.shape[1], image.shape[2]), (label.shape[0], label.shape[1])
+        turn = turn_to_map(key, data, size, (members[SEGMENTATION_EXTENSION], drawn), self.drawn_on)
+        image = turned(image, turn)
         if image.shape[1:] != label.shape:
             raise UserError(
                 f"{key}: the image has {image.shape[2]}x{image.shape[1]} pixels, its map of labels "
                 f"{label.shape[1]}x{label.shape[0]}; remove both or repair one"
             )
-        return key, image, label
+        return key, image, label, turn
 
     def check_some(self) -> None:
         """Read a few samples spread over the split, to find what is wrong with all of them at once. Raises UserError."""
@@ -142,11 +154,13 @@ class LabelCensus:
         pixels: number of pixels of each class.
         unreadable: numbers of the samples of which image or map cannot be read.
         reasons: key and cause of each of them.
+        turned: number of images that were turned by their EXIF orientation to lie as their maps.
     """
 
     pixels: list[int]
     unreadable: list[int]
     reasons: list[str]
+    turned: int
 
     @property
     def majority(self) -> int:
@@ -166,6 +180,7 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
     mine = range(distributed.rank(), len(data), distributed.world_size())
     loader = DataLoader(Subset(_Looks(data), list(mine)), batch_size=None, num_workers=workers)
     pixels = np.zeros(len(data.classes), dtype=np.int64)
+    turned_images = 0
     unreadable: list[tuple[int, str]] = []
     problem = ""
     for done, look in enumerate(loader, start=1):
@@ -173,22 +188,28 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
         if look["unreadable"]:
             unreadable.append((look["number"], look["unreadable"]))
         problem = problem or look["problem"]
+        turned_images += look["turned"]
         if done % _SAY_EVERY == 0:
             say(f"checked {done} of {len(mine)} samples")
-    gathered = distributed.gather_objects((pixels, unreadable, problem))
-    for _, _, found in gathered:
+    gathered = distributed.gather_objects((pixels, unreadable, problem, turned_images))
+    for _, _, found, _ in gathered:
         if found:
             raise UserError(found)
-    bad = sorted(entry for _, entries, _ in gathered for entry in entries)
+    bad = sorted(entry for _, entries, _, _ in gathered for entry in entries)
     if len(bad) == len(data):
         raise UserError(f"none of the {len(data)} samples can be read; the first: {bad[0][1]}")
-    total = np.sum([part for part, _, _ in gathered], axis=0)
+    total = np.sum([part for part, _, _, _ in gathered], axis=0)
     if not total.any():
         raise UserError(
             f"the maps of all {len(data)} samples hold nothing but void ({VOID}{' or 0' if data.zero_is_void else ''}); "
             f"expected the labels of {len(data.classes)} classes"
         )
-    census = LabelCensus(total.tolist(), [number for number, _ in bad], [reason for _, reason in bad])
+    census = LabelCensus(
+        pixels=total.tolist(),
+        unreadable=[number for number, _ in bad],
+        reasons=[reason for _, reason in bad],
+        turned=sum(count for _, _, _, count in gathered),
+    )
     distributed.main_first(lambda: _write_census(file, data, census))
     return census
 
@@ -204,14 +225,16 @@ class _Looks(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         count = len(self._data.classes)
-        look = {"number": number, "pixels": torch.zeros(count, dtype=torch.int64), "unreadable": "", "problem": ""}
+        nothing = torch.zeros(count, dtype=torch.int64)
+        look = {"number": number, "pixels": nothing, "unreadable": "", "problem": "", "turned": False}
         try:
-            label = self._data.read(number)[2]
+            _, _, label, turn = self._data.read_turned(number)
         except UndecodableImage as error:
             return look | {"unreadable": f"{self._data.samples.sample(number)[0]}: {error.reason}"}
         except UserError as error:
             return look | {"problem": str(error)}
-        return look | {"pixels": torch.bincount(label[label != VOID].flatten().long(), minlength=count)}
+        pixels = torch.bincount(label[label != VOID].flatten().long(), minlength=count)
+        return look | {"pixels": pixels, "turned": turn != UPRIGHT}
 
 
 def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
@@ -219,7 +242,7 @@ def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
         return None
     try:
         content = json.loads(file.read_bytes())
-        return LabelCensus(**content["census"]) if content["fingerprint"] == data.fingerprint else None
+        return LabelCensus(**content["census"]) if content["of"] == _census_identity(data) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # damaged: the look is taken again
 
@@ -227,4 +250,9 @@ def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
 def _write_census(file: Path, data: SegmentationSamples, census: LabelCensus) -> None:
     make_folder(file.parent)
     with atomic_write(file) as stream:
-        stream.write(json.dumps({"fingerprint": data.fingerprint, "census": asdict(census)}).encode())
+        stream.write(json.dumps({"of": _census_identity(data), "census": asdict(census)}).encode())
+
+
+def _census_identity(data: SegmentationSamples) -> list[str | None]:
+    """What a census is of; a list, as JSON gives it back."""
+    return [data.fingerprint, data.drawn_on]

@@ -75,8 +75,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
 
     @classmethod
     def variant(cls, settings: SegmentationSettings) -> str:
-        """The head."""
-        return settings.head
+        """The head, and what the user said about orientations."""
+        return "_".join(part for part in (settings.head, settings.orientation) if part)
 
     @abstractmethod
     def open_folder(self, root: Path) -> list[Source]:
@@ -93,7 +93,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         train_files, val_files = self._open("train"), self._open("val")
         classes = self.class_names(train_files)
         train, val = (
-            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void) for files in (train_files, val_files)
+            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void, drawn_on=self.job.settings.orientation)
+            for files in (train_files, val_files)
         )
         for samples in (train, val):
             samples.check_some()
@@ -109,6 +110,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         for name, found in census.items():
             if found.unreadable:
                 job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
+            if found.turned:
+                job.say(f"{name}: {found.turned} images are turned by their EXIF orientation, as their maps lie")
         counts, predictor = self._measure(prepared, job.backbone, census["train"], job.out)
         baselines: dict[str, Mapping[str, float]] = {
             "majority class": scores(majority_counts(counts, census["train"].majority))
@@ -210,6 +213,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             "evaluation": "single scale, sliding window, original resolution, 255 not counted",
             "zero_is_void": self.zero_is_void,
             "training_samples": len(data.train) - len(census["train"].unreadable),
+            "turned_by_exif": {name: found.turned for name, found in census.items()},
             "unreadable": {name: found.reasons for name, found in census.items()},
             "deviations": self._deviations(data.recipe),
         }
