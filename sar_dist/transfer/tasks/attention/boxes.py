@@ -99,11 +99,12 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         random_metrics, random_by_head = _summary(random, regions, exact=prepared.exact)
         uniform = _percent([uniform_measures(part, self._grid) for part in regions.split(_BATCH)])
         hidden = int((~visible).sum() - bad.sum())
+        if bad.any():
+            self.job.say(f"{int(bad.sum())} images cannot be read: they are left out")
         return Outcome(
             metrics=metrics,
             primary="mass",
-            samples=len(prepared.samples),
-            skipped=int(bad.sum()),
+            samples=len(similarity),
             protocol={
                 "maps": f"softmax over the {self._grid[0]}x{self._grid[1]} patches of [CLS] query . key, last block",
                 "regions": "exact masks" if prepared.exact else "object boxes",

@@ -33,7 +33,7 @@ from sar_dist.transfer import (
     turn_to_map,
     turned_back,
 )
-from sar_dist.transfer.tasks.segmentation import VOID, decode_labels
+from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels
 
 Layout = Literal["voc", "ade20k", "mask"]
 Void = Literal["reference", "ignore"]
@@ -80,10 +80,16 @@ class MaskedSamples:
 
     def check(self) -> None:
         """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+        zero_is_void = self.layout == "ade20k"
+        classes = None if self.names is None or self.layout == "mask" else len(self.names) - int(zero_is_void)
+        if classes is not None:
+            check_class_count(classes, zero_is_void=zero_is_void)
         for number in range(len(self.samples)):
             key, members = self.samples.sample(number)
             labels, turn = self._stored(key, members)
             check_size(key, members, labels.shape, turn)
+            if classes is not None:
+                check_labels(key, from_numpy(labels), classes, zero_is_void=zero_is_void)
 
     def _lying_as_image(self, key: str, members: Mapping[str, bytes]) -> NDArray[np.uint8]:
         """The labels over the image's pixels as the model sees them. Raises UserError."""

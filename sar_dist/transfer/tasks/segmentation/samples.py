@@ -39,11 +39,15 @@ class SegmentationSamples:
         classes: names of the classes by training label.
         zero_is_void: the stored labels are those of ADE20K: 0 is "other", k is class k - 1.
         drawn_on: which pixels maps were drawn on where sizes do not tell, see ``turn_to_map``.
+
+    Raises:
+        UserError: more classes than a map has numbers for.
     """
 
     def __init__(
         self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool, drawn_on: DrawnOn | None = None
     ) -> None:
+        check_class_count(len(classes), zero_is_void=zero_is_void)
         self.samples = samples
         self.classes = classes
         self.zero_is_void = zero_is_void
@@ -84,26 +88,19 @@ class SegmentationSamples:
             with contextlib.suppress(UndecodableImage):  # the census counts and names those
                 self.read(number)
 
-    def label_or_void(self, number: int) -> Tensor:
-        """The labels of a sample whose image cannot be read; one pixel of void where they cannot be read either."""
-        key, members = self.samples.sample(number)
+    def label_alone(self, number: int) -> Tensor | None:
+        """The labels of a sample whose image cannot be read; None where they cannot be read either. Raises UserError."""
         try:
-            return self._label_of(key, members)
+            return self._label_of(*self.samples.sample(number))
         except UndecodableImage:
-            return torch.full((1, 1), VOID, dtype=torch.uint8)
+            return None
 
     def _label_of(self, key: str, members: Mapping[str, bytes]) -> Tensor:
         if SEGMENTATION_EXTENSION not in members:
             raise UndecodableImage("no map of labels")
         stored = decode_labels(members[SEGMENTATION_EXTENSION], key)
-        remapped = remap_labels(stored, zero_is_void=self.zero_is_void)
-        wrong = remapped[(remapped >= len(self.classes)) & (remapped != VOID)]
-        if wrong.numel():
-            raise UserError(
-                f"{key}: its map has the label {int(wrong.max()) + int(self.zero_is_void)}, but there are only "
-                f"{len(self.classes)} classes; is it a map of another set, or is the list of classes too short?"
-            )
-        return remapped
+        check_labels(key, stored, len(self.classes), zero_is_void=self.zero_is_void)
+        return remap_labels(stored, zero_is_void=self.zero_is_void)
 
 
 def decode_labels(data: bytes, key: str) -> Tensor:
@@ -136,6 +133,27 @@ def decode_labels(data: bytes, key: str) -> Tensor:
         raise UndecodableImage(f"map of labels: {error}") from error
 
 
+def check_class_count(classes: int, *, zero_is_void: bool) -> None:
+    """Raise UserError if maps of 8 bits have no number for some of ``classes``: 255 is void, in ADE20K's labels 0 too."""
+    most = VOID - int(zero_is_void)
+    if classes > most:
+        raise UserError(
+            f"the set names {classes} classes, but its maps of 8 bits have numbers for {most}, as {'0 and ' * zero_is_void}{VOID} "
+            f"{'are' if zero_is_void else 'is'} void; merge classes or leave some out, in the list and in the maps"
+        )
+
+
+def check_labels(key: str, stored: Tensor, classes: int, *, zero_is_void: bool) -> None:
+    """Raise UserError if a map has a stored label, see ``remap_labels``, that is none of ``classes``."""
+    labels = stored[stored != VOID]
+    highest = int(labels.max()) if labels.numel() else 0
+    if highest >= classes + int(zero_is_void):
+        raise UserError(
+            f"{key}: its map has the label {highest}, but there are only {classes} classes; is it a map of another set, or is the "
+            "list of classes too short?"
+        )
+
+
 def remap_labels(stored: Tensor, *, zero_is_void: bool) -> Tensor:
     """ADE20K's stored labels to training labels: 0 and 255 -> 255 (void), k -> k - 1. VOC's are left alone.
 
@@ -154,12 +172,14 @@ class LabelCensus:
         pixels: number of pixels of each class.
         unreadable: numbers of the samples of which image or map cannot be read.
         reasons: key and cause of each of them.
+        without_map: how many of them have no map that can be read, hence nothing to score.
         turned: number of images that were turned by their EXIF orientation to lie as their maps.
     """
 
     pixels: list[int]
     unreadable: list[int]
     reasons: list[str]
+    without_map: int
     turned: int
 
     @property
@@ -180,7 +200,7 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
     mine = range(distributed.rank(), len(data), distributed.world_size())
     loader = DataLoader(Subset(_Looks(data), list(mine)), batch_size=None, num_workers=workers)
     pixels = np.zeros(len(data.classes), dtype=np.int64)
-    turned_images = 0
+    turned_images = without_map = 0
     unreadable: list[tuple[int, str]] = []
     problem = ""
     for done, look in enumerate(loader, start=1):
@@ -189,9 +209,10 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
             unreadable.append((look["number"], look["unreadable"]))
         problem = problem or look["problem"]
         turned_images += look["turned"]
+        without_map += look["without_map"]
         if done % _SAY_EVERY == 0:
             say(f"checked {done} of {len(mine)} samples")
-    gathered = distributed.gather_objects((pixels, unreadable, problem, turned_images))
+    gathered = distributed.gather_objects((pixels, unreadable, problem, (without_map, turned_images)))
     for _, _, found, _ in gathered:
         if found:
             raise UserError(found)
@@ -208,7 +229,8 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
         pixels=total.tolist(),
         unreadable=[number for number, _ in bad],
         reasons=[reason for _, reason in bad],
-        turned=sum(count for _, _, _, count in gathered),
+        without_map=sum(counts[0] for _, _, _, counts in gathered),
+        turned=sum(counts[1] for _, _, _, counts in gathered),
     )
     distributed.main_first(lambda: _write_census(file, data, census))
     return census
@@ -226,11 +248,14 @@ class _Looks(Dataset[dict[str, Any]]):
     def __getitem__(self, number: int) -> dict[str, Any]:
         count = len(self._data.classes)
         nothing = torch.zeros(count, dtype=torch.int64)
-        look = {"number": number, "pixels": nothing, "unreadable": "", "problem": "", "turned": False}
+        look = {"number": number, "pixels": nothing, "unreadable": "", "problem": ""} | dict.fromkeys(
+            ("turned", "without_map"), False
+        )
         try:
             _, _, label, turn = self._data.read_turned(number)
         except UndecodableImage as error:
-            return look | {"unreadable": f"{self._data.samples.sample(number)[0]}: {error.reason}"}
+            reason = f"{self._data.samples.sample(number)[0]}: {error.reason}"
+            return look | {"unreadable": reason, "without_map": self._data.label_alone(number) is None}
         except UserError as error:
             return look | {"problem": str(error)}
         pixels = torch.bincount(label[label != VOID].flatten().long(), minlength=count)

@@ -110,6 +110,9 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         for name, found in census.items():
             if found.unreadable:
                 job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
+            if found.without_map:
+                effect = "trained on" if name == "train" else "scored"
+                job.say(f"{name}: {found.without_map} maps of labels cannot be read: these images are not {effect}")
             if found.turned:
                 job.say(f"{name}: {found.turned} images are turned by their EXIF orientation, as their maps lie")
         counts, predictor = self._measure(prepared, job.backbone, census["train"], job.out)
@@ -192,8 +195,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         return Outcome(
             metrics=measured,
             primary="mIoU",
-            samples=len(data.val),
-            skipped=len(census["val"].unreadable),
+            samples=len(data.val) - census["val"].without_map,
+            skipped=len(census["val"].unreadable) - census["val"].without_map,
             protocol=self._protocol(data, census),
             baselines=baselines,
             figures=figures,
