@@ -443,6 +443,34 @@ def test_half_unpacked_archives_are_found(tmp_path: Path, ten_classes: list[int]
         make(ImageNetC, data).prepare()
 
 
+def test_a_corruption_that_is_there_twice_is_refused(tmp_path: Path, ten_classes: list[int]) -> None:
+    data = write_corruptions(tmp_path / "data", ten_classes)
+    (data / "weather" / "fog").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"data/fog and .*data/weather/fog are the same corruption; move one"):
+        make(ImageNetC, data).prepare()
+
+
+def test_images_of_another_size_than_imagenet_cs_are_resized_and_said(
+    tmp_path: Path, ten_classes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_corruptions(tmp_path / "data", ten_classes)
+    for file in data.glob("*/*/*/*"):
+        file.write_bytes(colored(int(file.stem.removeprefix("image_")), 24))
+    with pytest.raises(
+        UserError, match="images of 24x24 pixels instead of 224x224 pixels, which the model's own valid"
+    ):
+        make(ImageNetC, data).prepare()
+    found = run(ImageNetC, data, allow_incomplete=True)
+    assert found.metrics["mce"] == 0
+    assert found.protocol["transform"].startswith("resize")
+    monkeypatch.setattr(robustness_corruptions, "STORED_SIZE", (24, 24))
+    said: list[str] = []
+    made = make(ImageNetC, data)
+    made.job = TransferJob(**{**made.job.__dict__, "say": said.append})
+    assert made.prepare().cropped
+    assert said == ["the model sees the middle 8x8 pixels of images that are stored with 24x24 pixels"]
+
+
 def test_stored_images_are_cropped_and_never_resized_unless_too_small() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     out = io.BytesIO()

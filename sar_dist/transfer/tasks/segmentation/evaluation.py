@@ -102,9 +102,9 @@ class ScoredImages(Dataset[dict[str, Any]]):
         try:
             _, image, label = self._data.read(number)
         except UndecodableImage:
-            label = self._data.label_alone(number)
-            if label is None:
-                label = torch.full((1, 1), VOID, dtype=torch.uint8)  # no pixel to score
+            alone = self._data.label_alone(number)
+            nothing = torch.full((1, 1), VOID, dtype=torch.uint8)  # no pixel to score
+            label = nothing if alone is None else alone
             return {"number": number, "image": torch.zeros(3, 1, 1), "label": label, "readable": False}
         resized = evaluation_image(image, self._recipe.short_side, self._recipe.long_side)
         return {"number": number, "image": resized, "label": label, "readable": True}
