@@ -284,6 +284,24 @@ def test_every_task_needs_1000_classes_and_is_registered(
         make(task, tmp_path).prepare()
 
 
+@pytest.mark.parametrize(
+    ("inside", "name", "message"),
+    [
+        ("test", SYNSETS.__getitem__, r"no class folders in \S+, but in test there; give \S+/data/test; expected"),
+        (
+            "",
+            lambda label: f"word {label}",
+            "but 2 others: word 1, word 2; classes go by WordNet ids such as n01443537",
+        ),
+        ("a/b", SYNSETS.__getitem__, "but 1 others: a; classes go by"),
+    ],
+)
+def test_what_is_there_instead_of_class_folders_is_said(inside: str, name: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "data" / inside, [1, 2], name)
+    with pytest.raises(UserError, match=message):
+        make(ImageNetR, tmp_path / "data", allow_incomplete=True).prepare()
+
+
 # --- ReaL -------------------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +370,10 @@ def test_chance_of_real_labels_is_the_mean_size_of_the_sets(tmp_path: Path) -> N
 
 
 def test_real_labels_need_the_original_names_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    deep = tmp_path / "deep"
+    (write_validation(deep / "val" / "a" / "b", {4: 0}, flat=True) / "circle").symlink_to(deep / "val")
+    write_validation(deep / "val", {3: 0}, flat=True)
+    assert len(make(ImageNetReal, deep, allow_incomplete=True).prepare().samples) == 2
     data = write(tmp_path / "val", [0, 1])
     with pytest.raises(UserError, match="no files called ILSVRC2012_val_00000001"):
         make(ImageNetReal, data).prepare()
