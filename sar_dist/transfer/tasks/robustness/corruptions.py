@@ -97,12 +97,13 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
                 f"{images} images of {classes} classes at each severity instead of {IMAGES} of {IMAGENET_CLASSES}"
             )
         wanted = height_and_width(self.job.backbone.image_size)
-        others = sorted(_sizes_of_some(folders, files) - {STORED_SIZE, wanted})
+        sizes = _sizes_of_some(folders, files)
+        others = sorted(sizes - {STORED_SIZE, wanted})
         if others:
             problems.append(
                 f"images of {_pixels(others[0])} instead of {_pixels(STORED_SIZE)}, which the model's own validation transform resizes"
             )
-        elif wanted[0] * wanted[1] < STORED_SIZE[0] * STORED_SIZE[1]:
+        elif STORED_SIZE in sizes and wanted[0] * wanted[1] < STORED_SIZE[0] * STORED_SIZE[1]:
             self.job.say(
                 f"the model sees the middle {_pixels(wanted)} of images that are stored with {_pixels(STORED_SIZE)}"
             )
