@@ -78,14 +78,19 @@ def turn_to_map(key: str, image: bytes, size: Size, drawn: tuple[bytes, Size], d
         drawn_on: what the user said.
 
     Raises:
-        UserError: sizes do not tell, and the user has not said.
+        UserError: sizes do not tell, and the user has not said; or the map has an orientation of its own.
     """
     tag = exif_orientation(image)
+    map_file, map_size = drawn
+    map_tag = exif_orientation(map_file)
+    if map_tag not in (UPRIGHT, tag):
+        raise UserError(
+            f"{key}: the map of labels has the EXIF orientation {map_tag}, its image {tag}; store the map without one, as it lies over its image"
+        )
     if tag == UPRIGHT:
         return UPRIGHT
     to_stored, to_shown = _turns(image, tag)
-    map_file, map_size = drawn
-    if exif_orientation(map_file) == tag:  # both are stored the same way
+    if map_tag == tag:  # both are stored the same way
         return to_stored
     if shown_size(size, to_stored) != shown_size(size, to_shown):
         return next((turn for turn in (to_stored, to_shown) if shown_size(size, turn) == map_size), UPRIGHT)

@@ -82,6 +82,7 @@ def test_an_image_lies_as_its_map(tag: int, drawn_on: DrawnOn | None, kind: str)
             assert torch.equal(image[0], label)
             pixels = decode_image(sample.members["jpg"], 10**6)[0]
             assert np.array_equal(masks._lying_as_image(*sample.sample(0)), pixels)
+            assert masks.check() == (not np.array_equal(labels, pixels))
 
 
 def test_square_images_and_maps_with_a_tag_of_their_own() -> None:
@@ -91,6 +92,8 @@ def test_square_images_and_maps_with_a_tag_of_their_own() -> None:
         turn_to_map("x", image, (8, 8), (file_of(square), (8, 8)), None)
     assert turn_to_map("x", image, (8, 8), (file_of(square, 6), (8, 8)), None) == 1
     assert turn_to_map("x", image, (8, 8), (file_of(square), (8, 8)), "shown") == 6
+    with pytest.raises(UserError, match="map of labels has the EXIF orientation 3, its image 1"):
+        turn_to_map("x", file_of(square), (8, 8), (file_of(square, 3), (8, 8)), None)
 
 
 def test_a_map_of_neither_size_is_refused() -> None:

@@ -284,6 +284,13 @@ def test_every_task_needs_1000_classes_and_is_registered(
         make(task, tmp_path).prepare()
 
 
+def test_a_set_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for name in ImageNetSketch.folder_names:
+        write(tmp_path / name, [1])
+    with pytest.raises(UserError, match=r"class folders in \S+/sketch and in \S+/imagenet-sketch; move one set away"):
+        make(ImageNetSketch, tmp_path, allow_incomplete=True).prepare()
+
+
 @pytest.mark.parametrize(
     ("inside", "name", "message"),
     [
@@ -487,9 +494,10 @@ def test_images_of_another_size_than_imagenet_cs_are_resized_and_said(
     assert found.protocol["transform"].startswith("resize")
     monkeypatch.setattr(robustness_corruptions, "STORED_SIZE", (24, 24))
     said: list[str] = []
-    made = make(ImageNetC, data)
-    made.job = TransferJob(**{**made.job.__dict__, "say": said.append})
-    assert made.prepare().cropped
+    for root in (write_corruptions(tmp_path / "of 8 pixels", ten_classes), data):
+        made = make(ImageNetC, root)
+        made.job = TransferJob(**{**made.job.__dict__, "say": said.append})
+        assert made.prepare().cropped
     assert said == ["the model sees the middle 8x8 pixels of images that are stored with 24x24 pixels"]
 
 

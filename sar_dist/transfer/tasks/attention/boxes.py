@@ -18,6 +18,7 @@ from sar_dist.data.images import UndecodableImage, build_eval_transform, decode_
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     MAX_PIXELS,
+    UPRIGHT,
     Backbone,
     DrawnOn,
     OrientationSettings,
@@ -42,7 +43,7 @@ from sar_dist.transfer.tasks.attention.measures import (
     tight_boxes,
     uniform_measures,
 )
-from sar_dist.transfer.tasks.attention.regions import check_size, mask_turn
+from sar_dist.transfer.tasks.attention.regions import check_size, mask_turn, say_turned
 from sar_dist.transfer.tasks.attention.turned_masks import TurnedMasks
 
 _PICTURED = 6
@@ -80,7 +81,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
         chosen: SampleSet = limited(found, self.job.settings.limit)
         if exact:
-            _check_masks(chosen, drawn_on)
+            say_turned(self.job.say, _check_masks(chosen, drawn_on))
             chosen = TurnedMasks(chosen, MASK, drawn_on)
         return ObjectImages(split, chosen, exact)
 
@@ -174,8 +175,9 @@ def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) 
     return regions
 
 
-def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None) -> None:
-    """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None) -> int:
+    """Read every mask, so that what is wrong with one is found before anything is computed; how many are turned. Raises UserError."""
+    turned = 0
     for number in range(len(samples)):
         key, members = samples.sample(number)
         try:
@@ -185,7 +187,10 @@ def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None) -> None:
                 f"sample {key}: {MASK}: {error.reason}; repair it, or remove its image and its mask"
             ) from error
         size = tuple(mask.shape[1:])
-        check_size(key, members, size, mask_turn(key, members, members[MASK], size, drawn_on))
+        turn = mask_turn(key, members, members[MASK], size, drawn_on)
+        check_size(key, members, size, turn)
+        turned += turn != UPRIGHT
+    return turned
 
 
 def _mask_of(key: str, members: Mapping[str, bytes]) -> bytes:

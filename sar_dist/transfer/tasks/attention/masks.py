@@ -36,6 +36,7 @@ from sar_dist.transfer.tasks.attention.regions import (
     Void,
     count_patches,
     open_masked_samples,
+    say_turned,
 )
 from sar_dist.transfer.tasks.attention.scores import (
     ImageScores,
@@ -113,7 +114,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
             )
         found = open_masked_samples(self.job.data, settings.layout, self.data_help)
         chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names, settings.orientation)
-        chosen.check()
+        say_turned(self.job.say, chosen.check())
         return chosen
 
     def run(self, prepared: MaskedSamples) -> Outcome:

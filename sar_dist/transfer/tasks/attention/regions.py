@@ -7,7 +7,7 @@ of its pixels lie in each patch.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,8 +78,16 @@ class MaskedSamples:
             return (resized >= 128).astype(np.uint8)
         return np.where(resized == 0, np.uint8(VOID), resized) if self.layout == "ade20k" else resized
 
-    def check(self) -> None:
-        """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+    def check(self) -> int:
+        """Read every mask, so that what is wrong with one is found before anything is computed.
+
+        Returns:
+            How many masks are turned by the EXIF orientation of their images.
+
+        Raises:
+            UserError: a mask is missing, damaged, of another image, or of other classes.
+        """
+        turned = 0
         zero_is_void = self.layout == "ade20k"
         classes = None if self.names is None or self.layout == "mask" else len(self.names) - int(zero_is_void)
         if classes is not None:
@@ -88,8 +96,10 @@ class MaskedSamples:
             key, members = self.samples.sample(number)
             labels, turn = self._stored(key, members)
             check_size(key, members, labels.shape, turn)
+            turned += turn != UPRIGHT
             if classes is not None:
                 check_labels(key, from_numpy(labels), classes, zero_is_void=zero_is_void)
+        return turned
 
     def _lying_as_image(self, key: str, members: Mapping[str, bytes]) -> NDArray[np.uint8]:
         """The labels over the image's pixels as the model sees them. Raises UserError."""
@@ -188,6 +198,12 @@ def check_size(key: str, members: Mapping[str, bytes], mask: tuple[int, ...], tu
             f"sample {key}: the image has {image[1]}x{image[0]} pixels, its mask {mask[1]}x{mask[0]}; repair it, or remove "
             "both"
         )
+
+
+def say_turned(say: Callable[[str], None], count: int) -> None:
+    """Say how many masks are turned, if any."""
+    if count:
+        say(f"{count} masks are turned by the EXIF orientation of their images, as the model sees the stored pixels")
 
 
 def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help: str) -> MaskedSamples:

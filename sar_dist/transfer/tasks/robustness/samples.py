@@ -164,12 +164,17 @@ def open_class_folders(
     ``known`` are names of ImageNet's classes by number, those of the model.
 
     Raises:
-        UserError: there is no such thing, or its classes are not ImageNet's.
+        UserError: there is no such thing, or twice, or its classes are not ImageNet's.
     """
-    for folder in [*(root / name for name in names), root]:
-        if folder.is_dir() and any(class_index(name) is not None for name in os.listdir(folder)):
-            files = list_class_folders(folder)
-            return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
+    places = {place.resolve(): place for place in (*(root / name for name in names), root) if place.is_dir()}
+    folders = [place for place in places.values() if any(class_index(name) is not None for name in os.listdir(place))]
+    if len(folders) > 1:
+        raise UserError(
+            f"there are class folders in {folders[0]} and in {folders[1]}; move one set away, or give --data {folders[0]}"
+        )
+    if folders:
+        files = list_class_folders(folders[0])
+        return FoundSamples(FolderSamples(folders[0], files), frozenset(file.label for file in files))
     shards = open_shard_samples(
         root, "val", label
     )  # last: the archive of a set may lie beside its folders, and is no shard
