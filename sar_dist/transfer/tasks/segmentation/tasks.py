@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -165,7 +167,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         model.eval()
         predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.recipe, settings.batch)
         file = folder / CONFUSION_FILE
-        counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
+        counts = distributed.main_first(lambda: _read_counts(file, len(data.val.classes)))
         if counts is None:
             counts = count_confusions(
                 data.val, predictor, data.recipe, workers=settings.loader_processes, device=backbone.device, say=job.say
@@ -292,6 +294,16 @@ def _check_recipe(recipe: SegmentationRecipe, patch: int) -> None:
     world = distributed.read_environment()[2]
     if recipe.global_batch % world:
         raise UserError(f"global_batch={recipe.global_batch} is not divisible by the {world} processes")
+
+
+def _read_counts(file: Path, classes: int) -> Tensor | None:
+    """The confusion matrix in a file; None where there is none or it is damaged, and must be counted again."""
+    try:
+        counts = load_file(file)["counts"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    whole = counts.dtype == torch.int64 and counts.shape == (classes, classes + 1) and bool((counts >= 0).all())
+    return counts if whole else None
 
 
 def _write_counts(file: Path, counts: Tensor) -> None:
