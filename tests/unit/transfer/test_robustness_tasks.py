@@ -188,8 +188,11 @@ def test_folders_that_are_no_class(name: str) -> None:
 @pytest.mark.parametrize("name", ["imagenetv2-top-images-format-val", "imagenetv2-threshold0.7-format-val"])
 def test_another_set_of_imagenetv2_is_refused(name: str, tmp_path: Path) -> None:
     data = write(tmp_path / name, [0, 1], str)
-    with pytest.raises(UserError, match=f"{name} is not the matched-frequency set"):
-        make(ImageNetV2, data, allow_incomplete=True).prepare()
+    for given in (data, tmp_path):
+        with pytest.raises(UserError, match=f"{name} is not the matched-frequency set"):
+            make(ImageNetV2, given, allow_incomplete=True).prepare()
+    write(tmp_path / ImageNetV2.folder_names[0], [0, 1], str)
+    assert len(make(ImageNetV2, tmp_path, allow_incomplete=True).prepare().samples) == 2
 
 
 def test_numbers_as_folder_names_are_not_sorted_as_strings(tmp_path: Path) -> None:
