@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from sar_dist.transfer.class_scores import TOP, ClassificationScores
     from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
     from sar_dist.transfer.file_states import digest_of_files
+    from sar_dist.transfer.orientation import (
+        UPRIGHT,
+        DrawnOn,
+        OrientationSettings,
+        exif_orientation,
+        shown_size,
+        turn_to_box,
+        turn_to_map,
+        turned,
+        turned_back,
+    )
     from sar_dist.transfer.registry import TASKS, described, find_task
     from sar_dist.transfer.relabelled import RelabelledSamples, any_label
     from sar_dist.transfer.result import RESULT_FILE, Result, read_result
@@ -43,6 +54,7 @@ else:
             ".class_scores": "TOP ClassificationScores",
             ".features": "Compute Features last_block_tokens logits_of similarity_of",
             ".file_states": "digest_of_files",
+            ".orientation": "UPRIGHT DrawnOn OrientationSettings exif_orientation shown_size turn_to_box turn_to_map turned turned_back",
             ".registry": "TASKS described find_task",
             ".relabelled": "RelabelledSamples any_label",
             ".result": "RESULT_FILE Result read_result",
@@ -58,14 +70,17 @@ __all__ = [
     "RESULT_FILE",
     "TASKS",
     "TOP",
+    "UPRIGHT",
     "WORDNET_ID",
     "Backbone",
     "ClassificationScores",
     "Compute",
+    "DrawnOn",
     "Features",
     "LabelledImages",
     "LoadedModel",
     "MatchedSamples",
+    "OrientationSettings",
     "Outcome",
     "Prepared",
     "PreparedSplit",
@@ -85,6 +100,7 @@ __all__ = [
     "described",
     "digest_of_files",
     "evaluate",
+    "exif_orientation",
     "export_fingerprint",
     "find_task",
     "image_of",
@@ -98,6 +114,11 @@ __all__ = [
     "open_shard_samples",
     "print_result",
     "read_result",
+    "shown_size",
     "similarity_of",
     "train_resumably",
+    "turn_to_box",
+    "turn_to_map",
+    "turned",
+    "turned_back",
 ]

@@ -195,7 +195,13 @@ def _read_chunk(file: Path, start: int, size: int, total: int) -> dict[str, NDAr
         chunk = load_file(file)
     except (OSError, SafetensorError):
         return None
-    whole = np.array_equal(chunk["numbers"], np.arange(start, min(start + size, total)))
+    numbers = np.arange(start, min(start + size, total))
+    whole = (
+        chunk.keys() >= {"numbers", "labels", "bad"}
+        and any(name.startswith("value.") for name in chunk)
+        and all(array.shape[:1] == numbers.shape for array in chunk.values())
+        and np.array_equal(chunk["numbers"], numbers)
+    )
     return chunk if whole else None
 
 

@@ -253,7 +253,7 @@ def test_ade20k_images_and_maps_go_together(tmp_path: Path, names: list[str], ma
         ade20k_sources(root)
 
 
-def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
+def test_ade20k_folders_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ade_folder(tmp_path, ["a.jpg"], ["a.png"])
     (root / "objectInfo150.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"cannot read .*objectInfo150\.txt"):
@@ -267,6 +267,12 @@ def test_ade20k_folders_that_are_not_there(tmp_path: Path) -> None:
             ade20k_sources(root)
     (root / "objectInfo150.txt").write_text("\ufeffName\nroad\nsky\n")
     assert ade20k_sources(root)[0].classes == ("road", "sky")
+    (root / "objectInfo150.txt").write_text("Name\nVoid\nroad\n")
+    with pytest.raises(UserError, match="first class is 'Void', which without a column Idx is the label 1"):
+        ade20k_sources(root)
+    (root / "objectInfo150.txt").write_text("Idx\tName\n1\tother\n2\troad\n3\troad\n")
+    assert ade20k_sources(root)[0].classes == ("other", "road", "road")
+    assert "names 1 classes twice, such as road" in capsys.readouterr().err
     (root / "objectInfo11.txt").write_text("Name\nroad\n")
     with pytest.raises(UserError, match=r"has objectInfo11\.txt and objectInfo150\.txt; move one of them away"):
         ade20k_sources(root)
@@ -294,6 +300,7 @@ def test_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (b"\xff\xfe", "is no list of keys"),
         (b"", "is empty"),
         (b"a\na\n", "names 1 keys twice"),
+        (b"a  1\nb -1\n", "2 lines hold more than a key, such as 'a  1'; give one name without extension a line"),
     ):
         (base / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
         with pytest.raises(UserError, match=message):

@@ -111,7 +111,8 @@ def test_unreadable_images_and_limit(tmp_path: Path) -> None:
     data = boxed_folder(tmp_path / "set", [(0, 0, 7, 7)] * 5)
     (data / "val" / "c" / "2.JPEG").write_bytes(b"no image")
     outcome = run_task(data, tmp_path / "out", backbone())
-    assert (outcome.samples, outcome.skipped) == (5, 1)
+    assert (outcome.samples, outcome.skipped) == (4, 0)  # none counts as wrong
+    assert outcome.protocol["left out"].endswith("1 unreadable ones")
     assert outcome.metrics["pointing.best_head"] == 100
     limited = run_task(data, tmp_path / "out2", backbone(), limit=2)
     assert (limited.samples, limited.skipped) == (2, 0)

@@ -194,8 +194,11 @@ def test_folders_that_are_no_class(name: str) -> None:
 @pytest.mark.parametrize("name", ["imagenetv2-top-images-format-val", "imagenetv2-threshold0.7-format-val"])
 def test_another_set_of_imagenetv2_is_refused(name: str, tmp_path: Path) -> None:
     data = write(tmp_path / name, [0, 1], str)
-    with pytest.raises(UserError, match=f"{name} is not the matched-frequency set"):
-        make(ImageNetV2, data, allow_incomplete=True).prepare()
+    for given in (data, tmp_path):
+        with pytest.raises(UserError, match=f"{name} is not the matched-frequency set"):
+            make(ImageNetV2, given, allow_incomplete=True).prepare()
+    write(tmp_path / ImageNetV2.folder_names[0], [0, 1], str)
+    assert len(make(ImageNetV2, tmp_path, allow_incomplete=True).prepare().samples) == 2
 
 
 def test_numbers_as_folder_names_are_not_sorted_as_strings(tmp_path: Path) -> None:
@@ -288,6 +291,31 @@ def test_every_task_needs_1000_classes_and_is_registered(
     monkeypatch.setattr(FakeBackbone, "num_classes", 0)
     with pytest.raises(UserError, match="has no classifier"):
         make(task, tmp_path).prepare()
+
+
+def test_a_set_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for name in ImageNetSketch.folder_names:
+        write(tmp_path / name, [1])
+    with pytest.raises(UserError, match=r"class folders in \S+/sketch and in \S+/imagenet-sketch; move one set away"):
+        make(ImageNetSketch, tmp_path, allow_incomplete=True).prepare()
+
+
+@pytest.mark.parametrize(
+    ("inside", "name", "message"),
+    [
+        ("test", SYNSETS.__getitem__, r"no class folders in \S+, but in test there; give \S+/data/test; expected"),
+        (
+            "",
+            lambda label: f"word {label}",
+            "but 2 others: word 1, word 2; classes go by WordNet ids such as n01443537",
+        ),
+        ("a/b", SYNSETS.__getitem__, "but 1 others: a; classes go by"),
+    ],
+)
+def test_what_is_there_instead_of_class_folders_is_said(inside: str, name: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "data" / inside, [1, 2], name)
+    with pytest.raises(UserError, match=message):
+        make(ImageNetR, tmp_path / "data", allow_incomplete=True).prepare()
 
 
 # --- ReaL -------------------------------------------------------------------------------------------------------------
@@ -384,6 +412,10 @@ def test_what_is_left_out_of_class_folders_and_may_be_none_is_said(
 
 
 def test_real_labels_need_the_original_names_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    deep = tmp_path / "deep"
+    (write_validation(deep / "val" / "a" / "b", {4: 0}, flat=True) / "circle").symlink_to(deep / "val")
+    write_validation(deep / "val", {3: 0}, flat=True)
+    assert len(make(ImageNetReal, deep, allow_incomplete=True).prepare().samples) == 2
     data = write(tmp_path / "val", [0, 1])
     with pytest.raises(UserError, match="no files called ILSVRC2012_val_00000001"):
         make(ImageNetReal, data).prepare()
@@ -473,6 +505,35 @@ def test_half_unpacked_archives_are_found(tmp_path: Path, ten_classes: list[int]
         file.unlink()
     with pytest.raises(UserError, match="9 images of 9 classes at each severity instead of 10 of 10"):
         make(ImageNetC, data).prepare()
+
+
+def test_a_corruption_that_is_there_twice_is_refused(tmp_path: Path, ten_classes: list[int]) -> None:
+    data = write_corruptions(tmp_path / "data", ten_classes)
+    (data / "weather" / "fog").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"data/fog and .*data/weather/fog are the same corruption; move one"):
+        make(ImageNetC, data).prepare()
+
+
+def test_images_of_another_size_than_imagenet_cs_are_resized_and_said(
+    tmp_path: Path, ten_classes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_corruptions(tmp_path / "data", ten_classes)
+    for file in data.glob("*/*/*/*"):
+        file.write_bytes(colored(int(file.stem.removeprefix("image_")), 24))
+    with pytest.raises(
+        UserError, match="images of 24x24 pixels instead of 224x224 pixels, which the model's own valid"
+    ):
+        make(ImageNetC, data).prepare()
+    found = run(ImageNetC, data, allow_incomplete=True)
+    assert found.metrics["mce"] == 0
+    assert found.protocol["transform"].startswith("resize")
+    monkeypatch.setattr(robustness_corruptions, "STORED_SIZE", (24, 24))
+    said: list[str] = []
+    for root in (write_corruptions(tmp_path / "of 8 pixels", ten_classes), data):
+        made = make(ImageNetC, root)
+        made.job = TransferJob(**{**made.job.__dict__, "say": said.append})
+        assert made.prepare().cropped
+    assert said == ["the model sees the middle 8x8 pixels of images that are stored with 24x24 pixels"]
 
 
 def test_stored_images_are_cropped_and_never_resized_unless_too_small() -> None:

@@ -10,6 +10,7 @@ from segmentation_factory import CLASSES, jpeg_of, png_of, scene, small_task, wr
 from sar_dist.data.making.sources import ade20k_sources
 from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
+from sar_dist.transfer.tasks.attention.regions import MaskedSamples
 from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples, decode_labels, remap_labels, take_census
 
 
@@ -98,6 +99,7 @@ def test_the_census_counts_pixels_and_names_the_unreadable(tmp_path):
     assert census.pixels == stored[1:].tolist()
     assert census.majority == stored[1:].argmax()
     assert census.unreadable == [1, 3, 4]
+    assert census.without_map == 2
     assert [reason.split(":")[0] for reason in census.reasons] == ["sample1", "sample3", "sample4"]
     listed.samples = ()  # the second time it is read from the file
     assert take_census(data, tmp_path / "census.json", workers=0, say=print) == census
@@ -138,3 +140,37 @@ def test_maps_of_nothing_but_void_are_refused_by_the_census(tmp_path):
     samples = SegmentationSamples(Listed(members(void), members(void)), CLASSES, zero_is_void=True)
     with pytest.raises(UserError, match="nothing but void"):
         take_census(samples, tmp_path / "census.json", 0, lambda _: None)
+
+
+@pytest.mark.parametrize(("zero_is_void", "most", "void"), [(True, 254, "0 and 255 are"), (False, 255, "255 is")])
+def test_more_classes_than_a_map_has_numbers_for_are_refused(zero_is_void, most, void):
+    names = tuple(map(str, range(most + 1)))
+    SegmentationSamples(Listed(), names[:-1], zero_is_void=zero_is_void)
+    with pytest.raises(UserError, match=f"names {most + 1} classes, .* numbers for {most}, as {void} void"):
+        SegmentationSamples(Listed(), names, zero_is_void=zero_is_void)
+
+
+@pytest.mark.parametrize(("layout", "label"), [("voc", 4), ("ade20k", 5)])
+def test_attention_refuses_labels_and_classes_as_segmentation_does(layout, label):
+    names = CLASSES if layout == "voc" else ("other", *CLASSES)
+    good = {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.full((64, 96), label - 1, np.uint8))}
+    MaskedSamples(Listed(good), layout, names).check()
+    sample = {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.full((64, 96), label, np.uint8))}
+    with pytest.raises(UserError, match=f"sample0: its map has the label {label}, but there are only 4 classes"):
+        MaskedSamples(Listed(sample), layout, names).check()
+    with pytest.raises(UserError, match=r"names 2\d\d classes, but its maps"):
+        MaskedSamples(Listed(sample), layout, tuple(map(str, range(256)))).check()
+
+
+def test_a_map_that_cannot_be_read_is_not_scored_and_an_image_that_cannot_is_wrong(tmp_path):
+    root = write_ade_layout(tmp_path / "scenes", val=4)
+    for path, size in (("annotations/validation/001001.png", 60), ("images/validation/001002.jpg", 200)):
+        (root / path).write_bytes((root / path).read_bytes()[:size])
+    said = []
+    task = small_task(root, tmp_path / "out", said, iterations=1, random_baseline=False, pictures=0)
+    found = task.run(task.prepare())
+    assert (found.samples, found.skipped) == (3, 1)
+    assert "val: 1 maps of labels cannot be read: these images are not scored" in said
+    assert sum(row["pixels"] for row in found.tables["per_class"]) == sum(
+        (scene(number) > 0).sum() for number in (1000, 1002, 1003)
+    )

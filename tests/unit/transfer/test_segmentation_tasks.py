@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from segmentation_factory import CLASSES, colors_to_logits, png_of, scene, small_backbone, small_task, write_ade_layout
 
 from sar_dist.errors import UserError
@@ -141,6 +142,23 @@ def test_what_is_done_is_not_done_again(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "count_confusions", lambda *_, **__: pytest.fail("scored again"))
     monkeypatch.setattr(training, "_batches", lambda *_: [])
     assert run(scenes, tmp_path, **settings).metrics == first.metrics
+
+
+def test_a_damaged_confusion_matrix_is_counted_again(scenes, tmp_path):
+    file, good = tmp_path / "confusion.safetensors", torch.ones(4, 5, dtype=torch.int64)
+    for content, taken in (
+        ({"counts": good}, True),
+        ({"counts": good[:3]}, False),
+        ({"counts": -good}, False),
+        ({"counts": good.double()}, False),
+        ({"other": good}, False),
+    ):
+        save_file(content, file)
+        assert (tasks._read_counts(file, 4) is not None) is taken
+    file.write_bytes(file.read_bytes()[:50])
+    settings = {"iterations": 1, "random_baseline": False, "pictures": 0}
+    first = run(scenes, tmp_path, **settings)
+    assert sum(row["pixels"] for row in first.tables["per_class"]) == int(tasks._read_counts(file, 4).sum()) > 20
 
 
 def test_a_damaged_checkpoint_is_a_user_error(scenes, tmp_path):

@@ -22,6 +22,9 @@ from sar_dist.output import warn
 
 SEGMENTATION_EXTENSION = "seg.png"
 _ADE20K_SPLITS: dict[Split, str] = {"train": "training", "val": "validation"}
+_VOID_NAMES = frozenset(
+    ("background", "ignore", "ignored", "other", "others", "unknown", "unlabeled", "unlabelled", "void")
+)
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
@@ -138,6 +141,14 @@ def _ade20k_classes(root: Path) -> tuple[str, ...] | None:
         raise UserError(
             f"{tables[0]} must list its {len(rows)} classes in the order of Idx, from 1; sort or complete it"
         )
+    if not any(numbers) and names[0].lower() in _VOID_NAMES:
+        raise UserError(
+            f"{tables[0]}: its first class is {names[0]!r}, which without a column Idx is the label 1, as 0 is void and has no row; remove "
+            "the row, or add Idx if it is label 1"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        warn(f"{tables[0]} names {len(twice)} classes twice, such as {twice[0]}; they are scored apart")
     return tuple(names)
 
 
@@ -167,7 +178,7 @@ def voc_sources(root: Path) -> list[FileSource]:
         if lacking:
             raise UserError(
                 f"{len(lacking)} of the {len(keys)} keys in {table} have no image in {base / 'JPEGImages'} or no map in "
-                f"{base / 'SegmentationClass'}, such as {lacking[0]}; add the files, or take the keys out"
+                f"{base / 'SegmentationClass'}, such as {lacking[0]}; add the files, or take the keys out (a key is a name without extension)"
             )
         pairs = [_Pair(images[key], maps[key]) for key in keys]
         sources.append(_source("voc", base, split, pairs, tuple(VOC_CLASSES)))
@@ -177,9 +188,15 @@ def voc_sources(root: Path) -> list[FileSource]:
 def _listed(table: Path) -> list[str]:
     """The keys in one of VOC's lists. Raises UserError."""
     try:
-        keys = read_bytes(table).decode("utf-8-sig").split()
+        lines = read_bytes(table).decode("utf-8-sig").splitlines()
     except ValueError:
         raise UserError(f"{table} is no list of keys: it is not UTF-8 text; restore it") from None
+    keys = [line.strip() for line in lines if line.strip()]
+    columns = [key for key in keys if len(key.split()) > 1]
+    if columns:
+        raise UserError(
+            f"{table}: {len(columns)} lines hold more than a key, such as {columns[0]!r}; give one name without extension a line"
+        )
     if not keys:
         raise UserError(f"{table} is empty; restore it")
     twice = [key for key, count in Counter(keys).items() if count > 1]

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-import numpy as np
-from PIL import Image
+import torch
 
 from sar_dist.data.layout import is_tiny_imagenet, tiny_imagenet_images
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
-from sar_dist.transfer import digest_of_files
+from sar_dist.transfer import DrawnOn, digest_of_files, shown_size, turn_to_box, turned_back
 from sar_dist.transfer.tasks.attention.regions import image_size
+from sar_dist.transfer.tasks.attention.turned_masks import png_of_mask
 
 BOXES_FILE = "boxes.csv"
 MASK = "mask.png"
@@ -35,6 +35,7 @@ class BoxedImages:
     or of Tiny ImageNet's own lists.
 
     A sample is an image and one of its boxes; the box is the member ``mask.png``, of the image's size, white inside.
+    ``drawn_on`` says which pixels the boxes of images with an EXIF orientation count, see ``turn_to_box``.
 
     Raises:
         UserError: a list cannot be read, or has no box of the split.
@@ -42,8 +43,9 @@ class BoxedImages:
 
     classes: tuple[str, ...] | None = None
 
-    def __init__(self, root: Path, split: Literal["train", "val"]) -> None:
+    def __init__(self, root: Path, split: Literal["train", "val"], drawn_on: DrawnOn | None = None) -> None:
         self._root = root
+        self._drawn_on = drawn_on
         table = root / BOXES_FILE
         if table.is_file():
             boxes, content = _read_table(table)
@@ -68,7 +70,11 @@ class BoxedImages:
         except OSError as error:
             raise UserError(f"cannot read {self._root / path}, which {BOXES_FILE} names: {error.strerror}") from error
         size = image_size(image)
-        return path, {"jpg": image} if size is None else {"jpg": image, MASK: _box_mask(box, size)}
+        if size is None:
+            return path, {"jpg": image}
+        turn = turn_to_box(path, image, self._drawn_on)
+        mask = _box_mask(box, shown_size(size, turn))
+        return path, {"jpg": image, MASK: png_of_mask(turned_back(mask, turn))}
 
 
 def _read_table(table: Path) -> tuple[list[tuple[str, Box]], bytes]:
@@ -95,11 +101,9 @@ def _read_table(table: Path) -> tuple[list[tuple[str, Box]], bytes]:
     return boxes, content
 
 
-def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> bytes:
-    """A PNG of ``size`` (height, width), white in the box (left, top, right, bottom)."""
+def _box_mask(box: tuple[int, ...], size: tuple[int, int]) -> torch.Tensor:
+    """uint8 of ``size`` (height, width), white in the box (left, top, right, bottom)."""
     left, top, right, bottom = box
-    mask = np.zeros(size, np.uint8)
+    mask = torch.zeros(size, dtype=torch.uint8)
     mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = 255
-    out = io.BytesIO()
-    Image.fromarray(mask).save(out, "PNG")
-    return out.getvalue()
+    return mask

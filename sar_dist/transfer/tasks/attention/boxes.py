@@ -18,12 +18,14 @@ from sar_dist.data.images import UndecodableImage, build_eval_transform, decode_
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     MAX_PIXELS,
+    UPRIGHT,
     Backbone,
+    DrawnOn,
+    OrientationSettings,
     Outcome,
     PreparedSplit,
     RelabelledSamples,
     SampleSet,
-    TransferSettings,
     TransferTask,
     any_label,
     described,
@@ -41,13 +43,14 @@ from sar_dist.transfer.tasks.attention.measures import (
     tight_boxes,
     uniform_measures,
 )
-from sar_dist.transfer.tasks.attention.regions import check_size
+from sar_dist.transfer.tasks.attention.regions import check_size, mask_turn, say_turned
+from sar_dist.transfer.tasks.attention.turned_masks import TurnedMasks
 
 _PICTURED = 6
 _BATCH = 512  # images whose regions are held as float32 at once
 
 
-class AttentionBoxesSettings(TransferSettings):
+class AttentionBoxesSettings(OrientationSettings):
     split: Literal["train", "val"] = Field("val", description="which images: those in train/ or those in val/")
 
 
@@ -69,17 +72,18 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
 
     @classmethod
     def variant(cls, settings: AttentionBoxesSettings) -> str:
-        return "" if settings.split == "val" else settings.split
+        return "_".join(part for part in (settings.split.removeprefix("val"), settings.orientation) if part)
 
     def prepare(self) -> ObjectImages:
-        data, split = self.job.data, self.job.settings.split
+        data, split, drawn_on = self.job.data, self.job.settings.split, self.job.settings.orientation
         exact = not has_boxes(data)
-        found: SampleSet | None = open_shard_samples(data, split) if exact else BoxedImages(data, split)
+        found: SampleSet | None = open_shard_samples(data, split) if exact else BoxedImages(data, split, drawn_on)
         if found is None or (exact and MASK not in found.sample(0)[1]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
-        chosen = limited(found, self.job.settings.limit)
+        chosen: SampleSet = limited(found, self.job.settings.limit)
         if exact:
-            _check_masks(chosen)
+            say_turned(self.job.say, _check_masks(chosen, drawn_on))
+            chosen = TurnedMasks(chosen, MASK, drawn_on)
         return ObjectImages(split, chosen, exact)
 
     def run(self, prepared: ObjectImages) -> Outcome:
@@ -97,11 +101,12 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         random_metrics, random_by_head = _summary(random, regions, exact=prepared.exact)
         uniform = _percent([uniform_measures(part, self._grid) for part in regions.split(_BATCH)])
         hidden = int((~visible).sum() - bad.sum())
+        if bad.any():
+            self.job.say(f"{int(bad.sum())} images cannot be read: they are left out")
         return Outcome(
             metrics=metrics,
             primary=self.primary,
-            samples=len(prepared.samples),
-            skipped=int(bad.sum()),
+            samples=len(similarity),
             protocol={
                 "maps": f"softmax over the {self._grid[0]}x{self._grid[1]} patches of [CLS] query . key, last block",
                 "regions": "exact masks" if prepared.exact else "object boxes",
@@ -171,8 +176,9 @@ def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) 
     return regions
 
 
-def _check_masks(samples: SampleSet) -> None:
-    """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None) -> int:
+    """Read every mask, so that what is wrong with one is found before anything is computed; how many are turned. Raises UserError."""
+    turned = 0
     for number in range(len(samples)):
         key, members = samples.sample(number)
         try:
@@ -181,7 +187,11 @@ def _check_masks(samples: SampleSet) -> None:
             raise UserError(
                 f"sample {key}: {MASK}: {error.reason}; repair it, or remove its image and its mask"
             ) from error
-        check_size(key, members, mask.shape[1:])
+        size = tuple(mask.shape[1:])
+        turn = mask_turn(key, members, members[MASK], size, drawn_on)
+        check_size(key, members, size, turn)
+        turned += turn != UPRIGHT
+    return turned
 
 
 def _mask_of(key: str, members: Mapping[str, bytes]) -> bytes:

@@ -18,9 +18,9 @@ from sar_dist.errors import UserError
 from sar_dist.transfer import (
     Backbone,
     Features,
+    OrientationSettings,
     Outcome,
     RelabelledSamples,
-    TransferSettings,
     TransferTask,
     any_label,
     described,
@@ -36,6 +36,7 @@ from sar_dist.transfer.tasks.attention.regions import (
     Void,
     count_patches,
     open_masked_samples,
+    say_turned,
 )
 from sar_dist.transfer.tasks.attention.scores import (
     ImageScores,
@@ -52,7 +53,7 @@ MASSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 TRAINED, RANDOM, UNIFORM = "trained", "random initialisation", "uniform"
 
 
-class AttentionMaskSettings(TransferSettings):
+class AttentionMaskSettings(OrientationSettings):
     """Settings of ``voc_attention``; the defaults are the reference's."""
 
     image_size: int = Field(480, ge=1, description="images and masks are stretched to this side, pixels")
@@ -100,6 +101,7 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
             f"{settings.image_size}px" if settings.image_size != usual.image_size else "",
             f"mass{settings.mass:g}" if settings.mass != usual.mass else "",
             f"void-{settings.void}" if settings.void != usual.void else "",
+            settings.orientation or "",
         ]
         return "_".join(part for part in parts if part)
 
@@ -112,8 +114,8 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
                 f"set image_size={nearest}"
             )
         found = open_masked_samples(self.job.data, settings.layout, self.data_help)
-        chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names)
-        chosen.check()
+        chosen = MaskedSamples(limited(found.samples, settings.limit), found.layout, found.names, settings.orientation)
+        say_turned(self.job.say, chosen.check())
         return chosen
 
     def run(self, prepared: MaskedSamples) -> Outcome:

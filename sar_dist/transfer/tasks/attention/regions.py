@@ -7,7 +7,7 @@ of its pixels lie in each patch.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,8 +22,18 @@ from sar_dist.data.images import UndecodableImage, decode_pil
 from sar_dist.data.layout import image_member
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES, Source, ade20k_sources, voc_sources
 from sar_dist.errors import UserError
-from sar_dist.transfer import MAX_PIXELS, SampleSet, SourceSamples, open_shard_samples
-from sar_dist.transfer.tasks.segmentation import VOID, decode_labels
+from sar_dist.transfer import (
+    MAX_PIXELS,
+    UPRIGHT,
+    DrawnOn,
+    SampleSet,
+    SourceSamples,
+    open_shard_samples,
+    shown_size,
+    turn_to_map,
+    turned_back,
+)
+from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels
 
 Layout = Literal["voc", "ade20k", "mask"]
 Void = Literal["reference", "ignore"]
@@ -42,11 +52,13 @@ class MaskedSamples:
         layout: ``voc``: labels 0 background, k classes, 255 void; ``ade20k``: 0 is "other" and counts as void, k classes;
             ``mask``: one object, grey levels from 128.
         names: class names by the labels that ``labels`` gives; None where there are none.
+        drawn_on: which pixels masks were drawn on where sizes do not tell, see ``mask_turn``.
     """
 
     samples: SampleSet
     layout: Layout
     names: tuple[str, ...] | None
+    drawn_on: DrawnOn | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -60,17 +72,45 @@ class MaskedSamples:
             UserError: the sample has no such mask, or it is damaged.
         """
         key, members = self.samples.sample(number)
-        stored = _stored_labels(key, members, _EXTENSIONS[self.layout])
+        stored = self._lying_as_image(key, members)
         resized = np.asarray(Image.fromarray(stored).resize((size, size), Image.Resampling.NEAREST))
         if self.layout == "mask":
             return (resized >= 128).astype(np.uint8)
         return np.where(resized == 0, np.uint8(VOID), resized) if self.layout == "ade20k" else resized
 
-    def check(self) -> None:
-        """Read every mask, so that what is wrong with one is found before anything is computed. Raises UserError."""
+    def check(self) -> int:
+        """Read every mask, so that what is wrong with one is found before anything is computed.
+
+        Returns:
+            How many masks are turned by the EXIF orientation of their images.
+
+        Raises:
+            UserError: a mask is missing, damaged, of another image, or of other classes.
+        """
+        turned = 0
+        zero_is_void = self.layout == "ade20k"
+        classes = None if self.names is None or self.layout == "mask" else len(self.names) - int(zero_is_void)
+        if classes is not None:
+            check_class_count(classes, zero_is_void=zero_is_void)
         for number in range(len(self.samples)):
             key, members = self.samples.sample(number)
-            check_size(key, members, _stored_labels(key, members, _EXTENSIONS[self.layout]).shape)
+            labels, turn = self._stored(key, members)
+            check_size(key, members, labels.shape, turn)
+            turned += turn != UPRIGHT
+            if classes is not None:
+                check_labels(key, from_numpy(labels), classes, zero_is_void=zero_is_void)
+        return turned
+
+    def _lying_as_image(self, key: str, members: Mapping[str, bytes]) -> NDArray[np.uint8]:
+        """The labels over the image's pixels as the model sees them. Raises UserError."""
+        labels, turn = self._stored(key, members)
+        return np.asarray(turned_back(from_numpy(labels), turn).numpy())
+
+    def _stored(self, key: str, members: Mapping[str, bytes]) -> tuple[NDArray[np.uint8], int]:
+        """The stored labels, and by what they must be turned back to lie as the image. Raises UserError."""
+        extension = _EXTENSIONS[self.layout]
+        labels = _stored_labels(key, members, extension)
+        return labels, mask_turn(key, members, members[extension], labels.shape, self.drawn_on)
 
     def name(self, label: int) -> str:
         """What a picture calls a class."""
@@ -128,15 +168,42 @@ def image_size(image: bytes) -> tuple[int, int] | None:
         return None
 
 
-def check_size(key: str, members: Mapping[str, bytes], mask: tuple[int, ...]) -> None:
-    """Raise UserError if a mask of the shape (height, width) is of another image than its sample's."""
+def mask_turn(
+    key: str, members: Mapping[str, bytes], mask: bytes, size: tuple[int, ...], drawn_on: DrawnOn | None
+) -> int:
+    """By which EXIF orientation a mask must be ``turned_back`` to lie over its image's pixels as the model sees them (1: not).
+
+    Args:
+        key, members: the sample.
+        mask: the mask's file.
+        size: its height and width.
+        drawn_on: what the user said.
+
+    Raises:
+        UserError: it cannot be told how the mask lies.
+    """
     extension = image_member(members)
     image = None if extension is None else image_size(members[extension])
-    if image not in (None, mask):
+    if extension is None or image is None:
+        return UPRIGHT
+    return turn_to_map(key, members[extension], image, (mask, (size[0], size[1])), drawn_on)
+
+
+def check_size(key: str, members: Mapping[str, bytes], mask: tuple[int, ...], turn: int = UPRIGHT) -> None:
+    """Raise UserError if a mask of the shape (height, width) is of another image than its sample's, ``turned`` by ``turn``."""
+    extension = image_member(members)
+    image = None if extension is None else image_size(members[extension])
+    if image is not None and shown_size(image, turn) != mask:
         raise UserError(
             f"sample {key}: the image has {image[1]}x{image[0]} pixels, its mask {mask[1]}x{mask[0]}; repair it, or remove "
             "both"
         )
+
+
+def say_turned(say: Callable[[str], None], count: int) -> None:
+    """Say how many masks are turned, if any."""
+    if count:
+        say(f"{count} masks are turned by the EXIF orientation of their images, as the model sees the stored pixels")
 
 
 def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help: str) -> MaskedSamples:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from sar_dist import distributed
@@ -18,6 +19,7 @@ from sar_dist.config import ImageSize, height_and_width, size_text
 from sar_dist.data.images import decode_image
 from sar_dist.errors import UserError
 from sar_dist.transfer import MAX_PIXELS, Outcome, described, digest_of_files, limited
+from sar_dist.transfer.tasks import describe_eval_transform
 from sar_dist.transfer.tasks.robustness.samples import IMAGENET_CLASSES, FolderSamples, LabelledFile, list_class_folders
 from sar_dist.transfer.tasks.robustness.scores import (
     CORRUPTIONS,
@@ -29,6 +31,8 @@ from sar_dist.transfer.tasks.robustness.scores import (
 from sar_dist.transfer.tasks.robustness.tasks import RobustnessTask, check_imagenet_classifier, predict
 
 IMAGES = 50000
+STORED_SIZE = (224, 224)
+_ARCHIVES = ("noise", "blur", "weather", "digital")
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,15 @@ class CorruptedImages:
         files: the images, the same ones at each severity of each corruption.
         fingerprints: of files, corruptions and limit, as "val".
         problem: what is missing of the whole set, None: nothing.
+        cropped: images are as large as ImageNet-C's or as the model's input, and only cropped; others go through the model's own
+            validation transform.
     """
 
     folders: Mapping[str, Path]
     files: Sequence[LabelledFile]
     fingerprints: Mapping[str, str]
     problem: str | None
+    cropped: bool
 
 
 class ImageNetC(RobustnessTask[CorruptedImages]):
@@ -89,11 +96,22 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
             problems.append(
                 f"{images} images of {classes} classes at each severity instead of {IMAGES} of {IMAGENET_CLASSES}"
             )
+        wanted = height_and_width(self.job.backbone.image_size)
+        sizes = _sizes_of_some(folders, files)
+        others = sorted(sizes - {STORED_SIZE, wanted})
+        if others:
+            problems.append(
+                f"images of {_pixels(others[0])} instead of {_pixels(STORED_SIZE)}, which the model's own validation transform resizes"
+            )
+        elif STORED_SIZE in sizes and wanted[0] * wanted[1] < STORED_SIZE[0] * STORED_SIZE[1]:
+            self.job.say(
+                f"the model sees the middle {_pixels(wanted)} of images that are stored with {_pixels(STORED_SIZE)}"
+            )
         problem = self.check_whole("; ".join(problems) or None)
         content = json.dumps([files, sorted(folders), self.job.settings.limit])
         levels = [folders[name] / str(severity) for name in sorted(folders) for severity in SEVERITIES]
         fingerprint = digest_of_files(content, (os.path.join(level, file.path) for level in levels for file in files))
-        return CorruptedImages(folders, files, {"val": fingerprint}, problem)
+        return CorruptedImages(folders, files, {"val": fingerprint}, problem, not others)
 
     def run(self, prepared: CorruptedImages) -> Outcome:
         errors: dict[str, list[float]] = {}
@@ -101,10 +119,10 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
         for name, folder in prepared.folders.items():
             for severity in SEVERITIES:
                 samples = limited(FolderSamples(folder / str(severity), prepared.files), self.job.settings.limit)
-                transform = CentreCrop(self.job.backbone.image_size)
-                found = predict(
-                    self.job, samples, None, f"{name} {severity} crop {size_text(transform.size)}", transform
-                )
+                size = self.job.backbone.image_size
+                transform = CentreCrop(size) if prepared.cropped else None  # None: the model's own
+                kind = f"crop {size_text(size)}" if prepared.cropped else "resized"
+                found = predict(self.job, samples, None, f"{name} {severity} {kind}", transform)
                 top1 = top_accuracies(found.values["classes"], found.labels, found.bad)["top1"]
                 errors.setdefault(name, []).append(1 - top1 / 100)
                 scored, skipped = scored + len(samples), skipped + int(found.bad.sum())
@@ -117,7 +135,9 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
             samples=scored,
             skipped=skipped,
             protocol={
-                "transform": f"centre crop {size_text(self.job.backbone.image_size)}, no resizing of images that are as large",
+                "transform": f"centre crop {size_text(self.job.backbone.image_size)}, no resizing of images that are as large"
+                if prepared.cropped
+                else describe_eval_transform(self.job.backbone.image_size, self.job.backbone.augment),
                 "mce": "mean over corruptions of the summed error over severities over AlexNet's",
                 "incomplete": prepared.problem,
             },
@@ -152,10 +172,38 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
 
 
 def find_corruptions(root: Path) -> dict[str, Path]:
-    """Folder of each of the 15 corruptions that is in ``root``, or in ``noise``, ``blur``, ``weather``, ``digital`` there."""
-    places = [root, *(root / archive for archive in ("noise", "blur", "weather", "digital"))]
-    found = {name: next((place / name for place in places if (place / name).is_dir()), None) for name in CORRUPTIONS}
-    return {name: folder for name, folder in found.items() if folder is not None}
+    """Folder of each of the 15 corruptions that is in ``root``, or in ``noise``, ``blur``, ``weather``, ``digital`` there.
+
+    Raises:
+        UserError: one of them is there twice.
+    """
+    found: dict[str, Path] = {}
+    for name in CORRUPTIONS:
+        folders = [
+            place / name for place in (root, *(root / archive for archive in _ARCHIVES)) if (place / name).is_dir()
+        ]
+        if len(folders) > 1:
+            raise UserError(f"{folders[0]} and {folders[1]} are the same corruption; move one of them away")
+        if folders:
+            found[name] = folders[0]
+    return found
+
+
+def _sizes_of_some(folders: Mapping[str, Path], files: Sequence[LabelledFile]) -> set[tuple[int, int]]:
+    """Sizes (height, width) of an image of each severity of each corruption; those that cannot be read are counted later."""
+    sizes = set()
+    levels = [folder / str(severity) for folder in folders.values() for severity in SEVERITIES]
+    for number, level in enumerate(levels):
+        try:
+            with Image.open(level / files[number * (len(files) - 1) // len(levels)].path) as image:
+                sizes.add((image.height, image.width))
+        except Exception:  # noqa: BLE001 - Pillow's plugins raise nearly every type there is on damaged files
+            continue
+    return sizes
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]} pixels"
 
 
 def mean_error(errors: Mapping[str, Sequence[float]]) -> float:

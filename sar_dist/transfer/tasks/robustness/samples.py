@@ -160,30 +160,51 @@ def open_class_folders(
     ``known`` are names of ImageNet's classes by number, those of the model.
 
     Raises:
-        UserError: there is no such thing, or its classes are not ImageNet's.
+        UserError: there is no such thing, or twice, or its classes are not ImageNet's.
     """
-    for folder in [*(root / name for name in names), root]:
-        if folder.is_dir() and any(class_index(name) is not None for name in os.listdir(folder)):
-            files = list_class_folders(folder)
-            return FoundSamples(FolderSamples(folder, files), frozenset(file.label for file in files))
+    places = {place.resolve(): place for place in (*(root / name for name in names), root) if place.is_dir()}
+    folders = [place for place in places.values() if any(class_index(name) is not None for name in os.listdir(place))]
+    if len(folders) > 1:
+        raise UserError(
+            f"there are class folders in {folders[0]} and in {folders[1]}; move one set away, or give --data {folders[0]}"
+        )
+    if folders:
+        files = list_class_folders(folders[0])
+        return FoundSamples(FolderSamples(folders[0], files), frozenset(file.label for file in files))
     shards = open_shard_samples(
         root, "val", label
     )  # last: the archive of a set may lie beside its folders, and is no shard
     if shards is not None:
         shards.check_labels()
         return _with_imagenet_labels(shards, root, known)
-    raise UserError(f"no class folders in {root}; expected {data_help}")
+    raise UserError(f"no class folders in {root}{_what_is_there(root)}; expected {data_help}")
+
+
+def _what_is_there(root: Path) -> str:
+    """In words, what of the folders in ``root`` could have been meant."""
+    try:
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_left_over(entry.name))
+        of_classes = [
+            name for name in folders if any(class_index(found) is not None for found in os.listdir(root / name))
+        ]
+    except OSError as error:
+        return f" ({error.strerror})"
+    if of_classes:
+        return f", but in {of_classes[0]} there; give {root / of_classes[0]}"
+    if not folders:
+        return ", and no other folder"
+    first = ", ".join(folders[:3]) + (" and others" if len(folders) > 3 else "")
+    return f", but {len(folders)} others: {first}; classes go by WordNet ids such as n01443537, not by words"
 
 
 def open_validation_images(root: Path, data_help: str) -> SampleSet:
-    """ImageNet's validation images, labelled with their number less 1: shards, class folders, or one flat folder.
+    """ImageNet's validation images, labelled with their number less 1: shards, or a folder with them at any depth.
 
     Raises:
         UserError: there is no such image, or one that occurs twice.
     """
     folder = split_folders(root).get("val", root)
-    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_left_over(entry.name))
-    paths = [*_image_names(folder), *(f"{name}/{file}" for name in inner for file in _image_names(folder / name))]
+    paths = _image_paths(folder)
     files = sorted(
         (LabelledFile(path, int(match.group(1)) - 1) for path in paths if (match := _VALIDATION_IMAGE.search(path))),
         key=lambda file: file.label,
@@ -245,8 +266,25 @@ def _with_imagenet_labels(shards: ShardSamples, root: Path, known: tuple[str, ..
     )
 
 
-def _image_names(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if is_image_name(name) and not is_left_over(name))
+def _image_paths(root: Path) -> list[str]:
+    """Paths below ``root`` of the images at any depth, sorted; links are followed, but into no folder twice. Raises UserError."""
+    paths: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        try:
+            state = os.stat(root / folder)
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(root / folder) as entries:
+                kept = [(f"{folder}{entry.name}", entry.is_dir()) for entry in entries if not is_left_over(entry.name)]
+        except OSError as error:
+            raise UserError(f"cannot read {root / folder}: {error.strerror}") from None
+        todo += [f"{path}/" for path, is_folder in kept if is_folder]
+        paths += [path for path, is_folder in kept if not is_folder and is_image_name(path)]
+    return sorted(paths)
 
 
 def _timm_list(name: str) -> list[str]:

@@ -5,6 +5,7 @@ ImageNet-C is in ``robustness.corruptions``. See docs/evaluation_robustness.md.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,7 +180,12 @@ class ImageNetV2(ClassFolderTask):
     def prepare(self) -> RobustnessImages:
         """Two other test sets of the same authors have as many images of the same classes, and are easier."""
         data = self.job.data.resolve()
-        other = next((part for part in data.parts if re.search(r"imagenetv2.(threshold|top.images)", part)), None)
+        inside = sorted(entry.name for entry in os.scandir(data) if entry.is_dir()) if data.is_dir() else []
+        if any(name in self.folder_names or class_index(name) is not None for name in inside):
+            inside = []  # the set itself is there, whatever lies beside it
+        other = next(
+            (part for part in (*data.parts, *inside) if re.search(r"imagenetv2.(threshold|top.images)", part)), None
+        )
         if other is not None:
             raise UserError(
                 f"{other} is not the matched-frequency set, but another of ImageNetV2; expected {self.data_help}"

@@ -16,7 +16,7 @@ from sar_dist.progress import Progress
 from sar_dist.transfer import Backbone
 from sar_dist.transfer.tasks.segmentation.metrics import count_pixels
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel
-from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples
+from sar_dist.transfer.tasks.segmentation.samples import VOID, SegmentationSamples
 from sar_dist.transfer.tasks.segmentation.settings import SegmentationRecipe
 from sar_dist.transfer.tasks.segmentation.sliding_window import Windows, resized_argmax, sliding_logits
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
@@ -69,7 +69,7 @@ def count_confusions(
     """The confusion matrix of the whole split, int64 (C, C + 1) on the CPU, see ``metrics.count_pixels``.
 
     The samples are dealt out to the processes, without padding; that every one was scored once is asserted. An image
-    that cannot be read is wrong at every pixel.
+    that cannot be read is wrong at every pixel; where its map cannot be read there is nothing to score.
     """
     classes = len(data.classes)
     mine = list(range(distributed.rank(), len(data), distributed.world_size()))
@@ -102,7 +102,9 @@ class ScoredImages(Dataset[dict[str, Any]]):
         try:
             _, image, label = self._data.read(number)
         except UndecodableImage:
-            label = self._data.label_or_void(number)
+            alone = self._data.label_alone(number)
+            nothing = torch.full((1, 1), VOID, dtype=torch.uint8)  # no pixel to score
+            label = nothing if alone is None else alone
             return {"number": number, "image": torch.zeros(3, 1, 1), "label": label, "readable": False}
         resized = evaluation_image(image, self._recipe.short_side, self._recipe.long_side)
         return {"number": number, "image": resized, "label": label, "readable": True}

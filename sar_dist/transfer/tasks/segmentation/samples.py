@@ -22,7 +22,7 @@ from sar_dist.data.images import UndecodableImage, check_png, decode_image
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.transfer import MAX_PIXELS, SampleSet, image_of
+from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, image_of, turn_to_map, turned
 
 VOID = 255
 _SAY_EVERY = 2000
@@ -38,33 +38,49 @@ class SegmentationSamples:
         samples: the files.
         classes: names of the classes by training label.
         zero_is_void: the stored labels are those of ADE20K: 0 is "other", k is class k - 1.
+        drawn_on: which pixels maps were drawn on where sizes do not tell, see ``turn_to_map``.
+
+    Raises:
+        UserError: more classes than a map has numbers for.
     """
 
-    def __init__(self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool) -> None:
+    def __init__(
+        self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool, drawn_on: DrawnOn | None = None
+    ) -> None:
+        check_class_count(len(classes), zero_is_void=zero_is_void)
         self.samples = samples
         self.classes = classes
         self.zero_is_void = zero_is_void
+        self.drawn_on = drawn_on
         self.fingerprint = samples.fingerprint
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, number: int) -> tuple[str, Tensor, Tensor]:
-        """Key, uint8 image (3, H, W) and uint8 labels (H, W): 0..classes-1, or 255 for void.
+        """Key, uint8 image (3, H, W), turned to lie as its map, and uint8 labels (H, W): 0..classes-1, or 255 for void.
 
         Raises:
             UndecodableImage: one of the two files is missing or damaged.
             UserError: they do not go together, or the labels are not those of ``classes``.
         """
+        return self.read_turned(number)[:3]
+
+    def read_turned(self, number: int) -> tuple[str, Tensor, Tensor, int]:
+        """As ``read``, and by which EXIF orientation the image was turned (1: not)."""
         key, members = self.samples.sample(number)
         label = self._label_of(key, members)
-        image = decode_image(image_of(members), MAX_PIXELS)
+        data = image_of(members)
+        image = decode_image(data, MAX_PIXELS)
+        size, drawn = (image.shape[1], image.shape[2]), (label.shape[0], label.shape[1])
+        turn = turn_to_map(key, data, size, (members[SEGMENTATION_EXTENSION], drawn), self.drawn_on)
+        image = turned(image, turn)
         if image.shape[1:] != label.shape:
             raise UserError(
                 f"{key}: the image has {image.shape[2]}x{image.shape[1]} pixels, its map of labels "
                 f"{label.shape[1]}x{label.shape[0]}; remove both or repair one"
             )
-        return key, image, label
+        return key, image, label, turn
 
     def check_some(self) -> None:
         """Read a few samples spread over the split, to find what is wrong with all of them at once. Raises UserError."""
@@ -72,26 +88,19 @@ class SegmentationSamples:
             with contextlib.suppress(UndecodableImage):  # the census counts and names those
                 self.read(number)
 
-    def label_or_void(self, number: int) -> Tensor:
-        """The labels of a sample whose image cannot be read; one pixel of void where they cannot be read either."""
-        key, members = self.samples.sample(number)
+    def label_alone(self, number: int) -> Tensor | None:
+        """The labels of a sample whose image cannot be read; None where they cannot be read either. Raises UserError."""
         try:
-            return self._label_of(key, members)
+            return self._label_of(*self.samples.sample(number))
         except UndecodableImage:
-            return torch.full((1, 1), VOID, dtype=torch.uint8)
+            return None
 
     def _label_of(self, key: str, members: Mapping[str, bytes]) -> Tensor:
         if SEGMENTATION_EXTENSION not in members:
             raise UndecodableImage("no map of labels")
         stored = decode_labels(members[SEGMENTATION_EXTENSION], key)
-        remapped = remap_labels(stored, zero_is_void=self.zero_is_void)
-        wrong = remapped[(remapped >= len(self.classes)) & (remapped != VOID)]
-        if wrong.numel():
-            raise UserError(
-                f"{key}: its map has the label {int(wrong.max()) + int(self.zero_is_void)}, but there are only "
-                f"{len(self.classes)} classes; is it a map of another set, or is the list of classes too short?"
-            )
-        return remapped
+        check_labels(key, stored, len(self.classes), zero_is_void=self.zero_is_void)
+        return remap_labels(stored, zero_is_void=self.zero_is_void)
 
 
 def decode_labels(data: bytes, key: str) -> Tensor:
@@ -124,6 +133,27 @@ def decode_labels(data: bytes, key: str) -> Tensor:
         raise UndecodableImage(f"map of labels: {error}") from error
 
 
+def check_class_count(classes: int, *, zero_is_void: bool) -> None:
+    """Raise UserError if maps of 8 bits have no number for some of ``classes``: 255 is void, in ADE20K's labels 0 too."""
+    most = VOID - int(zero_is_void)
+    if classes > most:
+        raise UserError(
+            f"the set names {classes} classes, but its maps of 8 bits have numbers for {most}, as {'0 and ' * zero_is_void}{VOID} "
+            f"{'are' if zero_is_void else 'is'} void; merge classes or leave some out, in the list and in the maps"
+        )
+
+
+def check_labels(key: str, stored: Tensor, classes: int, *, zero_is_void: bool) -> None:
+    """Raise UserError if a map has a stored label, see ``remap_labels``, that is none of ``classes``."""
+    labels = stored[stored != VOID]
+    highest = int(labels.max()) if labels.numel() else 0
+    if highest >= classes + int(zero_is_void):
+        raise UserError(
+            f"{key}: its map has the label {highest}, but there are only {classes} classes; is it a map of another set, or is the "
+            "list of classes too short?"
+        )
+
+
 def remap_labels(stored: Tensor, *, zero_is_void: bool) -> Tensor:
     """ADE20K's stored labels to training labels: 0 and 255 -> 255 (void), k -> k - 1. VOC's are left alone.
 
@@ -142,11 +172,15 @@ class LabelCensus:
         pixels: number of pixels of each class.
         unreadable: numbers of the samples of which image or map cannot be read.
         reasons: key and cause of each of them.
+        without_map: how many of them have no map that can be read, hence nothing to score.
+        turned: number of images that were turned by their EXIF orientation to lie as their maps.
     """
 
     pixels: list[int]
     unreadable: list[int]
     reasons: list[str]
+    without_map: int
+    turned: int
 
     @property
     def majority(self) -> int:
@@ -166,6 +200,7 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
     mine = range(distributed.rank(), len(data), distributed.world_size())
     loader = DataLoader(Subset(_Looks(data), list(mine)), batch_size=None, num_workers=workers)
     pixels = np.zeros(len(data.classes), dtype=np.int64)
+    turned_images = without_map = 0
     unreadable: list[tuple[int, str]] = []
     problem = ""
     for done, look in enumerate(loader, start=1):
@@ -173,22 +208,30 @@ def take_census(data: SegmentationSamples, file: Path, workers: int, say: Callab
         if look["unreadable"]:
             unreadable.append((look["number"], look["unreadable"]))
         problem = problem or look["problem"]
+        turned_images += look["turned"]
+        without_map += look["without_map"]
         if done % _SAY_EVERY == 0:
             say(f"checked {done} of {len(mine)} samples")
-    gathered = distributed.gather_objects((pixels, unreadable, problem))
-    for _, _, found in gathered:
+    gathered = distributed.gather_objects((pixels, unreadable, problem, (without_map, turned_images)))
+    for _, _, found, _ in gathered:
         if found:
             raise UserError(found)
-    bad = sorted(entry for _, entries, _ in gathered for entry in entries)
+    bad = sorted(entry for _, entries, _, _ in gathered for entry in entries)
     if len(bad) == len(data):
         raise UserError(f"none of the {len(data)} samples can be read; the first: {bad[0][1]}")
-    total = np.sum([part for part, _, _ in gathered], axis=0)
+    total = np.sum([part for part, _, _, _ in gathered], axis=0)
     if not total.any():
         raise UserError(
             f"the maps of all {len(data)} samples hold nothing but void ({VOID}{' or 0' if data.zero_is_void else ''}); "
             f"expected the labels of {len(data.classes)} classes"
         )
-    census = LabelCensus(total.tolist(), [number for number, _ in bad], [reason for _, reason in bad])
+    census = LabelCensus(
+        pixels=total.tolist(),
+        unreadable=[number for number, _ in bad],
+        reasons=[reason for _, reason in bad],
+        without_map=sum(counts[0] for _, _, _, counts in gathered),
+        turned=sum(counts[1] for _, _, _, counts in gathered),
+    )
     distributed.main_first(lambda: _write_census(file, data, census))
     return census
 
@@ -204,14 +247,19 @@ class _Looks(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         count = len(self._data.classes)
-        look = {"number": number, "pixels": torch.zeros(count, dtype=torch.int64), "unreadable": "", "problem": ""}
+        nothing = torch.zeros(count, dtype=torch.int64)
+        look = {"number": number, "pixels": nothing, "unreadable": "", "problem": ""} | dict.fromkeys(
+            ("turned", "without_map"), False
+        )
         try:
-            label = self._data.read(number)[2]
+            _, _, label, turn = self._data.read_turned(number)
         except UndecodableImage as error:
-            return look | {"unreadable": f"{self._data.samples.sample(number)[0]}: {error.reason}"}
+            reason = f"{self._data.samples.sample(number)[0]}: {error.reason}"
+            return look | {"unreadable": reason, "without_map": self._data.label_alone(number) is None}
         except UserError as error:
             return look | {"problem": str(error)}
-        return look | {"pixels": torch.bincount(label[label != VOID].flatten().long(), minlength=count)}
+        pixels = torch.bincount(label[label != VOID].flatten().long(), minlength=count)
+        return look | {"pixels": pixels, "turned": turn != UPRIGHT}
 
 
 def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
@@ -219,7 +267,7 @@ def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
         return None
     try:
         content = json.loads(file.read_bytes())
-        return LabelCensus(**content["census"]) if content["fingerprint"] == data.fingerprint else None
+        return LabelCensus(**content["census"]) if content["of"] == _census_identity(data) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # damaged: the look is taken again
 
@@ -227,4 +275,9 @@ def _read_census(file: Path, data: SegmentationSamples) -> LabelCensus | None:
 def _write_census(file: Path, data: SegmentationSamples, census: LabelCensus) -> None:
     make_folder(file.parent)
     with atomic_write(file) as stream:
-        stream.write(json.dumps({"fingerprint": data.fingerprint, "census": asdict(census)}).encode())
+        stream.write(json.dumps({"of": _census_identity(data), "census": asdict(census)}).encode())
+
+
+def _census_identity(data: SegmentationSamples) -> list[str | None]:
+    """What a census is of; a list, as JSON gives it back."""
+    return [data.fingerprint, data.drawn_on]

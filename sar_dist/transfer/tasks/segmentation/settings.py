@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sar_dist.config import Settings
 from sar_dist.errors import UserError
-from sar_dist.transfer import TransferSettings
+from sar_dist.transfer import OrientationSettings
 
 Head = Literal["linear", "upernet", "dpt"]
 RecipeName = Literal["linear", "mae_base", "beit_base", "beit_large"]
@@ -75,7 +75,7 @@ RECIPES: Mapping[RecipeName, PublishedRecipe] = {
 }
 
 
-class SegmentationSettings(TransferSettings):
+class SegmentationSettings(OrientationSettings):
     """What ``ade20k`` and ``voc_seg`` can be told; None takes the recipe's value."""
 
     head: Head = Field("linear", description="linear: frozen backbone; upernet, dpt: the backbone is trained too")

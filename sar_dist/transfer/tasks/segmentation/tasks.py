@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -76,8 +78,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
 
     @classmethod
     def variant(cls, settings: SegmentationSettings) -> str:
-        """The head."""
-        return settings.head
+        """The head, and what the user said about orientations."""
+        return "_".join(part for part in (settings.head, settings.orientation) if part)
 
     @abstractmethod
     def open_folder(self, root: Path) -> list[Source]:
@@ -94,7 +96,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         train_files, val_files = self._open("train"), self._open("val")
         classes = self.class_names(train_files)
         train, val = (
-            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void) for files in (train_files, val_files)
+            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void, drawn_on=self.job.settings.orientation)
+            for files in (train_files, val_files)
         )
         for samples in (train, val):
             samples.check_some()
@@ -110,6 +113,11 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         for name, found in census.items():
             if found.unreadable:
                 job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
+            if found.without_map:
+                effect = "trained on" if name == "train" else "scored"
+                job.say(f"{name}: {found.without_map} maps of labels cannot be read: these images are not {effect}")
+            if found.turned:
+                job.say(f"{name}: {found.turned} images are turned by their EXIF orientation, as their maps lie")
         counts, predictor = self._measure(prepared, job.backbone, census["train"], job.out)
         baselines: dict[str, Mapping[str, float]] = {
             "majority class": scores(majority_counts(counts, census["train"].majority))
@@ -160,7 +168,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         model.eval()
         predictor = Predictor(model_windows(model, backbone), backbone.normalise, data.recipe, settings.batch)
         file = folder / CONFUSION_FILE
-        counts = distributed.main_first(lambda: load_file(file)["counts"] if file.is_file() else None)
+        counts = distributed.main_first(lambda: _read_counts(file, len(data.val.classes)))
         if counts is None:
             counts = count_confusions(
                 data.val, predictor, data.recipe, workers=settings.loader_processes, device=backbone.device, say=job.say
@@ -190,8 +198,8 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         return Outcome(
             metrics=measured,
             primary=self.primary,
-            samples=len(data.val),
-            skipped=len(census["val"].unreadable),
+            samples=len(data.val) - census["val"].without_map,
+            skipped=len(census["val"].unreadable) - census["val"].without_map,
             protocol=self._protocol(data, census),
             baselines=baselines,
             figures=figures,
@@ -211,6 +219,7 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             "evaluation": "single scale, sliding window, original resolution, 255 not counted",
             "zero_is_void": self.zero_is_void,
             "training_samples": len(data.train) - len(census["train"].unreadable),
+            "turned_by_exif": {name: found.turned for name, found in census.items()},
             "unreadable": {name: found.reasons for name, found in census.items()},
             "deviations": self._deviations(data.recipe),
         }
@@ -286,6 +295,16 @@ def _check_recipe(recipe: SegmentationRecipe, patch: int) -> None:
     world = distributed.read_environment()[2]
     if recipe.global_batch % world:
         raise UserError(f"global_batch={recipe.global_batch} is not divisible by the {world} processes")
+
+
+def _read_counts(file: Path, classes: int) -> Tensor | None:
+    """The confusion matrix in a file; None where there is none or it is damaged, and must be counted again."""
+    try:
+        counts = load_file(file)["counts"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    whole = counts.dtype == torch.int64 and counts.shape == (classes, classes + 1) and bool((counts >= 0).all())
+    return counts if whole else None
 
 
 def _write_counts(file: Path, counts: Tensor) -> None:
