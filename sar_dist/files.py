@@ -29,6 +29,7 @@ PART_FILES = ".*.part*"
 """Pattern of the temporary names; what matches it while nobody writes was left by a process that was killed."""
 _LOCKED_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HASH_CHUNK = 1 << 20
+_UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
 class CannotWrite(UserError, OSError):
@@ -296,7 +297,8 @@ def check_space(place: Path, needed: int, what: str, remedy: str = "free some sp
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UserError(f"{existing} has {free / 1e9:.2f} GB free; {what} {needed / 1e9:.2f} GB; {remedy}")
+        unit, size = next((pair for pair in _UNITS if needed >= 0.1 * pair[1]), _UNITS[-1])
+        raise UserError(f"{existing} has {free / size:.2f} {unit} free; {what} {needed / size:.2f} {unit}; {remedy}")
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -211,7 +211,7 @@ def test_failure_leaves_nothing_behind(run: Path, tmp_path: Path, monkeypatch: p
     assert list(parent.iterdir()) == []
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"0\.00 GB free; the export takes"):
+    with pytest.raises(UserError, match=r"free; the export takes"):
         export_run(run, parent / "out")
 
 

@@ -182,6 +182,9 @@ def test_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path, monkeyp
     assert asked == [tmp_path]
     with pytest.raises(UserError, match=rf"^{tmp_path} has 5\.00 GB free; two take 5\.01 GB; set run\.dir$"):
         check_space(tmp_path / "a", 5_010_000_000, "two take", "set run.dir")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=20_000))
+    with pytest.raises(UserError, match=r"has 20\.00 kB free; two take 50\.00 kB; free some space"):
+        check_space(tmp_path, 50_000, "two take")
 
 
 @pytest.mark.parametrize(
