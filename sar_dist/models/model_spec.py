@@ -175,7 +175,7 @@ def _load_timm_file(name: str, file: str) -> LoadedModel:
 def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> None:
     """Load all weights or none. Anything left out would compute another function without a word."""
     try:
-        vit.load_state_dict({name: weights.read(name) for name in weights.shapes})
+        vit.load_state_dict({name: weights.floating(name) for name in weights.shapes})
     except RuntimeError as error:
         raise UserError(f"the weights of {weights.description} do not fit {architecture}: {error}") from error
 

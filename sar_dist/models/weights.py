@@ -69,6 +69,21 @@ class NamedWeights:
         more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
         return f"; left {len(self.left)} tensors: {', '.join(groups[:3])}{more}" if groups else ""
 
+    def floating(self, name: str) -> Tensor:
+        """One tensor of floating-point numbers, as ``read`` gives it.
+
+        Raises:
+            UserError: it holds integers, as quantised weights do: without their scales they compute another function.
+        """
+        tensor = self.read(name)
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{name} of {self.description} does not hold floating-point numbers but {kind}: quantised weights "
+                "cannot be used here, give those of float32, float16 or bfloat16"
+            )
+        return tensor
+
     def fitted(self, vit: nn.Module) -> NamedWeights:
         """These weights under the names of ``vit``, which may be on the meta device, by timm's own conversion.
 

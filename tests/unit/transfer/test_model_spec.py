@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from run_factory import index_of_one_shard, weights_alone
 
@@ -117,9 +118,16 @@ def test_a_timm_model_is_fed_as_its_configuration_says():
         )
 
 
-def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
-    import timm
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_integers_are_no_weights(tmp_path, dtype):
+    """load_state_dict casts them: a quantised file without its scales gave an accuracy that looked like a measurement."""
+    state = timm.create_model("test_vit").state_dict()
+    torch.save(state | {"head.bias": state["head.bias"].to(dtype)}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"head\.bias of .* does not hold floating-point numbers but .*quantised"):
+        load_model(f"timm:test_vit:{tmp_path / 'weights.pth'}")
 
+
+def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
     def refuse(name, pretrained):
         raise OSError("cannot connect\nmore")
 
