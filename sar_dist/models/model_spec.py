@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
+from sar_dist.models.export import hub_architecture
 from sar_dist.models.families import TimmViT
 from sar_dist.models.weights import (
+    CONFIG_FILE,
     LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
@@ -140,8 +143,34 @@ def _load_export(path: Path) -> LoadedModel:
     build = functools.partial(build_model, settings, regularizer)
     model = build()
     _load_strictly(model.vit, weights, f"its {path / 'config.json'}")
-    names = class_names(config.get(LABEL_NAMES_KEY))
+    _refuse_contradictions(config, settings, model.vit, path / CONFIG_FILE)
+    names = _label_names(config, settings.num_classes, path / CONFIG_FILE)
     return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
+
+
+def _refuse_contradictions(config: Mapping[str, Any], settings: ModelSettings, vit: TimmViT, file: Path) -> None:
+    """Raise UserError where what timm reads in an export's config.json is another model than what is read here."""
+    expected = json.loads(json.dumps(hub_architecture(settings, vit)))  # tuples become lists
+    for outer, found in ((config, expected), (config["pretrained_cfg"], expected.pop("pretrained_cfg"))):
+        for name, value in found.items():
+            if outer.get(name, value) != value:
+                raise UserError(
+                    f"{file} contradicts itself: {name} is {outer[name]} for timm, and {value} by {PROVENANCE_KEY}.model; export the run "
+                    "again rather than edit it"
+                )
+
+
+def _label_names(config: Mapping[str, Any], num_classes: int, file: Path) -> tuple[str, ...] | None:
+    """The class names in an export's config.json; None where it has none. Raises UserError if they are not one for each class."""
+    recorded = config.get(LABEL_NAMES_KEY)
+    names = class_names(recorded)
+    if recorded and (names is None or len(names) != num_classes):
+        has = "is no list of words" if names is None else f"names {len(names)} classes"
+        raise UserError(
+            f"{file}: {LABEL_NAMES_KEY} {has}, and the model tells {num_classes} apart; give a list of one name for each "
+            "label, or leave it out"
+        )
+    return names
 
 
 def _refuse_misfit(
