@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
 from sar_dist.models.export import hub_architecture
 from sar_dist.models.families import TimmViT
+from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.weights import (
     CONFIG_FILE,
     LABEL_NAMES_KEY,
@@ -224,7 +226,7 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
         return TappedVisionTransformer(vit, query="mean" if vit.cls_token is None else "cls")
 
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), hub_asked_once() if pretrained else contextlib.nullcontext():
             torch.manual_seed(0)
             model = build(pretrained)
     except (OSError, RuntimeError, ValueError) as error:

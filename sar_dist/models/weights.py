@@ -34,6 +34,7 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
+from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.layouts import backbone_of, check_layout, convert, find_part, needs_conversion, with_part
 from sar_dist.output import warn
 
@@ -279,7 +280,7 @@ def _timm_weights(name: str) -> NamedWeights:
     @functools.cache
     def pretrained() -> dict[str, Tensor]:
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), hub_asked_once():
                 return timm.create_model(name, pretrained=True).state_dict()
         except (OSError, RuntimeError, ValueError) as error:
             # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from run_factory import index_of_one_shard, weights_alone
 
 from sar_dist.checkpoint import CheckpointStore
@@ -131,7 +134,31 @@ def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
     def refuse(name, pretrained):
         raise OSError("cannot connect\nmore")
 
+    monkeypatch.setattr("sar_dist.models.hub_access._unreachable", lambda: None)
     monkeypatch.setattr(timm, "create_model", refuse)
     monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
     with pytest.raises(UserError, match=r"weights of vit_tiny_patch16_224: cannot connect$"):
         load_model("timm:vit_tiny_patch16_224")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Its client tries for 40 s otherwise; what is in its cache is still had."""
+    asked = []
+
+    def download(name, pretrained):
+        asked.append(constants.is_offline_mode())
+        raise ValueError("no such file in the cache")
+
+    def fail(*_args, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("sar_dist.models.hub_access.get_session", lambda: SimpleNamespace(head=fail))
+    monkeypatch.setattr(timm, "create_model", download)
+    monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
+    with pytest.raises(
+        UserError, match=r"weights of vit_tiny.*cannot be reached \(no route to host\).* timm:NAME:FILE$"
+    ):
+        load_model("timm:vit_tiny_patch16_224")
+    assert asked == [True]
+    assert not constants.is_offline_mode()

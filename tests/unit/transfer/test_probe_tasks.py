@@ -234,6 +234,10 @@ def test_bad_settings_are_clear_errors(stripes, trained, tmp_path):
         (["crop_scale=[0.5,2]"], "is not a range"),
         (["held_out=0.001"], "leaves nothing to choose on"),
         (["preset=moco"], "preset"),
+        (["epochs=1e300"], "more than 100,000,000 steps; set fewer epochs or iterations"),
+        (["iterations=999999999999"], "more than 100,000,000 steps"),
+        (["global_batch=100000", "iterations=2"], r"global_batch=100000, but there are \d+ samples to train on"),
+        (["workers=100000"], "workers"),
     ):
         with pytest.raises(UserError, match=message):
             run_task("linear", trained, stripes, tmp_path, overrides)

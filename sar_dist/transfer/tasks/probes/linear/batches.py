@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -120,8 +120,8 @@ class AugmentedBatches:
         self._workers = workers
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        parts = [part for step in range(start, stop) for part in self._positions(step)]
-        loaded = iter(DataLoader(self._images, batch_sampler=_Parts(parts), num_workers=self._workers))
+        parts = _Parts(self._positions, range(start, stop))
+        loaded = iter(DataLoader(self._images, batch_sampler=parts, num_workers=self._workers))
         for step in range(start, stop):
             yield self._gathered(loaded, len(self._positions(step)))
 
@@ -154,16 +154,17 @@ class AugmentedBatches:
 
 
 class _Parts:
-    """The sub-batches of a process, in the order in which they are asked for."""
+    """The sub-batches of a process, in the order in which they are asked for; made one by one, as a run can be long."""
 
-    def __init__(self, parts: list[range]) -> None:
-        self._parts = parts
+    def __init__(self, positions: Callable[[int], list[range]], steps: range) -> None:
+        self._positions = positions
+        self._steps = steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (list(part) for part in self._parts)
+        return (list(part) for step in self._steps for part in self._positions(step))
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return sum(len(self._positions(step)) for step in self._steps)
 
 
 class _AugmentedImages(Dataset[tuple[Tensor, int, bool]]):
