@@ -258,7 +258,11 @@ def check_space(place: Path, needed: int, what: str, remedy: str = "free some sp
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UserError(f"{existing} has {free / 1e9:.2f} GB free; {what} {needed / 1e9:.2f} GB; {remedy}")
+        raise UserError(f"{existing} has {_size(free)} free; {what} {_size(needed)}; {remedy}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def sha256_of(path: str | os.PathLike) -> str:

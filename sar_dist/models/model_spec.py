@@ -31,6 +31,7 @@ from sar_dist.models.weights import (
     WEIGHTS_FILE,
     NamedWeights,
     class_names,
+    is_weight_file,
     open_run,
     open_weights,
     read_export_config,
@@ -81,6 +82,12 @@ def load_model(spec: str) -> LoadedModel:
     path = Path(spec)
     if not path.exists():
         raise UserError(f"--model {spec}: there is no such folder; give a {SPEC_HELP}")
+    if is_weight_file(path):
+        how = f"its folder, {path.parent}" if (path.parent / CONFIG_FILE).is_file() else f"timm:NAME:{spec}"
+        raise UserError(
+            f"--model {spec} is a file of weights, which does not say of which model; give {how}"
+            f"{', with the name of the model in timm, such as vit_base_patch16_224' if how.startswith('timm:') else ''}"
+        )
     return _load_export(path) if (path / WEIGHTS_FILE).is_file() else _load_run(path)
 
 

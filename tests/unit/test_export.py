@@ -211,7 +211,7 @@ def test_failure_leaves_nothing_behind(run: Path, tmp_path: Path, monkeypatch: p
     assert list(parent.iterdir()) == []
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"0\.00 GB free; the export takes"):
+    with pytest.raises(UserError, match=r"0\.00 MB free; the export takes \S+ MB"):
         export_run(run, parent / "out")
 
 
@@ -309,6 +309,12 @@ def test_a_configuration_that_was_edited_is_refused(run: Path, tmp_path: Path, c
     file.write_text(json.dumps(merged(export_run(run, file.parent).config, change)))
     with pytest.raises(UserError, match=expected):
         load_model(str(file.parent))
+
+
+def test_a_configuration_that_an_editor_began_with_a_mark_is_read(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "config.json"
+    file.write_text("\ufeff" + json.dumps(export_run(run, file.parent).config), encoding="utf-8")
+    assert load_model(str(file.parent)).image_size == 32
 
 
 def test_another_runs_checkpoint_is_not_taken_for_this_runs(

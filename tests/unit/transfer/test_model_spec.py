@@ -1,3 +1,4 @@
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -139,6 +140,45 @@ def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
     monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
     with pytest.raises(UserError, match=r"weights of vit_tiny_patch16_224: cannot connect$"):
         load_model("timm:vit_tiny_patch16_224")
+
+
+def save_whole_model(path):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path)
+
+
+def save_torchscript(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"file/{name}", "")
+
+
+def save_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("save_file", "message"),
+    [
+        (save_whole_model, r"it holds a torch\.nn\.modules\.container\.Sequential, as a whole model does"),
+        (save_torchscript, "is a program of TorchScript, not weights"),
+        (save_archive, "is an archive without weights of PyTorch"),
+    ],
+)
+def test_files_that_hold_no_plain_weights_are_called_what_they_are(tmp_path, save_file, message):
+    save_file(str(tmp_path / "file.pth"))
+    with pytest.raises(UserError, match=message):
+        load_model(f"timm:test_vit:{tmp_path / 'file.pth'}")
+
+
+def test_a_weight_file_alone_is_told_how_it_is_given(tmp_path):
+    (tmp_path / "file.pth").touch()
+    with pytest.raises(UserError, match=r"is a file of weights, .* give timm:NAME:\S+file\.pth, with the name"):
+        load_model(str(tmp_path / "file.pth"))
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=rf"is a file of weights, .* give its folder, {tmp_path}$"):
+        load_model(str(tmp_path / "model.safetensors"))
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
