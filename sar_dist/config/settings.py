@@ -363,6 +363,13 @@ class AugmentSettings(Settings):
             raise ValueError(f"{value} holds a standard deviation that is not above 0")
         return value
 
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_pixels(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 <= channel <= 1 for channel in value):
+            raise ValueError(f"{value} is not of pixels from 0 to 1; divide values for pixels from 0 to 255 by 255")
+        return value
+
     @model_validator(mode="after")
     def _one_policy(self) -> AugmentSettings:
         if self.rand_augment is not None and self.three_augment:

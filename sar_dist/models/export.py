@@ -24,7 +24,7 @@ from sar_dist.checkpoint import (
     FileRecord,
     TensorKind,
 )
-from sar_dist.config import RunConfig, height_and_width
+from sar_dist.config import ModelSettings, RunConfig, height_and_width
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_folder, check_space, remove_leftovers
 from sar_dist.models.build import model_on_meta
@@ -112,7 +112,25 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
         config: of the run.
         vit: the model, which may be on the meta device.
     """
-    model, augment, traits = config.model, config.augment, cast("dict[str, Any]", vit.pretrained_cfg)
+    augment, traits = config.augment, cast("dict[str, Any]", vit.pretrained_cfg)
+    hub = hub_architecture(config.model, vit)
+    hub["pretrained_cfg"] |= {
+        "custom_load": False,
+        "fixed_input_size": traits["fixed_input_size"],
+        "interpolation": augment.interpolation,
+        "crop_pct": augment.crop_fraction,
+        "crop_mode": augment.crop_mode,
+        "mean": augment.mean,
+        "std": augment.std,
+        "pool_size": None,
+        "first_conv": traits["first_conv"],
+        "classifier": traits["classifier"],
+    }
+    return hub
+
+
+def hub_architecture(model: ModelSettings, vit: TimmViT) -> dict[str, Any]:
+    """The part of ``hub_config`` that says what the weights are of, from the model's settings and the model they build."""
     base = import_model(model.name).split(".")[0]  # without the tag of pretrained weights
     arguments = {name: value for name, value in model.options.items() if not name.endswith("drop_rate")}
     arguments["img_size"] = model.image_size  # not the number of classes: transformers passes it beside these
@@ -127,18 +145,8 @@ def hub_config(config: RunConfig, vit: TimmViT) -> dict[str, Any]:
         "global_pool": vit.global_pool,
         "model_args": arguments,
         "pretrained_cfg": {
-            "custom_load": False,
             "input_size": [3, *height_and_width(model.image_size)],
-            "fixed_input_size": traits["fixed_input_size"],
-            "interpolation": augment.interpolation,
-            "crop_pct": augment.crop_fraction,
-            "crop_mode": augment.crop_mode,
-            "mean": augment.mean,
-            "std": augment.std,
             "num_classes": model.num_classes,
-            "pool_size": None,
-            "first_conv": traits["first_conv"],
-            "classifier": traits["classifier"],
         },
     }
 

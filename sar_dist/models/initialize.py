@@ -77,9 +77,8 @@ class InitialWeights:
         """
         state = vit.state_dict()
         for name in (*self.report.loaded, *self.report.resampled):
-            tensor = self.weights.read(name)
-            value = tensor.float().to(state[name].dtype) if tensor.is_floating_point() else None
-            if value is None or not torch.isfinite(value).all():
+            value = self.weights.floating(name).float().to(state[name].dtype)
+            if not torch.isfinite(value).all():
                 raise UserError(f"{name} of {self.weights.description} does not hold finite floating-point numbers")
             state[name].copy_(_resample(value.float(), vit) if name in self.report.resampled else value)
 

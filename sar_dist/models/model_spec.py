@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +21,17 @@ from sar_dist.errors import UserError, first_line
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
+from sar_dist.models.export import hub_architecture
 from sar_dist.models.families import TimmViT
+from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.weights import (
+    CONFIG_FILE,
     LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
     NamedWeights,
     class_names,
+    is_weight_file,
     open_run,
     open_weights,
     read_export_config,
@@ -76,6 +82,12 @@ def load_model(spec: str) -> LoadedModel:
     path = Path(spec)
     if not path.exists():
         raise UserError(f"--model {spec}: there is no such folder; give a {SPEC_HELP}")
+    if is_weight_file(path):
+        how = f"its folder, {path.parent}" if (path.parent / CONFIG_FILE).is_file() else f"timm:NAME:{spec}"
+        raise UserError(
+            f"--model {spec} is a file of weights, which does not say of which model; give {how}"
+            f"{', with the name of the model in timm, such as vit_base_patch16_224' if how.startswith('timm:') else ''}"
+        )
     return _load_export(path) if (path / WEIGHTS_FILE).is_file() else _load_run(path)
 
 
@@ -140,8 +152,34 @@ def _load_export(path: Path) -> LoadedModel:
     build = functools.partial(build_model, settings, regularizer)
     model = build()
     _load_strictly(model.vit, weights, f"its {path / 'config.json'}")
-    names = class_names(config.get(LABEL_NAMES_KEY))
+    _refuse_contradictions(config, settings, model.vit, path / CONFIG_FILE)
+    names = _label_names(config, settings.num_classes, path / CONFIG_FILE)
     return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
+
+
+def _refuse_contradictions(config: Mapping[str, Any], settings: ModelSettings, vit: TimmViT, file: Path) -> None:
+    """Raise UserError where what timm reads in an export's config.json is another model than what is read here."""
+    expected = json.loads(json.dumps(hub_architecture(settings, vit)))  # tuples become lists
+    for outer, found in ((config, expected), (config["pretrained_cfg"], expected.pop("pretrained_cfg"))):
+        for name, value in found.items():
+            if outer.get(name, value) != value:
+                raise UserError(
+                    f"{file} contradicts itself: {name} is {outer[name]} for timm, and {value} by {PROVENANCE_KEY}.model; export the run "
+                    "again rather than edit it"
+                )
+
+
+def _label_names(config: Mapping[str, Any], num_classes: int, file: Path) -> tuple[str, ...] | None:
+    """The class names in an export's config.json; None where it has none. Raises UserError if they are not one for each class."""
+    recorded = config.get(LABEL_NAMES_KEY)
+    names = class_names(recorded)
+    if recorded and (names is None or len(names) != num_classes):
+        has = "is no list of words" if names is None else f"names {len(names)} classes"
+        raise UserError(
+            f"{file}: {LABEL_NAMES_KEY} {has}, and the model tells {num_classes} apart; give a list of one name for each "
+            "label, or leave it out"
+        )
+    return names
 
 
 def _refuse_misfit(
@@ -175,7 +213,7 @@ def _load_timm_file(name: str, file: str) -> LoadedModel:
 def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> None:
     """Load all weights or none. Anything left out would compute another function without a word."""
     try:
-        vit.load_state_dict({name: weights.read(name) for name in weights.shapes})
+        vit.load_state_dict({name: weights.floating(name) for name in weights.shapes})
     except RuntimeError as error:
         raise UserError(f"the weights of {weights.description} do not fit {architecture}: {error}") from error
 
@@ -195,7 +233,7 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
         return TappedVisionTransformer(vit, query="mean" if vit.cls_token is None else "cls")
 
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), hub_asked_once() if pretrained else contextlib.nullcontext():
             torch.manual_seed(0)
             model = build(pretrained)
     except (OSError, RuntimeError, ValueError) as error:

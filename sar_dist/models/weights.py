@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError
+from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.layouts import backbone_of, check_layout, convert, find_part, needs_conversion, with_part
 from sar_dist.output import warn
 
@@ -43,6 +45,7 @@ CONFIG_FILE = "config.json"
 PROVENANCE_KEY = "sar_dist"
 LABEL_NAMES_KEY = "label_names"  # in an export's config.json, where timm looks for them
 _MAX_CONFIG_BYTES = 1 << 24  # with a million class names
+_UNKNOWN_TYPE = re.compile(r"Unsupported global: GLOBAL (\S+)")  # in what torch.load says
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
@@ -68,6 +71,21 @@ class NamedWeights:
         groups = sorted({name.rpartition(".")[0] or name for name in self.left})
         more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
         return f"; left {len(self.left)} tensors: {', '.join(groups[:3])}{more}" if groups else ""
+
+    def floating(self, name: str) -> Tensor:
+        """One tensor of floating-point numbers, as ``read`` gives it.
+
+        Raises:
+            UserError: it holds integers, as quantised weights do: without their scales they compute another function.
+        """
+        tensor = self.read(name)
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{name} of {self.description} does not hold floating-point numbers but {kind}: quantised weights "
+                "cannot be used here, give those of float32, float16 or bfloat16"
+            )
+        return tensor
 
     def fitted(self, vit: nn.Module) -> NamedWeights:
         """These weights under the names of ``vit``, which may be on the meta device, by timm's own conversion.
@@ -166,6 +184,11 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
     raise UserError(f"no checkpoint of {path} is intact: {problem}")
 
 
+def is_weight_file(path: Path) -> bool:
+    """Whether a file is called like weights that ``open_weights`` reads."""
+    return path.is_file() and path.suffix.lower() in (".safetensors", *_PICKLES)
+
+
 def class_names(recorded: Any) -> tuple[str, ...] | None:
     """The class names by label that a checkpoint or an export recorded; None where it did not."""
     known = isinstance(recorded, list) and all(isinstance(name, str) for name in recorded)
@@ -182,7 +205,7 @@ def read_export_config(folder: Path) -> dict[str, Any]:
         size = (folder / CONFIG_FILE).stat().st_size
         if size > _MAX_CONFIG_BYTES:
             raise UserError(f"{folder / CONFIG_FILE}: {size} bytes are no configuration (at most {_MAX_CONFIG_BYTES})")
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise UserError(f"{folder / CONFIG_FILE} is nested too deeply for the configuration of an export") from None
     except (OSError, ValueError) as error:
@@ -227,10 +250,17 @@ def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
 
 
 def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # arguments that training scripts store beside
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
+        held = _UNKNOWN_TYPE.search(str(error))
+        if held is not None:
+            raise UserError(
+                f"{path} is a pickle that could run code: it holds a {held[1]}, as a whole model does, and not tensors alone; save its "
+                "weights where that cannot hurt: torch.save(torch.load(..., weights_only=False).state_dict(), ...)"
+            ) from error
         raise UserError(
             f"{path} is damaged, or a pickle that could run code ({_first_sentence(error)}); get its weights as .safetensors, or "
             "convert it where that cannot hurt: safetensors.torch.save_file(torch.load(..., weights_only=False), ...)"
@@ -238,6 +268,24 @@ def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
     state, found = find_part(content, part, str(path))
     tensors, left, prefix = backbone_of(state)
     return NamedWeights(_described(path, part or found, prefix), _shapes(tensors), tensors.__getitem__, left)
+
+
+def _check_archive(path: Path) -> None:
+    """Raise UserError for an archive that PyTorch did not save weights in: it would take a program, or complain at length."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {error}; get it again") from error
+    if "constants.pkl" in names:
+        raise UserError(
+            f"{path} is a program of TorchScript, not weights; save them where it is known to be safe: "
+            "torch.save(torch.jit.load(...).state_dict(), ...)"
+        )
+    if "data.pkl" not in names:
+        raise UserError(f"{path} is an archive without weights of PyTorch in it; unpack it and give the weight file")
 
 
 def _described(path: Path, *parts: str) -> str:
@@ -264,7 +312,7 @@ def _timm_weights(name: str) -> NamedWeights:
     @functools.cache
     def pretrained() -> dict[str, Tensor]:
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), hub_asked_once():
                 return timm.create_model(name, pretrained=True).state_dict()
         except (OSError, RuntimeError, ValueError) as error:
             # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.

@@ -11,10 +11,11 @@ from sar_dist.faces import lazy_face
 if TYPE_CHECKING:
     from sar_dist.models import LoadedModel, load_model
     from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform, export_fingerprint
-    from sar_dist.transfer.class_matching import WORDNET_ID, MatchedSamples, match_classes
+    from sar_dist.transfer.class_matching import MatchedSamples, match_classes
     from sar_dist.transfer.class_scores import TOP, ClassificationScores
     from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
     from sar_dist.transfer.file_states import digest_of_files
+    from sar_dist.transfer.imagenet_words import WORDNET_ID, imagenet_synsets, places_of_words
     from sar_dist.transfer.orientation import (
         UPRIGHT,
         DrawnOn,
@@ -50,10 +51,11 @@ else:
         {
             "..models": "LoadedModel load_model",
             ".backbone": "MAX_PIXELS Backbone Transform export_fingerprint",
-            ".class_matching": "WORDNET_ID MatchedSamples match_classes",
+            ".class_matching": "MatchedSamples match_classes",
             ".class_scores": "TOP ClassificationScores",
             ".features": "Compute Features last_block_tokens logits_of similarity_of",
             ".file_states": "digest_of_files",
+            ".imagenet_words": "WORDNET_ID imagenet_synsets places_of_words",
             ".orientation": "UPRIGHT DrawnOn OrientationSettings exif_orientation shown_size turn_to_box turn_to_map turned turned_back",
             ".registry": "TASKS described find_task",
             ".relabelled": "RelabelledSamples any_label",
@@ -104,6 +106,7 @@ __all__ = [
     "export_fingerprint",
     "find_task",
     "image_of",
+    "imagenet_synsets",
     "last_block_tokens",
     "limited",
     "load_model",
@@ -112,6 +115,7 @@ __all__ = [
     "open_both_splits",
     "open_labelled_samples",
     "open_shard_samples",
+    "places_of_words",
     "print_result",
     "read_result",
     "shown_size",

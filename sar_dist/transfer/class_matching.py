@@ -6,7 +6,7 @@ numbers that mean different classes would give a wrong accuracy that looks like 
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -15,11 +15,12 @@ from typing import NamedTuple
 from sar_dist.data.layout import named_classes
 from sar_dist.data.shards import NO_LABEL, parse_label
 from sar_dist.errors import UserError
+from sar_dist.transfer.imagenet_words import WORDNET_ID, meanings
 from sar_dist.transfer.relabelled import RelabelledSamples
 from sar_dist.transfer.samples import SampleSet
 
-WORDNET_ID = re.compile(r"n\d{8}")
 _NO_CLASS = "no class"
+_LISTS_DIFFER = 0.1  # the share of ImageNet's words that lists in use give to other classes than WordNet does
 
 
 class MatchedSamples(NamedTuple):
@@ -43,8 +44,9 @@ class _TableLabel:
 def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -> MatchedSamples:
     """``samples`` with the labels that their classes have in ``names``.
 
-    The classes of ``samples`` may be some of ``names``, in any order. Classes are compared by name; where one of the
-    two lists is not known, or one is of WordNet ids and the other of other words, numbers are taken as they are.
+    The classes of ``samples`` may be some of ``names``, in any order. Classes are compared by name, WordNet ids and words by
+    what WordNet calls ImageNet-1k's classes. Where one of the two lists is not known, or their words are not WordNet's,
+    numbers are taken as they are.
 
     Args:
         samples: what is scored; its labels count ``samples.classes``.
@@ -62,17 +64,51 @@ def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -
     if all(wanted.get(label) == name for label, name in own.items()):
         return MatchedSamples(samples, "by number: names agree", compared=True)
     if _are_wordnet_ids(own.values()) != _are_wordnet_ids(wanted.values()):
-        remark = "by number: of data and model one names WordNet ids and the other does not"
-        return MatchedSamples(samples, remark, compared=False)
+        return _match_words(samples, own, wanted, names, owner)
     numbers = {name: label for label, name in wanted.items()}
     ambiguous = len(numbers) < len(wanted) or len(set(own.values())) < len(own)
     if ambiguous or not numbers.keys() >= set(own.values()):
         raise UserError(_difference(samples.classes, names, owner))
-    table = {label: numbers[name] for label, name in own.items()}
+    return _renumbered(samples, {label: numbers[name] for label, name in own.items()}, own, names, owner)
+
+
+def _renumbered(
+    samples: SampleSet, table: Mapping[int, int], own: Mapping[int, str], names: Sequence[str], owner: str
+) -> MatchedSamples:
     label = next(label for label in table if table[label] != label)
     renumbered = RelabelledSamples(samples, _TableLabel(table), f"labels {sorted(table.items())}", tuple(names))
-    remark = f"by name: label {label} of the data, {own[label]}, is {table[label]} of {owner}, and so on"
+    there = named_classes(names)[table[label]]
+    called = "" if there == own[label] else f" ({there})"
+    remark = f"by name: label {label} of the data, {own[label]}, is {table[label]} of {owner}{called}, and so on"
     return MatchedSamples(renumbered, remark, compared=True)
+
+
+def _match_words(
+    samples: SampleSet, own: Mapping[int, str], wanted: Mapping[int, str], names: Sequence[str], owner: str
+) -> MatchedSamples:
+    """Words against WordNet ids, by what WordNet calls ImageNet-1k's classes. Raises UserError where it contradicts the numbers."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for label, name in wanted.items():
+        for synset in meanings(name):
+            places[synset].append(label)
+    found = {label: {place for synset in meanings(name) for place in places[synset]} for label, name in own.items()}
+    compared = [label for label in own if label in wanted and meanings(own[label]) and meanings(wanted[label])]
+    wrong = [label for label in compared if label not in found[label]]
+    if not wrong:
+        agree = f", and WordNet's words agree for {len(compared)} classes" if compared else ""
+        remark = f"by number: of data and model one names WordNet ids and the other does not{agree}"
+        return MatchedSamples(samples, remark, compared=False)
+    table = {label: min(labels) for label, labels in found.items() if len(labels) == 1}
+    if len(table) == len(own) == len(set(table.values())):
+        return _renumbered(samples, table, own, names, owner)
+    if len(wrong) > len(compared) * _LISTS_DIFFER:
+        raise UserError(
+            f"the classes of the data are in another order than those of {owner}: label {wrong[0]} is {own[wrong[0]]} in the data and "
+            f"{wanted[wrong[0]]} there, which WordNet tells apart, and not every class can be found by its words; make the "
+            "data set with the same class names"
+        )
+    remark = f"by number: WordNet's words agree for {len(compared) - len(wrong)} of {len(compared)} classes"
+    return MatchedSamples(samples, remark, compared=False)
 
 
 def _are_wordnet_ids(names: Iterable[str]) -> bool:

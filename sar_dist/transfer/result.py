@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,13 @@ def write_result(result: Result, folder: Path) -> Path:
         stream.write((result.model_dump_json(indent=2) + "\n").encode())
     list_result(result, folder)
     return file
+
+
+def check_list(folder: Path) -> None:
+    """Raise UserError if ``list_result`` could not write, which would be found only after everything is computed."""
+    file = folder.parent / RESULTS_FILE
+    if os.path.lexists(file) and not (file.is_file() and os.access(file, os.R_OK | os.W_OK)):
+        raise UserError(f"{file} is no file that can be written; move it away, or give another --out")
 
 
 def list_result(result: Result, folder: Path) -> None:

@@ -30,6 +30,7 @@ from sar_dist.transfer.result import (
     MeasuredData,
     MeasuredModel,
     Result,
+    check_list,
     identity,
     list_result,
     read_result,
@@ -150,6 +151,7 @@ def claimed_folder(folder: Path, wanted: dict[str, Any]) -> Iterator[bool]:
         make_folder(folder)
         if _is_done(folder, wanted):
             return True
+        check_list(folder)
         try:
             lease = acquire(folder, "give another --out")
         except OSError as error:

@@ -31,6 +31,7 @@ class TransferSettings(Settings):
     workers: int | None = Field(
         None,
         ge=0,
+        le=512,
         description="data-loader processes per rank; none: one a core, at most 4; 0 decodes in the evaluating process",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen backbone")

@@ -279,6 +279,44 @@ def test_configuration_of_absurd_size_or_depth_is_refused(run: Path, tmp_path: P
         load_model(str(out))
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"pretrained_cfg": {"mean": [9, 9, 9]}}, r"mean = \[9, 9, 9\] .*pixels from 0 to 1"),
+        ({"pretrained_cfg": {"std": [58, 57, 57]}}, r"std = \[58, 57, 57\] .*pixels from 0 to 1"),
+        (
+            {"pretrained_cfg": {"input_size": [3, 64, 64]}},
+            r"input_size is \[3, 64, 64\] for timm, and \[3, 32, 32\] by",
+        ),
+        (
+            {"sar_dist": {"model": {"options": {"num_heads": 4}}}},
+            r"contradicts itself: model_args is .*'num_heads': 2.* 4",
+        ),
+        ({"num_classes": 9}, r"num_classes is 9 for timm, and 4 by sar_dist\.model"),
+        ({"label_names": list("abcde")}, r"label_names names 5 classes, and the model tells 4 apart"),
+        ({"label_names": {"0": "a"}}, r"label_names is no list of words"),
+        ({"label_names": ["a", None, "c", "d"]}, r"label_names is no list of words"),
+    ],
+)
+def test_a_configuration_that_was_edited_is_refused(run: Path, tmp_path: Path, change: Any, expected: str) -> None:
+    """Each of these computed other logits than the run's, or named them wrong, without a word."""
+
+    def merged(old: Any, new: Any) -> Any:
+        both = isinstance(old, dict) and isinstance(new, dict)
+        return old | {name: merged(old.get(name), value) for name, value in new.items()} if both else new
+
+    file = tmp_path / "out" / "config.json"
+    file.write_text(json.dumps(merged(export_run(run, file.parent).config, change)))
+    with pytest.raises(UserError, match=expected):
+        load_model(str(file.parent))
+
+
+def test_a_configuration_that_an_editor_began_with_a_mark_is_read(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "config.json"
+    file.write_text("\ufeff" + json.dumps(export_run(run, file.parent).config), encoding="utf-8")
+    assert load_model(str(file.parent)).image_size == 32
+
+
 def test_another_runs_checkpoint_is_not_taken_for_this_runs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,7 @@ def test_pretrained_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         created.append(pretrained)
         return create(name, **arguments)
 
+    monkeypatch.setattr("sar_dist.models.hub_access._unreachable", lambda: None)
     monkeypatch.setattr("timm.create_model", pretend)
     same_size = {"options": {}, "patch_size": None, "image_size": 64}
     check("timm:vit_tiny_patch16_224", **same_size)
@@ -190,7 +191,7 @@ def test_blocks_with_and_without_skip_are_not_mixed_up(tmp_path: Path, state: di
 @pytest.mark.parametrize("value", [torch.full((32,), float("nan")), torch.ones(32, dtype=torch.int64)])
 def test_only_finite_real_numbers_are_loaded(tmp_path: Path, state: dict[str, Tensor], value: Tensor) -> None:
     save_file(state | {"norm.weight": value}, tmp_path / "bad.safetensors")
-    with pytest.raises(UserError, match=r"norm\.weight of .* does not hold finite floating-point numbers"):
+    with pytest.raises(UserError, match=r"norm\.weight of .* does not hold (finite )?floating-point numbers"):
         load(tmp_path / "bad.safetensors")
 
 

@@ -139,8 +139,16 @@ def test_exact_masks_of_the_demo_data(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda root: None, r"has neither boxes.csv nor shards with mask.png; expected"),
-        (lambda root: (root / "boxes.csv").write_text("file,x\na,1\n"), r"no table with the columns path,xmin"),
-        (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,x,4\n"), "no table with"),
+        (
+            lambda root: (root / "boxes.csv").write_text("file,x\na,1\n"),
+            r"no column .path., only file, x; .* columns: path,xmin",
+        ),
+        (
+            lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,x,4\n"),
+            r"line 2: xmax is .x.; boxes",
+        ),
+        (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,2_0,4\n"), "xmax is .2_0"),
+        (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,1,2,\u0665,4\n"), "xmax is"),
         (lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\ntrain/a,1,2,3,4\n"), "no box .* val/"),
         (
             lambda root: (root / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a,9,2,3,4\n"),
@@ -166,6 +174,31 @@ def test_an_image_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nval/a.jpg,1,2,3,4\n")
     with pytest.raises(UserError, match=r"cannot read .*val/a.jpg, which boxes.csv names"):
         BoxedImages(tmp_path, "val").sample(0)
+
+
+def test_every_spelling_of_a_split_counts_and_other_rows_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxed_folder(tmp_path, [(0, 0, 7, 7)])
+    paths = ["val/c/0.JPEG", "./val/c/0.JPEG", "Val/c/0.JPEG", "val\\c\\0.JPEG", "train/c/1.JPEG", "test/c/0.JPEG"]
+    rows = "".join(f"{path}; 0; 0; 7.0; 7\n" for path in paths)
+    (tmp_path / "boxes.csv").write_text(f"path; xmin; ymin; xmax; ymax\n{rows}")
+    found = BoxedImages(tmp_path, "val")
+    assert [found.sample(number)[0] for number in range(len(found))] == ["val/c/0.JPEG"] * 4
+    assert (
+        "left out 1 boxes of images that are neither in train/ nor in val/, such as test/c/0.JPEG"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_box_beyond_its_image_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    boxed_folder(tmp_path, [(0, 0, SIZE, SIZE), (40, 40, 60, 60), (5, 5, 2000, 20)])
+    with pytest.raises(
+        UserError, match=r"2 boxes .* such as \(40, 40, 60, 60\) of val/c/1.JPEG, which is 32x32 pixels"
+    ):
+        AttentionBoxes(
+            TransferJob(backbone(), tmp_path, tmp_path / "out", AttentionBoxesSettings(workers=0), lambda _: None)
+        ).prepare()
 
 
 def test_registered() -> None:

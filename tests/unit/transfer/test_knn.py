@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from sar_dist import distributed
@@ -48,6 +49,22 @@ def test_the_second_best_class_has_the_second_most_votes():
     expected = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     expected = np.where(np.take_along_axis(probabilities, expected, 1) > 0, expected, -1)
     np.testing.assert_array_equal(weighted_knn(queries, bank, labels, 7, (20,), 0.07, CPU)[20], expected)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.001, 1e-5, 1e-300])
+def test_a_small_temperature_counts_the_nearest_most(temperature):
+    """exp(similarity / temperature) would be infinite from 0.0014 on: equal votes, of which the lowest class won."""
+    bank, labels = clusters(300, 0)
+    queries, _ = clusters(100, 1)
+    found = weighted_knn(queries, bank, labels, 7, (20,), temperature, CPU)[20]
+    unit = [F.normalize(features, dim=1) for features in (queries, bank)]
+    similarity, neighbours = (unit[0] @ unit[1].T).double().topk(20, dim=1)
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    votes = torch.zeros(100, 7, dtype=torch.float64).scatter_add_(1, labels[neighbours], weights)
+    np.testing.assert_array_equal(found[:, 0], votes.argmax(dim=1))
+    assert (found[:, 1] >= 0).sum() == (labels[neighbours] != labels[neighbours[:, :1]]).any(dim=1).sum(), (
+        "a class with a neighbour is among the best, however small its vote"
+    )
 
 
 @pytest.mark.parametrize("queries", [1, 3, 99])

@@ -16,10 +16,17 @@ from sar_dist.config import apply_overrides
 from sar_dist.data import load_manifest
 from sar_dist.data.shards import open_index
 from sar_dist.errors import UserError
-from sar_dist.transfer import Backbone, TransferJob, find_task, open_labelled_samples, open_shard_samples
+from sar_dist.transfer import (
+    Backbone,
+    TransferJob,
+    find_task,
+    imagenet_synsets,
+    open_labelled_samples,
+    open_shard_samples,
+)
 from sar_dist.transfer.result import identity
 from sar_dist.transfer.tasks.probes.data import read_labels
-from sar_dist.transfer.tasks.robustness.samples import imagenet_synsets, open_class_folders
+from sar_dist.transfer.tasks.robustness.samples import open_class_folders
 
 DIRECTIONS = [f"direction_{number}" for number in range(4)]
 WORDS = ["up", "left", "slope", "rise"]

@@ -1,5 +1,10 @@
+import zipfile
+from types import SimpleNamespace
+
 import pytest
+import timm
 import torch
+from huggingface_hub import constants
 from run_factory import index_of_one_shard, weights_alone
 
 from sar_dist.checkpoint import CheckpointStore
@@ -117,13 +122,83 @@ def test_a_timm_model_is_fed_as_its_configuration_says():
         )
 
 
-def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
-    import timm
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_integers_are_no_weights(tmp_path, dtype):
+    """load_state_dict casts them: a quantised file without its scales gave an accuracy that looked like a measurement."""
+    state = timm.create_model("test_vit").state_dict()
+    torch.save(state | {"head.bias": state["head.bias"].to(dtype)}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"head\.bias of .* does not hold floating-point numbers but .*quantised"):
+        load_model(f"timm:test_vit:{tmp_path / 'weights.pth'}")
 
+
+def test_weights_that_cannot_be_downloaded_are_a_user_error(monkeypatch):
     def refuse(name, pretrained):
         raise OSError("cannot connect\nmore")
 
+    monkeypatch.setattr("sar_dist.models.hub_access._unreachable", lambda: None)
     monkeypatch.setattr(timm, "create_model", refuse)
     monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
     with pytest.raises(UserError, match=r"weights of vit_tiny_patch16_224: cannot connect$"):
         load_model("timm:vit_tiny_patch16_224")
+
+
+def save_whole_model(path):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path)
+
+
+def save_torchscript(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"file/{name}", "")
+
+
+def save_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("save_file", "message"),
+    [
+        (save_whole_model, r"it holds a torch\.nn\.modules\.container\.Sequential, as a whole model does"),
+        (save_torchscript, "is a program of TorchScript, not weights"),
+        (save_archive, "is an archive without weights of PyTorch"),
+    ],
+)
+def test_files_that_hold_no_plain_weights_are_called_what_they_are(tmp_path, save_file, message):
+    save_file(str(tmp_path / "file.pth"))
+    with pytest.raises(UserError, match=message):
+        load_model(f"timm:test_vit:{tmp_path / 'file.pth'}")
+
+
+def test_a_weight_file_alone_is_told_how_it_is_given(tmp_path):
+    (tmp_path / "file.pth").touch()
+    with pytest.raises(UserError, match=r"is a file of weights, .* give timm:NAME:\S+file\.pth, with the name"):
+        load_model(str(tmp_path / "file.pth"))
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=rf"is a file of weights, .* give its folder, {tmp_path}$"):
+        load_model(str(tmp_path / "model.safetensors"))
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Its client tries for 40 s otherwise; what is in its cache is still had."""
+    asked = []
+
+    def download(name, pretrained):
+        asked.append(constants.is_offline_mode())
+        raise ValueError("no such file in the cache")
+
+    def fail(*_args, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("sar_dist.models.hub_access.get_session", lambda: SimpleNamespace(head=fail))
+    monkeypatch.setattr(timm, "create_model", download)
+    monkeypatch.setattr("sar_dist.models.model_spec.model_on_meta", lambda *settings: None)
+    with pytest.raises(
+        UserError, match=r"weights of vit_tiny.*cannot be reached \(no route to host\).* timm:NAME:FILE$"
+    ):
+        load_model("timm:vit_tiny_patch16_224")
+    assert asked == [True]
+    assert not constants.is_offline_mode()

@@ -227,6 +227,20 @@ def test_classes_that_only_the_validation_split_has_are_said(name, small_shards,
     ]
 
 
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_a_linear_probe_says_what_it_was_not_trained_on(cached, stripes, trained, tmp_path):
+    data = tmp_path / "stripes"
+    shutil.copytree(stripes, data)
+    for file in (data / "train" / "direction_1").glob("*.png"):
+        file.write_bytes(b"no image")
+    said: list[str] = []
+    settings = ["workers=0", f"cached={cached}", "iterations=3", "held_out=0", "limit=40"]
+    run_task("linear", trained, data, tmp_path / "out", [*settings, "global_batch=40"], said)
+    count = "30 of the 120 images drawn for training" if cached == "false" else "10 training images"
+    assert f"{count} cannot be read, or have no label: they train nothing" in said
+    assert [line for line in said if "of 1 classes without a training sample, such as label 1" in line]
+
+
 def test_bad_settings_are_clear_errors(stripes, trained, tmp_path):
     for overrides, message in (
         (["iterations=1", "epochs=1"], "give one of them"),
@@ -234,6 +248,10 @@ def test_bad_settings_are_clear_errors(stripes, trained, tmp_path):
         (["crop_scale=[0.5,2]"], "is not a range"),
         (["held_out=0.001"], "leaves nothing to choose on"),
         (["preset=moco"], "preset"),
+        (["epochs=1e300"], "more than 100,000,000 steps; set fewer epochs or iterations"),
+        (["iterations=999999999999"], "more than 100,000,000 steps"),
+        (["global_batch=100000", "iterations=2"], r"global_batch=100000, but there are \d+ samples to train on"),
+        (["workers=100000"], "workers"),
     ):
         with pytest.raises(UserError, match=message):
             run_task("linear", trained, stripes, tmp_path, overrides)

@@ -22,17 +22,12 @@ from sar_dist.data.images.augment import build_eval_transform
 from sar_dist.data.making.sources import imagefolder_sources
 from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
+from sar_dist.transfer import imagenet_synsets
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
 from sar_dist.transfer.tasks.robustness import corruptions as robustness_corruptions
 from sar_dist.transfer.tasks.robustness.corruptions import CentreCrop, ImageNetC
-from sar_dist.transfer.tasks.robustness.samples import (
-    class_index,
-    class_indices,
-    imagenet_synsets,
-    list_class_folders,
-    real_labels,
-)
+from sar_dist.transfer.tasks.robustness.samples import class_index, class_indices, list_class_folders, real_labels
 from sar_dist.transfer.tasks.robustness.scores import ALEXNET_ERRORS, CORRUPTIONS
 from sar_dist.transfer.tasks.robustness.tasks import (
     ImageNetA,

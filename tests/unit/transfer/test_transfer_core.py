@@ -369,6 +369,15 @@ def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
     assert listed.read_text() == once.splitlines()[-1] + "\n"
 
 
+def test_a_list_of_results_that_cannot_be_written_is_said_before_anything_is_computed(tmp_path):
+    (tmp_path / "results.jsonl").mkdir()
+    with (
+        pytest.raises(UserError, match=r"results\.jsonl is no file that can be written"),
+        claimed_folder(tmp_path / "a", {}),
+    ):
+        pytest.fail("nothing must be computed")
+
+
 def test_a_start_removes_what_a_killed_one_was_writing(tmp_path):
     result = some_result()
     part = tmp_path / "knn" / "features" / ".0.safetensors.0a1b2c3d.part"

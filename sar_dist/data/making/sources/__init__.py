@@ -10,6 +10,7 @@ from sar_dist.data.making.sources.parquet_files import ParquetSource, parquet_so
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
 from sar_dist.data.making.sources.subsets import Subset
+from sar_dist.data.making.sources.table_rows import TableRows, read_rows
 from sar_dist.data.making.sources.tables import CsvColumns, csv_sources
 from sar_dist.data.making.sources.tars import TarSource, tar_sources
 from sar_dist.data.making.sources.tiny_imagenet import tiny_imagenet_sources
@@ -28,6 +29,7 @@ __all__ = [
     "Source",
     "SourceCommand",
     "Subset",
+    "TableRows",
     "TarSource",
     "ade20k_sources",
     "csv_sources",
@@ -36,6 +38,7 @@ __all__ = [
     "parquet_sources",
     "positive",
     "read_bytes",
+    "read_rows",
     "tar_sources",
     "tiny_imagenet_sources",
     "voc_sources",

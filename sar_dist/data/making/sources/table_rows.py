@@ -16,6 +16,7 @@ from sar_dist.files import read_regular
 
 _SEPARATORS = (",", "\t", ";", "|")
 _JSON_LINES = (".jsonl", ".ndjson")
+_NAME_COLUMNS = "say how with --image-column, --label-column and --split-column"
 _EXCEL_LINE = re.compile(r'\A"?sep=."?(?=[\r\n])')  # by which Excel knows a table's separator; the line stays, empty
 
 
@@ -27,15 +28,15 @@ class TableRows(NamedTuple):
     rows: list[dict[str, str]]
 
 
-def read_rows(table: Path, wanted: Sequence[str]) -> TableRows:
+def read_rows(table: Path, wanted: Sequence[str], advice: str = _NAME_COLUMNS) -> TableRows:
     """The rows of a table that has the columns ``wanted``; the separator is the one that gives them.
 
     Spaces around a field do not count, and a field that is missing is empty. Of JSON (``metadata.jsonl``), each line is a
-    row. Raises UserError naming the line.
+    row. ``advice`` is what to do where a column is missing. Raises UserError naming the line.
     """
     text = _text_of(table)
     header, content = _json_lines(table, text) if table.suffix.lower() in _JSON_LINES else _lines(table, text, wanted)
-    _check_header(table, header, wanted)
+    _check_header(table, header, wanted, advice)
     if not content:
         raise UserError(f"{table} lists no images: there is nothing below its header line")
     for line, fields in content:
@@ -108,12 +109,12 @@ def _separator(table: Path, text: str, wanted: Sequence[str]) -> str:
     return usual
 
 
-def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str], advice: str) -> None:
     for name in wanted:
         if name not in header:
             raise UserError(
                 f"{table} has no column {name!r}, only {shortened(', '.join(header)) or 'no header line'}; its first line must "
-                "name the columns: say how with --image-column, --label-column and --split-column"
+                f"name the columns: {advice}"
             )
     if len(set(wanted)) < len(wanted):
         raise UserError(

@@ -26,6 +26,7 @@ from sar_dist.transfer import (
     PreparedSplit,
     RelabelledSamples,
     SampleSet,
+    SelectedSamples,
     TransferTask,
     any_label,
     described,
@@ -84,6 +85,8 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
         if exact:
             say_turned(self.job.say, _check_masks(chosen, drawn_on))
             chosen = TurnedMasks(chosen, MASK, drawn_on)
+        elif isinstance(found, BoxedImages):
+            found.check_boxes(chosen.numbers if isinstance(chosen, SelectedSamples) else range(len(found)))
         return ObjectImages(split, chosen, exact)
 
     def run(self, prepared: ObjectImages) -> Outcome:

@@ -228,13 +228,15 @@ def _mirror_negative(bits: Tensor) -> Tensor:
 
 
 def _vote(similarity: Tensor, labels: Tensor, classes: int, ks: Sequence[int], temperature: float) -> Predictions:
-    """Votes of neighbours (q, k), nearest first, summed up for each k in one pass."""
-    weights = (similarity.double() / temperature).exp()
-    votes = torch.zeros(len(labels), classes, dtype=torch.float64, device=labels.device)
+    """Votes of neighbours (q, k), nearest first, summed up for each k in one pass; of the sums only the order counts."""
+    # Logarithms of sums, because with a small temperature exp is infinite or zero, and then all votes are equal.
+    exponents = (similarity.double() - similarity[:, :1].double()) / temperature
+    votes = torch.full((len(labels), classes), -torch.inf, dtype=torch.float64, device=labels.device)
     predictions: Predictions = {}
     for rank in range(labels.shape[1]):
         # One neighbour at a time, because adding several to one element has no fixed order on a GPU.
-        votes.scatter_add_(1, labels[:, rank : rank + 1], weights[:, rank : rank + 1])
+        voted = labels[:, rank : rank + 1]
+        votes.scatter_(1, voted, torch.logaddexp(votes.gather(1, voted), exponents[:, rank : rank + 1]))
         if rank + 1 in ks:
             predictions[rank + 1] = _ranked(votes)
     return {k: predictions[k] if k in predictions else _ranked(votes) for k in ks}
@@ -243,4 +245,4 @@ def _vote(similarity: Tensor, labels: Tensor, classes: int, ks: Sequence[int], t
 def _ranked(votes: Tensor) -> NDArray[np.int32]:
     scores = votes.cpu().numpy()
     order = top_classes(scores, min(TOP, scores.shape[1]))
-    return np.where(np.take_along_axis(scores, order, axis=1) > 0, order, -1).astype(np.int32)
+    return np.where(np.take_along_axis(scores, order, axis=1) > -np.inf, order, -1).astype(np.int32)

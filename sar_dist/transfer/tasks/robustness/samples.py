@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from sar_dist.data.layout import (
     class_folders,
-    class_word,
     is_image_name,
     is_left_over,
     member_extension,
@@ -30,7 +29,15 @@ from sar_dist.data.making.sources import read_bytes
 from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.transfer import RelabelledSamples, SampleSet, ShardSamples, digest_of_files, open_shard_samples
+from sar_dist.transfer import (
+    RelabelledSamples,
+    SampleSet,
+    ShardSamples,
+    digest_of_files,
+    imagenet_synsets,
+    open_shard_samples,
+    places_of_words,
+)
 
 IMAGENET_CLASSES = 1000
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -77,12 +84,6 @@ class FoundSamples:
     by_number: bool = False
 
 
-@functools.cache
-def imagenet_synsets() -> Mapping[str, int]:
-    """Class index of each of the 1000 WordNet ids; their alphabetical order."""
-    return {synset: index for index, synset in enumerate(_timm_list("imagenet_synsets.txt"))}
-
-
 def class_indices(name: str) -> NDArray[np.int64]:
     """Sorted ImageNet-1k indices of the 200 classes of ``imagenet_a`` or ``imagenet_r``."""
     return np.array([int(line) for line in _timm_list(f"{name}_indices.txt")], dtype=np.int64)
@@ -100,29 +101,6 @@ def class_index(folder: str) -> int | None:
     if folder.isascii() and folder.isdecimal() and int(folder) < IMAGENET_CLASSES:
         return int(folder)
     return imagenet_synsets().get(folder)
-
-
-@functools.cache
-def _indices_of_words() -> Mapping[str, frozenset[int]]:
-    """Classes of each word in WordNet's list, such as "tench" and "tinca tinca"; a few words are of two classes."""
-    text = (resources.files("timm.data") / "_info" / "imagenet_synset_to_lemma.txt").read_text()
-    found: dict[str, set[int]] = {}
-    for synset, _, words in (line.partition("\t") for line in text.splitlines()):
-        if synset in imagenet_synsets():
-            for word in words.split(","):
-                found.setdefault(_plain(word), set()).add(imagenet_synsets()[synset])
-    return {word: frozenset(indices) for word, indices in found.items()}
-
-
-def _plain(word: str) -> str:
-    return class_word(word).replace("_", " ").casefold()
-
-
-def places_of_words(names: Sequence[str]) -> tuple[int, list[int]]:
-    """How many class names in words are ImageNet's for their label, and the labels whose name is that of other classes."""
-    known = [_indices_of_words().get(_plain(name.partition(",")[0])) for name in names]
-    right = sum(label in indices for label, indices in enumerate(known) if indices is not None)
-    return right, [label for label, indices in enumerate(known) if indices is not None and label not in indices]
 
 
 def list_class_folders(root: Path) -> list[LabelledFile]:

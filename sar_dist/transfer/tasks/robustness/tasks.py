@@ -32,6 +32,7 @@ from sar_dist.transfer import (
     Transform,
     described,
     limited,
+    places_of_words,
 )
 from sar_dist.transfer.tasks import describe_eval_transform
 from sar_dist.transfer.tasks.robustness.samples import (
@@ -40,7 +41,6 @@ from sar_dist.transfer.tasks.robustness.samples import (
     class_indices,
     open_class_folders,
     open_validation_images,
-    places_of_words,
     real_labels,
 )
 from sar_dist.transfer.tasks.robustness.scores import IntArray, real_top1, top_accuracies

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -52,7 +52,18 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.unsignedintege
 
 
 class FeatureBatches(Protocol):
-    """Features of the batches of a training run."""
+    """Features of the batches of a training run.
+
+    Attributes:
+        left_out: a line on the images that were left out of the batches so far; "" if none was.
+        labels: those of the samples that are trained on; None where not all of them were drawn yet.
+    """
+
+    @property
+    def left_out(self) -> str: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None: ...
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps ``start`` to ``stop - 1``, on the device. Call on every process. Raises UserError."""
@@ -62,15 +73,18 @@ class CachedBatches:
     """Batches of features that have been computed once, without augmentation.
 
     Args:
-        features: ``tokens`` (n, L, C) and ``patch_mean`` (n, C), readable samples only.
+        features: ``tokens`` (n, L, C) and ``patch_mean`` (n, C); samples that could not be read are left out.
         global_batch: images per step.
         seed: of the order.
         device: where the batches go.
     """
 
     def __init__(self, features: Features, global_batch: int, seed: int, device: torch.device) -> None:
-        self._features = features
-        self._order = SampleOrder(len(features.labels), seed)
+        self._features = features.good()
+        bad = int(features.bad.sum())
+        self.left_out = f"{bad} training images cannot be read, or have no label: they train nothing" if bad else ""
+        self.labels: NDArray[np.int64] | None = self._features.labels
+        self._order = SampleOrder(len(self._features.labels), seed)
         self._global_batch = global_batch
         self._device = device
 
@@ -118,12 +132,26 @@ class AugmentedBatches:
         self._global_batch = global_batch
         self._sub_batch = min(sub_batch, global_batch)
         self._workers = workers
+        self._from_start, self._drawn, self._left_out = False, 0, 0
+        self._seen: set[int] = set()
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        parts = [part for step in range(start, stop) for part in self._positions(step)]
-        loaded = iter(DataLoader(self._images, batch_sampler=_Parts(parts), num_workers=self._workers))
+        self._from_start = start == 0
+        parts = _Parts(self._positions, range(start, stop))
+        loaded = iter(DataLoader(self._images, batch_sampler=parts, num_workers=self._workers))
         for step in range(start, stop):
             yield self._gathered(loaded, len(self._positions(step)))
+
+    @property
+    def left_out(self) -> str:
+        if not self._left_out:
+            return ""
+        return f"{self._left_out} of the {self._drawn} images drawn for training cannot be read, or have no label: they train nothing"
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        whole = self._from_start and self._drawn >= self._images.count
+        return np.array(sorted(self._seen), dtype=np.int64) if whole else None
 
     def _positions(self, step: int) -> list[range]:
         """This process's sub-batches of a step, as positions in the order of samples."""
@@ -149,21 +177,25 @@ class AugmentedBatches:
         labels = rearrange(distributed.all_gather(labels.to(device)), in_order)[:total]
         check_labels(labels.cpu().numpy(), self._classes)
         readable = labels >= 0
+        self._left_out += int((~readable).sum())
+        self._drawn += total
+        self._seen.update(labels[readable].unique().tolist())
         values, labels = values[readable], labels[readable]
         return values[:, :-1], values[:, -1], labels
 
 
 class _Parts:
-    """The sub-batches of a process, in the order in which they are asked for."""
+    """The sub-batches of a process, in the order in which they are asked for; made one by one, as a run can be long."""
 
-    def __init__(self, parts: list[range]) -> None:
-        self._parts = parts
+    def __init__(self, positions: Callable[[int], list[range]], steps: range) -> None:
+        self._positions = positions
+        self._steps = steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (list(part) for part in self._parts)
+        return (list(part) for step in self._steps for part in self._positions(step))
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return sum(len(self._positions(step)) for step in self._steps)
 
 
 class _AugmentedImages(Dataset[tuple[Tensor, int, bool]]):
@@ -174,6 +206,7 @@ class _AugmentedImages(Dataset[tuple[Tensor, int, bool]]):
         self._transform = transform
         self._blank = torch.zeros(3, *height_and_width(size), dtype=torch.uint8)
         self._order = order
+        self.count = len(samples)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int, bool]:
         epoch, number = self._order.at(position)

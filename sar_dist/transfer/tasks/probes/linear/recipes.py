@@ -15,6 +15,8 @@ from sar_dist.transfer.tasks.probes.linear.heads import FeatureKind, HeadSpec
 
 LARGE_WIDTH, BASE_WIDTH = 1024, 768  # of ViT-L and ViT-B: where the authors change a recipe
 
+_MOST_STEPS = 10**8  # of training; DINOv2's recipe has 12,500
+
 
 class LinearProbeSettings(TransferSettings):
     """Settings of ``linear`` and ``imagenet_linear``; what is none is the recipe's."""
@@ -173,13 +175,17 @@ def resolve_recipe(settings: LinearProbeSettings, backbone: Backbone, samples: i
     if settings.epochs is not None and settings.iterations is not None:
         raise UserError("epochs and iterations both say how long to train; give one of them")
     global_batch = settings.global_batch or min(published.global_batch, samples)
+    if global_batch > samples:
+        raise UserError(f"global_batch={global_batch}, but there are {samples} samples to train on; give at most these")
     epochs = settings.epochs
     if epochs is None and settings.iterations is None and published.epochs is not None:
         epochs = 50.0 if settings.preset == "mae" and backbone.width >= LARGE_WIDTH else published.epochs
     iterations = settings.iterations or published.iterations
     if epochs is not None:
-        iterations = max(1, round(epochs * samples / global_batch))
+        iterations = max(1, round(min(epochs * samples / global_batch, 2 * _MOST_STEPS)))
     assert iterations is not None, "a recipe has a length"
+    if iterations > _MOST_STEPS:
+        raise UserError(f"a head cannot be trained for more than {_MOST_STEPS:,} steps; set fewer epochs or iterations")
     # A shortened run keeps the shape of its schedule: as large a share of warm-up as in the recipe.
     warmup_share = published.warmup_epochs / (published.epochs or 1)
     if settings.preset == "mae" and backbone.width >= LARGE_WIDTH:

@@ -160,11 +160,14 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             seed=job.settings.seed,
             device=job.device,
         )
-        training = HeadTraining(sweep, self._stream(data, classes, backbone), recipe)
+        stream = self._stream(data, classes, backbone)
+        training = HeadTraining(sweep, stream, recipe)
         file = job.out / "checkpoint" / name / CHECKPOINT_FILE
         train_resumably(training, file, job.settings.checkpoint_every, job.say)
         val = frozen_tokens(job, backbone, data.splits.val, "val", recipe.last_blocks)
         check_labels(val.labels, classes)
+        if backbone is job.backbone:
+            self._say_left_out(stream, data.splits, val)
         orders = rank_all(sweep, val)
         val_top1 = top1_of_each(orders, val)
         held_top1 = None
@@ -178,10 +181,17 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             metrics |= {"held_out_top1": float(held_top1[chosen]), "top1_best_on_val": float(val_top1.max())}
         return _Trained(scores, val_top1, held_top1, chosen, metrics)
 
+    def _say_left_out(self, stream: FeatureBatches, splits: ProbeData, val: Features) -> None:
+        """What no head was trained on; where classes have no names, it was said before."""
+        if stream.left_out:
+            self.job.say(stream.left_out)
+        if stream.labels is not None and splits.names is not None:
+            say_unseen(self.job, stream.labels, val.labels)
+
     def _stream(self, data: LinearProbeData, classes: int, backbone: Backbone) -> FeatureBatches:
         job, recipe, settings = self.job, data.recipe, self.job.settings
         if settings.cached:
-            features = frozen_tokens(job, backbone, data.fitted, "fitted", recipe.last_blocks).good()
+            features = frozen_tokens(job, backbone, data.fitted, "fitted", recipe.last_blocks)
             check_labels(features.labels, classes)
             return CachedBatches(features, recipe.global_batch, settings.seed, job.device)
         return AugmentedBatches(
