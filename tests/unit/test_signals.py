@@ -18,8 +18,9 @@ from sar_dist.processes import ancestors, identify, this_process
 
 # The main thread is inside a library, where no handler of Python's can run.
 PROGRAM = """
-import ctypes, os, sys, time
+import ctypes, os, signal, sys, time
 from sar_dist import signals
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)  # whatever the tests run under
 signals.install_handlers()
 if "training" in sys.argv:
     signals.begin_training()
@@ -80,11 +81,9 @@ def test_second_signal_ends_a_process_whose_main_thread_waits() -> None:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_hangup_stops_a_run_unless_it_is_ignored(ignored: bool) -> None:
     process = subprocess.Popen(
-        [*(["nohup"] if ignored else []), sys.executable, "-c", PROGRAM, "training"],
+        [sys.executable, "-c", PROGRAM, "training", *(["nohup"] if ignored else [])],
         env=program_environment(),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdout is not None
