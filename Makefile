@@ -33,7 +33,7 @@ demo: install  ## make a data set, train on it, evaluate, and show it all on one
 	$(RUN) python tools/report.py runs/demo --out runs/demo/report
 	@echo "pictures: runs/demo/figures, runs/demo/transfer/*/*.png; everything on one page: runs/demo/report/report.html"
 
-test: lint  ## what continuous integration runs: under 20 minutes on 2 cores (13 when last measured)
+test: lint  ## what continuous integration runs: under 25 minutes on 2 cores (21 when last measured)
 	$(RUN) python -m pytest -n 2 --dist loadfile $(SIDE_BY_SIDE)
 	$(RUN) python -m pytest $(ONE_BY_ONE)
 

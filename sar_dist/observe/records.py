@@ -44,17 +44,7 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
-def append_record(path: Path, step: int, prefix: str, time: float, values: Mapping[str, float]) -> None:
-    """Append one record of metrics; errors as of ``metrics_line`` and ``append_encoded``."""
-    append_encoded(path, metrics_line(step, prefix, time, values))
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record, which has a "step", as a line. Raises OSError as ``append_encoded`` does."""
-    append_encoded(path, encode_line(record))
-
-
-def append_encoded(path: Path, line: bytes) -> None:
+def append_line(path: Path, line: bytes) -> None:
     """Append a line, and hand it to the operating system before returning.
 
     The file is opened for each line, so that a disk that comes back after a failure is used again. A line that could not be

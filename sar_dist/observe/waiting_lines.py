@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from pathlib import Path
 
-from sar_dist.observe.records import append_encoded
+from sar_dist.observe.records import append_line
 
 _MOST_BYTES = 64 << 20
 
@@ -47,7 +47,7 @@ class WaitingLines:
         waiting = self._waiting[path]
         try:
             while waiting:
-                append_encoded(path, waiting[0])
+                append_line(path, waiting[0])
                 self._bytes -= len(waiting.popleft())
         except OSError as error:
             return error

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from sar_dist.observe.records import append_line, append_record
+from written_records import append_details, append_record
 
 STEPS_PER_EPOCH = 10
 
@@ -72,7 +71,7 @@ def keep_details(run: Path, steps: Sequence[int], samples: Sequence[int] = (0, 7
             "components": [[1, 2]] * len(samples),
             "maps": base64.b64encode(maps.tobytes()).decode(),
         }
-        append_line(figures / "attention.jsonl", {"step": step, **record})
+        append_details(figures / "attention.jsonl", {"step": step, **record})
         hardest = {
             "name": "cat",
             "images": 8,
@@ -80,4 +79,4 @@ def keep_details(run: Path, steps: Sequence[int], samples: Sequence[int] = (0, 7
             "taken_for": [["dog", 5], ["cow", 1]],
             "examples": [[3, "dog"]],
         }
-        append_line(figures / "classes.jsonl", {"step": step, "classes": 3, "hardest": [hardest]})
+        append_details(figures / "classes.jsonl", {"step": step, "classes": 3, "hardest": [hardest]})

@@ -13,9 +13,9 @@ import huggingface_hub
 import pytest
 from run_factory import random_model, settings, write_run
 from support import ROOT
+from written_records import append_record
 
 from sar_dist.errors import UserError
-from sar_dist.observe.records import append_record
 from sar_dist.reports import check_hub, push_to_hub
 
 

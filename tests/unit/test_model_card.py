@@ -13,11 +13,11 @@ from result_factory import some_result
 from run_factory import random_model, settings, write_run
 from safetensors.torch import load_file, save_file
 from support import tool
+from written_records import append_record
 
 from sar_dist.config import load_config
 from sar_dist.errors import UserError
 from sar_dist.models import TappedVisionTransformer, export_run
-from sar_dist.observe.records import append_record
 from sar_dist.reports import write_card
 from sar_dist.transfer.backbone import export_fingerprint, weights_fingerprint
 from sar_dist.transfer.result import MeasuredModel, write_result

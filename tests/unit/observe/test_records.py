@@ -2,8 +2,9 @@ import json
 import math
 
 import pytest
+from written_records import append_record
 
-from sar_dist.observe.records import append_record, read_metrics, read_records, truncate_records
+from sar_dist.observe.records import read_metrics, read_records, truncate_records
 
 
 def write_steps(path, steps, prefix="train"):

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from report_runs import write_run
 from result_factory import some_result
+from written_records import append_record
 
 from sar_dist.errors import UserError
-from sar_dist.observe.records import append_record
 from sar_dist.reports import figure_png, report_figure, report_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs
 from sar_dist.transfer.result import MeasuredData, Result, write_result

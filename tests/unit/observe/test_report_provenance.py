@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from report_runs import write_run
 from result_factory import some_result
+from written_records import append_record
 
-from sar_dist.observe.records import append_record
 from sar_dist.reports import load_runs, report_page
 from sar_dist.reports.incidents import incidents_table
 from sar_dist.reports.provenance import commands, environment_table, settings_table
