@@ -15,7 +15,7 @@ from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
 from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
-from sar_dist.data.making.sources import Source, imagefolder_sources
+from sar_dist.data.making.sources import Source, imagefolder_sources, open_torchvision_source
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
     LABEL_MAX_BYTES,
@@ -165,8 +165,6 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
         UserError: none of these is at ``root``, where the message ends with ``data_help``; or ``label`` says where shards
             have their labels and the set is none of shards, or no sample has a label there.
     """
-    from sar_dist.transfer.torchvision_sets import open_torchvision_samples
-
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; expected {data_help}")
     shards = open_shard_samples(root, split, label)
@@ -177,9 +175,9 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
         raise UserError(
             f"label={label} says where shards have their labels, but there are none at {root}; leave it out"
         )
-    found = open_torchvision_samples(root, split)
+    found = open_torchvision_source(root, split)
     if found is not None:
-        return found
+        return SourceSamples(found)
     if split not in split_folders(root):
         raise UserError(f"{root} has no {split} split; expected {data_help}")
     return SourceSamples(imagefolder_sources(root, split)[0])
