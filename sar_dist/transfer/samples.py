@@ -15,7 +15,7 @@ from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
 from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
-from sar_dist.data.making.sources import Source, imagefolder_sources, open_torchvision_source
+from sar_dist.data.making.sources import Source, how_it_is_read, imagefolder_sources, open_torchvision_source
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
     LABEL_MAX_BYTES,
@@ -179,7 +179,9 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
     if found is not None:
         return SourceSamples(found)
     if split not in split_folders(root):
-        raise UserError(f"{root} has no {split} split; expected {data_help}")
+        other = how_it_is_read(root)
+        advice = f"expected {data_help}" if other is None else f"{other}, and --data OUT takes that"
+        raise UserError(f"{root} has no {split} split; {advice}")
     return SourceSamples(imagefolder_sources(root, split)[0])
 
 

@@ -62,11 +62,16 @@ def read_image_list(file: Path, field: int | None = None) -> list[ListedImage]:
     for number, line in enumerate(read_text(file).lstrip("\ufeff").splitlines(), 1):
         text = line.strip()
         if text and not text.startswith(_COMMENT):
-            name, rest = _name_and_rest(text)
-            found.append(ListedImage(number, name, _label(f"{file}, line {number}", name, rest, field), file))
+            found.append(parse_list_line(text, file, number, field))
     if not found:
         raise UserError(f"{file} lists no images")
     return found
+
+
+def parse_list_line(text: str, file: Path, line: int, field: int | None = None) -> ListedImage:
+    """The image on a line of a list. Raises UserError as ``read_image_list``."""
+    name, rest = _name_and_rest(text)
+    return ListedImage(line, name, _label(f"{file}, line {line}", name, rest, field), file)
 
 
 def _name_and_rest(text: str) -> tuple[str, str]:
@@ -171,7 +176,7 @@ def list_sources(
 
 
 def _sources_of(
-    file: Path, listed: Mapping[Split, Sequence[ListedImage]], roots: Mapping[str, Path]
+    file: Path, listed: Mapping[Split, Sequence[ListedImage]], roots: Mapping[Split, Path]
 ) -> list[FileSource]:
     labels = [image.label for found in listed.values() for image in found]
     classes_file = classes_file_of(file if file.is_dir() else file.parent)
@@ -205,7 +210,7 @@ def _splits(file: Path, val: Path | None, split: Split | SplitChoice | None) -> 
         made = choose_splits({next(iter(named)): file}, choice, file)
     else:
         made = choose_splits({unnamed_split(file.parent, choice): file}, choice, file)
-    return {file: name for name in made}
+    return dict.fromkeys([file], next(iter(made)))
 
 
 def _images_of(file: Path, listed: Sequence[ListedImage]) -> Path:

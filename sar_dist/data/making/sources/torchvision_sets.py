@@ -96,6 +96,11 @@ class TorchvisionSource(Source):
         names = getattr(parts[0], "classes", None)
         self.split = split
         self.classes = tuple(map(str, names)) if names is not None else None
+        if self.classes is not None and max(self._labels, default=0) >= len(self.classes):
+            raise UserError(
+                f"{folder} gives a {split} image a label {max(self._labels)} and names images of {len(self.classes)} classes alone: it is "
+                f"not all of {kind.name}; complete it"
+            )
         self._kind = kind
         files = [image for image in self._images if isinstance(image, Path)]
         self._keys = unique_keys([str(file) for file in files]) if files else []
@@ -164,7 +169,8 @@ def torchvision_sources(root: Path, split: Split | SplitChoice | None = None) ->
         )
     choice = SplitChoice(split, split) if isinstance(split, str) else split
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "val"}
-    made = choose_splits(splits if choice is not None else {"train": "train", "val": "val"}, choice, root)
+    whole: dict[str, Split] = {"train": "train", "val": "val"}
+    made: dict[Split, Split] = choose_splits(splits if choice is not None else whole, choice, root)
     kind, folder = found
     parts = {name: " and ".join(_said(part) for part in kind.parts[name]) for name in made.values()}
     warn(f"{folder}: {kind.name}, of which " + ", ".join(f"{name} is its {part}" for name, part in parts.items()))
@@ -185,7 +191,7 @@ def _find(root: Path) -> tuple[_Kind, Path] | None:
     """The set in ``root``, or in a folder up to two levels further down, and its folder; None: there is none."""
     named = [root / kind.folder for kind in _KINDS if kind.folder and (root / kind.folder).is_dir()]
     folders = [root, *named]
-    if not split_folders(root):
+    if not has_splits(root):
         children = _folders(root)
         folders += children
         if len(children) == 1:  # an archive unpacked into a folder of its name
@@ -201,7 +207,15 @@ def _find(root: Path) -> tuple[_Kind, Path] | None:
 def _is_of(kind: _Kind, folder: Path) -> bool:
     """Whether a folder holds the files of a set, or is called like it and holds no splits: then files are missing."""
     marks = ((folder / mark).is_dir() if mark.endswith("/") else (folder / mark).is_file() for mark in kind.marks)
-    return all(marks) or (folder.name == kind.folder and not split_folders(folder))
+    return all(marks) or (folder.name == kind.folder and not has_splits(folder))
+
+
+def has_splits(folder: Path) -> bool:
+    """Whether a folder holds some that are splits, also where it is not clear which."""
+    try:
+        return bool(split_folders(folder))
+    except UserError:
+        return True
 
 
 def _folders(folder: Path) -> list[Path]:
