@@ -194,15 +194,22 @@ def _stored(manifest: Manifest, states: list[os.stat_result]) -> ShardIndex | No
     return None
 
 
-def _say_if_outdated(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError), path.open("rb") as file:
+def is_outdated(path: Path) -> bool:
+    """Whether there is an index at ``path`` that another version of this program wrote."""
+    try:
+        with path.open("rb") as file:
             file.seek(-len(_MAGIC), os.SEEK_END)
             magic = file.read()
-            if magic.startswith(_MAGIC_OF_ANY_VERSION) and magic != _MAGIC:
-                warn(
-                    f"{path} is of another version: made anew, with a checksum of every sample; all shards are read once for it"
-                )
+    except OSError:
+        return False
+    return magic.startswith(_MAGIC_OF_ANY_VERSION) and magic != _MAGIC
+
+
+def _say_if_outdated(paths: Iterable[Path]) -> None:
+    for path in filter(is_outdated, paths):
+        warn(
+            f"{path} is of another version: made anew, with a checksum of every sample; all shards are read once for it"
+        )
 
 
 def _states(manifest: Manifest) -> list[os.stat_result]:
