@@ -15,7 +15,13 @@ from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
 from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
-from sar_dist.data.making.sources import Source, how_it_is_read, imagefolder_sources, open_torchvision_source
+from sar_dist.data.making.sources import (
+    Source,
+    how_it_is_read,
+    imagefolder_sources,
+    nested_splits,
+    open_torchvision_source,
+)
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
     LABEL_MAX_BYTES,
@@ -179,8 +185,10 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
     if found is not None:
         return SourceSamples(found)
     if split not in split_folders(root):
-        other = how_it_is_read(root)
-        advice = f"expected {data_help}" if other is None else f"{other}, and --data OUT takes that"
+        other, inner = how_it_is_read(root), nested_splits(root)
+        advice = f"expected {data_help}" if inner is None else f"give {inner}, which holds splits, or {data_help}"
+        if other is not None:
+            advice = f"{other}, and --data OUT takes that"
         raise UserError(f"{root} has no {split} split; {advice}")
     return SourceSamples(imagefolder_sources(root, split)[0])
 

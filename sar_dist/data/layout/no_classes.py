@@ -193,8 +193,8 @@ def _refuse_called_like_splits(root: Path, folders: _Folders) -> None:
     layout = len(splits) > 1 and ("train" in splits or len(names) - len(named) < 2)
     if any(map(extends_split, names)) or (layout and 2 * len(named) >= len(names)):
         raise UserError(
-            f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or what is a class "
-            "to something else"
+            f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or give one of "
+            "them alone; rename what is a class to something else"
         )
 
 

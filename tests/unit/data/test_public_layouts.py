@@ -22,6 +22,7 @@ from sar_dist.data.making.sources import (
     torchvision_sources,
 )
 from sar_dist.errors import UserError
+from sar_dist.transfer.samples import open_labelled_samples
 
 CUB = {
     "images.txt": "1 001.Auk/a.png\n2 002.Owl/b.png\n3 002.Owl/c.png\n",
@@ -135,9 +136,28 @@ def test_tables_prefer_the_column_of_paths(tmp_path: Path) -> None:
         ["Train/0/a.png", "Meta/0.png", "Test/b.png"],
         {"Train.csv": "Width,ClassId,Path\n2,0,Train/0/a.png\n", "Test.csv": "Width,ClassId,Path\n2,0,Test/b.png\n"},
     )
-    assert f"csv {tmp_path}/Train.csv OUT --image-column Path --label-column ClassId`" in (
-        how_it_is_read(tmp_path) or ""
-    )
+    said = how_it_is_read(tmp_path) or ""
+    assert f"csv {tmp_path}/Train.csv OUT --image-column Path --label-column ClassId`" in said
+    assert "Test.csv beside it names others: the same with it, --split test=val" in said
+
+
+def test_a_table_of_test_images_alone_is_said_behind_what_folders_say(tmp_path: Path) -> None:
+    """As GTSRB has it: training images in folders, test images in a table."""
+    images = ["Final_Training/Images/0/a.ppm", "Final_Training/Images/1/b.ppm", "Final_Test/Images/c.ppm"]
+    write(tmp_path, images, {"GT-final_test.csv": "Filename;Width;ClassId\nc.ppm;2;0\n"})
+    said = r"give one of them alone; .* csv \S+GT-final_test.csv OUT --image-column Filename .*--split test=val"
+    with pytest.raises(UserError, match=said):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_evaluations_say_what_reads_a_set(tmp_path: Path) -> None:
+    listed = write(tmp_path / "a", ["images/x/1.png", "images/x/2.png"], {"train.txt": "x/1\n", "test.txt": "x/2\n"})
+    said = r"no train split; .*`make_shards.py lists \S+train.txt OUT --val \S+test.txt` .*--data OUT"
+    with pytest.raises(UserError, match=said):
+        open_labelled_samples(listed, "train", "files")
+    nested = write(tmp_path / "b", ["deep/data/train/x/1.png", "deep/data/val/x/2.png"], {})
+    with pytest.raises(UserError, match=r"no train split; give \S+/deep/data, which holds splits, or files"):
+        open_labelled_samples(nested, "train", "files")
 
 
 def test_lists_beside_class_folders_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

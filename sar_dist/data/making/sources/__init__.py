@@ -7,7 +7,7 @@ from sar_dist.data.making.sources.demo_scenes import DemoScenes
 from sar_dist.data.making.sources.image_folder import imagefolder_sources
 from sar_dist.data.making.sources.image_lists import list_sources
 from sar_dist.data.making.sources.imagenet import ImageNetSource, imagenet_sources
-from sar_dist.data.making.sources.other_layouts import how_it_is_read
+from sar_dist.data.making.sources.other_layouts import how_it_is_read, nested_splits
 from sar_dist.data.making.sources.parquet_files import ParquetSource, parquet_sources
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
@@ -45,6 +45,7 @@ __all__ = [
     "imagefolder_sources",
     "imagenet_sources",
     "list_sources",
+    "nested_splits",
     "open_torchvision_source",
     "parquet_sources",
     "positive",

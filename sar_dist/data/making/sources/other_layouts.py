@@ -41,9 +41,18 @@ def how_it_is_read(root: Path) -> str | None:
     return None
 
 
+def nested_splits(root: Path) -> Path | None:
+    """The folder in ``root``, or in one in it, that holds a training split; None: there is none."""
+    inner = [root / name for name in _listed(root)]
+    inner += [folder / name for folder in inner for name in _listed(folder)]
+    return next((folder for folder in inner if folder.is_dir() and has_splits(folder)), None)
+
+
 def with_other_layout(root: Path, refusal: str) -> str:
     """What to say of a folder that is refused as class folders: what it is instead, else the ``refusal``, and arrays that lie there."""
     other = how_it_is_read(root)
+    if other is not None and " --split test=val`" in other:  # of the training images only the folders tell
+        return f"{refusal}; {other}"
     if other is not None:
         return f"{other}; as class folders it is refused: {refusal.partition(';')[0]}"
     files = (file for folder in _near(root) for file in _files(folder, None) if not is_archive_name(file.name))
@@ -103,9 +112,19 @@ def _first_listed(file: Path) -> ListedImage | None:
 
 
 def _of_tables(root: Path) -> str | None:
-    found = [found for folder in _near(root) for file in _files(folder, _TABLES) if (found := _table_command(file))]
-    training = [command for table, command in found if "train" in splits_of_path(table.name)]
-    return next(iter(training or [command for _, command in found]), None)
+    found = dict(found for folder in _near(root) for file in _files(folder, _TABLES) if (found := _table_command(file)))
+    scored = [table for table in found if splits_of_path(table.name) in ({"test"}, {"val"})]
+    train = next((table for table in found if "train" in splits_of_path(table.name)), None)
+    chosen = train or next(iter(found), None)
+    if chosen is None:
+        return None
+    beside = [table for table in scored if table.parent == chosen.parent] if train is not None else []
+    more = (
+        f"; {beside[0].name} beside it names others: the same with it, --split test=val and OUT/classes.json beside it"
+        if beside
+        else ""
+    )
+    return found[chosen] + more
 
 
 def _table_command(table: Path) -> tuple[Path, str] | None:
@@ -139,6 +158,7 @@ def _quoted(name: str) -> str:
 def _folder_of(names: list[str], place: Path) -> Path | None:
     """The folder ``place``, or one in it, where all of ``names`` are images; ``place`` where they lie in several of them; else None."""
     folders = [place, *(place / name for name in _listed(place) if (place / name).is_dir() and not is_left_over(name))]
+    folders += [folder / name for folder in folders[1:] for name in _listed(folder) if (folder / name).is_dir()]
     there = [{name for name in names if _is_there(folder / name.lstrip("/"))} for folder in folders]
     if not names or any("\0" in name or len(name) > 200 for name in names) or set().union(*there) != {*names}:
         return None
