@@ -75,22 +75,16 @@ def imagefolder_sources(
         numbered = class_folders(trees.numbering, class_depth)
     except UserError as error:
         raise UserError(with_other_layout(root, str(error))) from None
-    made = _made(root, trees, numbered, subset, validation, class_depth)
-    if class_depth is None:
-        _look_for_lists(root, made, chosen=choice is not None)
-    return made
-
-
-def _look_for_lists(root: Path, made: Sequence[FileSource], *, chosen: bool) -> None:
-    """Say that lists or tables say more of the images than folders; raise UserError where folders say nothing, as there is one class."""
-    classes = {name for source in made for name in source.classes or ()}
-    if len(classes) > 1 and (chosen or len(made) > 1):
-        return
-    other = how_it_is_read(root)
-    if other is not None and len(classes) == 1:
-        raise UserError(f"{other}; its folders are one class alone, {min(classes)} (--class-depth 1 takes it for that)")
+    other = how_it_is_read(root) if class_depth is None and len(numbered.classes) == 1 else None
     if other is not None:
-        _say(root, f"{other}; here the folders alone say what the images are")
+        name = numbered.classes[0].name
+        raise UserError(f"{other}; its folders are one class alone, {name} (--class-depth 1 takes it for that)")
+    made = _made(root, trees, numbered, subset, validation, class_depth)
+    if class_depth is None and choice is None and len(made) == 1:
+        other = how_it_is_read(root)
+        if other is not None:
+            _say(root, f"{other}; here the folders alone say what the images are")
+    return made
 
 
 def _made(

@@ -17,6 +17,9 @@ from sar_dist.data.making.sources.torchvision_sets import has_splits, torchvisio
 from sar_dist.errors import UserError
 
 _MOST_ENTRIES = 100
+_MOST_FOLDERS = 300
+_MOST_TABLES = 20
+_LONGEST = 200
 _READ = 1 << 16
 _LOOKED_AT = 20
 _LISTS, _TABLES = (".txt", ".lst"), (".csv", ".tsv")
@@ -84,7 +87,8 @@ def _of_lists(root: Path) -> str | None:
             f"the lists in {root} give classes and splits of its images: `make_shards.py lists {root} OUT` reads them"
         )
     unsplit = [folder for folder in _near(root) if not has_splits(folder)]  # else its folders say it
-    lists = [file for folder in unsplit for file in _files(folder, _LISTS) if _first_listed(file) is not None]
+    named = [file for folder in unsplit for file in _files(folder, _LISTS) if _is_of_split(file)]
+    lists = [file for file in named if _first_listed(file) is not None]
     training = [file for file in lists if splits_of_path(file.name) == {"train"} or "trainval" in file.name.lower()]
     if not training:
         return None
@@ -95,6 +99,10 @@ def _of_lists(root: Path) -> str | None:
     val = next((file for file in others if _without_split(file) == _without_split(train)), next(iter(others), None))
     command = f"make_shards.py lists {train} OUT" + (f" --val {val}" if val is not None else "")
     return f"{train} lists images and their classes: `{command}` reads it"
+
+
+def _is_of_split(file: Path) -> bool:
+    return bool(splits_of_path(file.name)) or "trainval" in file.name.lower()
 
 
 def _without_split(file: Path) -> str:
@@ -112,7 +120,12 @@ def _first_listed(file: Path) -> ListedImage | None:
 
 
 def _of_tables(root: Path) -> str | None:
-    found = dict(found for folder in _near(root) for file in _files(folder, _TABLES) if (found := _table_command(file)))
+    found = dict(
+        found
+        for folder in _near(root)
+        for file in _files(folder, _TABLES)[:_MOST_TABLES]
+        if (found := _table_command(file))
+    )
     scored = [table for table in found if splits_of_path(table.name) in ({"test"}, {"val"})]
     train = next((table for table in found if "train" in splits_of_path(table.name)), None)
     chosen = train or next(iter(found), None)
@@ -120,7 +133,7 @@ def _of_tables(root: Path) -> str | None:
         return None
     beside = [table for table in scored if table.parent == chosen.parent] if train is not None else []
     more = (
-        f"; {beside[0].name} beside it names others: the same with it, --split test=val and OUT/classes.json beside it"
+        f"; {beside[0].name} beside it names others: the same with it, --split test=val; for labels in words OUT/classes.json must lie beside it"
         if beside
         else ""
     )
@@ -159,8 +172,13 @@ def _folder_of(names: list[str], place: Path) -> Path | None:
     """The folder ``place``, or one in it, where all of ``names`` are images; ``place`` where they lie in several of them; else None."""
     folders = [place, *(place / name for name in _listed(place) if (place / name).is_dir() and not is_left_over(name))]
     folders += [folder / name for folder in folders[1:] for name in _listed(folder) if (folder / name).is_dir()]
+    if not names or any("\0" in name or len(name) > _LONGEST for name in names):
+        return None
+    del folders[_MOST_FOLDERS:]
+    if not any(_is_there(folder / names[0].lstrip("/")) for folder in folders):  # as of most columns
+        return None
     there = [{name for name in names if _is_there(folder / name.lstrip("/"))} for folder in folders]
-    if not names or any("\0" in name or len(name) > 200 for name in names) or set().union(*there) != {*names}:
+    if set().union(*there) != {*names}:
         return None
     return next((folder for folder, found in zip(folders, there, strict=True) if found == {*names}), place)
 
