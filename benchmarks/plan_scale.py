@@ -146,7 +146,7 @@ def print_results(results: list[Result]) -> None:
         table.add_row(*row)
     Console(width=110).print(table)
     print(
-        "The index is mapped, not loaded: 32 bytes a sample on disk, shared by the workers of a node, resident where read."
+        "The index is mapped, not loaded: 36 bytes a sample on disk, shared by the workers of a node, resident where read."
     )
 
 

@@ -215,7 +215,7 @@ def _warn_of_same_samples(sets: Sequence[TrainingSet]) -> None:
             looked_at, found = shared_images(other.manifest, one.manifest)
             if found:
                 warn(
-                    f"data.train: {found} of {looked_at} images of {other.manifest.root} that were looked for are in "
+                    f"data.train: {found} of the {looked_at} images of {other.manifest.root} are in "
                     f"{one.manifest.root} too; they are trained on as part of both"
                 )
 
@@ -282,7 +282,7 @@ def warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
     looked_at, found = shared_images(val, train)
     if found:
         warn(
-            f"data.val: {found} of {looked_at} images that were looked for are in {train.root} too; validation on images that are "
+            f"data.val: {found} of the {looked_at} images are in {train.root} too; validation on images that are "
             "trained on says nothing about others"
         )
 

@@ -15,7 +15,13 @@ from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
 from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
-from sar_dist.data.making.sources import Source, imagefolder_sources
+from sar_dist.data.making.sources import (
+    Source,
+    how_it_is_read,
+    imagefolder_sources,
+    nested_splits,
+    open_torchvision_source,
+)
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
     LABEL_MAX_BYTES,
@@ -165,8 +171,6 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
         UserError: none of these is at ``root``, where the message ends with ``data_help``; or ``label`` says where shards
             have their labels and the set is none of shards, or no sample has a label there.
     """
-    from sar_dist.transfer.torchvision_sets import open_torchvision_samples
-
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; expected {data_help}")
     shards = open_shard_samples(root, split, label)
@@ -177,11 +181,15 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
         raise UserError(
             f"label={label} says where shards have their labels, but there are none at {root}; leave it out"
         )
-    found = open_torchvision_samples(root, split)
+    found = open_torchvision_source(root, split)
     if found is not None:
-        return found
+        return SourceSamples(found)
     if split not in split_folders(root):
-        raise UserError(f"{root} has no {split} split; expected {data_help}")
+        other, inner = how_it_is_read(root), nested_splits(root)
+        advice = f"expected {data_help}" if inner is None else f"give {inner}, which holds splits, or {data_help}"
+        if other is not None:
+            advice = f"{other}, and --data OUT takes that"
+        raise UserError(f"{root} has no {split} split; {advice}")
     return SourceSamples(imagefolder_sources(root, split)[0])
 
 

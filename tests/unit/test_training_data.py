@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -314,11 +316,31 @@ def test_images_that_two_sets_share_are_said_however_they_are_packed(
         write_tar(tmp_path / f"{name}-0.tar", members)
     places = [f"shards: {tmp_path / name}, weight: 1" for name in ("one", "two")]
     sets = check_training_data(with_sets(small_config, *places))
-    said = f"data.train: 2 of 7 images of {tmp_path / 'two'} that were looked for are in {tmp_path / 'one'} too"
+    said = f"data.train: 2 of the 7 images of {tmp_path / 'two'} are in {tmp_path / 'one'} too"
     assert said in capsys.readouterr().err
     val = load_manifest(tmp_path / "val", "val")
     warn_of_shared_shards(sets[0].manifest, val)
-    assert f"data.val: 1 of 3 images that were looked for are in {tmp_path / 'one'} too" in capsys.readouterr().err
+    assert f"data.val: 1 of the 3 images are in {tmp_path / 'one'} too" in capsys.readouterr().err
     assert shared_images(val, sets[1].manifest) == (3, 1)
     (tmp_path / "two" / "train-0.tar").rename(tmp_path / "gone.tar")
     assert shared_images(val, sets[1].manifest) == (0, 0), "what is wrong with shards is said elsewhere"
+
+
+def test_all_images_are_looked_for_and_those_of_equal_checksums_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one shared image of 300 is found; images that are alike by the index alone are not."""
+    image = jpeg(0)
+    for name, letters in (("train", range(300)), ("val", range(300, 600))):
+        members = {f"{name}{n}.jpg": image + n.to_bytes(2, "big") for n in letters}
+        write_tar(
+            tmp_path / name / f"{name}-0.tar", members | ({f"{name}x.jpg": image + b"\0\7"} if name == "val" else {})
+        )
+    sets = [load_manifest(tmp_path / name, name) for name in ("val", "train")]
+    assert shared_images(*sets) == (301, 1)
+    assert shared_images(sets[1], sets[0]) == (300, 1)
+    module = sys.modules["sar_dist.data.shards.shared_images"]  # the package has a function of this name
+    monkeypatch.setattr(module, "_keys", lambda records: records["image_size"].astype(np.uint64))
+    monkeypatch.setattr(module, "_MOST_ALIKE", 301)
+    monkeypatch.setattr(module, "_COMPARED", 301)
+    assert shared_images(*sets) == (301, 1)

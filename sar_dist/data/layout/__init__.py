@@ -55,6 +55,7 @@ from sar_dist.data.layout.splits import (
     split_of_word,
     splits_by_name,
     splits_of_path,
+    words_of,
 )
 from sar_dist.data.layout.tiny_imagenet import (
     TinyImage,
@@ -119,4 +120,5 @@ __all__ = [
     "splits_of_path",
     "tiny_imagenet_images",
     "tiny_imagenet_words",
+    "words_of",
 ]

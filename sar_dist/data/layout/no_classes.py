@@ -24,7 +24,7 @@ from sar_dist.data.layout.splits import extends_split, split_of_word, splits_of_
 from sar_dist.errors import UserError
 
 # Folders beside classes may be called so, and hold images of no class.
-_OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"})
+_OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "background"})
 _SHOWN = 3
 _DIGITS = re.compile(r"\d+")
 _WHAT_TO_DO = (
@@ -172,9 +172,10 @@ def _refuse_splits_within(root: Path, folders: _Folders) -> None:
             if len(splits) > 1
             else f"the split {splits[0]}, which belongs"
         )
+        give = root / folder if len(folders.names) == 1 else "the folder that holds the splits"
         raise UserError(
             f"{root / folder} holds {what} above the classes: make {' and '.join(f'{split}/CLASS' for split in splits)} of it, "
-            "or give the folder that holds the splits; rename what is no split"
+            f"or give {give}; rename what is no split"
         )
 
 
@@ -192,8 +193,8 @@ def _refuse_called_like_splits(root: Path, folders: _Folders) -> None:
     layout = len(splits) > 1 and ("train" in splits or len(names) - len(named) < 2)
     if any(map(extends_split, names)) or (layout and 2 * len(named) >= len(names)):
         raise UserError(
-            f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or what is a class "
-            "to something else"
+            f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or give one of "
+            "them alone; rename what is a class to something else"
         )
 
 

@@ -67,7 +67,7 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
     """
     if is_url(path):
         remote = find_remote_manifest(os.fspath(path), split)
-        words = read_remote_classes(remote) if remote.classes is None else None
+        words = read_remote_classes(remote, os.fspath(path)) if remote.classes is None else None
         if words is not None:
             remote = replace(remote, classes=words.names)
         labels = parse_label_source(label, {} if words is None else words.labels)

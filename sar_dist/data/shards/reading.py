@@ -145,7 +145,7 @@ class ShardReader:
             self._look_again(shard)
             data = self._unaltered(shard, index)
         source = self._get(shard)
-        start, _, _, label, _, _ = source.records[index].item()
+        start, _, _, label, *_ = source.records[index].item()
         if data is None:
             return RawSample(self._key(shard, index, start), None, label, _ALTERED)
         if not data:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from sar_dist.data.layout import CLASSES_NAME, SPLIT_NAMES, ClassTable, Split, parse_label_words
+from sar_dist.data.layout import CLASSES_NAME, SPLIT_NAMES, ClassTable, Split, parse_label_words, split_of_word
 from sar_dist.data.shards.bounded_http import get_client
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
@@ -300,11 +300,26 @@ def find_remote_manifest(url: str, split: Split) -> Manifest:
     )
 
 
-def read_remote_classes(manifest: Manifest) -> ClassTable | None:
-    """What a ``classes.json`` beside remote shards says about their labels; None where there is none. Raises UserError."""
-    folder = RemoteFolder(manifest.root)
-    data = folder.read_if_there(CLASSES_NAME)
-    return None if data is None else parse_label_words(data, folder.url(CLASSES_NAME))
+def read_remote_classes(manifest: Manifest, url: str) -> ClassTable | None:
+    """What a ``classes.json`` says about the labels of remote shards; None where there is none.
+
+    It lies, as of local ones, beside the shards, at ``url``, above a folder called like a split, or in the training split's alone,
+    which is said. Raises UserError.
+    """
+    root, given = manifest.root.rstrip("/"), url.rstrip("/")
+    above = [place.rpartition("/")[0] for place in (root, given) if split_of_word(place.rpartition("/")[2])]
+    places = list(dict.fromkeys([root, given, *above]))
+    training = [
+        f"{place}/{name}" for place in places if place in above or place != root for name in SPLIT_NAMES["train"]
+    ]
+    for place in dict.fromkeys([*places, *training]):
+        folder = RemoteFolder(place)
+        data = folder.read_if_there(CLASSES_NAME)
+        if data is not None:
+            if place not in places:
+                warn(f"{root}: the classes are numbered as in {folder.url(CLASSES_NAME)}")
+            return parse_label_words(data, folder.url(CLASSES_NAME))
+    return None
 
 
 def _parse_json(folder: RemoteFolder, name: str) -> Any:

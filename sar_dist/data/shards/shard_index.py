@@ -1,4 +1,4 @@
-"""The index of a whole split: one file of 32-byte records that all workers of a node share through the page cache.
+"""The index of a whole split: one file of 36-byte records that all workers of a node share through the page cache.
 
 The file is kept beside the shards as ``.train.index`` or ``.val.index``, or under ``$SAR_DIST_CACHE`` (default
 ``~/.cache/sar_dist``) where that folder is read-only. It remembers size, modification time, device and inode of each shard
@@ -44,7 +44,7 @@ from sar_dist.progress import track
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC_OF_ANY_VERSION = b"SARINDX"
-_MAGIC = _MAGIC_OF_ANY_VERSION + b"4"
+_MAGIC = _MAGIC_OF_ANY_VERSION + b"5"
 _STAT_THREADS = 16
 # Pipes of a pool to one of its processes, generously.
 _FILES_PER_PROCESS = 8
@@ -57,7 +57,7 @@ IndexedRecords = tuple[IndexedShard, np.ndarray]
 class ShardIndex:
     """Where every sample of a split lies.
 
-    ``records`` is (total,) of dtype RECORD, memory-mapped: 32 bytes a sample, resident once a node and only where it is
+    ``records`` is (total,) of dtype RECORD, memory-mapped: 36 bytes a sample, resident once a node and only where it is
     read. ``offsets`` is (shards + 1,) int64, the first record of each shard, then the total.
     """
 
@@ -194,15 +194,22 @@ def _stored(manifest: Manifest, states: list[os.stat_result]) -> ShardIndex | No
     return None
 
 
-def _say_if_outdated(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError), path.open("rb") as file:
+def is_outdated(path: Path) -> bool:
+    """Whether there is an index at ``path`` that another version of this program wrote."""
+    try:
+        with path.open("rb") as file:
             file.seek(-len(_MAGIC), os.SEEK_END)
             magic = file.read()
-            if magic.startswith(_MAGIC_OF_ANY_VERSION) and magic != _MAGIC:
-                warn(
-                    f"{path} is of another version: made anew, with a checksum of every sample; all shards are read once for it"
-                )
+    except OSError:
+        return False
+    return magic.startswith(_MAGIC_OF_ANY_VERSION) and magic != _MAGIC
+
+
+def _say_if_outdated(paths: Iterable[Path]) -> None:
+    for path in filter(is_outdated, paths):
+        warn(
+            f"{path} is of another version: made anew, as it lacks what this one compares; all shards are read once for it"
+        )
 
 
 def _states(manifest: Manifest) -> list[os.stat_result]:

@@ -1,7 +1,8 @@
 """Whether two sets hold the same images, packed in different ways: under other names, in other shards, in another order.
 
-Copies of whole shards are known by the checksums in their indexes. Here some images, evenly spread over one set, are looked for
-in the other: among its images of the same number of bytes, by what lies in the middle, and then by all bytes.
+Copies of whole shards are known by the checksums in their indexes. Here every image of one set is looked for in the other, by
+its number of bytes and the crc32 of them, which both indexes have. Those are 64 bits, of which 32 tell nothing where images
+are not compressed and all have the same size; so what was found is compared byte by byte, of many images some.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.remote import is_url
 from sar_dist.data.shards.tar_index import NO_IMAGE
 
-_LOOKED_AT = 50
-# Images of one size that are compared: with the above at most a thousand small reads, a second or two of a file server. In sets
-# of uncompressed images all have the same size.
+# Images that are compared byte by byte: a second or two of a file server.
+_COMPARED = 200
+# Of those of one image that are alike by the index, at most.
 _MOST_ALIKE = 20
-_COMPARED_FIRST = 64
+_FILTER_BITS = 24
+_AT_ONCE = 1 << 20
 
 
 class SharedImages(NamedTuple):
@@ -32,43 +34,68 @@ class SharedImages(NamedTuple):
 
 
 def shared_images(one: Manifest, other: Manifest) -> SharedImages:
-    """How many of some images of ``one`` are in ``other`` too; none are looked for where either is remote, or cannot be read."""
+    """How many images of ``one`` are in ``other`` too; none are looked for where either is remote, or cannot be read.
+
+    Of more than ``_COMPARED`` that are alike by the index, so many are compared by all bytes, and as large a share of the others is
+    taken to be the same: the number is exact unless some of those differ.
+    """
     if is_url(one.root) or is_url(other.root):
         return SharedImages(0, 0)
     ours, theirs = open_index(one).records, open_index(other).records
-    sizes = np.array(theirs["image_size"])
-    sizes[theirs["image"] == NO_IMAGE] = 0
-    chosen = np.flatnonzero(ours["image"] != NO_IMAGE)
-    chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _LOOKED_AT)).astype(np.int64)]
-    found = 0
+    keys = _keys(ours)
+    images = np.flatnonzero(ours["image"] != NO_IMAGE)
+    alike, places = _places_of(keys[images], theirs)
+    first, behind = np.searchsorted(alike, keys[images]), np.searchsorted(alike, keys[images], side="right")
+    found = np.flatnonzero(behind > first)
+    chosen = found[np.linspace(0, len(found) - 1, min(len(found), _COMPARED)).astype(np.int64)]
     try:
-        for sample in chosen.tolist():
-            size = int(ours["image_size"][sample])
-            alike = np.flatnonzero(sizes == size)[:_MOST_ALIKE] if size else np.array([], np.int64)
-            found += len(alike) > 0 and _is_among(one, ours, sample, other, theirs, alike.tolist())
+        same = sum(
+            _is_among(one, ours, int(images[image]), other, theirs, places[first[image] : behind[image]].tolist())
+            for image in chosen.tolist()
+        )
     except OSError:
         return SharedImages(0, 0)  # what is wrong with a shard is said where all of it is read
-    return SharedImages(len(chosen), found)
+    return SharedImages(len(images), round(len(found) * same / max(1, len(chosen))))
+
+
+def _keys(records: np.ndarray) -> np.ndarray:
+    """uint64 (samples,): number of bytes and crc32 of each image."""
+    return (records["image_size"].astype(np.uint64) << np.uint64(32)) | records["content"]
+
+
+def _places_of(keys: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of ``records`` that may be among ``keys``: their keys, sorted, and their places.
+
+    Few of very many are left by a table of the last bits, so that nothing large is sorted.
+    """
+    last = np.uint64((1 << _FILTER_BITS) - 1)
+    wanted = np.zeros(1 << _FILTER_BITS, bool)
+    wanted[keys & last] = True
+    kept_keys, kept_places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for start in range(0, len(records), _AT_ONCE):
+        part = records[start : start + _AT_ONCE]
+        theirs = _keys(part)
+        places = np.flatnonzero(wanted[theirs & last] & (part["image"] != NO_IMAGE))
+        kept_keys.append(theirs[places])
+        kept_places.append(places + start)
+    found, places = np.concatenate(kept_keys), np.concatenate(kept_places)
+    order = np.argsort(found, kind="stable")
+    return found[order], places[order]
 
 
 def _is_among(
     one: Manifest, ours: np.ndarray, sample: int, other: Manifest, theirs: np.ndarray, alike: list[int]
 ) -> bool:
     data = _bytes_of(one, ours, sample)
-    middle = len(data) // 2
-    part = data[middle : middle + _COMPARED_FIRST]
-    return any(
-        _bytes_of(other, theirs, place, middle, len(part)) == part and _bytes_of(other, theirs, place) == data
-        for place in alike
-    )
+    return any(_bytes_of(other, theirs, place) == data for place in alike[:_MOST_ALIKE])
 
 
-def _bytes_of(manifest: Manifest, records: np.ndarray, sample: int, start: int = 0, count: int | None = None) -> bytes:
-    """The bytes of a sample's image, or ``count`` of them from ``start`` on."""
+def _bytes_of(manifest: Manifest, records: np.ndarray, sample: int) -> bytes:
+    """The bytes of a sample's image."""
     shard, _ = manifest.locate(sample)
     record = records[sample]
     file = os.open(Path(manifest.root, manifest.shards[shard].name), os.O_RDONLY)
     try:
-        return os.pread(file, int(record["image_size"]) if count is None else count, int(record["image"]) + start)
+        return os.pread(file, int(record["image_size"]), int(record["image"]))
     finally:
         os.close(file)

@@ -19,7 +19,7 @@ from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.odd_members import odd_members
 from sar_dist.data.shards.reading import LocalShards, OpenShard, Shards
 from sar_dist.data.shards.remote import RemoteFolder, is_url
-from sar_dist.data.shards.shard_index import index_and_check, read_index, write_index
+from sar_dist.data.shards.shard_index import ShardIndex, index_and_check, is_outdated, read_index, write_index
 from sar_dist.data.shards.tar_index import IndexedShard
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
@@ -59,7 +59,7 @@ class StagedShards:
         versions = [shard.version for shard in manifest.shards]
         self.content = _short_digest(*map(str, versions)) if any(versions) else None
         self._prefetcher: tuple[int, _Prefetcher] | None = None
-        self._said = False
+        self._said = self._said_anew = False
 
     def url(self, shard: int) -> str:
         return self._remote.url(self._manifest.shards[shard].name)
@@ -72,7 +72,7 @@ class StagedShards:
             except FileNotFoundError:  # removed by another process since
                 continue
             state = os.fstat(fd)
-            index = read_index(_index_path(path))
+            index = read_index(_index_path(path)) or self._indexed_anew(shard, path)
             if index is not None and (index.shards[0].bytes, index.shards[0].mtime_ns) == (
                 state.st_size,
                 state.st_mtime_ns,
@@ -80,6 +80,7 @@ class StagedShards:
                 os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
                 return OpenShard(fd, index.shards[0], index.records)
             os.close(fd)
+            warn(f"{path} is not as it was when it was fetched ({state.st_size / 1e6:.1f} MB); fetching it again")
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
         raise UserError(
@@ -151,6 +152,30 @@ class StagedShards:
                 warn(f"{problem}; fetching it again")
             finally:
                 part.unlink(missing_ok=True)
+
+    def _indexed_anew(self, shard: int, path: Path) -> ShardIndex | None:
+        """The index of a staged copy whose own cannot be used; None where it is not known that the copy is whole.
+
+        A copy is whole if its sha256 says so. Without one, only an index of another version vouches for it.
+        """
+        entry = self._manifest.shards[shard]
+        with FileLock(f"{path}.lock"):
+            index = read_index(_index_path(path))
+            if index is not None:  # of another process
+                return index
+            outdated = is_outdated(_index_path(path))
+            if entry.sha256 is None and not outdated:
+                return None
+            try:
+                indexed = index_and_check(path, entry, self._remote.root, self._manifest.labels)
+            except DamagedShard:
+                return None
+            write_index(_index_path(path), [indexed])
+        if not self._said_anew:
+            why = "their indexes are of another version" if outdated else "an index is missing or damaged"
+            warn(f"{self._folder}: copies of shards are indexed anew, as {why}; they are whole, and not fetched again")
+            self._said_anew = True
+        return read_index(_index_path(path))
 
     def _say_what_is_odd(self, shard: IndexedShard) -> None:
         """Of the first shard in which something is: each process fetches a few of very many."""

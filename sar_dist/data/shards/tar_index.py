@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sar_dist.data.layout import IMAGE_EXTENSIONS, image_member, is_image_name, no_plain_tar, path_parts, split_of_word
-from sar_dist.data.shards.checksums import RECORD, checksum_of_range, digest_of, image_checksum
+from sar_dist.data.shards.checksums import RECORD, checksum_of_range, checksums_of_image, digest_of, image_checksum
 from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.second_images import SecondImages, joined_images, second_images
@@ -63,11 +63,12 @@ class IndexedShard(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """Where an image's data are, and the crc32 of its header block and data."""
+    """Where an image's data are, and the crc32 of its header block and data, and of its data alone."""
 
     data: int
     size: int
     checksum: int
+    content: int
 
 
 @dataclass(slots=True)
@@ -174,8 +175,9 @@ class _Collector:
         sample.extensions.append(extension)
         sample.checksum = checksum_of_range(self._read_at, member.header, member.end, sample.checksum)
         if extension in IMAGE_EXTENSIONS:
-            checksum = checksum_of_range(self._read_at, member.data - BLOCK, member.data + member.size)
-            sample.images[extension] = _Image(member.data, member.size, checksum)
+            end = member.data + member.size
+            checksums = checksums_of_image(self._read_at, member.data - BLOCK, member.data, end)
+            sample.images[extension] = _Image(member.data, member.size, *checksums)
         if extension == self._labels.member and member.size <= LABEL_MAX_BYTES:
             sample.label = self._labels.label(self._read_at(member.data, member.size), parse_label, NO_LABEL)
 
@@ -186,8 +188,9 @@ def _records(samples: Iterable[_Sample]) -> np.ndarray:
         extension = image_member(sample.images)
         image = None if extension is None else sample.images[extension]
         if image is None or image.size == 0 or image.size > _MAX_IMAGE_BYTES:
-            image = _Image(NO_IMAGE, 0, 0)
-        rows.append((sample.start, image.data, image.size, sample.label, image.checksum, sample.checksum))
+            image = _Image(NO_IMAGE, 0, 0, 0)
+        place = (sample.start, image.data, image.size, sample.label)
+        rows.append((*place, image.content, image.checksum, sample.checksum))
     records = np.array(rows, dtype=RECORD)
     for record in records:
         record["checksum"] = image_checksum(record, int(record["checksum"]))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from sar_dist.data.shards import BLOCK, ShardReader, remote, staging
 from sar_dist.data.shards.remote import RemoteFolder
 from sar_dist.data.shards.staging import StagedShards
 from sar_dist.errors import UserError
+from sar_dist.files import sha256_of
 
 pytest.importorskip("aiohttp", reason="HTTP shards need aiohttp (pip install 'sar_dist[remote]')")
 
@@ -124,6 +126,22 @@ def test_labels_in_words_behind_a_url(
     (folder / "classes.json").write_text('["dog", "dog"]')
     with pytest.raises(UserError, match=r"http.*classes\.json does not name classes: 'dog' is there twice"):
         load_manifest(url, "train")
+
+
+@pytest.mark.parametrize("given", ["", "/val"])
+@pytest.mark.parametrize(("place", "said"), [("val", False), ("", False), ("train", True)])
+def test_class_words_behind_a_url_lie_where_they_do_in_a_folder(
+    web: tuple[str, Path, Faults], given: str, place: str, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, folder, _ = web
+    for split in ("train", "val"):
+        make_shards(folder / split, [2], split)
+        info = {"num_samples": 2, "filenames": [f"{split}-0000.tar"], "shard_lengths": [2]}
+        (folder / split / "_info.json").write_text(json.dumps({"splits": {split: info}}))
+    (folder / place / "classes.json").write_text('["cat", "dog"]')
+    assert load_manifest(f"{url}{given}", "val").classes == ("cat", "dog")
+    assert ("the classes are numbered as in" in capsys.readouterr().err) == said
+    assert load_manifest(f"{folder}{given}", "val").classes == ("cat", "dog")
 
 
 def test_validation_from_the_web(web: tuple[str, Path, Faults]) -> None:
@@ -422,6 +440,39 @@ def test_stage_that_was_changed_is_not_trusted(web: tuple[str, Path, Faults], tm
     write_shards(DemoScenes("train", 12, 3, 32, 1), folder, WritingOptions(samples_per_shard=4, processes=1))
     renewed = load_manifest(url, "train")
     assert_whole(staged(renewed, tmp_path / "stage"), renewed, folder)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize(("harm", "why"), [("version", "are of another version"), ("damage", "missing or damaged")])
+def test_copies_whose_index_cannot_be_used_are_indexed_anew(
+    web: tuple[str, Path, Faults], tmp_path: Path, capsys: pytest.CaptureFixture[str], hashed: bool, harm: str, why: str
+) -> None:
+    """Without sha256 a damaged index vouches for nothing: that copy is fetched again."""
+    url, folder, faults = web
+    make_shards(folder, [2, 2], "train")
+    info = {"num_samples": 4, "filenames": ["train-0000.tar", "train-0001.tar"], "shard_lengths": [2, 2]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
+    manifest = load_manifest(url, "train")
+    if hashed:
+        entries = [replace(entry, sha256=sha256_of(folder / entry.name)) for entry in manifest.shards]
+        manifest = replace(manifest, shards=tuple(entries))
+    before = staged(manifest, tmp_path / "stage")
+    for number in range(2):
+        path = before.fetch(number)
+        index = staging._index_path(path)
+        data = index.read_bytes()
+        index.write_bytes(data[:-1] + b"3" if harm == "version" else data[:50])
+    faults.requests.clear()
+    shards_now = staged(manifest, tmp_path / "stage")
+    for number in range(2):
+        opened = shards_now.open(number)
+        assert len(opened.records) == 2
+        os.close(opened.fd)
+    said = capsys.readouterr().err
+    kept = hashed or harm == "version"
+    assert (not any(path.endswith(".tar") for path in faults.requests)) == kept
+    assert said.count(f"indexed anew, as {'their indexes' if harm == 'version' else 'an index is'} {why}") == int(kept)
+    assert said.count("fetching it again") == (0 if kept else 2)
 
 
 def test_full_disk(web: tuple[str, Path, Faults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

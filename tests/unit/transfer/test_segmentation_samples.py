@@ -49,6 +49,12 @@ def test_a_palette_image_gives_its_indices(tmp_path):
     assert np.array_equal(decode_labels((tmp_path / "map.png").read_bytes(), "x").numpy(), labels)
 
 
+def test_maps_of_16_bits_are_read_where_8_hold_their_labels():
+    stored = np.array([[0, 7, 254, 255, 65535]], np.uint16)
+    assert decode_labels(png_of(stored), "x").tolist() == [[0, 7, 254, 255, 255]]
+    assert decode_labels(png_of(stored), "x").dtype == torch.uint8
+
+
 def grey_png(bits: int) -> bytes:
     """A grey PNG of 96 x 64 zeros with few bits a pixel, which Pillow cannot write."""
     row = b"\0" + bytes(96 * bits // 8)
@@ -77,6 +83,10 @@ def grey_png(bits: int) -> bytes:
         ),
         ({"jpg": jpeg_of(scene(0)), "seg.png": grey_png(4)}, r"has 4 bits of grey, which readers stretch to 0\.\.255"),
         ({"jpg": jpeg_of(scene(0)), "seg.png": grey_png(2)}, "has 2 bits of grey"),
+        (
+            {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.full((64, 96), 26001, np.uint16))},
+            "16 bits has the label 26001, and at most 254 classes",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_a_user_error(sample, message, tmp_path):
@@ -158,7 +168,7 @@ def test_attention_refuses_labels_and_classes_as_segmentation_does(layout, label
     sample = {"jpg": jpeg_of(scene(0)), "seg.png": png_of(np.full((64, 96), label, np.uint8))}
     with pytest.raises(UserError, match=f"sample0: its map has the label {label}, but there are only 4 classes"):
         MaskedSamples(Listed(sample), layout, names).check()
-    with pytest.raises(UserError, match=r"names 2\d\d classes, but its maps"):
+    with pytest.raises(UserError, match=r"names 2\d\d classes, but maps"):
         MaskedSamples(Listed(sample), layout, tuple(map(str, range(256)))).check()
 
 

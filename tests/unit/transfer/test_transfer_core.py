@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from result_factory import some_result
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_arrays
@@ -22,7 +23,7 @@ from sar_dist.config import AugmentSettings, ModelSettings, RegularizerSettings
 from sar_dist.errors import UserError
 from sar_dist.models import build_model
 from sar_dist.models.model_spec import LoadedModel, load_model
-from sar_dist.transfer import runner, torchvision_sets
+from sar_dist.transfer import runner
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
@@ -234,8 +235,8 @@ def test_files_exchanged_between_folders_are_another_set(folder):
 
 
 def test_torchvision_sets(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision_sets.datasets, "CIFAR10", FakeCifar)
-    monkeypatch.setattr(torchvision_sets.datasets, "Flowers102", FakeFlowers)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCifar)
+    monkeypatch.setattr(torchvision.datasets, "Flowers102", FakeFlowers)
     (tmp_path / "cifar-10-batches-py").mkdir()
     cifar = open_labelled_samples(tmp_path, "val", "help")
     key, members = cifar.sample(2)

@@ -12,6 +12,7 @@ from sar_dist.data.layout import (
     CLASSES_NAME,
     ClassDepth,
     ClassTable,
+    ClassTree,
     Split,
     SplitChoice,
     class_folders,
@@ -29,6 +30,7 @@ from sar_dist.data.layout import (
 )
 from sar_dist.data.making.sources.base import FileSample, FileSource, choose_splits, own_split, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, positive
+from sar_dist.data.making.sources.other_layouts import how_it_is_read, with_other_layout
 from sar_dist.data.making.sources.subsets import (
     Subset,
     add_validation_argument,
@@ -66,10 +68,33 @@ def imagefolder_sources(
     classes are the folders so many levels below the tree ("any": those that hold images). What is left out is counted on standard error. Raises UserError.
     """
     choice = SplitChoice(split, split) if isinstance(split, str) else split
-    trees = _find_trees(root, choice)
-    if choice is None and len(trees.splits) > 1:
-        _refuse_flat(trees.splits, class_depth)
-    numbered = class_folders(trees.numbering, class_depth)
+    try:
+        trees = _find_trees(root, choice)
+        if choice is None and len(trees.splits) > 1:
+            _refuse_flat(trees.splits, class_depth)
+        numbered = class_folders(trees.numbering, class_depth)
+    except UserError as error:
+        raise UserError(with_other_layout(root, str(error))) from None
+    other = how_it_is_read(root) if class_depth is None and len(numbered.classes) == 1 else None
+    if other is not None:
+        name = numbered.classes[0].name
+        raise UserError(f"{other}; its folders are one class alone, {name} (--class-depth 1 takes it for that)")
+    made = _made(root, trees, numbered, subset, validation, class_depth)
+    if class_depth is None and choice is None and len(made) == 1:
+        other = how_it_is_read(root)
+        if other is not None:
+            _say(root, f"{other}; here the folders alone say what the images are")
+    return made
+
+
+def _made(
+    root: Path,
+    trees: _Trees,
+    numbered: ClassTree,
+    subset: Subset | None,
+    validation: Subset | None,
+    class_depth: ClassDepth | None,
+) -> list[FileSource]:
     names = [folder.name for folder in numbered.classes]
     table = read_class_table(names, trees.classes_file)
     _say_of_tables(root, trees)

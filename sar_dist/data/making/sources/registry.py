@@ -6,6 +6,7 @@ from sar_dist.data.making.sources import (
     copied_shards,
     demo_scenes,
     image_folder,
+    image_lists,
     imagenet,
     inaturalist,
     parquet_files,
@@ -13,6 +14,7 @@ from sar_dist.data.making.sources import (
     tables,
     tars,
     tiny_imagenet,
+    torchvision_sets,
 )
 from sar_dist.data.making.sources.command import SourceCommand
 
@@ -20,11 +22,13 @@ COMMANDS: tuple[SourceCommand, ...] = (
     imagenet.COMMAND,
     image_folder.COMMAND,
     tables.COMMAND,
+    image_lists.COMMAND,
     parquet_files.COMMAND,
     tars.COMMAND,
     copied_shards.COMMAND,
     inaturalist.COMMAND,
     tiny_imagenet.COMMAND,
+    torchvision_sets.COMMAND,
     segmentation.ADE20K_COMMAND,
     segmentation.VOC_COMMAND,
     demo_scenes.COMMAND,

@@ -34,6 +34,7 @@ from sar_dist.data.making.sources.base import (
     unnamed_split,
 )
 from sar_dist.data.making.sources.command import SourceCommand
+from sar_dist.data.making.sources.image_names import ImageNames
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
 from sar_dist.data.making.sources.table_rows import TableRows, read_rows
@@ -75,6 +76,7 @@ def csv_sources(
     root = images or table.parent
     _read_backslashes(table, root, content)
     choice = SplitChoice(split, split) if isinstance(split, str) else split
+    _find_named(table, root, content)
     _check_paths(table, root, content)
     by_split: dict[str, list[tuple[str, int]]] = {}
     for row, label, name in zip(rows, labels.numbers, _splits_of_rows(table, content, choice), strict=True):
@@ -102,6 +104,26 @@ def _read_backslashes(table: Path, root: Path, content: _Table) -> None:
         rewritten += 1
     if rewritten:
         warn(f"{table}: {rewritten} paths are written with backslashes, as by Windows, which are read as slashes")
+
+
+def _find_named(table: Path, root: Path, content: _Table) -> None:
+    """Write names of images without their folder or extension as paths below ``root``, where the first row holds no path there.
+
+    Raises:
+        UserError: there are several images of such a name.
+    """
+    column = content.columns.image
+    if not root.is_dir() or "\0" in content.rows[0][column] or os.path.lexists(root / content.rows[0][column]):
+        return
+    images, examples = ImageNames(root), []
+    for row in content.rows:
+        path = None if "\0" in row[column] else images.path_of(row[column])
+        if path is not None and path != row[column]:
+            examples.append((row[column], path))
+            row[column] = path
+    if examples:
+        name, path = examples[0]
+        warn(f"{table}: {len(examples)} images were found in {root} by their names, such as {name}, which is {path}")
 
 
 def _check_paths(table: Path, root: Path, content: _Table) -> None:

@@ -25,6 +25,9 @@ from sar_dist.files import atomic_write, make_folder
 from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, image_of, turn_to_map, turned
 
 VOID = 255
+# Of maps of 16 bits, as sets of many classes have them: Pillow's modes, by its version, and the number that is void.
+_MODES_OF_16_BITS = ("I;16", "I;16B", "I")
+_VOID_OF_16_BITS = 65535
 _SAY_EVERY = 2000
 # Place of the byte in a PNG file: signature, length and name of the first chunk, width and height come before it.
 _BIT_DEPTH = 24
@@ -104,15 +107,19 @@ class SegmentationSamples:
 
 
 def decode_labels(data: bytes, key: str) -> Tensor:
-    """The stored labels of a PNG, uint8 (H, W); palette images give their indices.
+    """The stored labels of a PNG, uint8 (H, W); palette images give their indices, maps of 16 bits their numbers up to 255.
 
     Raises:
         UndecodableImage: damaged, or not a PNG.
-        UserError: the PNG holds colours instead of labels, or grey values of less than 8 bits.
+        UserError: the PNG holds colours instead of labels, grey values of less than 8 bits, or numbers that 8 bits do not hold.
     """
     check_png(data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UndecodableImage(f"map of labels of {image.width}x{image.height} pixels")
+            if image.mode in _MODES_OF_16_BITS:
+                return _of_16_bits(np.array(image), key)
             if image.mode not in ("L", "P"):
                 raise UserError(
                     f"{key}: its map of labels has mode {image.mode}, expected 8-bit grey (L) or palette (P) as in "
@@ -123,8 +130,6 @@ def decode_labels(data: bytes, key: str) -> Tensor:
                     f"{key}: its map of labels has {data[_BIT_DEPTH]} bits of grey, which readers stretch to 0..255; store it with 8 "
                     "bits, or as a palette image"
                 )
-            if image.width * image.height > MAX_PIXELS:
-                raise UndecodableImage(f"map of labels of {image.width}x{image.height} pixels")
             return torch.from_numpy(np.array(image))
     except UnidentifiedImageError as error:
         raise UndecodableImage("its map of labels is not a PNG") from error
@@ -133,12 +138,25 @@ def decode_labels(data: bytes, key: str) -> Tensor:
         raise UndecodableImage(f"map of labels: {error}") from error
 
 
+def _of_16_bits(stored: np.ndarray, key: str) -> Tensor:
+    """The labels of a map of 16 bits as those of 8: the highest number is void in both."""
+    labels = np.where(stored == _VOID_OF_16_BITS, VOID, stored)
+    highest = int(labels.max(initial=0))
+    if highest > VOID:
+        raise UserError(
+            f"{key}: its map of 16 bits has the label {highest}, and at most 254 classes with labels up to 254 are read here, as maps become "
+            "8 bits; write maps in which labels are classes from 1 (instance and panoptic ids hold a class times a number: divide), "
+            "and merge or leave out classes beyond that"
+        )
+    return torch.from_numpy(labels.astype(np.uint8))
+
+
 def check_class_count(classes: int, *, zero_is_void: bool) -> None:
     """Raise UserError if maps of 8 bits have no number for some of ``classes``: 255 is void, in ADE20K's labels 0 too."""
     most = VOID - int(zero_is_void)
     if classes > most:
         raise UserError(
-            f"the set names {classes} classes, but its maps of 8 bits have numbers for {most}, as {'0 and ' * zero_is_void}{VOID} "
+            f"the set names {classes} classes, but maps are read as 8 bits, also those of 16, which have numbers for {most}, as {'0 and ' * zero_is_void}{VOID} "
             f"{'are' if zero_is_void else 'is'} void; merge classes or leave some out, in the list and in the maps"
         )
 
