@@ -28,7 +28,7 @@ from sar_dist.errors import UserError, killed_worker
 
 # Only the training process decides what a signal means; a launcher sends it to the whole process group.
 # SIGTERM is treated apart, because the data loader's own clean-up uses it.
-IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _OPEN_FILES = 8192
 # Each holds data.prefetch batches in shared memory; a rank that could use more cores than these is rare.
 _MOST_WORKERS = 64

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.signals import MARKER_VARIABLE, launcher_is_gone, received, write_marker
+from sar_dist.signals import KEYBOARD_SIGNALS, MARKER_VARIABLE, launcher_is_gone, received, write_marker
 
 
 class StopAgreed(Exception):
@@ -68,9 +68,11 @@ class AgreedStop:
 def request_requeue(step: int, reason: str) -> None:
     """Tell the batch script, through $SAR_REQUEUE_FILE, that there is more to do. Call on the main process.
 
-    Ctrl-C is somebody at a keyboard, who does not want the job back.
+    Ctrl-C and Ctrl-\\ are somebody at a keyboard, who does not want the job back.
     """
-    if reason != signal.Signals.SIGINT.name and (problem := write_marker(f"step {step}: {reason}\n")):
+    if reason not in {number.name for number in KEYBOARD_SIGNALS} and (
+        problem := write_marker(f"step {step}: {reason}\n")
+    ):
         warn(f"warning: {problem}; a batch script will not requeue the job")
 
 
