@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sar_dist import distributed
+from sar_dist import distributed, standstill
 from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage
 from sar_dist.observe import RunLogger, Throughput, set_values
 from sar_dist.output import is_main_process
-from sar_dist.processes import this_process
 from sar_dist.regions import region
 from sar_dist.signals import begin_training
-from sar_dist.standstill import know_members, moved
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.bad_images import BadImages
 from sar_dist.training.checkpointing import Checkpointing
@@ -100,7 +98,6 @@ class Trainer:
         """Step after step, and what is due between them."""
         self.watchdog.moved()
         self.stop = AgreedStop(self.config.run.max_hours, lambda: self.directory.lost)
-        know_members(distributed.gather_objects(this_process()))
         begin_training()  # from here on a signal saves
         try:
             if not self.state.settled:
@@ -159,7 +156,7 @@ class Trainer:
                     self.engine.backward(losses["loss"])
                 with region("optimizer"):
                     self.engine.step()
-                moved()
+                standstill.moved()
                 self.averages.add(losses)
                 self.guard.saw(losses["loss"], batch["sample"])
                 self.images_by_set.add(batch["by_set"])
