@@ -37,7 +37,7 @@ from sar_dist.checkpoint.manifest import (
     verify_own,
 )
 from sar_dist.checkpoint.reading import CheckpointReader
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 from sar_dist.files import PART_FILES, CannotWrite, publish, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 from sar_dist.program import finish_before_end
@@ -432,4 +432,4 @@ def _reason(error: Exception) -> str:
     """What went wrong, without a remedy: training goes on, and knows which one helps if it has to stop."""
     if isinstance(error, CannotWrite):
         return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}"
+    return described(error)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel
 
-from sar_dist.errors import shortened
+from sar_dist.errors import in_brief, shortened
 from sar_dist.validation import NO_TEXT, is_utf8
 
 LARGEST_INTEGER = 2**63 - 1
@@ -82,7 +82,7 @@ def read_value(text: str, annotation: Any = Any) -> Any:
     try:
         return yaml.load(text, _DecimalLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(in_brief(error)) from error
 
 
 def _members(annotation: Any) -> set[Any]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision import datasets
 
 from sar_dist.data.layout import Split, member_extension
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief
 from sar_dist.files import read_regular
 from sar_dist.transfer.file_states import digest_of_files
 
@@ -90,7 +90,7 @@ def open_torchvision_samples(root: Path, split: Split) -> TorchvisionSamples | N
         except (RuntimeError, OSError, ValueError) as error:
             fetch = f"from torchvision.datasets import {kind.name}; {kind.name}('{parent}', download=True)"
             raise UserError(
-                f"{parent / folder} is damaged or incomplete ({str(error).splitlines()[0]}); let torchvision fetch it "
+                f"{parent / folder} is damaged or incomplete ({in_brief(error)}); let torchvision fetch it "
                 f'again: python -c "{fetch}"'
             ) from error
         return TorchvisionSamples(parts, folder, split)
