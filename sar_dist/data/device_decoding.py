@@ -215,7 +215,11 @@ def device_batches(loader: TrainLoader, start_batch: int, stop_batch: int, devic
 
     Whatever the loader leaves to the device is decoded there. The workers start now.
     """
-    batches = prefetch_to_device(loader.iterate(start_batch, stop_batch, registered=True), device)
-    if not loader.leaves_decoding:
-        return batches
-    return decoded_ahead(batches, DeviceDecoder(device), DecodingCount(), loader.made_here)
+
+    def on_the_way(batches: Iterator[Batch]) -> Iterator[Batch]:
+        copied = prefetch_to_device(batches, device)
+        if not loader.leaves_decoding:
+            return copied
+        return decoded_ahead(copied, DeviceDecoder(device), DecodingCount(), loader.made_here)
+
+    return loader.iterate(start_batch, stop_batch, registered=True, on_the_way=on_the_way)
