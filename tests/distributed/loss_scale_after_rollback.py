@@ -23,6 +23,7 @@ from sar_dist.training.state import TrainState
 
 CPU = torch.device("cpu")
 BATCH, WINDOW = 4, 3
+MORE_THAN_HALVINGS = 14  # the scale stays at 1 then, and the guard counts on
 
 
 def settings(stage: int) -> RunConfig:
@@ -73,7 +74,7 @@ def check(stage: int, folder: Path) -> None:
     assert saved["cur_scale"] == 2**9, saved  # it has grown once
     checkpointing.save_now(TrainState(step=4))
     expected, grown = train(engine, range(4, 12)), scaling_of(engine)
-    for overflows in (0, 3):
+    for overflows in (0, 3, MORE_THAN_HALVINGS):
         train(engine, range(overflows), overflow=True)
         skipped = engine.skipped_steps
         assert skipped >= overflows
