@@ -107,7 +107,7 @@ def initialize(device: torch.device, timeout: timedelta = MEETING_TIME, stall_mi
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine asks for it
         deepspeed.init_distributed(dist_backend=backend, timeout=patience, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
-        raise CannotMeet(f"the processes could not meet at {place} ({backend}): {error}") from error
+        raise CannotMeet(f"the processes could not meet at {place} ({backend}): {text_of(error)}") from error
     if dist.get_world_size() > 1:
         global _cpu_group
         on_cpu = MEETING_TIME if stall_minutes is None else collective_timeout("gloo", stall_minutes)

@@ -1,4 +1,7 @@
-"""The one exception a user meets: bad input, said in one line that tells what to do."""
+"""The one exception a user meets: bad input, said in one line that tells what to do; and any exception in one line.
+
+Texts of libraries' exceptions may have many lines, none, or raise themselves: ``in_brief``, ``text_of`` and ``described`` are for all.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,14 @@ def killed_worker(error: RuntimeError) -> str | None:
     )
 
 
-def described(error: BaseException) -> str:
-    """Kind and text of what a user's own code raised, which can be anything, in one line that is not too long."""
+def described(error: BaseException, limit: int = 500) -> str:
+    """Kind and text of what a user's own code or a library raised, which can be anything, in one line that is not too long."""
     text = " ".join(_text(error).split())
-    return shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__, 500)
+    return shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__, limit)
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception, which a user's own class may make, in one line."""
+    """The text of an exception, which a user's own class or a library's may make, in one line; its kind where that fails."""
     text = " ".join(_text(error).split())
     return f"{type(error).__name__}: {text}" if text == _UNSHOWN else text
 
@@ -51,6 +54,11 @@ def text_of(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text; empty: it has none."""
     return next(iter(_text(error).strip().splitlines()), "")
+
+
+def in_brief(error: BaseException) -> str:
+    """What went wrong, without a library's further lines, which are mostly advice to programmers; the kind of error where it says nothing."""
+    return first_line(error) or type(error).__name__
 
 
 def _text(error: BaseException) -> str:

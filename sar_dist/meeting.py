@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from sar_dist.errors import CannotMeet, UserError, shortened, text_of
+from sar_dist.errors import CannotMeet, UserError, in_brief, shortened, text_of
 from sar_dist.launch_environment import find_meeting_place, read_environment
 from sar_dist.library_defaults import set_library_defaults
 from sar_dist.output import warn
@@ -203,7 +203,7 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
         try:
             return dist.TCPStore(host, port, world, opens, patience, wait_for_workers=False, multi_tenant=True)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = in_brief(error)
             if opens and "EADDRINUSE" in reason:
                 raise CannotMeet(
                     f"port {port} of this machine is taken, perhaps by another run; {_ANOTHER_PORT}"

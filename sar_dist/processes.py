@@ -5,12 +5,16 @@ A process id alone proves nothing, because ids are used again; id, start time, b
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_STOPPED_STATE = "T"  # by SIGSTOP or its kin; one that a debugger holds is in another
 _ENDED_STATES = "ZXx"  # a zombie has ended; only its parent has not asked for the exit status yet
 
 
@@ -52,6 +56,21 @@ class ProcessIdentity:
             return True
         return _read_status(self.pid) is not None  # it began or ended in between
 
+    def is_stopped(self) -> bool:
+        """Whether it stands still at a SIGSTOP, so that nothing in it can run. Only where ``can_be_judged``."""
+        status = _read_status(self.pid)
+        return status is not None and (status[1], status[0]) == (self.started, _STOPPED_STATE)
+
+    def kill(self) -> None:
+        """SIGKILL it, and never another process that has its id by now. Only where ``can_be_judged``."""
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(self.pid)
+            try:
+                if self.is_alive():
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The process that has the id now, or None if there is none or it cannot be seen."""
@@ -73,6 +92,19 @@ def ancestors() -> Iterator[int]:
         if status is None:
             return
         pid = status[2]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The ids of the children of a process, of theirs, and so on; none where the kernel does not list them."""
+    for task in _listed(_PROC / str(pid) / "task"):
+        for child in _read_words(_PROC / str(pid) / "task" / task / "children"):
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process and its descendants, as far as they live, have used."""
+    return sum(map(_own_processor_seconds, (pid, *descendants(pid))))
 
 
 def command_of(pid: int) -> list[str]:
@@ -99,6 +131,29 @@ def _read_list(path: Path) -> list[str] | None:
         return [part.decode(errors="replace") for part in path.read_bytes().split(b"\0") if part]
     except OSError:
         return None
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _own_processor_seconds(pid: int) -> float:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND  # in user mode, and in the kernel
 
 
 def _read_status(pid: int) -> tuple[str, int, int] | None:

@@ -4,9 +4,10 @@ While a run is being prepared, a stop signal or the end of its launcher ends the
 long checks or a wait for other processes are not sat out. A thread does that, because Python's own handlers wait until
 the main thread comes back from the library it is in.
 
-Once training has begun the first SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
+Once training has begun the first SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2 is only remembered, and so is the launcher's end:
 ``sar_dist.training.preemption`` agrees on them between the processes. A second signal leaves at once, also where the main
-thread waits for a process that stands still, which is safe: checkpoints are committed by a rename.
+thread waits for a process that stands still, which is safe: checkpoints are committed by a rename. Where the launcher has
+gone and nothing moves any more, the thread leaves so of itself (``sar_dist.standstill``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from types import FrameType
 from sar_dist.launchers import find_launchers
 from sar_dist.output import is_main_process, open_missing_streams, warn
 from sar_dist.processes import ProcessIdentity
+from sar_dist.standstill import Standstill
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Ctrl-C and Ctrl-\\: somebody at a keyboard, who does not want the job back.
+KEYBOARD_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 MARKER_VARIABLE = "SAR_REQUEUE_FILE"
 _SAME_REQUEST_SECONDS = 2.0  # a launcher that forwards a signal to its process group delivers it twice
 _LOOK_SECONDS = 1.0
@@ -94,13 +98,14 @@ def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
     """The thread: reads the signals that Python writes into the pipe, and looks after the launchers every second."""
     global _launcher_is_gone, _received
     received_at = 0.0
+    standstill = Standstill()
     while True:
         ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
         numbers = os.read(signals, 64) if ready else b""
         stops = [number for number in numbers if number in STOP_SIGNALS]
         if stops and not _training:
             name = signal.Signals(stops[0]).name
-            if stops[0] != signal.SIGINT and is_main_process():
+            if stops[0] not in KEYBOARD_SIGNALS and is_main_process():
                 write_marker(f"before training began: {name}\n")
             _end_start(f"stopped by {name}", 128 + stops[0])
         if stops and _received is None:
@@ -111,6 +116,19 @@ def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
             _launcher_is_gone = True
             if not _training:
                 _end_start("the launcher has gone", 128 + signal.SIGTERM)
+        if _launcher_is_gone and standstill.look():
+            _end_standstill(standstill)
+
+
+def _end_standstill(standstill: Standstill) -> None:
+    """Leave a run whose launcher has gone and in which nothing moves; the main thread waits for what will not come."""
+    if standstill.speaks:
+        write_marker("the launcher has gone\n")
+        warn(
+            f"the launcher has gone, and {standstill.describe()}; start the same command again to go on from the last checkpoint"
+        )
+    standstill.end_stopped()
+    os._exit(128 + signal.SIGTERM)
 
 
 def _end_start(reason: str, status: int) -> None:

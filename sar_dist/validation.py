@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from sar_dist.errors import UserError
 
 _KINDS = ("(", "constrained-", "tuple[")  # ours are in parentheses, the others pydantic's
+NO_TEXT = "holds bytes that are not UTF-8"
 _CHECKS = ("value_error", "assertion_error")  # what validators in Python raise; the other types are pydantic's own
 
 
@@ -48,6 +49,8 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
         return f"unknown key {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+    if first["type"] == "string_unicode":
+        message = NO_TEXT
     if first["type"] == "json_invalid":
         return "it is cut off, or no JSON"
     if first["type"] == "missing":
@@ -59,6 +62,15 @@ def describe_problem(error: ValidationError, model: type[BaseModel] | None = Non
         return message
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{key}={shown(first['input'])}: {message}{others}"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; what Python made of a file name's other bytes cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def field_types(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

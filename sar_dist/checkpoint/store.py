@@ -37,10 +37,11 @@ from sar_dist.checkpoint.manifest import (
     verify_own,
 )
 from sar_dist.checkpoint.reading import CheckpointReader
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 from sar_dist.files import PART_FILES, CannotWrite, publish, sync_file, sync_folder, write_durably
 from sar_dist.output import warn
 from sar_dist.program import finish_before_end
+from sar_dist.standstill import know_writers
 
 
 class CheckpointStore:
@@ -73,6 +74,8 @@ class CheckpointStore:
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
         self._given_up = threading.Event()  # the main process waits no more for the others' files
+        self._saving: tuple[Path, int, int] | None = None  # the newest save: its folder, this rank, number of processes
+        self._published = True  # this process's part of it
         self._protected: set[str] = set()
         self._damaged: set[str] = set()  # failed verification and could not be renamed
         self._lasting: set[str] = set()  # known to be no interim ones
@@ -86,6 +89,7 @@ class CheckpointStore:
             UserError: the folder cannot be written.
         """
         distributed.main_first(self._prepare)
+        know_writers(self.writing)
 
     def _prepare(self) -> None:
         try:
@@ -149,7 +153,9 @@ class CheckpointStore:
                 self._renew(step, shared)
             return
         self._last_step = step
-        arguments = (step, tensors, index, shared, distributed.rank(), distributed.world_size())
+        rank, world = distributed.rank(), distributed.world_size()
+        self._published, self._saving = False, (self._temporary(step), rank, world)
+        arguments = (step, tensors, index, shared, rank, world)
         self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint-{step}", daemon=True)
         self._thread.start()
         finish_before_end(self._thread)
@@ -164,12 +170,31 @@ class CheckpointStore:
                 write_durably(folder / layout.MANIFEST, renewed)
             self._tidy(folder.name)
         except (OSError, DamagedCheckpoint) as error:
-            self._failed(step, error)
+            self._has_failed(step, error)
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _has_failed(self, step: int, error: Exception) -> None:
         self.failures += 1
         self._last_step = None
         self._problem = f"the checkpoint of step {step} could not be saved: {_reason(error)}"
+
+    def writing(self) -> set[int]:
+        """The ranks that are still at the files of the newest save, as far as the disk tells; for any thread."""
+        if self._saving is None:
+            return set()
+        folder, rank, world = self._saving
+        if not self._published:
+            return {rank}
+        if not folder.is_dir():
+            return set()
+        parts = [folder / _receipt(rank) for rank in range(world)]
+        if not parts[rank].exists():
+            return {0}  # which has collected them all
+        return {
+            rank for rank, part in enumerate(parts) if not part.exists() and not (folder / _failed(rank)).exists()
+        } or {0}
+
+    def _temporary(self, step: int) -> Path:
+        return self.root / f".tmp-{layout.step_name(step)}"
 
     def wait(self) -> None:
         """Wait until the running save is on disk, on the main process until it is committed. Call on every process.
@@ -279,7 +304,7 @@ class CheckpointStore:
         world: int,
     ) -> None:
         """The background thread: this process's files, and the commit on the main process."""
-        folder = self.root / f".tmp-{layout.step_name(step)}"
+        folder = self._temporary(step)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / layout.shard_file(rank)
@@ -290,38 +315,41 @@ class CheckpointStore:
             self._before()
             names = (layout.shard_file(rank), layout.index_file(rank))
             receipt = {name: FileRecord.of(folder / name).model_dump() for name in names}
-            publish(folder / f"receipt_{rank:05d}", json.dumps(receipt))  # from now on the folder is the main process's
+            publish(folder / _receipt(rank), json.dumps(receipt))  # from now on the folder is the main process's
+            self._published = True
             if rank == 0:
                 self._commit(folder, step, self._collect_receipts(folder, world), shared, world)
         except Exception as error:  # noqa: BLE001 - any failure of a background save must reach the training loop
-            self._failed(step, error)
+            self._has_failed(step, error)
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 self._tell_main_process(folder, rank)
+            self._published = True
 
     def _collect_receipts(self, folder: Path, world: int) -> dict[str, FileRecord]:
         """Wait for every process's receipt and gather the sizes and hashes of all files."""
         deadline = time.monotonic() + self.timeout
         files: dict[str, FileRecord] = {}
         for rank in range(world):
-            receipt = folder / f"receipt_{rank:05d}"
+            receipt = folder / _receipt(rank)
             while not receipt.exists():
-                if (folder / f"failed_{rank:05d}").exists():
+                if (folder / _failed(rank)).exists():
                     raise OSError(f"process {rank} could not write its part")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"process {rank} did not finish writing within {self.timeout:g} s")
                 if self._given_up.wait(0.02):
                     raise ConnectionError("another process has ended")
             files.update({name: FileRecord(**record) for name, record in json.loads(receipt.read_text()).items()})
-            receipt.unlink()
+        for rank in range(world):  # not before, because those that are missing tell who is still writing
+            (folder / _receipt(rank)).unlink()
         return files
 
     @staticmethod
     def _tell_main_process(folder: Path, rank: int) -> None:
         """An empty file, for which there is room on a full disk too: the main process need not wait for the time-out."""
         try:
-            (folder / f"failed_{rank:05d}").touch()
+            (folder / _failed(rank)).touch()
         except OSError as error:
             warn(f"warning: process {rank} cannot even report its failed save: {error}")
 
@@ -374,6 +402,16 @@ class CheckpointStore:
         return False
 
 
+def _receipt(rank: int) -> str:
+    """The file that says that a process's part is on disk."""
+    return f"receipt_{rank:05d}"
+
+
+def _failed(rank: int) -> str:
+    """The file that says that a process's part cannot be written."""
+    return f"failed_{rank:05d}"
+
+
 def _remove(folder: Path) -> None:
     """Delete a checkpoint that is not kept; where that fails, it only takes room, and the new one is saved all the same."""
     try:
@@ -394,4 +432,4 @@ def _reason(error: Exception) -> str:
     """What went wrong, without a remedy: training goes on, and knows which one helps if it has to stop."""
     if isinstance(error, CannotWrite):
         return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}"
+    return described(error)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticUndefined
 
 from sar_dist.config.settings import RunConfig
-from sar_dist.config.values import read_value
+from sar_dist.config.values import NumberOutOfRange, decimal_number, read_value
 from sar_dist.errors import UserError, described, shortened
 from sar_dist.extensions import look_in
 from sar_dist.setting_trees import leaves, set_leaf
@@ -100,9 +100,11 @@ def _read(path: Path) -> RunConfig:
 def _read_mapping(path: Path) -> dict[str, Any]:
     """What a file holds. Raises UserError unless it is a JSON object; one that a full disk cut short does not hold one."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_float=decimal_number)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except NumberOutOfRange as error:
+        raise UserError(f"{path} holds a number that cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
         content, reason = None, f"damaged or cut short ({error})"
     else:

@@ -12,8 +12,15 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel
 
+from sar_dist.errors import in_brief, shortened
+from sar_dist.validation import NO_TEXT, is_utf8
+
 LARGEST_INTEGER = 2**63 - 1
 _DEEPEST = 16  # nested lists and mappings; DeepSpeed's own settings have three levels
+
+
+class NumberOutOfRange(ValueError):
+    """A number that no number of this program can be."""
 
 
 class _DecimalLoader(yaml.SafeLoader):
@@ -25,7 +32,7 @@ class _DecimalLoader(yaml.SafeLoader):
         return int(node.value)
 
     def construct_float(self, node: yaml.ScalarNode) -> float:
-        return float(node.value)
+        return decimal_number(node.value)
 
 
 _DecimalLoader.yaml_implicit_resolvers = {}
@@ -40,6 +47,20 @@ _DecimalLoader.add_constructor("tag:yaml.org,2002:int", _DecimalLoader.construct
 _DecimalLoader.add_constructor("tag:yaml.org,2002:float", _DecimalLoader.construct_float)
 
 
+def decimal_number(text: str) -> float:
+    """What a number in decimal stands for.
+
+    Raises:
+        NumberOutOfRange: it is so large or so near to zero that it would become another number: infinity or zero.
+    """
+    number = float(text)
+    if math.isinf(number):
+        raise NumberOutOfRange(f"{shortened(text, 40)} is too large for a number, of which the largest is 1.8e308")
+    if number == 0 and re.search("[1-9]", text.lower().partition("e")[0]):
+        raise NumberOutOfRange(f"{shortened(text, 40)} is too near to zero for a number; write 0 if that is meant")
+    return number
+
+
 def read_value(text: str, annotation: Any = Any) -> Any:
     """The value that ``text`` stands for where a setting of type ``annotation`` is expected.
 
@@ -47,7 +68,7 @@ def read_value(text: str, annotation: Any = Any) -> Any:
     ``none`` (and ``null``, and nothing) is None where the setting may be None; everything else is YAML with decimal numbers.
 
     Raises:
-        ValueError: the text is no YAML.
+        ValueError: the text is no YAML, or holds a number that no number here can be.
     """
     members = _members(annotation)
     lists = {member for member in members if typing.get_origin(member) is tuple}
@@ -61,7 +82,7 @@ def read_value(text: str, annotation: Any = Any) -> Any:
     try:
         return yaml.load(text, _DecimalLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(in_brief(error)) from error
 
 
 def _members(annotation: Any) -> set[Any]:
@@ -104,8 +125,8 @@ def checked(value: Any, depth: int = 0) -> Any:
         raise ValueError("must be a finite number")
     if isinstance(value, int) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
         raise ValueError("is too large for a 64-bit integer")
-    if isinstance(value, str) and not value.isascii():
-        value.encode()  # a UnicodeEncodeError is a ValueError: bytes that are no text cannot be written
+    if isinstance(value, str) and not is_utf8(value):
+        raise ValueError(NO_TEXT)  # bytes that are no text cannot be written to config.json
     if isinstance(value, tuple) and depth == 0:
         return tuple(checked(item, 1) for item in value)
     if isinstance(value, list | tuple):
@@ -124,6 +145,8 @@ def _path(text: str) -> str:
         raise ValueError("is empty, as of a variable that is not set")
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("holds a line break or another control character; rename the folder")
+    if not is_utf8(text):
+        raise ValueError(f"{NO_TEXT}; rename what it names, or give a link to it that has another name")
     return os.path.expanduser(text)
 
 

@@ -21,7 +21,7 @@ from sar_dist.data.batching import Batch
 from sar_dist.data.images import EncodedBatch, crop_and_resize, moved
 from sar_dist.data.loader import TrainLoader
 from sar_dist.data.prefetch import prefetch_to_device
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 from sar_dist.output import say, warn
 
 Decode = Callable[[list[Tensor], torch.device], list[Tensor]]
@@ -59,7 +59,7 @@ def decoder_problem(device: torch.device) -> str | None:
     try:
         decode_together([file], device)
     except RuntimeError as error:
-        return " ".join(str(error).split())[:200]
+        return text_of(error)[:200]
     return None
 
 
@@ -101,7 +101,7 @@ class DeviceDecoder:
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
-            raise DeviceRefused(" ".join(str(error).split())[:200]) from error
+            raise DeviceRefused(text_of(error)[:200]) from error
         if [tuple(image.shape) for image in decoded] != [(3, *size) for size in layout.sizes]:
             raise DeviceRefused("it gave images of other sizes than the files say")
         resized = crop_and_resize(decoded, layout.boxes, layout.side, layout.interpolation)
@@ -215,7 +215,11 @@ def device_batches(loader: TrainLoader, start_batch: int, stop_batch: int, devic
 
     Whatever the loader leaves to the device is decoded there. The workers start now.
     """
-    batches = prefetch_to_device(loader.iterate(start_batch, stop_batch, registered=True), device)
-    if not loader.leaves_decoding:
-        return batches
-    return decoded_ahead(batches, DeviceDecoder(device), DecodingCount(), loader.made_here)
+
+    def on_the_way(batches: Iterator[Batch]) -> Iterator[Batch]:
+        copied = prefetch_to_device(batches, device)
+        if not loader.leaves_decoding:
+            return copied
+        return decoded_ahead(copied, DeviceDecoder(device), DecodingCount(), loader.made_here)
+
+    return loader.iterate(start_batch, stop_batch, registered=True, on_the_way=on_the_way)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -115,7 +114,14 @@ class TrainLoader:
         self._seed = seed
         self._fingerprint_extra = fingerprint_extra or {}
 
-    def iterate(self, start_batch: int, stop_batch: int, *, registered: bool = False) -> Iterator[Batch]:
+    def iterate(
+        self,
+        start_batch: int,
+        stop_batch: int,
+        *,
+        registered: bool = False,
+        on_the_way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    ) -> Iterator[Batch]:
         """This rank's micro-batches of the run's global batches [start_batch, stop_batch) in order, ``accumulation`` of each.
 
         Epochs follow each other without a break: one call can serve a whole run, and starts the workers once.
@@ -125,7 +131,8 @@ class TrainLoader:
         substitutes) and ``bad_keys`` (the samples they replace, with the reason); with ``later`` also ``plan`` and ``operations``, see ``make_plan``. Raises UserError when
         too many samples are bad. If decoding is left to the device there are ``encoded`` and the batch's ``number`` instead
         of ``image``. With ``registered``, a GPU copies images from where the workers write them, again as soon as nothing refers to a batch: keep each
-        until its copy is done, as ``prefetch_to_device`` does.
+        until its copy is done, as ``prefetch_to_device`` does. ``on_the_way`` may change the batches and take them ahead of their use:
+        samples are counted when a batch is handed out, so that a checkpoint holds the counts of what was used.
         """
         start, stop = ((batch + self._shift) * self.accumulation for batch in (start_batch, stop_batch))
         pipeline = wds.DataPipeline(
@@ -136,9 +143,8 @@ class TrainLoader:
             ),
             errors_as_batches,
         )
-        return self._counted(
-            iterate_pipeline(pipeline, self._data.workers, self._data.prefetch, registered=registered), start
-        )
+        batches = iterate_pipeline(pipeline, self._data.workers, self._data.prefetch, registered=registered)
+        return self._counted(on_the_way(batches if self._host is None else _with_numbers(batches, start)), start)
 
     @property
     def leaves_decoding(self) -> bool:
@@ -146,16 +152,10 @@ class TrainLoader:
         return self._host is not None
 
     def made_here(self, batch: Batch) -> Batch:
-        """The batch as it would be if decoding were not left to the device, made in this process.
-
-        What is bad in it beyond what ``iterate`` has counted of ``batch`` is counted. Raises UserError when that is too much.
-        """
+        """The batch as it would be if decoding were not left to the device, made in this process."""
         number = batch["number"]
         decoded = TrainDecoding(lambda _: self._decoder_here, self._micro_batch)(self._source(number, number + 1))
-        made = next(TrainBatching(self._micro_batch, self._canvas)(decoded))
-        more: Counter[str] = Counter(made["bad_keys"]) - Counter(batch["bad_keys"])
-        self.bad_samples.add(0, made["bad"] - batch["bad"], more.elements())
-        return made
+        return next(TrainBatching(self._micro_batch, self._canvas)(decoded))
 
     def encoded(self, batch: int, count: int) -> list[bytes]:
         """The first ``count`` image files, or fewer, of this rank's part of global batch ``batch`` and those after it.
@@ -182,7 +182,7 @@ class TrainLoader:
         for number, batch in enumerate(batches, start):
             if number >= uncounted:
                 self.bad_samples.add(len(batch["label"]), batch["bad"], batch["bad_keys"])
-            yield batch if self._host is None else {**with_encoded(batch), "number": number}
+            yield batch
 
     def fingerprint(self) -> dict[str, Any]:
         """What the sequence of batches depends on. Ranks, micro-batch and workers are not in it: they may change."""
@@ -223,6 +223,12 @@ class TrainLoader:
         begun = max(-(-(self.next_batch + self._shift) // length) for length in pass_lengths(saved))
         self._shift = max(ceil(begun * length) for length in pass_lengths(current)) - self.next_batch
         warn(f"training data or order changed ({what}): going on with the beginning of epoch {begun}")
+
+
+def _with_numbers(batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+    """Batches of files, which whoever decodes them may ask for again by their number in the sequence."""
+    for number, batch in enumerate(batches, start):
+        yield {**with_encoded(batch), "number": number}
 
 
 def _planned(

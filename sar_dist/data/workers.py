@@ -24,11 +24,11 @@ from sar_dist.cores import own_use, share_of_cores
 from sar_dist.data.batch_memory import BatchMemory, as_message, use_slots
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
-from sar_dist.errors import UserError, killed_worker
+from sar_dist.errors import UserError, killed_worker, text_of
 
 # Only the training process decides what a signal means; a launcher sends it to the whole process group.
 # SIGTERM is treated apart, because the data loader's own clean-up uses it.
-IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _OPEN_FILES = 8192
 # Each holds data.prefetch batches in shared memory; a rank that could use more cores than these is rare.
 _MOST_WORKERS = 64
@@ -191,7 +191,7 @@ def _explained_failures() -> Iterator[None]:
     except MemoryError as error:
         raise UserError(f"no memory for the data workers; {MORE_MEMORY}") from error
     except (RuntimeError, OSError) as error:
-        text = str(error)
+        text = text_of(error)
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         if full or any(each in text.lower() for each in ("shared memory", "bus error", "no space left on device")):
             raise UserError(_out_of_shared_memory()) from error

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sar_dist.config import RunConfig
 from sar_dist.engine.deepspeed_config import deepspeed_config
+from sar_dist.engine.engine_state import leave_overflows_to_the_guard
 from sar_dist.engine.optimizers import optimizer_of
 from sar_dist.engine.protocol import Engine
 from sar_dist.engine.schedule import learning_rate_factor
@@ -77,6 +78,7 @@ def build_engine(config: RunConfig, model: TappedVisionTransformer, *, world_siz
             config=deepspeed_config(config, world_size),
         )
     settings.connect(optimizer, engine)
+    leave_overflows_to_the_guard(engine)
     return engine
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sar_dist.errors import text_of
+
 _LONGEST_MESSAGE = 300
 
 
@@ -21,7 +23,7 @@ def compile_problem(device: torch.device) -> str | None:
         with inductor.patch(compile_threads=1):
             found = torch.compile(_triple)(torch.ones(8, device=device))
     except Exception as error:  # noqa: BLE001 - Inductor, Triton and the compilers raise what they like
-        return " ".join(str(error).split())[:_LONGEST_MESSAGE]
+        return text_of(error)[:_LONGEST_MESSAGE]
     return None if found.tolist() == [3.0] * 8 else f"3 x 1 is {found.tolist()}"
 
 

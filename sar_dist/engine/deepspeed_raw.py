@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief
 from sar_dist.setting_trees import merged
 
 # A kind of value: how a message calls it, and whether a value is of it.
@@ -127,8 +127,7 @@ def check_with_deepspeed(raw: Mapping[str, Any], generated: Mapping[str, Any]) -
 
 def _reason(error: Exception, values: object) -> str:
     if not isinstance(error, ValidationError):
-        lines = str(error).strip().splitlines()
-        return f"DeepSpeed does not take {str(values)[:80]} ({lines[0] if lines else type(error).__name__})"
+        return f"DeepSpeed does not take {str(values)[:80]} ({in_brief(error)})"
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":

@@ -17,6 +17,8 @@ from sar_dist.engine.protocol import Engine
 from sar_dist.engine.shards import flat_shards, fragments, optimizer_settings, optimizer_states, publish_shards
 
 _BY_GROUP = ("base_lrs", "_last_lr", "lr_lambdas")
+# What the loss scaler is told once: StepGuard ends a run whose steps are skipped for ever, in a line that names the samples.
+_RAISES = "raise_error_at_min_scale"
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
@@ -96,8 +98,16 @@ def restore(engine: Engine, ema: ExponentialMovingAverage | None, reader: Checkp
     scaler = getattr(engine.optimizer, "loss_scaler", None)  # DeepSpeed's BF16_Optimizer has none
     for name, value in shared.loss_scaler.items() if scaler is not None else ():
         setattr(scaler, name, value)
+    leave_overflows_to_the_guard(engine)  # whatever an earlier version saved of that
     if ema is not None:
         ema.updates = shared.ema_updates or 0
+
+
+def leave_overflows_to_the_guard(engine: Engine) -> None:
+    """Let fp16's loss scaler stay at its smallest scale, where DeepSpeed's would raise before ``guard.max_skipped`` is reached."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if hasattr(scaler, _RAISES):
+        setattr(scaler, _RAISES, False)
 
 
 def _schedule_state(engine: Engine, reader: CheckpointReader) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
+from sar_dist.errors import in_brief
+
 _PATIENCE = 6.0  # seconds; name servers that do not answer have no limit of their own
 
 
@@ -46,7 +48,7 @@ def _unreachable() -> str | None:
         try:
             get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
         except Exception as error:  # noqa: BLE001 - of whichever HTTP client the hub's is made of
-            found.append(str(error).strip().partition("\n")[0] or type(error).__name__)
+            found.append(in_brief(error))
         else:
             found.append(None)
 

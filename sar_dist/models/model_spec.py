@@ -17,7 +17,7 @@ from timm.data import ImageNetInfo, resolve_model_data_config
 
 from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ImageSize, ModelSettings, RegularizerSettings, as_image_size
-from sar_dist.errors import UserError, first_line
+from sar_dist.errors import UserError, in_brief, text_of
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
@@ -215,7 +215,7 @@ def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> No
     try:
         vit.load_state_dict({name: weights.floating(name) for name in weights.shapes})
     except RuntimeError as error:
-        raise UserError(f"the weights of {weights.description} do not fit {architecture}: {error}") from error
+        raise UserError(f"the weights of {weights.description} do not fit {architecture}: {text_of(error)}") from error
 
 
 def _timm_settings(name: str) -> ModelSettings:
@@ -238,7 +238,7 @@ def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -
             model = build(pretrained)
     except (OSError, RuntimeError, ValueError) as error:
         # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.
-        reason = first_line(error) or type(error).__name__
+        reason = in_brief(error)
         raise UserError(f"timm cannot provide the weights of {name}: {reason}") from error
     data = resolve_model_data_config(model.vit)
     description = f"{name}, {'pretrained' if pretrained else 'random'} weights"

@@ -34,7 +34,7 @@ from sar_dist.checkpoint import (
     verify_own,
 )
 from sar_dist.config import RunConfig, load_config
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief, text_of
 from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.layouts import backbone_of, check_layout, convert, find_part, needs_conversion, with_part
 from sar_dist.output import warn
@@ -245,7 +245,7 @@ def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
         stored, left, prefix = backbone_of(every)
         shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not an intact .safetensors file: {error}") from error
+        raise UserError(f"{path} is not an intact .safetensors file: {text_of(error)}") from error
     return NamedWeights(_described(path, part, prefix), shapes, lambda name: file.get_tensor(stored[name]), left)
 
 
@@ -255,7 +255,7 @@ def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
         with torch.serialization.safe_globals([argparse.Namespace]):  # arguments that training scripts store beside
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        held = _UNKNOWN_TYPE.search(str(error))
+        held = _UNKNOWN_TYPE.search(text_of(error))
         if held is not None:
             raise UserError(
                 f"{path} is a pickle that could run code: it holds a {held[1]}, as a whole model does, and not tensors alone; save its "
@@ -278,7 +278,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {error}; get it again") from error
+        raise UserError(f"{path} is damaged: {text_of(error)}; get it again") from error
     if "constants.pkl" in names:
         raise UserError(
             f"{path} is a program of TorchScript, not weights; save them where it is known to be safe: "
@@ -316,7 +316,7 @@ def _timm_weights(name: str) -> NamedWeights:
                 return timm.create_model(name, pretrained=True).state_dict()
         except (OSError, RuntimeError, ValueError) as error:
             # timm, its hub client and the sockets below raise these three for whatever keeps weights from being had.
-            raise UserError(f"timm cannot provide the weights of {name}: {_reason(error)}") from error
+            raise UserError(f"timm cannot provide the weights of {name}: {in_brief(error)}") from error
 
     return NamedWeights(f"timm:{name}", shapes, lambda key: pretrained()[key])
 
@@ -327,9 +327,4 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _first_sentence(error: Exception) -> str:
     """What went wrong, without PyTorch's advice to load what could run code."""
-    return _reason(error).partition(". ")[0]
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return in_brief(error).partition(". ")[0]

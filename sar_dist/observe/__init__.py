@@ -30,7 +30,7 @@ from sar_dist.observe.quantities import (
     set_quantities,
     set_values,
 )
-from sar_dist.observe.records import encode_line, read_metrics, read_records, truncate_records
+from sar_dist.observe.records import encode_line, last_step, read_metrics, read_records, truncate_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
 from sar_dist.observe.trace import StepTrace
@@ -69,6 +69,7 @@ __all__ = [
     "find_peak",
     "flop_table",
     "known_quantities",
+    "last_step",
     "packed_maps",
     "panel_title",
     "peak_flops",

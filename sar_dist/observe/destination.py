@@ -32,14 +32,24 @@ class LoggedRun:
     quantities: tuple[Quantity, ...] = QUANTITIES
 
 
+class EntryWaits(Exception):
+    """An entry could not be handed over yet: the destination keeps it, and tries again before the next one."""
+
+
 class Destination:
     """One of ``log.to``. Made on every process, started and called on the main one alone.
 
-    After ``start``, an error of one of the kinds ``errors`` costs the entry; it is counted, and training goes on.
+    After ``start``, an error of one of the kinds ``errors`` costs the entry; it is counted, and training goes on. An
+    ``EntryWaits`` costs none.
+
+    Attributes:
+        run: the run that is logged.
+        lost: entries that had waited, and were given up.
     """
 
     name: ClassVar[str]
     errors: ClassVar[tuple[type[Exception], ...]] = (Exception,)
+    lost: int = 0
 
     def __init__(self, run: LoggedRun) -> None:
         self.run = run
@@ -75,5 +85,8 @@ class Destination:
         """Log a finished run's configuration, nested, and result, such as {"final/top1": 71.2}."""
         self.metrics(step, time.time(), final)
 
+    def flush(self) -> None:
+        """Try to hand over what waits."""
+
     def close(self) -> None:
-        """Hand over what is pending."""
+        """Hand over what is pending, or count it as ``lost``."""

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from sar_dist.errors import text_of
 from sar_dist.files import atomic_path, atomic_write
-from sar_dist.observe.destination import Destination, LoggedRun
+from sar_dist.observe.destination import Destination, EntryWaits, LoggedRun
 from sar_dist.observe.destinations import open_destinations
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
@@ -38,8 +39,8 @@ _OWN_FILES = "the run directory or on stdout"
 class RunLogger:
     """Writes a run's metrics and figures into its directory and to ``log.to``, and its progress to stdout.
 
-    Nothing here stops training. Lines of metrics.jsonl and of ``figures/*.jsonl`` wait in memory for a disk that does not take
-    them. Of anything else, when the disk, a destination or stdout fails, the entry is lost, ``failures`` goes up by one, the
+    Nothing here stops training. Lines of metrics.jsonl and of ``figures/*.jsonl``, and TensorBoard's scalars, wait in memory for a
+    disk that does not take them. Of anything else, when the disk, a destination or stdout fails, the entry is lost, ``failures`` goes up by one, the
     first failure of each is said on stderr, the next entry is tried again, and ``close`` says how many were lost.
 
     Args:
@@ -67,7 +68,7 @@ class RunLogger:
         self._enabled = enabled
         self._failures: Counter[str] = Counter()
         self._lines = WaitingLines()
-        self._has_waited = False
+        self._has_waited: set[str] = set()
         self._used = False
         self._seen: set[int] = set()
         self._last_step = 0
@@ -77,7 +78,9 @@ class RunLogger:
     @property
     def failures(self) -> int:
         """Entries that were lost."""
-        return self._failures.total() + self._lines.dropped
+        return (
+            self._failures.total() + self._lines.dropped + sum(destination.lost for destination in self._destinations)
+        )
 
     def start(self, config: Mapping[str, Any], step: int, *, settled: bool = True) -> None:
         """Start the destinations, and forget every entry of later steps than ``step``, which training is about to repeat.
@@ -239,24 +242,34 @@ class RunLogger:
     def flush(self) -> None:
         """Write what waits for the disk, if that takes it. Call it before what makes the entries so far final: a checkpoint."""
         self._lines.flush()
+        if self._enabled:
+            self._to_each(lambda destination: destination.flush())
 
     def close(self) -> None:
         """Write out everything that is pending, release the terminal, and say how many entries were lost, if any."""
         if self._enabled:
             self._to_each(lambda destination: destination.close())
         self._attempt(self._progress.close)
-        self.flush()
+        self._lines.flush()
         self._failures[_OWN_FILES] += len(self._lines)
-        counts = self._failures + Counter({_OWN_FILES: self._lines.dropped})
+        given_up = {destination.name: destination.lost for destination in self._destinations}
+        counts = self._failures + Counter({_OWN_FILES: self._lines.dropped}) + Counter(given_up)
         if counts:
             lost = ", ".join(f"{number} of {name}" for name, number in counts.items())
             warn(f"warning: log entries that were lost: {lost}")
 
     def _append(self, path: Path, line: bytes) -> None:
         problem = self._lines.append(path, line)
-        if problem is not None and not self._has_waited:
-            self._has_waited = True
-            warn(f"warning: {path} cannot be written, its lines wait in memory and training goes on: {problem}")
+        if problem is not None:
+            self._say_once(
+                _OWN_FILES, f"{path} cannot be written, its lines wait in memory and training goes on: {problem}"
+            )
+
+    def _say_once(self, where: str, text: str) -> None:
+        """Say once for each of the places that its entries wait."""
+        if where not in self._has_waited:
+            self._has_waited.add(where)
+            warn(f"warning: {text}")
 
     def _to_each(self, action: Callable[[Destination], object]) -> None:
         self._used = True
@@ -269,11 +282,15 @@ class RunLogger:
         """Call ``action``; whether it worked. A failure is counted, and the first one of ``where`` is said on stderr."""
         try:
             action()
+        except EntryWaits as error:
+            self._say_once(
+                where, f"{where} takes no entries, they wait in memory and training goes on: {text_of(error)}"
+            )
         except errors as error:
             self._failures[where] += 1
             if self._failures[where] == 1:
                 warn(
-                    f"warning: logging failed in {where}, training goes on (further failures are only counted): {error}"
+                    f"warning: logging failed in {where}, training goes on (further failures are only counted): {text_of(error)}"
                 )
             return False
         return True

@@ -93,6 +93,11 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def last_step(path: Path) -> int | None:
+    """The latest step of which a metrics.jsonl has a record; None: it has none."""
+    return max((int(record["step"]) for record in read_metrics(path)), default=None)
+
+
 def _is_number(value: Any) -> bool:
     return value in ("NaN", "Infinity", "-Infinity") or (type(value) in (int, float) and abs(value) <= _LARGEST)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 from sar_dist.files import write_durably
 from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.optional import require
@@ -53,7 +53,7 @@ class WeightsAndBiases(Destination):
             )
         except Exception as error:  # of its own kinds, and those of its network client
             raise UserError(
-                f"log.to: wandb does not start: {error}; see to that (`wandb login`), set WANDB_MODE=offline, or leave it out"
+                f"log.to: wandb does not start: {text_of(error) or type(error).__name__}; see to that (`wandb login`), set WANDB_MODE=offline, or leave it out"
             ) from error
         self._first_step = self._session.step
         offline = self._session.offline

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief
 from sar_dist.reports.model_card import CARD_FILE, TRAINING_FILE
 
 _FILES = (CARD_FILE, TRAINING_FILE, "config.json", "model.safetensors")
@@ -24,7 +24,7 @@ def check_hub(repository: str) -> None:
     try:
         huggingface_hub.utils.validate_repo_id(repository)
     except huggingface_hub.errors.HFValidationError as error:
-        raise UserError(f"--push-to-hub {repository}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--push-to-hub {repository}: {in_brief(error)}") from error
     if huggingface_hub.get_token() is None:
         raise UserError(
             "--push-to-hub: there is no token of the Hugging Face hub; run `hf auth login`, or set $HF_TOKEN to one that may write"
@@ -52,9 +52,7 @@ def push_to_hub(export: Path, repository: str, *, private: bool = True) -> str:
             repo_id=made.repo_id, folder_path=export, allow_patterns=list(_FILES), commit_message="Upload by sar_dist"
         )
     except Exception as error:  # its errors are those of the HTTP library beneath, which changes between versions
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
         raise UserError(
-            f"--push-to-hub {repository}: {reason}; the export in {export} is complete, the same command tries again"
+            f"--push-to-hub {repository}: {in_brief(error)}; the export in {export} is complete, the same command tries again"
         ) from error
     return str(made)

@@ -15,7 +15,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from sar_dist import distributed
+from sar_dist import distributed, standstill
 from sar_dist.config import GuardSettings
 from sar_dist.errors import UserError
 from sar_dist.training.state import LOSS_HISTORY, GuardState, TrainState
@@ -129,6 +129,7 @@ class Watchdog:
 
     def moved(self) -> None:
         """Start waiting anew."""
+        standstill.moved()
         faulthandler.dump_traceback_later(self.seconds, exit=True)
 
     def stop(self) -> None:

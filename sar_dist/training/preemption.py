@@ -19,7 +19,9 @@ import torch.distributed as dist
 from sar_dist import distributed
 from sar_dist.errors import UserError
 from sar_dist.output import warn
-from sar_dist.signals import MARKER_VARIABLE, launcher_is_gone, received, write_marker
+from sar_dist.processes import this_process
+from sar_dist.signals import KEYBOARD_SIGNALS, MARKER_VARIABLE, launcher_is_gone, received, write_marker
+from sar_dist.standstill import know_members
 
 
 class StopAgreed(Exception):
@@ -30,7 +32,7 @@ class AgreedStop:
     """Decides after every step and validated batch, on all processes alike, whether to stop.
 
     The flag is reduced in the background over the CPU network and read one step later, so that a step waits neither
-    for the network nor for the GPU.
+    for the network nor for the GPU. One of these is made on every process, which is when they tell each other who they are.
 
     Args:
         max_hours: stop after this many hours from now; None for no limit.
@@ -41,6 +43,7 @@ class AgreedStop:
         self._lost = lost
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._pending: tuple[Any, torch.Tensor] | None = None
+        know_members(distributed.gather_objects(this_process()))
 
     def check(self) -> None:
         """Go on, or raise StopAgreed. Call on every process after the same steps and batches."""
@@ -68,9 +71,11 @@ class AgreedStop:
 def request_requeue(step: int, reason: str) -> None:
     """Tell the batch script, through $SAR_REQUEUE_FILE, that there is more to do. Call on the main process.
 
-    Ctrl-C is somebody at a keyboard, who does not want the job back.
+    Ctrl-C and Ctrl-\\ are somebody at a keyboard, who does not want the job back.
     """
-    if reason != signal.Signals.SIGINT.name and (problem := write_marker(f"step {step}: {reason}\n")):
+    if reason not in {number.name for number in KEYBOARD_SIGNALS} and (
+        problem := write_marker(f"step {step}: {reason}\n")
+    ):
         warn(f"warning: {problem}; a batch script will not requeue the job")
 
 

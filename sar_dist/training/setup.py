@@ -44,6 +44,7 @@ from sar_dist.training.checks import CheckedRun, check_run
 from sar_dist.training.images_by_set import ImagesBySet, describe_sets
 from sar_dist.training.length import RunLength
 from sar_dist.training.loader_stages import measure_stages
+from sar_dist.training.records import continue_records
 from sar_dist.training.reporting import DataAdvice
 from sar_dist.training.run_directory import RunDirectory
 from sar_dist.training.task import ClassificationTask
@@ -83,8 +84,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     task.prepare(engine.module)
     logger = open_logger(checked, length, task, rank)
     recorded = config.model_dump(mode="json")
-    distributed.main_first(lambda: checked.directory.forget_bad_images(state.step))
-    distributed.main_first(lambda: logger.start(recorded, -1 if saved is None else state.step, settled=state.settled))
+    distributed.main_first(lambda: continue_records(checked.directory, logger, recorded, saved, state, length))
     announce(checked, logger, flops, data.workers or 0, report)
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, mean_flops(config, by_side), peak)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sar_dist import distributed
+from sar_dist import distributed, standstill
 from sar_dist.config import Duration, RunConfig
 from sar_dist.data import ValidationLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage
@@ -156,6 +156,7 @@ class Trainer:
                     self.engine.backward(losses["loss"])
                 with region("optimizer"):
                     self.engine.step()
+                standstill.moved()
                 self.averages.add(losses)
                 self.guard.saw(losses["loss"], batch["sample"])
                 self.images_by_set.add(batch["by_set"])

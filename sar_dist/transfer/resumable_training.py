@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sar_dist import distributed
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief
 from sar_dist.files import atomic_write, make_folder
 from sar_dist.progress import Progress
 
@@ -94,7 +94,7 @@ def _restore(training: ResumableTraining[Batch], file: Path) -> int:
         try:
             steps = _load(training, file)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = in_brief(error)
             problem = f"{file} is damaged or of another training ({reason}); remove it to start again"
     seen = distributed.gather_objects((steps, problem))
     for _, other in seen:

@@ -43,6 +43,19 @@ def wait_for_end(processes: list[ProcessIdentity]) -> None:
     assert not alive
 
 
+def start(launcher: list[str], training: list[str], log: Path) -> subprocess.Popen[str]:
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            [sys.executable, *launcher, str(free_port()), *training],
+            cwd=ROOT,
+            env=program_environment(),
+            stdout=stream,
+            stderr=stream,
+            text=True,
+            start_new_session=True,
+        )
+
+
 @pytest.mark.parametrize(
     ("launcher", "depth", "number"),
     [
@@ -59,16 +72,7 @@ def test_end_of_a_launcher(
 ) -> None:
     run, log = tmp_path / "runs" / "small", tmp_path / "log"
     training = ["tools/train.py", "--config", str(small_config), "optim.epochs=4000"]
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *launcher, str(free_port()), *training],
-            cwd=ROOT,
-            env=program_environment(),
-            stdout=stream,
-            stderr=stream,
-            text=True,
-            start_new_session=True,
-        )
+    process = start(launcher, training, log)
     try:
         wait_for_step(run, 2, [process])
         family = [found for pid in descendants(process.pid) if (found := identify(pid)) is not None]
@@ -90,6 +94,32 @@ def test_end_of_a_launcher(
     third = tool(*training, f"run.max_steps={step + 1}")
     assert third.status == 0, third.stderr
     assert f"resumed after step {step}" in third.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_end_of_a_launcher_of_which_one_rank_stands_still(stopped: int, small_config: Path, tmp_path: Path) -> None:
+    """It cannot save together with the others: they do not wait for it for ever, and it is not left behind."""
+    run, log = tmp_path / "runs" / "small", tmp_path / "log"
+    training = ["tools/train.py", "--config", str(small_config), "optim.epochs=4000", "checkpoint.every=1"]
+    process = start(TORCHRUN, training, log)
+    try:
+        wait_for_step(run, 2, [process])
+        family = [found for pid in descendants(process.pid) if (found := identify(pid)) is not None]
+        ranks = children(process.pid)
+        os.kill(ranks[stopped], signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        wait_for_end(family)
+    finally:
+        process.kill()
+        process.wait()
+    said = f"rank {stopped} (process {ranks[stopped]}) stood still, stopped, for 20 s"
+    assert log.read_text().count(said) == 1
+    step = CheckpointReader(complete_checkpoints(run / "checkpoints")[0]).step
+    again = tool(*training, f"run.max_steps={step + 1}")
+    assert again.status == 0, again.stderr
+    assert f"resumed after step {step}" in again.stdout
 
 
 def test_an_error_is_the_only_line_of_a_documented_start(small_config: Path) -> None:

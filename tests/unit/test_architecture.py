@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -132,6 +133,14 @@ def test_the_package_speaks_through_one_file() -> None:
             if prints or logs or (isinstance(node, ast.ImportFrom) and node.module == "logging"):
                 other.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not other, "say it with sar_dist.output: " + ", ".join(other)
+
+
+def test_texts_of_libraries_errors_become_a_line_in_one_file() -> None:
+    """They may have many lines, none, or raise themselves; the regularizer, which uses nothing else, has its own way."""
+    by_hand = re.compile(r"str\((error|exception|problem)\)(\.| if| or)|type\(error\)\.__name__\}: \{error")
+    free = {PACKAGE / "errors.py", PACKAGE / "regularizer" / "kernel_probe.py"}
+    found = [str(path) for path in PACKAGE.rglob("*.py") if path not in free and by_hand.search(path.read_text())]
+    assert not found, "say it with sar_dist.errors: in_brief, text_of or described"
 
 
 def test_every_package_names_its_public_face() -> None:

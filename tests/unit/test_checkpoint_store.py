@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,37 @@ def test_main_process_may_commit_as_soon_as_it_sees_a_receipt(tmp_path: Path, mo
     save(store, 10, 10)
     assert store.take_problem() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [step_name(10)]
+
+
+def test_who_is_still_writing_a_checkpoint_is_seen_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the process that has done its part: where the launcher has gone, it waits for the others' as long as they write."""
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "wait_on_cpu", lambda: None)
+    published, go_on = threading.Event(), threading.Event()
+
+    def before() -> None:
+        published.set()
+        go_on.wait(10)
+
+    store = CheckpointStore(tmp_path, keep_last=9, keep_every=None, before=before)
+    assert store.writing() == set()
+    store.save(10, {"0/master": torch.zeros(3)}, index_of_one_shard(SHAPES, 10), weights_alone(SHAPES))
+    assert published.wait(10)
+    assert store.writing() == {1}
+    go_on.set()
+    store.wait()
+    folder = tmp_path / ".tmp-step_00000010"
+    assert store.writing() == {0, 2}
+    (folder / "receipt_00000").touch()
+    assert store.writing() == {2}
+    (folder / "failed_00002").touch()
+    assert store.writing() == {0}  # which is about to notice
+    for receipt in folder.glob("receipt_*"):
+        receipt.unlink()
+    assert store.writing() == {0}  # which has collected them, and commits
+    folder.rename(tmp_path / step_name(10))
+    assert store.writing() == set()
 
 
 def test_after_a_failed_save_all_processes_save_the_step_again(tmp_path: Path) -> None:

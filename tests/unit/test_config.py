@@ -14,6 +14,7 @@ from support import ROOT
 
 from sar_dist.config import RunConfig, RunSettings, config_keys, duration_in_steps, help_text, load_config
 from sar_dist.config.command_line import parse_run_arguments
+from sar_dist.config.values import read_value
 from sar_dist.errors import UserError
 from sar_dist.validation import field_types
 
@@ -47,6 +48,23 @@ PINNED_KEYS = {
     *(f"checkpoint.{name}" for name in ("every", "keep_last", "keep_every")),
     *(f"log.{name}" for name in ("every", "figures_every")),
 }
+
+
+@pytest.mark.parametrize("number", ["1e-400", "-1e400"])
+def test_number_of_a_json_file_that_no_number_can_be_is_refused(number: str, tmp_path: Path) -> None:
+    """Python reads the one as 0, the other as infinity."""
+    file = tmp_path / "config.json"
+    settings = load_config(DEMO, ["optim.weight_decay=0.125"]).model_dump_json()
+    file.write_text(settings.replace("0.125", number))
+    with pytest.raises(UserError, match=rf"config.json holds a number that cannot be read: {number} is too "):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0e-400", 0.0), ("0.0e999", 0.0), ("1e-323", 1e-323), ("-1.7e308", -1.7e308)]
+)
+def test_numbers_at_the_ends_of_their_range_are_read(text: str, value: float) -> None:
+    assert read_value(text, float) == value
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -221,9 +239,26 @@ def test_dumped_config_loads_again(tmp_path: Path) -> None:
         ("optim.epochs=1e308", "optim.epochs=1e+308"),
         ("optim.lr=inf", "finite number"),
         ("optim.lr=.inf", "valid number"),
-        ("optim.weight_decay=1e999", "finite number"),
+        (
+            "optim.weight_decay=1e999",
+            "cannot be read: 1e999 is too large for a number, of which the largest is 1.8e308",
+        ),
+        (
+            "optim.weight_decay=1e-400",
+            "cannot be read: 1e-400 is too near to zero for a number; write 0 if that is meant",
+        ),
+        ("optim.betas=[0.9, -.1e-999]", "cannot be read: -.1e-999 is too near to zero"),
         ("data.stall_seconds=nan", "finite number"),
-        ("engine.deepspeed.gradient_clipping=1e999", "engine.deepspeed={"),
+        ("engine.deepspeed.gradient_clipping=1e999", "1e999 is too large for a number"),
+        (
+            "run.dir=a\udcff",
+            r"run.dir='a\udcff': holds bytes that are not UTF-8; rename what it names, or give a link to it",
+        ),
+        ("data.train=a\udcff", r"data.train='a\udcff': holds bytes that are not UTF-8; rename"),
+        ('data.train=[{shards: "a\udcff", weight: 1}]', "cannot be read"),
+        ("data.stage=a\udcff", r"data.stage='a\udcff': holds bytes that are not UTF-8; rename"),
+        ("model.name=a\udcff", r"model.name='a\udcff': holds bytes that are not UTF-8"),
+        ("log.project=a\udcff", r"log.project='a\udcff': holds bytes that are not UTF-8"),
         ("model.options.x=&a [*a]", "nested too deeply"),
         ("optim.lr=true", "should be a number"),
         ("run.max_hours=1:30", "run.max_hours='1:30'"),

@@ -15,6 +15,7 @@ from support import program_environment
 from sar_dist import launchers
 from sar_dist.launchers import find_launchers, is_launcher
 from sar_dist.processes import ancestors, identify, this_process
+from sar_dist.training.preemption import request_requeue
 
 # The main thread is inside a library, where no handler of Python's can run.
 PROGRAM = """
@@ -43,7 +44,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2])
 def test_signal_ends_a_start_at_once(number: signal.Signals, tmp_path: Path) -> None:
     marker = tmp_path / "requeue"
     process = subprocess.Popen(
@@ -59,7 +60,7 @@ def test_signal_ends_a_start_at_once(number: signal.Signals, tmp_path: Path) -> 
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert stderr == f"stopped by {number.name} before training began; nothing is lost\n"
-    assert marker.exists() == (number != signal.SIGINT)
+    assert marker.exists() == (number not in (signal.SIGINT, signal.SIGQUIT))
 
 
 def test_second_signal_ends_a_process_whose_main_thread_waits() -> None:
@@ -76,6 +77,23 @@ def test_second_signal_ends_a_process_whose_main_thread_waits() -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 128 + signal.SIGTERM
+
+
+def test_quit_stops_a_run_as_an_interrupt_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "training"], env=program_environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as stream:
+        assert stream.readline().startswith("ready")
+        process.send_signal(signal.SIGQUIT)
+        assert stream.read() == f"told {int(signal.SIGQUIT)}\n"
+    process.wait(timeout=5)
+    monkeypatch.setenv("SAR_REQUEUE_FILE", str(tmp_path / "requeue"))
+    request_requeue(3, "SIGQUIT")
+    assert not (tmp_path / "requeue").exists()
+    request_requeue(3, "SIGTERM")
+    assert (tmp_path / "requeue").read_text() == "step 3: SIGTERM\n"
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -32,7 +32,7 @@ class BadSamples:
         self._what = what
 
     def state_dict(self) -> dict[str, int]:
-        """What the limit goes by, as JSON values. On a GPU a batch that is copied ahead is in it, and again in the next start's."""
+        """What the limit goes by, as JSON values."""
         return {"seen": self.seen, "bad": self.bad}
 
     def go_on(self, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental import _config
 
+from sar_dist.errors import described
 from sar_dist.output import warn
 
 
@@ -34,7 +35,7 @@ class Compiled:
                 return self._run(*arguments)
         except TorchDynamoException as error:
             name = getattr(self._function, "__name__", "a function")
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = described(error, 200)
             warn(f"warning: {name} of the device augmentation cannot be compiled and runs slower as it is: {reason}")
             self._run = self._function
             return self._function(*arguments)

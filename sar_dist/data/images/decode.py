@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from sar_dist.data.layout import PILLOW_FORMATS
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 
 try:
     import simplejpeg
@@ -203,7 +203,7 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:  # its message holds a memory address
         raise UndecodableImage("not an image") from error
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged files
-        raise UndecodableImage(f"{type(error).__name__}: {error}") from error
+        raise UndecodableImage(described(error)) from error
 
 
 def _to_8_bits(pixels: np.ndarray, kind: str | None) -> np.ndarray:

@@ -34,7 +34,7 @@ from sar_dist.data.shards.manifest import (
     parse_timm_info,
 )
 from sar_dist.data.shards.tar_members import DamagedShard
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described, text_of
 from sar_dist.output import warn
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class RemoteFolder:
                 break
             if attempt == self._attempts(problem, attempts_if_refused):
                 raise RemoteUnreadable(_explanation(self.url(name), problem, attempt)) from problem
-            warn(f"reading {self.url(name)} failed ({type(problem).__name__}: {problem}), trying again")
+            warn(f"reading {self.url(name)} failed ({described(problem)}), trying again")
             self._connection = None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -255,8 +255,8 @@ def _explanation(url: str, problem: BaseException, attempts: int) -> str:
     if isinstance(problem, FileNotFoundError):
         return f"there is no {url}"
     if isinstance(problem, PermissionError) or _lacks_credentials(problem):
-        return f"{url} may not be read ({problem}); provide credentials in the environment"
-    return f"cannot read {url}: {type(problem).__name__}: {problem} ({attempts} attempts)"
+        return f"{url} may not be read ({text_of(problem)}); provide credentials in the environment"
+    return f"cannot read {url}: {described(problem)} ({attempts} attempts)"
 
 
 def _lacks_credentials(problem: BaseException) -> bool:

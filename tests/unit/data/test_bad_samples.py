@@ -109,6 +109,20 @@ def test_the_limit_is_one_over_all_starts(shards: Path, tmp_path: Path) -> None:
     assert other.bad_samples.state_dict() == {"seen": 0, "bad": 0}
 
 
+def test_samples_are_counted_with_the_batch_that_is_used_and_not_with_those_ahead(shards: Path) -> None:
+    """As a GPU takes them: a checkpoint after two of three batches, of which all are copied, is one of two batches."""
+    sizes = {"global_batch": 10, "micro_batch": 5}
+    first = train_loader(shards, max_bad_fraction=1, **sizes)
+    ahead = first.iterate(0, 3, on_the_way=lambda batches: iter(list(batches)))
+    used = [next(ahead), next(ahead)]
+    counted = first.bad_samples.state_dict()
+    assert counted == {"seen": 10, "bad": sum(batch["bad"] for batch in used)}
+    second = train_loader(shards, max_bad_fraction=1, **sizes)
+    second.load_state_dict(first.state_dict(1), [counted])
+    list(second.iterate(1, 3))
+    assert second.bad_samples.state_dict() == {"seen": 30, "bad": 5}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_samples(tmp_path: Path, workers: int) -> None:
     """Ends with one clear line, also from a worker, instead of searching for a substitute for ever."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sar_dist.config import AugmentSettings, load_config
 from sar_dist.data import TrainLoader, device_batches
+from sar_dist.data.batching import Batch
 from sar_dist.data.device_decoding import DecodingCount, DeviceDecoder, decode_together, decoded_ahead, decoder_problem
 from sar_dist.data.images import (
     EncodedTrainTransform,
@@ -140,6 +141,10 @@ def test_ranks_share_the_same_batch(tmp_path: Path) -> None:
         assert torch.equal(batch["image"], torch.cat([part["image"] for part in parts]))
 
 
+def decoded(loader: TrainLoader, stop: int, decoder: DeviceDecoder, count: DecodingCount) -> Iterator[Batch]:
+    return loader.iterate(0, stop, on_the_way=lambda batches: decoded_ahead(batches, decoder, count, loader.made_here))
+
+
 def test_a_batch_that_the_device_refuses_is_made_on_the_cpu(tmp_path: Path) -> None:
     """Also with a file that only the decoder finds to be bad: its substitute and its count are those of the CPU."""
     here, later = loaders(shards(tmp_path / "a"))
@@ -152,7 +157,7 @@ def test_a_batch_that_the_device_refuses_is_made_on_the_cpu(tmp_path: Path) -> N
         return decode_together(files, device)
 
     count = DecodingCount()
-    found = list(decoded_ahead(later.iterate(0, 6), DeviceDecoder(CPU, decode), count, later.made_here))
+    found = list(decoded(later, 6, DeviceDecoder(CPU, decode), count))
     assert_same(expected, found)
     assert (count.refused, count.batches) == (2, 6)
     assert later.bad_samples.keys == here.bad_samples.keys
@@ -166,7 +171,7 @@ def test_what_only_decoding_finds_is_replaced_and_counted(tmp_path: Path, monkey
     # As if the walk through the markers let everything pass that has a size.
     monkeypatch.setattr("sar_dist.data.images.encoded.sound_jpeg", lambda data: _sized(data))
     count = DecodingCount()
-    found = list(decoded_ahead(later.iterate(0, 6), DeviceDecoder(CPU), count, later.made_here))
+    found = list(decoded(later, 6, DeviceDecoder(CPU), count))
     assert_same(expected, found)
     assert count.refused > 0
     assert later.bad_samples.keys == here.bad_samples.keys
@@ -200,10 +205,10 @@ def test_wrong_sizes_and_lack_of_memory_are_no_images(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("no memory")
 
     count = DecodingCount()
-    next(decoded_ahead(later.iterate(0, 1), DeviceDecoder(CPU, small), count, later.made_here))
+    next(decoded(later, 1, DeviceDecoder(CPU, small), count))
     assert count.refused == 1
     with pytest.raises(torch.OutOfMemoryError):
-        next(decoded_ahead(later.iterate(0, 1), DeviceDecoder(CPU, full), count, later.made_here))
+        next(decoded(later, 1, DeviceDecoder(CPU, full), count))
 
 
 def test_each_kind_that_hardware_does_not_do_is_named() -> None:

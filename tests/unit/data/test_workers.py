@@ -91,7 +91,7 @@ def test_killed_run_leaves_no_workers_and_resumes_with_exactly_the_rest(tmp_path
 
 def test_workers_leave_signals_to_the_training_process(tmp_path: Path) -> None:
     """Signals sent to the whole group, as schedulers do, do not end the workers; the end of the parent does."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def ignore(number: int) -> None:
         if number == 0:

@@ -119,6 +119,44 @@ def test_a_destination_that_fails_while_training_is_said_once_and_counted(
     assert any((tmp_path / "run" / "tensorboard").iterdir())
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("in the text of an error")
+
+
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [
+        (ValueError("a\n\n  b\n"), "a b"),
+        (Unprintable(), "Unprintable: its text cannot be shown"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_whatever_a_library_raises_at_its_start_is_one_line(
+    problem: Exception, text: str, tmp_path: Path, wandb: Any
+) -> None:
+    def init(**arguments: Any) -> None:
+        raise problem
+
+    wandb.init = init
+    with pytest.raises(UserError) as raised:
+        make_logger(tmp_path / "run").start({}, -1)
+    assert str(raised.value).startswith(f"log.to: wandb does not start: {text}; see to that")
+
+
+@pytest.mark.parametrize("problem", [ValueError("a\nb\n"), Unprintable()])
+def test_whatever_a_library_raises_while_training_is_one_line(
+    problem: Exception, tmp_path: Path, wandb: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = make_logger(tmp_path / "run", to=("wandb",))
+    logger.start({}, -1)
+    capsys.readouterr()
+    wandb.runs[0].log = lambda values, step: (_ for _ in ()).throw(problem)
+    logger.metrics(1, {"loss": 1.0})
+    assert capsys.readouterr().err.count("\n") == 1
+    assert logger.failures == 1
+
+
 def test_a_destination_that_does_not_start_is_one_line(tmp_path: Path, wandb: Any) -> None:
     def init(**arguments: Any) -> None:
         raise RuntimeError("No API key configured")

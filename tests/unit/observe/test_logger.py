@@ -13,9 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from sar_dist.observe import logger as logger_module
+from sar_dist.observe.destination import EntryWaits, LoggedRun
 from sar_dist.observe.logger import RunLogger
 from sar_dist.observe.tensorboard_charts import CHARTS
-from sar_dist.observe.tensorboard_destination import flatten
+from sar_dist.observe.tensorboard_destination import TensorBoard, flatten
 
 # TensorBoard's writer thread must not raise to nobody: that prints a traceback for every entry on a full disk.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -195,16 +196,17 @@ def test_a_dead_disk_does_not_stop_training(tmp_path, capsys):
     for step in (1, 2):
         logger.metrics(step, {"loss": 1.0})  # the record and TensorBoard fail
     logger.figure("attention", make_figure(), 2)
-    assert logger.failures == 4
+    assert logger.failures == 2  # the picture, in the folder and in TensorBoard
     errors = capsys.readouterr().err
     assert errors.count("warning: logging failed") == errors.count("logging failed in tensorboard") + 1 == 2
     assert errors.count("its lines wait in memory") == 1
+    assert errors.count("warning: tensorboard takes no entries, they wait in memory and training goes on: ") == 1
     run.unlink()
     logger.metrics(3, {"loss": 1.0})  # the disk is back
     logger.close()
-    assert logger.failures == 4
+    assert logger.failures == 2
     assert [record["step"] for record in records(run)] == [1, 2, 3]
-    assert scalars(run) == {"train/loss": [(3, 1.0)]}
+    assert scalars(run) == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)]}
 
 
 def test_lines_that_wait_to_the_end_are_lost_and_said(tmp_path, capsys):
@@ -264,14 +266,65 @@ def test_a_disk_that_dies_under_tensorboard(tmp_path, monkeypatch, capsys):
         patch.setattr(RecordWriter, "write", fail)
         logger.metrics(2, {"loss": 1.0})
         logger.metrics(3, {"loss": 1.0})
-    failures = logger.failures
-    assert failures >= 2
-    assert "No space left" in capsys.readouterr().err
-    logger.metrics(4, {"loss": 1.0})
+        logger.hyperparameters({"a": 1}, {"top1": 0.5})
+    assert capsys.readouterr().err.count("No space left") == 1
+    logger.flush()
     logger.close()
-    assert logger.failures == failures
-    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3, 4]
-    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 4]
+    assert logger.failures == 0
+    assert scalars(tmp_path) == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)], "final/top1": [(3, 0.5)]}
+
+
+@pytest.mark.parametrize("records_that_fit", range(7))
+def test_what_a_full_disk_cuts_is_neither_missing_nor_doubled_in_tensorboard(tmp_path, monkeypatch, records_that_fit):
+    """Half a record makes everything behind it unreadable, also what TensorBoard would append to it later."""
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    honest, fit = LocalFileSystem._write, iter(range(records_that_fit))
+
+    def write(self, filename, content, mode):
+        if next(fit, None) is None:
+            honest(self, filename, content[: len(content) // 2], mode)
+            raise OSError(28, "No space left on device")
+        honest(self, filename, content, mode)
+
+    logger = make_logger(tmp_path)
+    logger.start({}, -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "_write", write)
+        for step in (1, 2, 3):
+            logger.metrics(step, {"loss": step, "accuracy": step})
+    assert len(list((tmp_path / "tensorboard").iterdir())) <= 1
+    logger.metrics(4, {"loss": 4, "accuracy": 4})
+    logger.close()
+    assert logger.failures == 0
+    expected = [(step, float(step)) for step in (1, 2, 3, 4)]
+    assert scalars(tmp_path) == {"train/loss": expected, "train/accuracy": expected}
+
+
+def test_what_waits_for_tensorboard_is_bounded(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.write_text("a file where the run directory should be")
+    destination = TensorBoard(LoggedRun(run, "demo"), most_bytes=600)
+    for step in range(5):
+        with pytest.raises(EntryWaits, match=r"tensorboard"):
+            destination.metrics(step, 0.0, {"train/loss": 1.0})
+    assert destination.lost == 2
+    run.unlink()
+    destination.flush()
+    assert [step for step, _ in scalars(run)["train/loss"]] == [2, 3, 4]
+    destination.close()
+    assert destination.lost == 2
+
+
+def test_what_waits_for_tensorboard_to_the_end_is_lost_and_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.write_text("a file where the run directory should be")
+    logger = make_logger(run)
+    logger.metrics(1, {"loss": 1.0})
+    logger.close()
+    assert logger.failures == 2
+    said = "warning: log entries that were lost: 1 of the run directory or on stdout, 1 of tensorboard"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, described
 from sar_dist.files import read_regular, read_text
 
 DEVKIT, SOLUTION, SYNSETS = "ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "LOC_synset_mapping.txt"
@@ -96,7 +96,7 @@ def _of_kit(where: str, read: Callable[[str], bytes]) -> ImageNetClasses:
         named = {_validation_name(place): numbered[label] for place, label in enumerate(labels, 1)}
     except Exception as error:  # gzip, tarfile and scipy raise nearly every type there is on damaged files
         raise UserError(
-            f"cannot read {where} ({type(error).__name__}: {error}); download the development kit of tasks 1 and 2 again"
+            f"cannot read {where} ({described(error)}); download the development kit of tasks 1 and 2 again"
         ) from error
     strange = next((name for name in numbered.values() if not is_synset(name)), None)
     if strange is not None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 
 
 class FileRows(NamedTuple):
@@ -30,7 +30,7 @@ def open_parquet(path: Path) -> Any:
             raise OSError("it is a pipe, a device or a folder, not a file")
         return parquet.ParquetFile(path)
     except (OSError, ArrowException) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {text_of(error)}") from None
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ArrowException) as error:
-        raise UserError(f"cannot read {path}: {error}; restore it") from None
+        raise UserError(f"cannot read {path}: {text_of(error)}; restore it") from None
 
 
 def read_column(rows: FileRows, column: str) -> Any:

@@ -24,7 +24,7 @@ from PIL import Image
 from sar_dist.data.layout import Split, SplitChoice, member_extension, split_folders
 from sar_dist.data.making.sources.base import Source, choose_splits, read_bytes, size_of_file, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, in_brief
 from sar_dist.output import warn
 
 
@@ -242,7 +242,7 @@ def _open(kind: _Kind, folder: Path, split: Split) -> TorchvisionSource:
             ]
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             fetch = f"from torchvision.datasets import {kind.name}; {kind.name}('NEW', download=True)"
-            reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(place), str(folder))
+            reason = in_brief(error).replace(str(place), str(folder))
             raise UserError(
                 f"{folder}, {kind.name} as torchvision reads it, is damaged or incomplete ({reason}); let torchvision fetch it "
                 f'again into a folder NEW: python -c "{fetch}"'

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from sar_dist import distributed
 from sar_dist.data.images import UndecodableImage, check_png, decode_image
 from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, text_of
 from sar_dist.files import atomic_write, make_folder
 from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, image_of, turn_to_map, turned
 
@@ -135,7 +135,7 @@ def decode_labels(data: bytes, key: str) -> Tensor:
         raise UndecodableImage("its map of labels is not a PNG") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         # What Pillow raises for broken PNG chunks, truncated data and impossible headers.
-        raise UndecodableImage(f"map of labels: {error}") from error
+        raise UndecodableImage(f"map of labels: {text_of(error)}") from error
 
 
 def _of_16_bits(stored: np.ndarray, key: str) -> Tensor:
