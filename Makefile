@@ -4,8 +4,8 @@ PYTHON := $(VENV)/bin/python
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 
 # What starts several processes and waits for them has the machine for itself; the rest runs on two cores at once.
-SIDE_BY_SIDE := tests/unit tests/counting tests/faults
-ONE_BY_ONE := tests/cluster tests/distributed tests/gpu tests/integration
+SIDE_BY_SIDE := tests/unit tests/counting tests/faults tests/integration
+ONE_BY_ONE := tests/cluster tests/distributed tests/gpu
 
 # DeepSpeed's launcher warns of a machine without GPUs unless it is told that the CPU is meant.
 WITHOUT_GPU := $(if $(wildcard /dev/nvidiactl /dev/dxg /dev/kfd),,DS_ACCELERATOR=cpu)
