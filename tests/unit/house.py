@@ -37,6 +37,7 @@ GROUND: dict[str, set[str]] = {
     "environment": set(),
     "files": {"errors"},
     "validation": {"errors"},
+    "worker_pool": {"errors"},
     "lease": {"errors", "files", "output", "processes"},
     "launch_environment": {"errors"},
     "library_defaults": set(),

@@ -15,13 +15,12 @@ import contextlib
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from sar_dist.files import atomic_write, cache_folder, make_folder, sha256_of
 from sar_dist.output import warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
+from sar_dist.worker_pool import forked_pool
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC_OF_ANY_VERSION = b"SARINDX"
@@ -283,8 +283,7 @@ def _indexed_parts(
     with contextlib.ExitStack() as stack:
         mapper: Callable[..., Iterable[IndexedRecords]] = map
         if workers > 1:
-            context = multiprocessing.get_context("fork")
-            mapper = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map
+            mapper = stack.enter_context(forked_pool(workers)).map
         indexed = mapper(partial(_index_local, manifest.root, manifest.labels), stale)
         fresh = iter(track(indexed, len(stale), f"indexing the {manifest.split} shards"))
         for entry in manifest.shards:
