@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_manifest
+from sar_dist.checkpoint import (
+    LATEST,
+    RUN_ID,
+    DamagedCheckpoint,
+    complete_checkpoints,
+    read_manifest,
+    recorded_run_id,
+)
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
@@ -41,16 +48,18 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.bad_images = self.path / "bad_images.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.run_id_file = self.path / RUN_ID  # since the first checkpoint
         self._lease: Lease | None = None
 
     def check(self, config: RunConfig) -> None:
         """Refuse to mix two different runs in one directory.
 
         Raises:
-            UserError: ``run.resume=never`` and the run exists; it was started with another configuration; or something
-                in the directory is not what a run writes there.
+            UserError: ``run.resume=never`` and the run exists; it was started with another configuration; its checkpoints
+                have gone, or are another run's; or something in the directory is not what a run writes there.
         """
         self._check_kinds()
+        self._check_checkpoints()
         recorded = self._recorded_config()
         if recorded is None:
             return
@@ -61,6 +70,7 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
             )
+        self._check_newest(config)
 
     def settled(self, config: RunConfig, device: torch.device) -> RunConfig:
         """The configuration with a place for its augmentation: the one that a run here has already, else by the device.
@@ -176,7 +186,8 @@ class RunDirectory:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
-        for file in (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images):
+        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images)
+        for file in (*files, self.run_id_file):
             remove_leftovers(file)
         for leftover in (*self.figures.rglob(PART_FILES), *self.tensorboard.glob(PART_FILES)):
             leftover.unlink(missing_ok=True)
@@ -191,6 +202,7 @@ class RunDirectory:
     def _check_kinds(self) -> None:
         """Refuse what is in the way, before a write fails on it or, as a FIFO makes it, waits for ever."""
         kept = self.figures.glob("*.jsonl")
+        kept = (*kept, self.run_id_file)
         files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images, *kept)
         folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
         for path in (*files, *folders):
@@ -204,6 +216,40 @@ class RunDirectory:
             if path.exists() and not os.access(path, os.R_OK | os.W_OK if appended else os.R_OK, effective_ids=True):
                 verb = "written" if os.access(path, os.R_OK, effective_ids=True) else "read"
                 raise UserError(f"{path} may not be {verb} by this user; see to its permissions, or set run.dir")
+
+    def _check_checkpoints(self) -> None:
+        """Refuse a folder of checkpoints that has lost them, or is another run's.
+
+        What tells of a checkpoint is written after its commit, so that no kill leaves it without one.
+        """
+        traces = (self.checkpoints / LATEST, self.run_id_file, self.summary_file)
+        trace = next(filter(os.path.lexists, traces), None)
+        if trace is not None and not complete_checkpoints(self.checkpoints):
+            raise UserError(
+                f"{self.checkpoints} holds no checkpoint, but {trace} tells that this run has saved some; restore them, or remove "
+                f"{self.path} to begin anew"
+            )
+        names = recorded_run_id(self.path), recorded_run_id(self.checkpoints)
+        if None not in names and names[0] != names[1]:
+            raise self._of_another_run(f"its {RUN_ID} is another one")
+
+    def _check_newest(self, config: RunConfig) -> None:
+        """Refuse checkpoints of a run that was another one, though ``config`` is that of this directory."""
+        for folder in complete_checkpoints(self.checkpoints):
+            try:
+                saved = RunConfig.model_validate(read_manifest(folder).config)
+            except (DamagedCheckpoint, ValidationError):
+                continue  # damaged, or of a version that wrote no copy
+            # The order of the data may have changed since, and has a check of its own.
+            if changed := changes(saved, config, _ORDER_KEYS):
+                raise self._of_another_run(f"{folder.name} was trained with {'; '.join(changed)}")
+            return
+
+    def _of_another_run(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.checkpoints} holds the checkpoints of another run than {self.path}: {reason}; restore the run's own, or "
+            "give the others a folder and a run.name of their own"
+        )
 
     def _recorded_config(self) -> RunConfig | None:
         """What the run was started with: config.json or, where that is lost or damaged, a checkpoint's copy of it."""

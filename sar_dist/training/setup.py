@@ -243,6 +243,7 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
         keep_last=config.checkpoint.keep_last,
         keep_every=None if keep_every is None else length.steps(keep_every),
         before=directory.sync_records,
+        mark=directory.path,
     )
     store.prepare()
     return store
