@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -20,11 +21,11 @@ from sar_dist.checkpoint import (
 )
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
-from sar_dist.errors import UserError
+from sar_dist.errors import UserError, shortened
 from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.lease import Lease, acquire
 from sar_dist.observe import truncate_records
-from sar_dist.output import warn
+from sar_dist.output import say, warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
 
 # What a run is: another value would make the resumed run something that never existed from its start.
@@ -50,6 +51,7 @@ class RunDirectory:
         self.summary_file = self.path / "summary.json"
         self.run_id_file = self.path / RUN_ID  # since the first checkpoint
         self._lease: Lease | None = None
+        self._created = False
 
     def check(self, config: RunConfig) -> None:
         """Refuse to mix two different runs in one directory.
@@ -86,8 +88,8 @@ class RunDirectory:
         place = "device" if on_device else "worker"
         return _placed(config, place if recorded is None else recorded.augment.where or _FIRST_PLACE)
 
-    def open(self, config: RunConfig, world_size: int, device: torch.device) -> None:
-        """Become the directory's holder, until ``close``, and only then write into it. Call on the main process.
+    def open(self, config: RunConfig) -> None:
+        """Become the directory's holder, until ``close``; only then may be written into it. Call on the main process.
 
         Raises:
             UserError: another start holds it, or has begun another run in it since ``check``; or it cannot be written.
@@ -99,14 +101,18 @@ class RunDirectory:
         except OSError as error:
             raise self._cannot_write(error) from error
         self.check(config)
-        self.create(config, world_size, device)
 
     def create(self, config: RunConfig, world_size: int, device: torch.device) -> None:
-        """Make the directory and record configuration and environment. Call on the main process.
+        """Make the directory and record configuration and environment of a start that nothing refuses any more. Call on the main process.
+
+        What the run's earlier starts had otherwise is said.
 
         Raises:
             UserError: the directory cannot be written.
         """
+        recorded = self._recorded_config()
+        if recorded is not None and (changed := accepted_changes(recorded, config)):
+            say(f"changed since the last start: {', '.join(changed)}")
         records = [*self._past_environments(), describe_environment(world_size, device)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -114,6 +120,7 @@ class RunDirectory:
             _write_if_changed(self.environment_file, json.dumps(records, indent=2) + "\n")
         except OSError as error:
             raise self._cannot_write(error) from error
+        self._created = True
 
     @property
     def lost(self) -> bool:
@@ -124,10 +131,16 @@ class RunDirectory:
         """Make sure, before something is written, that the directory is still this run's. Call on the main process.
 
         Raises:
-            UserError: another start has taken it over, or it was moved.
+            UserError: another start has taken it over, or it was moved or removed.
         """
-        if self._lease is not None:
-            self._lease.check()
+        if self._lease is None:
+            return
+        self._lease.check()
+        with contextlib.suppress(OSError):  # a disk that is away for a while
+            if self._created and not self.config_file.exists():
+                raise UserError(
+                    f"{self.config_file} was removed while the run was in use, and who knows what else: nothing more is written here"
+                )
 
     def close(self) -> None:
         """Let the next start have the directory."""
@@ -202,8 +215,8 @@ class RunDirectory:
     def _check_kinds(self) -> None:
         """Refuse what is in the way, before a write fails on it or, as a FIFO makes it, waits for ever."""
         kept = self.figures.glob("*.jsonl")
-        kept = (*kept, self.run_id_file)
-        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images, *kept)
+        single = (self.config_file, self.environment_file, self.summary_file, self.run_id_file)
+        files = (*single, self.metrics, self.bad_images, *kept)
         folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
         for path in (*files, *folders):
             if path.is_symlink() and not path.exists():
@@ -272,7 +285,8 @@ class RunDirectory:
         return None
 
     def _cannot_write(self, error: OSError) -> UserError:
-        return UserError(f"cannot write the run directory {self.path}: {error.strerror}; set run.dir")
+        where = "" if error.filename in (None, str(self.path)) else f" ({error.filename})"
+        return UserError(f"cannot write the run directory {self.path}: {error.strerror}{where}; set run.dir")
 
 
 def _damage_of(file: Path) -> str | None:
@@ -307,3 +321,17 @@ def changes(old: RunConfig, new: RunConfig, free: tuple[str, ...]) -> list[str]:
         for key, (before, after) in differences(old.model_dump(), new.model_dump()).items()
         if is_below(key, _FIXED_KEYS) and not is_below(key, free)
     ]
+
+
+def accepted_changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a resume lets differ, and does: one "key old -> new" each, but for where the run is."""
+    found: list[str] = []
+    for key, (before, after) in differences(old.model_dump(mode="json"), new.model_dump(mode="json")).items():
+        if key not in ("run.dir", "run.name", "augment.where"):
+            remark = " (of no effect: the run has begun)" if key == "run.branch_from" else ""
+            found.append(f"{key} {_shown(before)} -> {_shown(after)}{remark}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is ABSENT or value is None else shortened(str(value), 80)

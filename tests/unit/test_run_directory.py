@@ -263,19 +263,53 @@ def test_what_may_not_be_used_is_said_before_anything_starts(name: str, mode: in
     path.chmod(0o755)
 
 
+def test_what_a_resume_lets_differ_is_said(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    directory.create(config.vary({"augment.where": "worker"}), 1, CPU)
+    assert capsys.readouterr().out == ""
+    directory.create(config.vary({"engine.precision": "fp32", "run.branch_from": "trunk"}), 1, CPU)
+    assert capsys.readouterr().out == (
+        "changed since the last start: run.branch_from unset -> trunk (of no effect: the run has begun), "
+        "engine.precision bf16 -> fp32\n"
+    )
+
+
 def test_directory_is_held_from_open_to_close(config: RunConfig) -> None:
     first, second = RunDirectory(config), RunDirectory(config)
-    first.open(config, 1, CPU)
+    first.open(config)
     with pytest.raises(UserError, match="is in use by process"):
-        second.open(config, 1, CPU)
+        second.open(config)
     first.check_held()
     assert not first.lost
     first.close()
-    second.open(config, 1, CPU)
+    second.open(config)
     (second.path / ".holder" / "00000009").write_text("{}")
     with pytest.raises(UserError, match="was taken over"):
         second.check_held()
     assert second.lost
+
+
+def test_a_directory_that_was_removed_in_use_ends_the_run(config: RunConfig) -> None:
+    """rm -rf beside a writer leaves the folder, with what was written last."""
+    directory = RunDirectory(config)
+    directory.open(config)
+    directory.check_held()
+    directory.create(config, 1, CPU)
+    directory.check_held()
+    directory.config_file.unlink()
+    with pytest.raises(UserError, match=r"config\.json was removed while the run was in use"):
+        directory.check_held()
+    directory.close()
+
+
+def test_what_cannot_be_written_is_named(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    (directory.path / ".holder").mkdir()
+    loop = directory.path / ".holder" / "00000003"
+    loop.symlink_to(loop)
+    with pytest.raises(UserError, match=rf"symbolic links \({loop}\)"):
+        directory.open(config)
 
 
 def test_start_that_was_overtaken_by_another_run_is_refused(tmp_path: Path) -> None:
@@ -284,10 +318,11 @@ def test_start_that_was_overtaken_by_another_run_is_refused(tmp_path: Path) -> N
     late = RunDirectory(config)
     late.check(config)
     early, other = RunDirectory(config), config.vary({"run.seed": 5})
-    early.open(other, 1, CPU)
+    early.open(other)
+    early.create(other, 1, CPU)
     early.close()
     with pytest.raises(UserError, match=r"was started with run\.seed=5"):
-        late.open(config, 1, CPU)
+        late.open(config)
     late.close()
 
 

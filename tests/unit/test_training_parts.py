@@ -121,11 +121,12 @@ def test_skipped_steps_in_a_row_are_counted_over_starts() -> None:
 
 def test_a_branch_has_the_losses_of_its_trunk_and_rollbacks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = TrainState(step=10, guard=GuardState(rollbacks=9, usual_losses=[1.5]))
-    monkeypatch.setattr(branching, "_branch_point", lambda *_: None)
+    monkeypatch.setattr(branching, "_branch_point", lambda *_: SimpleNamespace(manifest=SimpleNamespace(classes=None)))
     monkeypatch.setattr(branching, "resumed_state", lambda *_: saved)
     config = RunConfig(run=RunSettings(name="x", branch_from="trunk"))
-    unused: Any = SimpleNamespace(newest=lambda: None)
-    assert branching.starting_point(config, unused, unused, unused)[1].guard == GuardState(usual_losses=[1.5])
+    unused: Any = SimpleNamespace(newest=lambda: None, fingerprint={"manifest": "a"})
+    state = branching.starting_point(config, unused, unused, unused, unused, None)[1]
+    assert state == TrainState(step=10, guard=GuardState(usual_losses=[1.5]), validation_set={"manifest": "a"})
 
 
 def test_progress_from_before_the_guard_was_kept_is_read() -> None:
