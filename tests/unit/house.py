@@ -40,7 +40,7 @@ GROUND: dict[str, set[str]] = {
     "worker_pool": {"errors"},
     "lease": {"errors", "files", "output", "processes"},
     "launch_environment": {"errors"},
-    "library_defaults": set(),
+    "library_defaults": {"errors"},
     "devices": {"errors", "output", "program"},
     "console": {"program"},
     "meeting": {"errors", "launch_environment", "library_defaults", "output", "program"},
