@@ -108,6 +108,34 @@ def read_index(path: Path) -> ShardIndex | None:
     return ShardIndex(shards, records, offsets) if zlib.crc32(records.data) == footer["crc32"] else None
 
 
+def damage_of_index(records: np.ndarray) -> str | None:
+    """What has happened to the index file since ``records``, or a view of them, were mapped from it; None for nothing that is known."""
+    if not isinstance(records, np.memmap) or records.filename is None:
+        return None
+    path = Path(records.filename)
+    if not path.exists() or read_index(path) is not None:
+        return None
+    return (
+        f"the index {path} was altered while it was in use, and the shard may be sound: remove the index, and start the same "
+        "command again"
+    )
+
+
+def refuse_cut_index(records: np.ndarray) -> None:
+    """Look whether the file that ``records`` are mapped from is as long as it was: a look at what is cut off ends the process.
+
+    Raises:
+        DamagedShard: it is not.
+    """
+    mapped = getattr(records, "_mmap", None)  # NumPy's own, whose ``size`` asks for the file's length now
+    if mapped is not None and mapped.size() < len(mapped):
+        assert isinstance(records, np.memmap)
+        raise DamagedShard(
+            f"the index {records.filename} was cut short while it was in use; the shards are none the worse for it: remove the "
+            "index, and start the same command again"
+        )
+
+
 def _parse_shard(fields: list[Any]) -> IndexedShard:
     shard = IndexedShard(*fields)  # JSON has no tuples
     passed_over, joined = shard.passed_over, shard.joined
