@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from sar_dist.checkpoint import (
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError, shortened
-from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
+from sar_dist.files import PART_FILES, TOO_LARGE, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.lease import Lease, acquire
 from sar_dist.observe import truncate_records
 from sar_dist.output import say, warn
@@ -286,7 +287,8 @@ class RunDirectory:
 
     def _cannot_write(self, error: OSError) -> UserError:
         where = "" if error.filename in (None, str(self.path)) else f" ({error.filename})"
-        return UserError(f"cannot write the run directory {self.path}: {error.strerror}{where}; set run.dir")
+        remedy = TOO_LARGE if error.errno == errno.EFBIG else "set run.dir"
+        return UserError(f"cannot write the run directory {self.path}: {error.strerror}{where}; {remedy}")
 
 
 def _damage_of(file: Path) -> str | None:
