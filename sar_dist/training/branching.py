@@ -41,22 +41,24 @@ def starting_point(
             finished with another validation set; the run has needed too many rollbacks; or it cannot branch there.
     """
     newest = store.newest()
+    # One process's word: what they make of it must not differ.
+    validation_set = distributed.main_first(lambda: val_loader.fingerprint)
     if newest is not None:
         state = resumed_state(newest, train_loader)
         check_class_numbers(newest.manifest.classes, classes)
         check_rollbacks(config.guard, state)
         finished = state.settled and state.step >= length.last_step
-        go_on_with_validation_set(state, val_loader.fingerprint, finished=finished)
+        go_on_with_validation_set(state, validation_set, finished=finished)
         if state.best_step is not None:
             store.protect(state.best_step)
         store.tidy()
         return newest, state
     if config.run.branch_from is None:
-        return None, TrainState(validation_set=val_loader.fingerprint)
+        return None, TrainState(validation_set=validation_set)
     branch = _branch_point(config, length)
     state = resumed_state(branch, train_loader)
     check_class_numbers(branch.manifest.classes, classes)
-    state.validation_set = val_loader.fingerprint
+    state.validation_set = validation_set
     state.best_top1 = state.best_step = None  # that checkpoint is the other run's
     state.guard.rollbacks = 0  # guard.max_rollbacks is each run's own
     return branch, state
