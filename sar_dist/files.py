@@ -27,6 +27,7 @@ CACHE_VARIABLE = "SAR_DIST_CACHE"
 NO_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART_FILES = ".*.part*"
 """Pattern of the temporary names; what matches it while nobody writes was left by a process that was killed."""
+TOO_LARGE = "allow larger files (ulimit -f), or choose a file system that takes them"
 _LOCKED_ERRORS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HASH_CHUNK = 1 << 20
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
@@ -40,12 +41,17 @@ class CannotWrite(UserError, OSError):
 
     def __str__(self) -> str:
         if self.errno in NO_SPACE_ERRORS:
-            remedy = "free some space"
+            remedy = space_remedy(self.strerror or "")
         elif self.errno in _LOCKED_ERRORS:
             remedy = "make the folder writable or choose another"
         else:
             remedy = "see to the disk"
         return f"cannot write {self.filename}: {self.strerror}; {remedy}"
+
+
+def space_remedy(problem: str) -> str:
+    """What helps where a problem, whose text is known, is one of NO_SPACE_ERRORS."""
+    return TOO_LARGE if os.strerror(errno.EFBIG) in problem else "free some space"
 
 
 class NotAFile(UserError, OSError):

@@ -24,6 +24,8 @@ _MODULES = {
     "torch.distributed.launch",
 }
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "tcsh", "csh", "busybox", "tmux", "screen", "sshd", "login"}
+STARTER_VARIABLE = "SAR_DIST_STARTED_BY"
+"""Process id of a program of this package that started another one, and waits for it."""
 _INTERPRETER_OPTIONS = 4  # how far behind `python -u -m` a program's name may stand
 
 
@@ -31,7 +33,8 @@ def find_launchers() -> list[ProcessIdentity]:
     """The launchers that this process was started under; [] for a run started by a shell or by init."""
     found = []
     for distance, pid in enumerate(ancestors()):
-        if is_launcher(name_of(pid), command_of(pid)) or (distance == 0 and _gave_rank(pid)):
+        is_starter = os.environ.get(STARTER_VARIABLE) == str(pid)
+        if is_starter or is_launcher(name_of(pid), command_of(pid)) or (distance == 0 and _gave_rank(pid)):
             identity = identify(pid)
             if identity is not None:
                 found.append(identity)

@@ -4,7 +4,7 @@ The holder is a file in ``FOLDER/.holder/``, whose name is a number that only gr
 under another name and linked to its own, so that it is never half there, and of several starts that want the next number
 exactly one gets it. It says who the holder is, and a thread of the holder rewrites a counter in it every few seconds;
 when the run ends it says so and stays, which keeps the numbers growing. Where it was deleted and nobody else has come, the
-holder makes it anew; where the whole folder was moved, the holder has lost it: it writes nothing where the folder was.
+holder makes it anew; where the whole folder was moved or removed, the holder has lost it: it writes nothing where the folder was.
 
 A holder is dead if it ran under the same kernel and PID namespace and its process is gone; or if its file has not
 changed while the new start *watched* it for ``patience`` seconds of its own monotonic clock. No time stamp is compared:
@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 _LONGEST = 65536  # bytes read of a holder's file
+_LARGEST_PID = 2**31 - 1  # of any kernel; another number is damage
 
 
 class Lease:
@@ -109,6 +110,8 @@ class Lease:
         """How the directory was lost, or None; a holder's file that somebody deleted is made anew."""
         taken_over = f"{self._run} was taken over by another start while this process stood still"
         try:
+            if self._place.is_removed():
+                return f"{self._run} was removed while it was in use, with what had been written there"
             new_place = self._place.moved_to()
             if new_place is not None:
                 return (
@@ -144,6 +147,10 @@ class _Place:
         with contextlib.suppress(OSError):
             self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._first = self._now()
+
+    def is_removed(self) -> bool:
+        """Whether it is gone, also if another folder has its name by now. Raises OSError."""
+        return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
 
     def moved_to(self) -> str | None:
         """Its new path, if it was moved and its name leads to it no more. Raises OSError."""
@@ -212,7 +219,8 @@ def acquire(
         for old in [f"{number:08d}" for number in _numbers(folder) if number <= last]:
             (folder / old).unlink(missing_ok=True)
         for left in folder.glob(PART_FILES):  # by starts that were killed, or that will find this holder
-            left.unlink(missing_ok=True)
+            if not left.is_dir():  # nobody's that comes here
+                left.unlink(missing_ok=True)
         return Lease(path, record, renew_every)
 
 
@@ -320,9 +328,10 @@ def _decode(content: bytes) -> dict[str, Any]:
 
 def _identity(holder: dict[str, Any]) -> ProcessIdentity | None:
     try:
-        return ProcessIdentity(int(holder["pid"]), int(holder["started"]), holder["boot"], holder["namespace"])
-    except (KeyError, TypeError, ValueError):
+        identity = ProcessIdentity(int(holder["pid"]), int(holder["started"]), holder["boot"], holder["namespace"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return identity if 0 < identity.pid <= _LARGEST_PID else None
 
 
 def _read(path: Path) -> bytes | None:

@@ -7,11 +7,15 @@ transports when the process group is made.
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import tempfile
 from pathlib import Path
 
+from sar_dist.errors import UserError
+
 CACHE_VARIABLE = "SAR_CACHE_DIR"  # also read by slurm/common.sh
+_GLOO_INTERFACES = "GLOO_SOCKET_IFNAME"
 # Triton's default is the home folder, which cluster nodes share. Both rename files that other processes are reading
 # and lock by files, which a network file system does not promise: one rank dies of it and the others hang.
 _CACHES = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
@@ -26,12 +30,27 @@ def set_library_defaults(*, cuda: bool = False) -> None:
     for variable, name in _CACHES.items():
         if folder is not None:
             os.environ.setdefault(variable, str(folder / name))
-    if "GLOO_SOCKET_IFNAME" not in os.environ:
+    if _GLOO_INTERFACES not in os.environ:
         interfaces = gloo_interfaces(os.environ.get("NCCL_SOCKET_IFNAME", ""))
         if interfaces:
-            os.environ["GLOO_SOCKET_IFNAME"] = interfaces
+            os.environ[_GLOO_INTERFACES] = interfaces
     for variable in _FORK_SAFE if cuda else ():
         os.environ.setdefault(variable, "1")
+
+
+def check_interfaces() -> None:
+    """Look whether gloo's interfaces are there; NCCL takes beginnings of names, and needs not have any of those.
+
+    Raises:
+        UserError: one is not.
+    """
+    there = sorted(name for _, name in socket.if_nameindex())
+    for name in filter(None, os.environ.get(_GLOO_INTERFACES, "").split(",")):
+        if name not in there:
+            raise UserError(
+                f"{_GLOO_INTERFACES}={os.environ[_GLOO_INTERFACES]}: {platform.node()} has no network interface {name}, but "
+                f"{', '.join(there)}; correct or unset the variable"
+            )
 
 
 def compiled_kernels_folder() -> Path | None:

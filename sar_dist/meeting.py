@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from sar_dist.errors import CannotMeet, UserError, in_brief, shortened, text_of
 from sar_dist.launch_environment import find_meeting_place, read_environment
-from sar_dist.library_defaults import set_library_defaults
+from sar_dist.library_defaults import check_interfaces, set_library_defaults
 from sar_dist.output import warn
 from sar_dist.program import let_speak
 
@@ -36,6 +39,7 @@ _NAMED_RANKS = 16
 _ANOTHER_PORT = (
     "give this run a port of its own, such as 29501: deepspeed --master_port, torchrun --master-port, or MASTER_PORT"
 )
+_STRANGE = f"what answers there is no meeting place of this program (or a rank 0 that stands still): {_ANOTHER_PORT}"
 _NAME_SECONDS = 60.0  # that a name may come late: Kubernetes publishes that of a pod after it has started
 
 
@@ -152,10 +156,13 @@ def meet(timeout: timedelta = MEETING_TIME) -> None:
     """Let the processes know each other from here on: an error on any of them is then said, and said once.
 
     Raises:
-        UserError: rank 0 was not found in time.
+        UserError: rank 0 was not found in time, or a process has not the network interface that a variable names.
     """
     set_library_defaults()
-    join(timeout)
+    if (meeting := join(timeout)) is None:
+        check_interfaces()
+    else:
+        meeting.together(check_interfaces)
 
 
 def join(timeout: timedelta) -> Meeting | None:
@@ -200,8 +207,12 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
         patience = timedelta(seconds=min(_SAY_EVERY_SECONDS, timeout.total_seconds()))
-        try:
+
+        def store(patience: timedelta = patience) -> dist.TCPStore:
             return dist.TCPStore(host, port, world, opens, patience, wait_for_workers=False, multi_tenant=True)
+
+        try:
+            return store() if opens else _answered(store, f"{host}:{port}", deadline)
         except (RuntimeError, ValueError) as error:
             reason = in_brief(error)
             if opens and "EADDRINUSE" in reason:
@@ -210,7 +221,37 @@ def _connect(host: str, port: int, timeout: timedelta) -> dist.TCPStore:
                 ) from error
             if opens or time.monotonic() > deadline:
                 raise NotFound(f"the processes could not meet at {host}:{port}: {reason}") from error
-            warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}")
+            strange = f"; {_STRANGE}" if "Ping failed" in reason else ""
+            warn(f"rank {rank} on {platform.node()} waits for rank 0 at {host}:{port}{strange}")
+            if strange:  # which it says at once
+                time.sleep(min(_SAY_EVERY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _answered(connect: Callable[[], T], place: str, deadline: float) -> T:
+    """What ``connect`` gives or raises. It waits for ever where something takes the connection, and says nothing.
+
+    Raises:
+        NotFound: until the deadline nothing was said there.
+    """
+    outcome: Future[T] = Future()
+
+    def try_it() -> None:
+        try:
+            outcome.set_result(connect())
+        except BaseException as error:  # noqa: BLE001 -- it is raised where it is waited for
+            outcome.set_exception(error)
+
+    threading.Thread(target=try_it, name="finds rank 0", daemon=True).start()
+    patience = 1.25 * _SAY_EVERY_SECONDS  # before that ``connect`` gives up by itself where nobody listens
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return outcome.result(max(_LOOK_SECONDS, min(patience, left)))
+        except FutureTimeout:
+            if left <= patience:
+                raise NotFound(f"the processes could not meet at {place}: {_STRANGE}") from None
+            warn(f"rank {read_environment()[0]} on {platform.node()} waits for rank 0 at {place}; {_STRANGE}")
+            patience = _SAY_EVERY_SECONDS
 
 
 def _agent_holds_store() -> bool:

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 from weakref import WeakSet
 
@@ -30,6 +31,13 @@ EXIT_CRASH = 1
 EXIT_INTERRUPTED = 130
 
 _speaks: Callable[[], bool] = is_main_process
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks a tool to end, which does so in the way of Ctrl-C: what is temporary is removed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
 
 
 def let_speak(decide: Callable[[], bool]) -> None:
@@ -82,6 +90,8 @@ def run_tool(main: Callable[[], int | None], *, alone: bool = False) -> None:
     global _in_tool
     _in_tool = True
     work_alone(alone)
+    if alone:
+        _stop_in_order()
     # Pictures go to files; that of a notebook, which its shell commands inherit, need not exist here.
     os.environ["MPLBACKEND"] = "agg"
     open_missing_streams()
@@ -102,6 +112,18 @@ def run_tool(main: Callable[[], int | None], *, alone: bool = False) -> None:
     sys.exit(status)
 
 
+def _stop_in_order() -> None:
+    """Let SIGTERM, and a terminal that closes, unwind the program as Ctrl-C does; a second one ends it at once."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Stopped(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # under nohup a terminal may close
+            signal.signal(number, stop)
+
+
 def _status_after(error: BaseException) -> int | None:
     """Say what ended a program, and give its status; None: it is for the interpreter to show."""
     if isinstance(error, SystemExit):  # argparse's
@@ -117,6 +139,9 @@ def _status_after(error: BaseException) -> int | None:
             "data.workers or a smaller batch"
         )
         return EXIT_BAD_INPUT
+    if isinstance(error, _Stopped):
+        warn(f"stopped by {error.number.name}")
+        return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         warn("interrupted")
         return EXIT_INTERRUPTED

@@ -7,7 +7,7 @@
 
 With --max-short-side N, images that are larger are resized once, to save the time that decoding them takes in training.
 Several splits go to OUT/train and OUT/val, a single one to OUT. Interrupted, the same command goes on where it was.
-Exit status: 0 done, 2 bad input or damaged shards, 130 interrupted.
+Exit status: 0 done, 2 bad input or damaged shards, 130 interrupted, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Checkpoints that are committed atomically, verified before use, and independent of the topology that wrote them."""
 
 from sar_dist.checkpoint.layout import (
+    LATEST,
     MANIFEST,
+    RUN_ID,
     DamagedCheckpoint,
     ForbiddenCheckpoint,
     UnsupportedFormat,
@@ -26,7 +28,9 @@ from sar_dist.checkpoint.reading import CheckpointReader, TensorKind
 from sar_dist.checkpoint.store import CheckpointStore
 
 __all__ = [
+    "LATEST",
     "MANIFEST",
+    "RUN_ID",
     "CheckpointManifest",
     "CheckpointReader",
     "CheckpointStore",

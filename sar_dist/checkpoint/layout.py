@@ -2,7 +2,7 @@
 
     checkpoints/
       latest                      name of the newest complete folder
-      run_id                      random name of the run, which each of its manifests repeats
+      run_id                      random name of the run, which each of its manifests repeats, and ../run_id from the first on
       damaged-step_00000900       one that failed verification, set aside: never read, counted or deleted again
       step_00001000/
         manifest.json             step, world size, ZeRO stage, shared state, size and SHA-256 of every other file
@@ -76,7 +76,7 @@ def is_step_name(name: str) -> bool:
 
 
 def recorded_run_id(root: Path) -> str | None:
-    """The random name of the run whose checkpoints ``root`` holds; None where its file is missing or damaged.
+    """The random name of a run, in the folder of its checkpoints or its own; None where its file is missing or damaged.
 
     Raises:
         OSError: the file cannot be read, or is none.
@@ -87,6 +87,15 @@ def recorded_run_id(root: Path) -> str | None:
     regular_size(file, limit=1024)
     recorded = file.read_bytes()
     return recorded.decode().strip() if re.fullmatch(rb"\s*\w+\s*", recorded) else None
+
+
+def pointed_at(root: Path) -> str | None:
+    """Name of the checkpoint that ``latest`` says is the newest; None where it is missing or damaged."""
+    try:
+        name = (root / LATEST).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return name if is_step_name(name) else None
 
 
 def cannot_read(file: Path, error: Exception) -> UserError:

@@ -54,6 +54,8 @@ class CheckpointStore:
         timeout: seconds that the main process waits for the other processes' files before it gives a save up.
         before: puts on disk what belongs to the steps before a checkpoint; done on every process before one is committed,
             so that after a power cut nothing older is missing. It raises nothing.
+        mark: a folder outside of ``root`` that gets the run's name too, with the first checkpoint: it tells of checkpoints
+            that have gone, and of others that came into their place.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class CheckpointStore:
         keep_every: int | None,
         timeout: float = 1800.0,
         before: Callable[[], None] = lambda: None,
+        mark: Path | None = None,
     ) -> None:
         self.root = root
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.timeout = timeout
         self._before = before
+        self._mark = mark
         self.failures = 0
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
@@ -105,11 +109,12 @@ class CheckpointStore:
             raise UserError(f"{error.filename or self.root} cannot be prepared for checkpoints: {reason}") from error
 
     def _find_run_id(self) -> str:
-        """The run's name: in its file; else, where that is damaged or was not copied along, in its checkpoints; else a new one."""
+        """The run's name: in its file; else, where that is damaged or was not copied along, in the run's folder or its checkpoints; else a new one."""
         if recorded := layout.recorded_run_id(self.root):
             return recorded
-        run_id = uuid.uuid4().hex
-        for folder in layout.complete_checkpoints(self.root):
+        marked = None if self._mark is None else layout.recorded_run_id(self._mark)
+        run_id = marked or uuid.uuid4().hex
+        for folder in () if marked else layout.complete_checkpoints(self.root):
             try:
                 run_id = verify(folder).run_id or run_id
                 break
@@ -233,12 +238,32 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints, and none of them is intact.
         """
-        found = distributed.main_first(lambda: self._newest_intact(layout.complete_checkpoints(self.root)))
+
+        def newest() -> tuple[str, CheckpointManifest] | None:
+            found = self._newest_intact(layout.complete_checkpoints(self.root))
+            if found is not None:
+                self._say_passed_over(found[1].step)
+            return found
+
+        found = distributed.main_first(newest)
         if found is None:
             return None
         name, manifest = found
         self._last_step = manifest.step
         return CheckpointReader(self.root / name, manifest)
+
+    def _say_passed_over(self, step: int) -> None:
+        """Warn where the pointer names a later checkpoint than that of ``step``, which is neither there nor known to be damaged."""
+        name = layout.pointed_at(self.root)
+        if name is None or layout.step_of(self.root / name) <= step or name in self._damaged:
+            return
+        if not any(self.root.glob(f"damaged-{name}*")):
+            what = "is no folder" if os.path.lexists(self.root / name) else "is not there"
+            what = "is a link to nothing" if (self.root / name).is_symlink() else what
+            warn(
+                f"warning: {self.root / layout.LATEST} names {name}, which {what}: training goes back to step {step}, and "
+                "writes anew what came later; to keep that, stop now and restore it"
+            )
 
     def newest_due(self) -> CheckpointReader | None:
         """As ``newest``, of those that a run that was never stopped has too: what training goes back to."""
@@ -370,6 +395,8 @@ class CheckpointStore:
         pointer = self.root / layout.LATEST
         if not pointer.is_file() or pointer.read_bytes() != f"{newest}\n".encode():
             write_durably(pointer, newest + "\n")
+        if self._mark is not None and self._run_id is not None and layout.recorded_run_id(self._mark) != self._run_id:
+            write_durably(self._mark / layout.RUN_ID, self._run_id + "\n")
         self._retire()
 
     def _retire(self) -> None:

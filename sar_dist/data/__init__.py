@@ -9,6 +9,7 @@ from sar_dist.faces import lazy_face
 
 if TYPE_CHECKING:
     from sar_dist.data.device_decoding import DeviceDecoder, DeviceRefused, decoder_problem, device_batches
+    from sar_dist.data.fingerprint import fingerprint_changes
     from sar_dist.data.loader import TrainLoader, ValidationLoader
     from sar_dist.data.prefetch import prefetch_to_device
     from sar_dist.data.shards import DamagedShard, Manifest, ShardEntry, check_shards, load_manifest
@@ -20,6 +21,7 @@ else:
         __name__,
         {
             ".device_decoding": "DeviceDecoder DeviceRefused decoder_problem device_batches",
+            ".fingerprint": "fingerprint_changes",
             ".loader": "TrainLoader ValidationLoader",
             ".prefetch": "prefetch_to_device",
             ".shards": "DamagedShard Manifest ShardEntry check_shards load_manifest",
@@ -43,6 +45,7 @@ __all__ = [
     "check_shards",
     "decoder_problem",
     "device_batches",
+    "fingerprint_changes",
     "load_manifest",
     "match_classes",
     "prefetch_to_device",

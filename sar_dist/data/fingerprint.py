@@ -78,6 +78,11 @@ def changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     return [f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in sorted(pairs.items()) if old != new]
 
 
+def fingerprint_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """As ``changes``, where both know the content of shards."""
+    return changes(with_known_content(saved, current), current)
+
+
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."

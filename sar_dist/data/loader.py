@@ -19,7 +19,7 @@ from sar_dist.data.batching import (
     errors_as_batches,
     with_encoded,
 )
-from sar_dist.data.fingerprint import changes, pass_lengths, sets_fingerprint, with_known_content
+from sar_dist.data.fingerprint import fingerprint_changes, pass_lengths, sets_fingerprint
 from sar_dist.data.images import BadSamples, Canvas, Draw, EncodedTrainTransform, SampleDecoder, Transform
 from sar_dist.data.order import (
     Mixture,
@@ -208,7 +208,7 @@ class TrainLoader:
         # A checkpoint from before there was repeated augmentation does not name it.
         saved = {"repeated_augmentation": 1} | state["fingerprint"]
         current = self.fingerprint()
-        changed = changes(with_known_content(saved, current), current)
+        changed = fingerprint_changes(saved, current)
         self.next_batch, self._shift = int(state["next_batch"]), int(state["shift"])
         if not changed:
             for counted in seen_samples:
@@ -251,7 +251,8 @@ def _planned(
 class ValidationLoader:
     """Every validation sample exactly once over all ranks, in the same number of steps on each.
 
-    Arguments as for ``TrainLoader``. Attributes: ``total`` (samples over all ranks), ``steps`` (micro-batches of a rank).
+    Arguments as for ``TrainLoader``. Attributes: ``total`` (samples over all ranks), ``steps`` (micro-batches of a rank),
+    ``fingerprint`` (tells the set from others, wherever it lies).
     Its processes start with ``start``, or else with the first ``iterate``, and stay for later ones.
     """
 
@@ -267,6 +268,7 @@ class ValidationLoader:
         num_classes: int,
     ) -> None:
         shards = open_shards(manifest, data)
+        self.fingerprint: dict[str, str | None] = {"manifest": manifest.fingerprint, "content": shards.content}
         self._source = ValidationSource(shards, manifest, micro_batch, rank, world_size)
         self._decoder = SampleDecoder(transform, num_classes, seed=0)
         self._micro_batch = micro_batch

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from sar_dist.errors import UserError
+from sar_dist.launchers import STARTER_VARIABLE
 from sar_dist.processes import available_cores
 from sar_dist.progress import format_duration
 
@@ -40,6 +41,7 @@ class Processes:
     def start(self, job: Job, threads: int) -> subprocess.Popen[bytes] | None:
         """Start a program that writes to its log; None when everything is being stopped."""
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment[STARTER_VARIABLE] = str(os.getpid())  # training saves and ends where this process is killed
         with self.lock, job.log.open("ab") as log:
             if self.stopping:
                 return None

@@ -33,7 +33,8 @@ FIGURES_FOLDER = "figures"
 SAMPLES_FOLDER = "samples"
 _VALIDATION_PREFIXES = ("val", "val_ema")
 _SAMPLE_SIDE = 160  # pixels: the images lie side by side
-_OWN_FILES = "the run directory or on stdout"
+_OWN_FILES = "the run directory"
+_STDOUT = "stdout"
 
 
 class RunLogger:
@@ -146,12 +147,12 @@ class RunLogger:
     def progress(self, step: int, postfix: Mapping[str, str | float]) -> None:
         """Report progress on stdout: the bar moves on a terminal, otherwise a line is printed."""
         if self._enabled:
-            self._attempt(lambda: self._progress.update(step, postfix))
+            self._attempt(lambda: self._progress.update(step, postfix), _STDOUT)
 
     def message(self, text: str) -> None:
         """Print a line on stdout, above the progress bar."""
         if self._enabled:
-            self._attempt(lambda: self._progress.message(text))
+            self._attempt(lambda: self._progress.message(text), _STDOUT)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Write a figure to each destination and to ``figures/NAME_step_00001234.png``."""
@@ -249,7 +250,7 @@ class RunLogger:
         """Write out everything that is pending, release the terminal, and say how many entries were lost, if any."""
         if self._enabled:
             self._to_each(lambda destination: destination.close())
-        self._attempt(self._progress.close)
+        self._attempt(self._progress.close, _STDOUT)
         self._lines.flush()
         self._failures[_OWN_FILES] += len(self._lines)
         given_up = {destination.name: destination.lost for destination in self._destinations}
@@ -290,7 +291,7 @@ class RunLogger:
             self._failures[where] += 1
             if self._failures[where] == 1:
                 warn(
-                    f"warning: logging failed in {where}, training goes on (further failures are only counted): {text_of(error)}"
+                    f"warning: logging failed {'on' if where == _STDOUT else 'in'} {where}, training goes on (further failures are only counted): {text_of(error)}"
                 )
             return False
         return True

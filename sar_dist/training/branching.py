@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -10,10 +11,11 @@ from pydantic import TypeAdapter
 from sar_dist import distributed
 from sar_dist.checkpoint import MANIFEST, CheckpointReader, CheckpointStore, DamagedCheckpoint
 from sar_dist.config import RunConfig
-from sar_dist.data import TrainLoader
+from sar_dist.data import TrainLoader, ValidationLoader
 from sar_dist.engine import learning_rate_factor
 from sar_dist.errors import UserError
 from sar_dist.models import open_run
+from sar_dist.training.continued_data import check_class_numbers, go_on_with_validation_set
 from sar_dist.training.guards import check_rollbacks
 from sar_dist.training.length import RunLength
 from sar_dist.training.run_directory import changes
@@ -25,26 +27,38 @@ _FREE_KEYS = ("optim.epochs", "optim.schedule", "optim.cooldown_epochs", "optim.
 
 
 def starting_point(
-    config: RunConfig, store: CheckpointStore, length: RunLength, train_loader: TrainLoader
+    config: RunConfig,
+    store: CheckpointStore,
+    length: RunLength,
+    train_loader: TrainLoader,
+    val_loader: ValidationLoader,
+    classes: Sequence[str] | None,
 ) -> tuple[CheckpointReader | None, TrainState]:
     """The checkpoint that the run goes on from, None for none, and its progress. Sets the training data to that place.
 
     Raises:
-        UserError: the training data or their order are others than when it was saved; the run has needed too many rollbacks;
-            or it cannot branch there.
+        UserError: the training data or their order are others than when it was saved, or the numbers of the ``classes``; it has
+            finished with another validation set; the run has needed too many rollbacks; or it cannot branch there.
     """
     newest = store.newest()
+    # One process's word: what they make of it must not differ.
+    validation_set = distributed.main_first(lambda: val_loader.fingerprint)
     if newest is not None:
         state = resumed_state(newest, train_loader)
+        check_class_numbers(newest.manifest.classes, classes)
         check_rollbacks(config.guard, state)
+        finished = state.settled and state.step >= length.last_step
+        go_on_with_validation_set(state, validation_set, finished=finished)
         if state.best_step is not None:
             store.protect(state.best_step)
         store.tidy()
         return newest, state
     if config.run.branch_from is None:
-        return None, TrainState()
+        return None, TrainState(validation_set=validation_set)
     branch = _branch_point(config, length)
     state = resumed_state(branch, train_loader)
+    check_class_numbers(branch.manifest.classes, classes)
+    state.validation_set = validation_set
     state.best_top1 = state.best_step = None  # that checkpoint is the other run's
     state.guard.rollbacks = 0  # guard.max_rollbacks is each run's own
     return branch, state

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from sar_dist import distributed
 from sar_dist.checkpoint import CheckpointReader, CheckpointStore, LoaderState, SharedState
 from sar_dist.data import TrainLoader
 from sar_dist.engine import Engine, ExponentialMovingAverage, restore, shared_state, snapshot
 from sar_dist.errors import UserError
-from sar_dist.files import NO_SPACE_ERRORS
+from sar_dist.files import NO_SPACE_ERRORS, space_remedy
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.state import TrainState
 
@@ -58,6 +60,22 @@ class Checkpointing:
         same = (world, stage) == (old_world, old_stage)
         moved = "" if same else f", saved by {old_world} process{plural} with ZeRO {old_stage}"
         self.say(f"resumed after step {reader.step} from {reader.folder}{moved}")
+        if self._drops_values() and (other := self._other_draws(reader)):
+            self.say(
+                f"warning: the model's dropout is drawn by process and micro-batch: from here on it is another one than with {other}, "
+                "which the run had before"
+            )
+
+    def _drops_values(self) -> bool:
+        return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in self.engine.module.modules())
+
+    def _other_draws(self, reader: CheckpointReader) -> str | None:
+        """What the processes and micro-batches were before, if that is another division of a batch."""
+        size = (reader.manifest.config or {}).get("engine", {}).get("micro_batch")
+        world = reader.manifest.world_size
+        if (world, size) == (distributed.world_size(), self.config["engine"]["micro_batch"]) or size is None:
+            return None
+        return f"engine.micro_batch={size} on {world} process{'' if world == 1 else 'es'}"
 
     def roll_back(self) -> None:
         """Put the weights and the optimizer of the newest checkpoint back; data, progress and counts go on.
@@ -119,4 +137,4 @@ class Checkpointing:
 def _advice(problem: str) -> str:
     """What helps against a failed save; the problem may be another process's, of which only the text is known."""
     no_space = any(os.strerror(number) in problem for number in NO_SPACE_ERRORS)
-    return "free some space" if no_space else "make the folder writable"
+    return space_remedy(problem) if no_space else "make the folder writable"

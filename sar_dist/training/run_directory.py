@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,14 +12,21 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from sar_dist.checkpoint import DamagedCheckpoint, complete_checkpoints, read_manifest
+from sar_dist.checkpoint import (
+    LATEST,
+    RUN_ID,
+    DamagedCheckpoint,
+    complete_checkpoints,
+    read_manifest,
+    recorded_run_id,
+)
 from sar_dist.config import RunConfig, load_config
 from sar_dist.environment import describe_environment
-from sar_dist.errors import UserError
-from sar_dist.files import PART_FILES, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
+from sar_dist.errors import UserError, shortened
+from sar_dist.files import PART_FILES, TOO_LARGE, parse_json, remove_leftovers, sync_file, sync_folder, write_durably
 from sar_dist.lease import Lease, acquire
 from sar_dist.observe import truncate_records
-from sar_dist.output import warn
+from sar_dist.output import say, warn
 from sar_dist.setting_trees import ABSENT, differences, is_below
 
 # What a run is: another value would make the resumed run something that never existed from its start.
@@ -41,16 +50,19 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.bad_images = self.path / "bad_images.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.run_id_file = self.path / RUN_ID  # since the first checkpoint
         self._lease: Lease | None = None
+        self._created = False
 
     def check(self, config: RunConfig) -> None:
         """Refuse to mix two different runs in one directory.
 
         Raises:
-            UserError: ``run.resume=never`` and the run exists; it was started with another configuration; or something
-                in the directory is not what a run writes there.
+            UserError: ``run.resume=never`` and the run exists; it was started with another configuration; its checkpoints
+                have gone, or are another run's; or something in the directory is not what a run writes there.
         """
         self._check_kinds()
+        self._check_checkpoints()
         recorded = self._recorded_config()
         if recorded is None:
             return
@@ -61,6 +73,7 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} was started with {'; '.join(changed)}; restore that to resume it, or choose another run.name"
             )
+        self._check_newest(config)
 
     def settled(self, config: RunConfig, device: torch.device) -> RunConfig:
         """The configuration with a place for its augmentation: the one that a run here has already, else by the device.
@@ -76,8 +89,8 @@ class RunDirectory:
         place = "device" if on_device else "worker"
         return _placed(config, place if recorded is None else recorded.augment.where or _FIRST_PLACE)
 
-    def open(self, config: RunConfig, world_size: int, device: torch.device) -> None:
-        """Become the directory's holder, until ``close``, and only then write into it. Call on the main process.
+    def open(self, config: RunConfig) -> None:
+        """Become the directory's holder, until ``close``; only then may be written into it. Call on the main process.
 
         Raises:
             UserError: another start holds it, or has begun another run in it since ``check``; or it cannot be written.
@@ -89,14 +102,18 @@ class RunDirectory:
         except OSError as error:
             raise self._cannot_write(error) from error
         self.check(config)
-        self.create(config, world_size, device)
 
     def create(self, config: RunConfig, world_size: int, device: torch.device) -> None:
-        """Make the directory and record configuration and environment. Call on the main process.
+        """Make the directory and record configuration and environment of a start that nothing refuses any more. Call on the main process.
+
+        What the run's earlier starts had otherwise is said.
 
         Raises:
             UserError: the directory cannot be written.
         """
+        recorded = self._recorded_config()
+        if recorded is not None and (changed := accepted_changes(recorded, config)):
+            say(f"changed since the last start: {', '.join(changed)}")
         records = [*self._past_environments(), describe_environment(world_size, device)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -104,6 +121,7 @@ class RunDirectory:
             _write_if_changed(self.environment_file, json.dumps(records, indent=2) + "\n")
         except OSError as error:
             raise self._cannot_write(error) from error
+        self._created = True
 
     @property
     def lost(self) -> bool:
@@ -114,10 +132,16 @@ class RunDirectory:
         """Make sure, before something is written, that the directory is still this run's. Call on the main process.
 
         Raises:
-            UserError: another start has taken it over, or it was moved.
+            UserError: another start has taken it over, or it was moved or removed.
         """
-        if self._lease is not None:
-            self._lease.check()
+        if self._lease is None:
+            return
+        self._lease.check()
+        with contextlib.suppress(OSError):  # a disk that is away for a while
+            if self._created and not self.config_file.exists():
+                raise UserError(
+                    f"{self.config_file} was removed while the run was in use, and who knows what else: nothing more is written here"
+                )
 
     def close(self) -> None:
         """Let the next start have the directory."""
@@ -176,7 +200,8 @@ class RunDirectory:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed start was writing. Files of evaluations and reports, which may be at work here, stay."""
-        for file in (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images):
+        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images)
+        for file in (*files, self.run_id_file):
             remove_leftovers(file)
         for leftover in (*self.figures.rglob(PART_FILES), *self.tensorboard.glob(PART_FILES)):
             leftover.unlink(missing_ok=True)
@@ -191,7 +216,8 @@ class RunDirectory:
     def _check_kinds(self) -> None:
         """Refuse what is in the way, before a write fails on it or, as a FIFO makes it, waits for ever."""
         kept = self.figures.glob("*.jsonl")
-        files = (self.config_file, self.environment_file, self.summary_file, self.metrics, self.bad_images, *kept)
+        single = (self.config_file, self.environment_file, self.summary_file, self.run_id_file)
+        files = (*single, self.metrics, self.bad_images, *kept)
         folders = (self.path, self.checkpoints, self.tensorboard, self.figures)
         for path in (*files, *folders):
             if path.is_symlink() and not path.exists():
@@ -204,6 +230,40 @@ class RunDirectory:
             if path.exists() and not os.access(path, os.R_OK | os.W_OK if appended else os.R_OK, effective_ids=True):
                 verb = "written" if os.access(path, os.R_OK, effective_ids=True) else "read"
                 raise UserError(f"{path} may not be {verb} by this user; see to its permissions, or set run.dir")
+
+    def _check_checkpoints(self) -> None:
+        """Refuse a folder of checkpoints that has lost them, or is another run's.
+
+        What tells of a checkpoint is written after its commit, so that no kill leaves it without one.
+        """
+        traces = (self.checkpoints / LATEST, self.run_id_file, self.summary_file)
+        trace = next(filter(os.path.lexists, traces), None)
+        if trace is not None and not complete_checkpoints(self.checkpoints):
+            raise UserError(
+                f"{self.checkpoints} holds no checkpoint, but {trace} tells that this run has saved some; restore them, or remove "
+                f"{self.path} to begin anew"
+            )
+        names = recorded_run_id(self.path), recorded_run_id(self.checkpoints)
+        if None not in names and names[0] != names[1]:
+            raise self._of_another_run(f"its {RUN_ID} is another one")
+
+    def _check_newest(self, config: RunConfig) -> None:
+        """Refuse checkpoints of a run that was another one, though ``config`` is that of this directory."""
+        for folder in complete_checkpoints(self.checkpoints):
+            try:
+                saved = RunConfig.model_validate(read_manifest(folder).config)
+            except (DamagedCheckpoint, ValidationError):
+                continue  # damaged, or of a version that wrote no copy
+            # The order of the data may have changed since, and has a check of its own.
+            if changed := changes(saved, config, _ORDER_KEYS):
+                raise self._of_another_run(f"{folder.name} was trained with {'; '.join(changed)}")
+            return
+
+    def _of_another_run(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.checkpoints} holds the checkpoints of another run than {self.path}: {reason}; restore the run's own, or "
+            "give the others a folder and a run.name of their own"
+        )
 
     def _recorded_config(self) -> RunConfig | None:
         """What the run was started with: config.json or, where that is lost or damaged, a checkpoint's copy of it."""
@@ -226,7 +286,9 @@ class RunDirectory:
         return None
 
     def _cannot_write(self, error: OSError) -> UserError:
-        return UserError(f"cannot write the run directory {self.path}: {error.strerror}; set run.dir")
+        where = "" if error.filename in (None, str(self.path)) else f" ({error.filename})"
+        remedy = TOO_LARGE if error.errno == errno.EFBIG else "set run.dir"
+        return UserError(f"cannot write the run directory {self.path}: {error.strerror}{where}; {remedy}")
 
 
 def _damage_of(file: Path) -> str | None:
@@ -261,3 +323,17 @@ def changes(old: RunConfig, new: RunConfig, free: tuple[str, ...]) -> list[str]:
         for key, (before, after) in differences(old.model_dump(), new.model_dump()).items()
         if is_below(key, _FIXED_KEYS) and not is_below(key, free)
     ]
+
+
+def accepted_changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """What a resume lets differ, and does: one "key old -> new" each, but for where the run is."""
+    found: list[str] = []
+    for key, (before, after) in differences(old.model_dump(mode="json"), new.model_dump(mode="json")).items():
+        if key not in ("run.dir", "run.name", "augment.where"):
+            remark = " (of no effect: the run has begun)" if key == "run.branch_from" else ""
+            found.append(f"{key} {_shown(before)} -> {_shown(after)}{remark}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is ABSENT or value is None else shortened(str(value), 80)

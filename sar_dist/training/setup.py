@@ -62,13 +62,15 @@ def build_trainer(config: RunConfig) -> Trainer:
     config = checked.config
     distributed.initialize(device, stall_minutes=config.guard.stall_minutes)
     try_out(config, device)
-    distributed.main_first(lambda: checked.directory.open(config, world_size, device))
+    distributed.main_first(lambda: checked.directory.open(config))
 
     data = divide_cores(config, device)
     train_loader, val_loader = build_loaders(config, data, checked, rank, world_size)
     length = RunLength(config, train_loader.steps_per_epoch)
     store = open_store(config, checked.directory, length)
-    saved, state = starting_point(config, store, length, train_loader)
+    classes = checked.train[0].manifest.classes or checked.val.classes
+    saved, state = starting_point(config, store, length, train_loader, val_loader, classes)
+    distributed.main_first(lambda: checked.directory.create(config, world_size, device))
     # Workers are forked here, before the model takes memory of which each write would leave them an old copy.
     first = state.step if state.settled else state.step - 1  # pictures that are still due show samples of that step
     batches = device_batches(train_loader, first, length.last_step, device)
@@ -89,7 +91,6 @@ def build_trainer(config: RunConfig) -> Trainer:
     peak = find_peak(device) if rank == 0 else None
     log_hardware(logger, state.step, mean_flops(config, by_side), peak)
     averages = RunningAverages(engine.device)
-    classes = checked.train[0].manifest.classes or checked.val.classes
     checkpointing = Checkpointing(store, engine, ema, train_loader, averages, logger.message, recorded, classes)
     if saved is not None:
         checkpointing.resume(saved)
@@ -243,6 +244,7 @@ def open_store(config: RunConfig, directory: RunDirectory, length: RunLength) ->
         keep_last=config.checkpoint.keep_last,
         keep_every=None if keep_every is None else length.steps(keep_every),
         before=directory.sync_records,
+        mark=directory.path,
     )
     store.prepare()
     return store

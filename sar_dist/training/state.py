@@ -44,6 +44,7 @@ class TrainState:
         settled: whether what is due after this step (log, validation, pictures) has been done. A stop in the middle of it
             saves before; the next start does it first.
         guard: what the guard has seen; nothing in checkpoints from before it was kept.
+        validation_set: what tells the set of the scores from others; None in checkpoints from before it was kept.
     """
 
     step: Count = 0
@@ -54,6 +55,7 @@ class TrainState:
     best_step: Count | None = None
     settled: bool = True
     guard: GuardState = field(default_factory=GuardState)
+    validation_set: dict[str, str | None] | None = None
 
     def add_counts(self, bad_images: int, images_by_set: Mapping[str, int]) -> None:
         """Add images that could not be decoded, and those of each training set."""

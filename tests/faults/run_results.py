@@ -47,7 +47,7 @@ def _content(path: Path, name: str) -> Any:
         return [{key: value for key, value in record.items() if key not in _MEASURED} for record in measured]
     if name == "environment.json":
         return bool(json.loads(path.read_text()))
-    if name == "checkpoints/run_id":
+    if path.name == "run_id":
         return len(path.read_text())
     if name == "config.json" or path.name == "manifest.json":
         content = json.loads(path.read_text())

@@ -91,6 +91,32 @@ def test_a_damaged_name_of_the_run_comes_from_its_checkpoints(tmp_path: Path, no
     assert (tmp_path / "latest").read_text() == f"{step_name(10)}\n"
 
 
+@pytest.mark.parametrize(
+    ("replacement", "what"),
+    [
+        (lambda path: None, "is not there"),
+        (lambda path: path.write_text(""), "is no folder"),
+        (lambda path: path.symlink_to("nowhere"), "is a link to nothing"),
+        (lambda path: path.with_name("damaged-step_00000020").mkdir(), None),
+    ],
+)
+def test_the_newest_checkpoint_is_not_passed_over_without_a_word(
+    replacement: Callable[[Path], None], what: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(opened(tmp_path), 10, 20)
+    shutil.rmtree(tmp_path / step_name(20))
+    replacement(tmp_path / step_name(20))
+    store = opened(tmp_path)
+    reader = store.newest()
+    assert reader is not None
+    assert reader.step == 10
+    said = capsys.readouterr().err
+    assert said == "" if what is None else f"latest names step_00000020, which {what}: training goes back" in said
+    store.tidy()
+    assert opened(tmp_path).newest() is not None
+    assert capsys.readouterr().err == "", "it is said once"
+
+
 def test_checkpoint_that_was_moved_and_linked_back_goes_by_its_link_alone(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
     store = opened(root, keep_last=1)

@@ -94,6 +94,7 @@ def test_everything_is_synced_before_it_has_its_name_and_the_folder_after(
     [
         (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "allow larger files (ulimit -f), or choose a file system that takes them"),
         (errno.EROFS, "make the folder writable or choose another"),
         (errno.EIO, "see to the disk"),
     ],

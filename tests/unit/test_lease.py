@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from support import program_environment
 from sar_dist import lease as lease_module
 from sar_dist.errors import UserError
 from sar_dist.lease import FOLDER, acquire
+from sar_dist.processes import this_process
 
 # A holder that is told when to begin. The module alone is loaded, because its package needs seconds.
 HOLD = """
@@ -91,6 +93,14 @@ def test_live_holder_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Pat
     acquire(tmp_path, patience=60).release()
     assert time.monotonic() - before < 5
     assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+@pytest.mark.parametrize("pid", [10**30, 2**31, 0, -1, float("inf")])
+def test_a_number_that_is_no_process_s_is_damage(tmp_path: Path, pid: float) -> None:
+    (tmp_path / FOLDER / ".x.part").mkdir(parents=True)  # nobody's either
+    holder = {**asdict(this_process()), "pid": pid}
+    (tmp_path / FOLDER / "00000002").write_text(json.dumps(holder))
+    acquire(tmp_path, patience=0.1).release()
 
 
 def test_zombie_and_reused_process_id_count_as_dead(tmp_path: Path) -> None:
@@ -298,6 +308,18 @@ def test_holder_notices_that_its_folder_was_moved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{run} was moved to {moved} while it was in use"):
         held.check()
     held.release()
+
+
+def test_holder_notices_that_its_folder_was_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    held = acquire(run, renew_every=60)
+    shutil.rmtree(run)
+    (run / "checkpoints").mkdir(parents=True)  # by a part of training that did not know
+    with pytest.raises(UserError, match="run was removed while it was in use"):
+        held.check()
+    held.release()
+    assert not (run / FOLDER).exists()
 
 
 def test_folder_that_was_moved_and_linked_back_is_still_held(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sar_dist import distributed, meeting
+from sar_dist.errors import UserError
 from sar_dist.library_defaults import compiled_kernels_folder, gloo_interfaces, set_library_defaults
 
 VARIABLES = (
@@ -86,6 +87,17 @@ def test_a_folder_of_somebody_else_is_not_used(monkeypatch: pytest.MonkeyPatch, 
 )
 def test_gloo_takes_nccls_interfaces_where_they_are_names(nccl: str, gloo: str) -> None:
     assert gloo_interfaces(nccl) == gloo
+
+
+@pytest.mark.parametrize("names", ["no_such", "lo,no_such"])
+def test_an_interface_that_is_not_there_is_named_before_anything_starts(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    distributed.meet()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", names)
+    with pytest.raises(UserError, match=rf"GLOO_SOCKET_IFNAME={names}: .* has no network interface no_such, but .*lo"):
+        distributed.meet()
 
 
 def test_a_process_group_finds_them_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,39 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             meeting_module.join(timedelta(seconds=5))
 
 
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH\r\n"])
+def test_a_strange_service_at_the_meeting_place_is_said(
+    greeting: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that greets, and one that takes the connection and waits, which PyTorch waits for without a limit."""
+    monkeypatch.setattr(meeting_module, "_SAY_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(meeting_module, "read_environment", lambda: (1, 1, 2))
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        port = server.getsockname()[1]
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connection.sendall(greeting)
+                kept.append(connection)
+
+        pool.submit(serve)
+        try:
+            with pytest.raises(CannotMeet, match="could not meet at"):
+                meeting_module._connect("127.0.0.1", port, timedelta(seconds=1.5))
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for connection in kept:
+                connection.close()
+    said = capsys.readouterr().err
+    assert f"waits for rank 0 at 127.0.0.1:{port}; what answers there is no meeting place of this program" in said
+    assert said.count("waits for rank 0") < 9
+
+
 def test_a_name_may_come_late(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As that of a pod in Kubernetes; the wait is said once."""
     answers = iter([OSError(-2, "Name or service not known")] * 3)

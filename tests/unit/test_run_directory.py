@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from privileges import permissions_hold
 from run_factory import random_model, settings, write_run
 
-from sar_dist.checkpoint import complete_checkpoints
+from sar_dist.checkpoint import CheckpointStore, complete_checkpoints
 from sar_dist.checkpoint.manifest import manifest_digest
 from sar_dist.config import RunConfig, RunSettings, follow_moved_run
 from sar_dist.errors import UserError
@@ -57,6 +58,53 @@ def test_damaged_configuration_comes_from_a_checkpoint(config: RunConfig, conten
     assert RunConfig.model_validate_json(directory.config_file.read_bytes()) == config
 
 
+@pytest.mark.parametrize("trace", ["checkpoints/latest", "run_id", "summary.json"])
+@pytest.mark.parametrize("keeps_config", [True, False])
+def test_a_run_whose_checkpoints_have_gone_does_not_begin_anew(
+    config: RunConfig, trace: str, keeps_config: bool
+) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    shutil.rmtree(directory.checkpoints)
+    directory.check(config)  # as a run that was killed before its first checkpoint
+    if not keeps_config:
+        directory.config_file.unlink()
+    (directory.path / trace).parent.mkdir(exist_ok=True)
+    (directory.path / trace).touch()
+    with pytest.raises(UserError, match=rf"checkpoints holds no checkpoint, but .*{trace} tells .* restore them, or"):
+        directory.check(config)
+
+
+def test_checkpoints_of_another_run_are_refused_by_their_settings(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    newest, previous = complete_checkpoints(directory.checkpoints)
+    put_config_in(previous, config.vary({"optim.lr": 0.5}))
+    put_config_in(newest, config.vary({"run.seed": 3}))
+    directory.check(config)  # the order of the data is for the training data to judge
+    (newest / "manifest.json").write_bytes(b"{")
+    with pytest.raises(UserError, match=r"of another run than .*: step_00000002 was trained with optim\.lr=0\.5 \(now"):
+        directory.check(config)
+
+
+def test_checkpoints_of_another_run_are_refused_by_its_name(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    store = CheckpointStore(directory.checkpoints, keep_last=9, keep_every=None, mark=directory.path)
+    store.prepare()
+    assert not directory.run_id_file.exists()
+    assert store.newest() is not None
+    store.tidy()  # of a start that was killed just after its commit
+    assert directory.run_id_file.read_bytes() == (directory.checkpoints / "run_id").read_bytes()
+    directory.check(config)
+    (directory.checkpoints / "run_id").unlink()
+    store.prepare()
+    directory.check(config)
+    (directory.checkpoints / "run_id").write_text("0" * 32)
+    with pytest.raises(UserError, match=r"of another run than .*: its run_id is another one; restore the run's own"):
+        directory.check(config)
+
+
 def test_place_of_augmentation_follows_the_device_and_stays_with_the_run(tmp_path: Path) -> None:
     config, gpu = configuration(tmp_path), torch.device("cuda")
     directory = RunDirectory(config)
@@ -98,6 +146,7 @@ def test_damaged_configuration_without_a_copy_is_one_line(config: RunConfig) -> 
     for folder in complete_checkpoints(directory.checkpoints):
         (folder / "manifest.json").unlink()
         folder.rename(folder.with_name(f".tmp-{folder.name}"))
+    (directory.checkpoints / "latest").unlink()
     directory.check(config)  # nothing was trained: as a first start
 
 
@@ -214,19 +263,53 @@ def test_what_may_not_be_used_is_said_before_anything_starts(name: str, mode: in
     path.chmod(0o755)
 
 
+def test_what_a_resume_lets_differ_is_said(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    directory.create(config.vary({"augment.where": "worker"}), 1, CPU)
+    assert capsys.readouterr().out == ""
+    directory.create(config.vary({"engine.precision": "fp32", "run.branch_from": "trunk"}), 1, CPU)
+    assert capsys.readouterr().out == (
+        "changed since the last start: run.branch_from unset -> trunk (of no effect: the run has begun), "
+        "engine.precision bf16 -> fp32\n"
+    )
+
+
 def test_directory_is_held_from_open_to_close(config: RunConfig) -> None:
     first, second = RunDirectory(config), RunDirectory(config)
-    first.open(config, 1, CPU)
+    first.open(config)
     with pytest.raises(UserError, match="is in use by process"):
-        second.open(config, 1, CPU)
+        second.open(config)
     first.check_held()
     assert not first.lost
     first.close()
-    second.open(config, 1, CPU)
+    second.open(config)
     (second.path / ".holder" / "00000009").write_text("{}")
     with pytest.raises(UserError, match="was taken over"):
         second.check_held()
     assert second.lost
+
+
+def test_a_directory_that_was_removed_in_use_ends_the_run(config: RunConfig) -> None:
+    """rm -rf beside a writer leaves the folder, with what was written last."""
+    directory = RunDirectory(config)
+    directory.open(config)
+    directory.check_held()
+    directory.create(config, 1, CPU)
+    directory.check_held()
+    directory.config_file.unlink()
+    with pytest.raises(UserError, match=r"config\.json was removed while the run was in use"):
+        directory.check_held()
+    directory.close()
+
+
+def test_what_cannot_be_written_is_named(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    (directory.path / ".holder").mkdir()
+    loop = directory.path / ".holder" / "00000003"
+    loop.symlink_to(loop)
+    with pytest.raises(UserError, match=rf"symbolic links \({loop}\)"):
+        directory.open(config)
 
 
 def test_start_that_was_overtaken_by_another_run_is_refused(tmp_path: Path) -> None:
@@ -235,10 +318,11 @@ def test_start_that_was_overtaken_by_another_run_is_refused(tmp_path: Path) -> N
     late = RunDirectory(config)
     late.check(config)
     early, other = RunDirectory(config), config.vary({"run.seed": 5})
-    early.open(other, 1, CPU)
+    early.open(other)
+    early.create(other, 1, CPU)
     early.close()
     with pytest.raises(UserError, match=r"was started with run\.seed=5"):
-        late.open(config, 1, CPU)
+        late.open(config)
     late.close()
 
 

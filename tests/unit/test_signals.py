@@ -186,6 +186,8 @@ def test_rank_given_by_a_shell_or_exported_makes_no_launcher(monkeypatch: pytest
         assert [found.pid for found in find_launchers()] == [parent] * watched
     monkeypatch.setattr(launchers, "variables_of", lambda pid: None)
     assert find_launchers() == []
+    monkeypatch.setenv(launchers.STARTER_VARIABLE, str(parent))  # tools/experiment.py
+    assert [found.pid for found in find_launchers()] == [parent]
 
 
 def test_process_is_told_from_a_later_one_with_its_id() -> None:

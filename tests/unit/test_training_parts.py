@@ -23,8 +23,9 @@ from sar_dist.config import GuardSettings, RunConfig, RunSettings, load_config
 from sar_dist.engine import compile_problem
 from sar_dist.errors import UserError
 from sar_dist.models import model_on_meta
-from sar_dist.training import RunDirectory, branching, setup
+from sar_dist.training import RunDirectory, branching, checkpointing, setup
 from sar_dist.training.averages import RunningAverages
+from sar_dist.training.checkpointing import Checkpointing
 from sar_dist.training.checks import check_buffers
 from sar_dist.training.guards import StepGuard, Verdict, check_rollbacks
 from sar_dist.training.length import RunLength
@@ -121,11 +122,12 @@ def test_skipped_steps_in_a_row_are_counted_over_starts() -> None:
 
 def test_a_branch_has_the_losses_of_its_trunk_and_rollbacks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = TrainState(step=10, guard=GuardState(rollbacks=9, usual_losses=[1.5]))
-    monkeypatch.setattr(branching, "_branch_point", lambda *_: None)
+    monkeypatch.setattr(branching, "_branch_point", lambda *_: SimpleNamespace(manifest=SimpleNamespace(classes=None)))
     monkeypatch.setattr(branching, "resumed_state", lambda *_: saved)
     config = RunConfig(run=RunSettings(name="x", branch_from="trunk"))
-    unused: Any = SimpleNamespace(newest=lambda: None)
-    assert branching.starting_point(config, unused, unused, unused)[1].guard == GuardState(usual_losses=[1.5])
+    unused: Any = SimpleNamespace(newest=lambda: None, fingerprint={"manifest": "a"})
+    state = branching.starting_point(config, unused, unused, unused, unused, None)[1]
+    assert state == TrainState(step=10, guard=GuardState(usual_losses=[1.5]), validation_set={"manifest": "a"})
 
 
 def test_progress_from_before_the_guard_was_kept_is_read() -> None:
@@ -151,6 +153,32 @@ def test_averages_are_means_and_survive_a_restart() -> None:
     second.add(values[2])
     assert second.take() == unbroken.take() == {"loss": 3.0}
     assert unbroken.take() == {}
+
+
+@pytest.mark.parametrize(
+    ("rate", "before", "said"),
+    [
+        (0.3, (1, 8), False),
+        (0.0, (1, 4), False),
+        (0.3, (1, 4), True),
+        (0.3, (2, 8), True),
+    ],
+)
+def test_dropout_that_is_another_one_after_a_resume_is_said(
+    rate: float, before: tuple[int, int], said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    unused: Any = None
+    engine: Any = SimpleNamespace(module=torch.nn.Sequential(torch.nn.Dropout(rate)), zero_optimization_stage=lambda: 1)
+    world, micro_batch = before
+    manifest = SimpleNamespace(world_size=world, zero_stage=1, config={"engine": {"micro_batch": micro_batch}})
+    reader: Any = SimpleNamespace(manifest=manifest, step=4, folder="x", indices_for=lambda rank, world: [])
+    monkeypatch.setattr(checkpointing, "restore", lambda *_: None)
+    config = {"engine": {"micro_batch": 8}}
+    Checkpointing(unused, engine, None, unused, RunningAverages(CPU), lines.append, config).resume(reader)
+    assert lines[0].startswith("resumed after step 4 from x")
+    shown = f"engine.micro_batch={micro_batch} on {world} process"
+    assert [shown in line and "dropout is drawn by process" in line for line in lines[1:]] == [True] * said
 
 
 def test_length_of_a_run() -> None:

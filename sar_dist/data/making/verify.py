@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +36,7 @@ from sar_dist.errors import UserError
 from sar_dist.output import say, warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
+from sar_dist.worker_pool import forked_pool
 
 # In a member's name: a line break would make two lines of one.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -67,7 +66,7 @@ def verify_shards(manifest: Manifest, *, deep: bool = False, processes: int | No
     with contextlib.ExitStack() as stack:
         reports = map(check, manifest.shards)
         if workers > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("fork")))
+            pool = stack.enter_context(forked_pool(workers))
             reports = pool.map(check, manifest.shards)  # type: ignore[assignment]
         yield from track(reports, len(manifest.shards), f"verifying the {manifest.split} shards")
 

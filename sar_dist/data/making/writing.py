@@ -13,12 +13,9 @@ import hashlib
 import io
 import json
 import shutil
-import signal
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +41,7 @@ from sar_dist.files import PART_FILES, CannotWrite, atomic_write, check_space, m
 from sar_dist.output import say, warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
+from sar_dist.worker_pool import forked_pool
 
 SAMPLES_PER_SHARD = 1250
 MAX_MEMBER_NAME = 100
@@ -282,8 +280,6 @@ _source: Source | None = None
 def _start_process(source: Source) -> None:
     global _source
     _source = source
-    # Ctrl-C reaches the whole process group; the parent stops handing out work and waits for what is being written.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(source: Source, jobs: list[_Job], processes: int | None) -> Iterator[ShardEntry]:
@@ -293,11 +289,8 @@ def _run(source: Source, jobs: list[_Job], processes: int | None) -> Iterator[Sh
         yield from (_write_job(source, job) for job in jobs)
         return
     # The source may list millions of files: forked processes have it without a copy.
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _start_process, (source,))
-    try:
+    with forked_pool(workers, _start_process, source) as pool:
         yield from pool.map(_write_inherited, jobs)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_inherited(job: _Job) -> ShardEntry:

@@ -22,7 +22,7 @@ import numpy as np
 
 from sar_dist.data.shards.checksums import is_unaltered
 from sar_dist.data.shards.manifest import Manifest
-from sar_dist.data.shards.shard_index import ShardIndex
+from sar_dist.data.shards.shard_index import ShardIndex, damage_of_index, refuse_cut_index
 from sar_dist.data.shards.tar_index import NO_IMAGE, IndexedShard, key_at, read_members
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, ReadAt, key_of_member
 from sar_dist.output import warn
@@ -37,7 +37,7 @@ _MIN_OPEN_SHARDS = 4
 # Descriptors that are left to the rest of the process, batches on their way among them.
 _OTHER_FILES = 64
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-_ALTERED = "altered since it was indexed (its checksum is another one); restore the shard"
+_NOT_AS_INDEXED = "altered since it was indexed (its checksum is another one)"
 
 
 class _LostShard(DamagedShard):
@@ -135,6 +135,7 @@ class ShardReader:
     def __init__(self, shards: Shards, readers: int = 1) -> None:
         self._shards = shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._blamed: dict[int, str] = {}  # what is to be done about altered samples, by shard
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_open = max(_MIN_OPEN_SHARDS, min(_MAX_OPEN_SHARDS, (limit - _OTHER_FILES) // (2 * readers)))
 
@@ -147,7 +148,7 @@ class ShardReader:
         source = self._get(shard)
         start, _, _, label, *_ = source.records[index].item()
         if data is None:
-            return RawSample(self._key(shard, index, start), None, label, _ALTERED)
+            return RawSample(self._key(shard, index, start), None, label, self._altered(shard))
         if not data:
             return RawSample(self._key(shard, index, start), None, label)
         # A header holds 100 bytes of a name; longer ones are in an extended header before it.
@@ -161,7 +162,7 @@ class ShardReader:
     def members(self, shard: int, index: int) -> tuple[str, dict[str, bytes]]:
         """Key and all members ``{extension: data}`` of a sample, such as ``mask.png``. Raises DamagedShard, also if altered."""
         for last in (False, True):
-            source = self._get(shard)
+            source = self._with_whole_index(shard)
             start, *_, checksum = source.records[index].item()
             parse = partial(read_members, start=start, scattered=source.entry.scattered)
             found = self._parsed(shard, parse)
@@ -169,11 +170,11 @@ class ShardReader:
                 return found.key, found.data
             if not last:
                 self._look_again(shard)
-        raise DamagedShard(f"shard {self.url(shard)}: sample {index} was {_ALTERED}")
+        raise DamagedShard(f"shard {self.url(shard)}: sample {index} was {self._altered(shard)}")
 
     def will_need(self, shard: int, index: int) -> None:
         """Ask the kernel to read a sample ahead, without waiting for it."""
-        entry = self._get(shard)
+        entry = self._with_whole_index(shard)
         _, image, size, *_ = entry.records[index].item()
         if 0 < image < entry.entry.bytes:
             os.posix_fadvise(entry.fd, image - BLOCK, BLOCK + size, os.POSIX_FADV_WILLNEED)
@@ -231,7 +232,7 @@ class ShardReader:
 
     def _unaltered(self, shard: int, index: int) -> bytes | None:
         """Header block and data of a sample's image, empty if it has none; None if they, or the record, are not as indexed."""
-        record = self._get(shard).records[index]
+        record = self._with_whole_index(shard).records[index]
         _, image, size, *_ = record.item()
         if image == NO_IMAGE:
             return b"" if is_unaltered(record, b"") else None
@@ -239,6 +240,17 @@ class ShardReader:
             return None
         data = self._pread(shard, image - BLOCK, BLOCK + size)
         return data if is_unaltered(record, data) else None
+
+    def _with_whole_index(self, shard: int) -> OpenShard:
+        source = self._get(shard)
+        refuse_cut_index(source.records)
+        return source
+
+    def _altered(self, shard: int) -> str:
+        """What to say of a sample whose bytes are not as indexed: the index or the shard is no longer what it was."""
+        if shard not in self._blamed:  # each look reads the whole index
+            self._blamed[shard] = damage_of_index(self._get(shard).records) or "restore the shard"
+        return f"{_NOT_AS_INDEXED}; {self._blamed[shard]}"
 
     def _look_again(self, shard: int) -> None:
         """Before a second look at bytes that were altered: past the page cache, or at a fresh copy of a staged shard."""

@@ -15,13 +15,12 @@ import contextlib
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from sar_dist.files import atomic_write, cache_folder, make_folder, sha256_of
 from sar_dist.output import warn
 from sar_dist.processes import available_cores
 from sar_dist.progress import track
+from sar_dist.worker_pool import forked_pool
 
 _TRAILER = struct.Struct("<QI8s")
 _MAGIC_OF_ANY_VERSION = b"SARINDX"
@@ -106,6 +106,34 @@ def read_index(path: Path) -> ShardIndex | None:
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
     return ShardIndex(shards, records, offsets) if zlib.crc32(records.data) == footer["crc32"] else None
+
+
+def damage_of_index(records: np.ndarray) -> str | None:
+    """What has happened to the index file since ``records``, or a view of them, were mapped from it; None for nothing that is known."""
+    if not isinstance(records, np.memmap) or records.filename is None:
+        return None
+    path = Path(records.filename)
+    if not path.exists() or read_index(path) is not None:
+        return None
+    return (
+        f"the index {path} was altered while it was in use, and the shard may be sound: remove the index, and start the same "
+        "command again"
+    )
+
+
+def refuse_cut_index(records: np.ndarray) -> None:
+    """Look whether the file that ``records`` are mapped from is as long as it was: a look at what is cut off ends the process.
+
+    Raises:
+        DamagedShard: it is not.
+    """
+    mapped = getattr(records, "_mmap", None)  # NumPy's own, whose ``size`` asks for the file's length now
+    if mapped is not None and mapped.size() < len(mapped):
+        assert isinstance(records, np.memmap)
+        raise DamagedShard(
+            f"the index {records.filename} was cut short while it was in use; the shards are none the worse for it: remove the "
+            "index, and start the same command again"
+        )
 
 
 def _parse_shard(fields: list[Any]) -> IndexedShard:
@@ -283,8 +311,7 @@ def _indexed_parts(
     with contextlib.ExitStack() as stack:
         mapper: Callable[..., Iterable[IndexedRecords]] = map
         if workers > 1:
-            context = multiprocessing.get_context("fork")
-            mapper = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map
+            mapper = stack.enter_context(forked_pool(workers)).map
         indexed = mapper(partial(_index_local, manifest.root, manifest.labels), stale)
         fresh = iter(track(indexed, len(stale), f"indexing the {manifest.split} shards"))
         for entry in manifest.shards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import queue
@@ -23,7 +24,7 @@ from sar_dist.data.shards.shard_index import ShardIndex, index_and_check, is_out
 from sar_dist.data.shards.tar_index import IndexedShard
 from sar_dist.data.shards.tar_members import DamagedShard
 from sar_dist.errors import UserError
-from sar_dist.files import NO_SPACE_ERRORS, cache_folder, check_folder, check_space, make_folder
+from sar_dist.files import NO_SPACE_ERRORS, TOO_LARGE, cache_folder, check_folder, check_space, make_folder
 from sar_dist.output import warn
 
 _PREFETCH_THREADS = 4
@@ -117,9 +118,9 @@ class StagedShards:
                     self._transfer(shard, path)
                 except OSError as error:
                     if error.errno in NO_SPACE_ERRORS:
-                        raise UserError(
-                            f"no space left for shards in {self._stage}; lower data.stage_gigabytes or set data.stage"
-                        ) from None
+                        too_large = error.errno == errno.EFBIG
+                        remedy = TOO_LARGE if too_large else "lower data.stage_gigabytes or set data.stage"
+                        raise UserError(f"no space left for shards in {self._stage}; {remedy}") from None
                     raise
         self._make_room(path)
         return path

@@ -119,6 +119,32 @@ def test_altered_members_are_refused(folder: Path, reader: ShardReader, offset: 
     assert reader.members(0, 2)[0] == "s000002"
 
 
+def index_of(folder: Path) -> Path:
+    (index,) = folder.rglob(".*.index")
+    return index
+
+
+@pytest.mark.parametrize("field", ["image", "label", "checksum"])
+def test_an_altered_index_is_told_from_an_altered_shard(folder: Path, reader: ShardReader, field: str) -> None:
+    reader.read(0, 1)
+    flip(index_of(folder), RECORD.itemsize + RECORD.fields[field][1])
+    found = reader.read(0, 1)
+    assert found.image is None
+    assert found.damage is not None
+    assert found.damage.startswith("altered since it was indexed")
+    assert f"the index {index_of(folder)} was altered while it was in use" in found.damage
+    assert reader.read(0, 2) == ("s000002", image_of(2), 2, None)
+
+
+def test_an_index_that_was_cut_is_one_line(folder: Path, reader: ShardReader) -> None:
+    """And no SIGBUS, which ends the process."""
+    reader.read(0, 1)
+    os.truncate(index_of(folder), 0)
+    for look in (reader.read, reader.members, reader.will_need):
+        with pytest.raises(DamagedShard, match=r"the index .*\.index was cut short while it was in use"):
+            look(0, 1)
+
+
 def test_what_passes_is_read_again(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit that is wrong in memory alone."""
     original, wrong = os.pread, [1, 1]

@@ -211,6 +211,15 @@ run_tool(lambda: run_jobs(jobs, 2, print))
 """
 
 
+def test_what_it_starts_knows_whose_end_is_its_own(tmp_path: Path) -> None:
+    """A training run that was started by an experiment that is killed saves and ends, as under a launcher."""
+    asks = "from sar_dist.launchers import find_launchers; print([found.pid for found in find_launchers()])"
+    log = tmp_path / "log"
+    job = Job("a", [sys.executable, "-c", asks], log, lambda: log.exists() and log.stat().st_size > 0)
+    assert run_jobs([job], 1, lambda _: None)
+    assert str(os.getpid()) in log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_stop_what_is_running(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(

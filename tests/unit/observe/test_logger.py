@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -209,6 +210,23 @@ def test_a_dead_disk_does_not_stop_training(tmp_path, capsys):
     assert scalars(run) == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)]}
 
 
+def test_stdout_that_takes_nothing_is_said_to_be_that(tmp_path, capsys, monkeypatch):
+    logger = make_logger(tmp_path)
+
+    def nobody_reads(text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger._progress, "message", nobody_reads)
+        for _ in range(3):
+            logger.message("hello")
+    logger.close()
+    assert capsys.readouterr().err == (
+        "warning: logging failed on stdout, training goes on (further failures are only counted): [Errno 32] Broken pipe\n"
+        "warning: log entries that were lost: 3 of stdout\n"
+    )
+
+
 def test_lines_that_wait_to_the_end_are_lost_and_said(tmp_path, capsys):
     run = tmp_path / "run"
     run.write_text("a file where the run directory should be")
@@ -217,7 +235,7 @@ def test_lines_that_wait_to_the_end_are_lost_and_said(tmp_path, capsys):
     logger.metrics(2, {"loss": 1.0})
     logger.close()
     assert logger.failures == 2
-    assert "warning: log entries that were lost: 2 of the run directory or on stdout" in capsys.readouterr().err
+    assert "warning: log entries that were lost: 2 of the run directory" in capsys.readouterr().err
 
 
 def test_a_trace_is_moved_to_its_place_when_it_is_whole(tmp_path, capsys):
@@ -323,7 +341,7 @@ def test_what_waits_for_tensorboard_to_the_end_is_lost_and_said(tmp_path, capsys
     logger.metrics(1, {"loss": 1.0})
     logger.close()
     assert logger.failures == 2
-    said = "warning: log entries that were lost: 1 of the run directory or on stdout, 1 of tensorboard"
+    said = "warning: log entries that were lost: 1 of the run directory, 1 of tensorboard"
     assert said in capsys.readouterr().err
 
 
