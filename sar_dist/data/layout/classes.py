@@ -23,6 +23,7 @@ from typing import Any
 from sar_dist.data.layout.splits import split_folders, split_of_folder
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
+from sar_dist.legible import legible
 from sar_dist.output import warn
 
 CLASSES_NAME = "classes.json"
@@ -39,8 +40,11 @@ _MOST_LIST_LETTERS = 1000
 
 
 def class_word(text: str) -> str:
-    """A class's word in the form in which words are compared: composed letters (Unicode NFC), single spaces, all visible."""
-    return " ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split())
+    """A class's word in the form in which words are compared: composed letters (Unicode NFC), single spaces, all visible.
+
+    What is no text, such as a byte of a folder's name that is not UTF-8, is an escape in it.
+    """
+    return legible(" ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split()))
 
 
 def doubtful_words(words: Iterable[str]) -> str | None:
