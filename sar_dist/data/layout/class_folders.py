@@ -22,6 +22,7 @@ from sar_dist.data.layout.classes import class_word, sort_classes
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
     is_archive_name,
+    is_container_name,
     is_image_name,
     is_left_over,
     is_unread_image,
@@ -64,7 +65,14 @@ class ClassTree(NamedTuple):
         unread = [path for path in ignored if is_unread_image(path)]
         kinds = (
             (self.no_classes, "folders that are no classes (hidden or no images)"),
-            (self.beside, "images or archives beside the class folders, which are of no class"),
+            (
+                [name for name in self.beside if not is_container_name(name)],
+                "images or archives beside the class folders, which are of no class",
+            ),
+            (
+                [name for name in self.beside if is_container_name(name)],
+                "files beside the class folders that may hold images and are not read; save the images of a class in a folder of its name",
+            ),
             (
                 [path for folder in self.classes for path in folder.maps],
                 "images that are called like maps of others (masks, ground truth); rename what is an image of its class",
@@ -89,7 +97,8 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
     """
     names, beside = _listed_at(root, depth if isinstance(depth, int) else 1)
     official = any("ILSVRC2012" in name for name in beside)
-    lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
+    loose = [name for name in beside if not is_container_name(name)]
+    lost = f" but {len(loose)} images or archives of no class, such as {loose[0]}" if loose else ""
     expected = (
         f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
         "`make_shards.py csv` takes a table of images and labels"
@@ -156,7 +165,7 @@ def _is_left_over_path(path: str) -> bool:
 
 
 def _listed(root: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders in ``root``, and of the images and archives there; sorted."""
+    """Names of the folders in ``root``, and of the images, archives and other files of many images there; sorted."""
     try:
         with os.scandir(root) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -167,7 +176,11 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
     folders = [entry.name for entry in found if entry.is_dir()]
     files = [entry.name for entry in found if not entry.is_dir() and not is_left_over(entry.name)]
-    return folders, [name for name in files if is_image_name(name) or is_unread_image(name) or is_archive_name(name)]
+    return folders, [
+        name
+        for name in files
+        if is_image_name(name) or is_unread_image(name) or is_archive_name(name) or is_container_name(name)
+    ]
 
 
 def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
