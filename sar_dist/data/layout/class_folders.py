@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from sar_dist.data.layout.archives import archive_of_a_class
 from sar_dist.data.layout.classes import class_word, sort_classes
+from sar_dist.data.layout.doubtful_names import refuse_downloaded_chunks, remarks_on_names
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
     is_archive_name,
@@ -27,6 +28,7 @@ from sar_dist.data.layout.formats import (
     is_left_over,
     is_unread_image,
 )
+from sar_dist.data.layout.lost_classes import refuse_folders_in_names, refuse_unread
 from sar_dist.data.layout.maps import maps_by_name
 from sar_dist.data.layout.no_classes import how_lists_are_read, refuse_what_is_no_class
 from sar_dist.errors import UserError
@@ -106,6 +108,7 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
         + how_lists_are_read(root)
     )
     if all(map(_is_left_over_path, names)):
+        refuse_folders_in_names(root, beside)
         raise UserError(f"{root} has no class folders{lost}; {expected}")
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
@@ -113,16 +116,20 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
         found = _by_folder(found)
     with_images = [name for name, folder in found.items() if folder.images]
     without = [folder for folder in found.values() if not folder.images]
-    _refuse_unread(root, without)
+    for folder in found.values():
+        refuse_folders_in_names(root, folder.images or folder.ignored)
+    for folder in without:
+        refuse_unread(root, folder.ignored)
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_archives(root, with_images, beside, without)
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
     taken = {*with_images, *(name.partition("/")[0] for name in with_images if depth == "any")}
-    remarks = refuse_what_is_no_class(
-        root, {name: found[name].images for name in with_images}, depth_given=depth is not None
-    )
+    images = {name: found[name].images for name in with_images}
+    if depth is None:
+        refuse_downloaded_chunks(root, images, {name: found[name].ignored for name in with_images})
+    remarks = refuse_what_is_no_class(root, images, depth_given=depth is not None) + remarks_on_names([*images])
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
         [name for name in dict.fromkeys([*names, *found]) if name not in taken],
@@ -181,17 +188,6 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
         for name in files
         if is_image_name(name) or is_unread_image(name) or is_archive_name(name) or is_container_name(name)
     ]
-
-
-def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
-    """Raise UserError where one of ``folders``, which are without images, has some that nothing reads: a class would be lost."""
-    for folder in folders:
-        unread = [path for path in folder.ignored if is_unread_image(path)]
-        if unread:
-            raise UserError(
-                f"{root / unread[0]} and the other images of its class are in a format that is not read; convert them to JPEG "
-                "or PNG, or move the class away"
-            )
 
 
 def _refuse_archives(root: Path, classes: Sequence[str], beside: Sequence[str], without: Sequence[ClassFolder]) -> None:

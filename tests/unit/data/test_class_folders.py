@@ -60,3 +60,70 @@ def test_lists_that_put_the_classes_in_another_order_are_said(
     (tmp_path / name).write_text(content)
     line = f"{name} is not used, and numbers the classes otherwise (dog, cat) than they are labelled here (cat, dog)"
     assert said_of(tmp_path, capsys).count(line) == said
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["fold_0", "fold_1"], "the 2 classes are called like numbered parts of a set"),
+        (["set_a", "set_b"], "the 2 classes are called like numbered parts of a set"),
+        (["shard-00", "shard-01"], "the 2 classes are called like numbered parts of a set"),
+        (["jpg", "png"], "the 2 classes are called like formats of files"),
+        (["original", "resized"], "the 2 classes are called like forms of the same images"),
+        (["224x224", "512x512"], "the 2 classes are called like sizes of images"),
+        (["2019-01-01", "2019-01-02"], "the 2 classes are called like dates"),
+        (["cat", "dog", "new folder"], "1 folders called like what is put away are taken for classes (new folder)"),
+        (["cat", "cat (1)"], "'cat (1)' is a class beside 'cat', and is called like a copy of it"),
+        (["cat", "cat - Copy"], "'cat - Copy' is a class beside 'cat'"),
+        (["cat", "cat_copy"], "'cat_copy' is a class beside 'cat'"),
+        (["Copy of cat", "cat"], "'Copy of cat' is a class beside 'cat'"),
+        (["hot dog", "hot_dog"], "'hot dog' and 'hot_dog' are two classes"),
+        (["1", "2", "3"], "labels are 0 to 2 in their order, and the images in folder 1 have the label 0"),
+        (["0", "2", "5"], "the images in folder 2 have the label 1"),
+        (["0", "1", "2"], None),
+        (["c0", "c1", "c2"], None),
+        (["left", "right"], None),
+        (["bad", "good"], None),
+        (["carbon copy", "cat"], None),
+    ],
+)
+def test_folders_that_may_be_no_classes_by_their_names_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], line: str | None
+) -> None:
+    said = said_of(tree(tmp_path, *(f"{name}/1.png" for name in names)), capsys)
+    assert said == "" if line is None else line in said
+
+
+def test_folders_of_img2dataset_are_no_classes(tmp_path: Path) -> None:
+    tree(tmp_path, "00000/000000000.jpg", "00001/000010000.jpg")
+    assert imagefolder_sources(tmp_path, None)[0].classes == ("00000", "00001")  # FFHQ, GTSRB
+    for name in ("00000/000000000.json", "00001/000010000.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"are parts of a download by img2dataset, .* --output_format webdataset"):
+        imagefolder_sources(tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["7", "7.jpg?w=300", "7.jpg_large"])
+def test_a_class_whose_files_are_images_under_other_names_is_refused(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "cat/1.png", "dog/2.png", f"emu/{name}")
+    with pytest.raises(UserError, match=r"emu/7.* is an image, and is not called so; let the names"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_notes_in_a_folder_make_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree(tmp_path, "cat/1.png", "dog/2.png", "notes/a.txt")
+    (tmp_path / "notes" / "NOTES").write_text("about cats")
+    assert "left out 1 folders that are no classes (hidden or no images), such as notes" in said_of(tmp_path, capsys)
+
+
+@pytest.mark.parametrize("folder", ["x/", ""])
+def test_folders_in_the_names_of_files_are_refused(tmp_path: Path, folder: str) -> None:
+    tree(tmp_path, f"{folder}cat\\1.jpg", f"{folder}dog\\2.jpg")
+    with pytest.raises(UserError, match=r"holds its folders in its name, as a zip archive from Windows .* `unzip`"):
+        imagefolder_sources(tmp_path, None)
+
+
+def test_an_archive_in_the_place_of_a_folder_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"set\.zip is a file, and no folder; unpack it"):
+        imagefolder_sources(tmp_path / "set.zip", None)
