@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from shard_factory import image_of
 
+from sar_dist.data.making import WritingOptions, write_splits
 from sar_dist.data.making.sources import imagefolder_sources
 from sar_dist.errors import UserError
+from sar_dist.transfer.samples import open_both_splits
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -127,3 +129,38 @@ def test_an_archive_in_the_place_of_a_folder_is_to_be_unpacked(tmp_path: Path) -
     (tmp_path / "set.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"set\.zip is a file, and no folder; unpack it"):
         imagefolder_sources(tmp_path / "set.zip", None)
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to", "copy"])
+def test_an_image_under_two_labels_is_said_by_what_writes_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    root = tree(tmp_path / "set", "cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png")
+    if how == "copy":
+        (root / "dog" / "same.png").write_bytes((root / "cat" / "1.png").read_bytes())
+    else:
+        getattr(root / "dog" / "same.png", how)(root / "cat" / "1.png")
+    (root / "cat" / "again.png").write_bytes(
+        (root / "cat" / "2.png").read_bytes()
+    )  # of the same class: no contradiction
+    write_splits(imagefolder_sources(root, None), tmp_path / "out", WritingOptions(processes=1))
+    said = capsys.readouterr().err
+    assert "out: 1 images are there under two labels, such as " in said
+    assert "1 (cat)" in said
+    assert "same (dog)" in said
+
+
+def test_images_of_both_splits_are_said_by_what_writes_shards_and_by_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tree(tmp_path / "set", "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png")
+    open_both_splits(root, "")
+    write_splits(imagefolder_sources(root, None), tmp_path / "a", WritingOptions(processes=1))
+    assert "too;" not in capsys.readouterr().err
+    (root / "val" / "cat" / "5.png").write_bytes((root / "train" / "cat" / "1.png").read_bytes())
+    open_both_splits(root, "")
+    assert "1 of the 3 validation images are training images too" in capsys.readouterr().err
+    write_splits(imagefolder_sources(root, None), tmp_path / "b", WritingOptions(processes=1))
+    assert f"b/val: 1 of the 3 images are in {tmp_path}/b/train too" in capsys.readouterr().err
+    open_both_splits(tmp_path / "b", "")
+    assert "1 of the 3 validation images are training images too" in capsys.readouterr().err

@@ -99,10 +99,10 @@ def _made(
 ) -> list[FileSource]:
     names = [folder.name for folder in numbered.classes]
     table = read_class_table(names, trees.classes_file)
-    folders = (root, trees.numbering, *trees.splits.values())
-    refuse_other_classes_files(table, trees.classes_file, folders)
+    places = (root, trees.numbering, *trees.splits.values())
+    refuse_other_classes_files(table, trees.classes_file, places)
     _say_of_tables(root, trees)
-    lists = remarks_on_lists(table, trees.classes_file, folders)
+    lists = remarks_on_lists(table, trees.classes_file, places)
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
     for each in (*numbered.remarks, remark, doubtful_words(names), *lists):
         if each is not None:
