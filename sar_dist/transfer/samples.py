@@ -224,9 +224,9 @@ def open_both_splits(root: Path, data_help: str, label: str = LABEL_EXTENSION) -
 def _warn_of_shared_images(root: Path, train: SampleSet, val: SampleSet) -> None:
     """Say that images which are scored were learned, too."""
     shared = SharedImages(0, 0)
-    if (isinstance(train, ShardSamples) and isinstance(val, ShardSamples)) or (
-        isinstance(train, SourceSamples) and isinstance(val, SourceSamples)
-    ):
+    if isinstance(val, ShardSamples):
+        shared = val.shared_with(train) if isinstance(train, ShardSamples) else shared
+    elif isinstance(val, SourceSamples) and isinstance(train, SourceSamples):
         shared = val.shared_with(train)
     if shared.found:
         warn(
