@@ -19,6 +19,7 @@ from sar_dist.errors import text_of
 from sar_dist.files import atomic_path, atomic_write
 from sar_dist.observe.destination import Destination, EntryWaits, LoggedRun
 from sar_dist.observe.destinations import open_destinations
+from sar_dist.observe.drawable import make_drawable
 from sar_dist.observe.progress import ProgressReporter
 from sar_dist.observe.quantities import QUANTITIES
 from sar_dist.observe.records import RESERVED, encode_line, metrics_line, read_metrics, truncate_records
@@ -35,6 +36,7 @@ _VALIDATION_PREFIXES = ("val", "val_ema")
 _SAMPLE_SIDE = 160  # pixels: the images lie side by side
 _OWN_FILES = "the run directory"
 _STDOUT = "stdout"
+_DRAWING = "drawing figures"
 
 
 class RunLogger:
@@ -154,13 +156,20 @@ class RunLogger:
         if self._enabled:
             self._attempt(lambda: self._progress.message(text), _STDOUT)
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        """Write a figure to each destination and to ``figures/NAME_step_00001234.png``."""
+    def figure(self, name: str, draw: Figure | Callable[[], Figure], step: int) -> None:
+        """Write a figure to each destination and to ``figures/NAME_step_00001234.png``.
+
+        Args:
+            name: of the picture.
+            draw: the figure, or what draws it: whatever fails there costs the picture and not the training.
+            step: optimizer steps done.
+        """
         if not self._enabled:
             return
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # height width 3
+        drawn: list[NDArray[np.uint8]] = []
+        if not self._attempt(lambda: drawn.append(_drawn(draw)), _DRAWING, (Exception,)):
+            return
+        pixels = drawn[0]
         path = self._directory / FIGURES_FOLDER / f"{name}_step_{step:08d}.png"
         self._attempt(lambda: _save_png(pixels, path))
         self._to_each(lambda destination: destination.figure(step, name, pixels))
@@ -291,14 +300,30 @@ class RunLogger:
             self._failures[where] += 1
             if self._failures[where] == 1:
                 warn(
-                    f"warning: logging failed {'on' if where == _STDOUT else 'in'} {where}, training goes on (further failures are only counted): {text_of(error)}"
+                    f"warning: logging failed {'on' if where == _STDOUT else 'in'} {where}, training goes on (further failures are only counted): {_in_a_line(error)}"
                 )
             return False
         return True
 
 
+def _in_a_line(error: Exception) -> str:
+    """What an error says; one of the program, rather than of a disk, with its kind."""
+    kind = type(error).__name__
+    text = text_of(error)
+    return text if isinstance(error, OSError) or text.startswith(kind) else f"{kind}: {text}"
+
+
 def _send_metrics(step: int, time: float, values: Mapping[str, float], destination: Destination) -> None:
     destination.metrics(step, time, values)
+
+
+def _drawn(draw: Figure | Callable[[], Figure]) -> NDArray[np.uint8]:
+    """The pixels of a figure, (height, width, 3)."""
+    figure = draw if isinstance(draw, Figure) else draw()
+    canvas = FigureCanvasAgg(figure)
+    make_drawable(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def sample_file(figures: Path, number: int) -> Path:

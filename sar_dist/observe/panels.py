@@ -12,6 +12,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
+from sar_dist.observe.drawable import drawable
+
 FloatArray = npt.NDArray[np.float64]
 
 FIGURE_INCHES = 15.0
@@ -28,6 +30,7 @@ NARROW_COLUMNS = 8  # with that many, "head 12: H 1.70, 12 comp." fits its panel
 
 def shorten_text(text: str, points: float, inches: float) -> str:
     """Cut one line of ``text``, set in ``points``, to a width in inches, with an ellipsis where something is lost."""
+    text = drawable(text)
     font = FontProperties(size=points)
 
     def fits(candidate: str) -> bool:
@@ -60,7 +63,7 @@ class PanelGrid:
 
     def shorten(self, text: str) -> str:
         """Cut each line of ``text`` to what fits above a panel, with an ellipsis where something is lost."""
-        return "\n".join(shorten_text(line, self._points, self._panel) for line in text.splitlines())
+        return "\n".join(shorten_text(line, self._points, self._panel) for line in text.split("\n"))
 
     def _left(self, column: int) -> float:
         return GAP_INCHES + column * (self._panel + GAP_INCHES) + (self._label if column else 0.0)

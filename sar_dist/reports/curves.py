@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
-from sar_dist.observe import panel_title, quantities_in
+from sar_dist.observe import make_drawable, panel_title, quantities_in
 from sar_dist.quantities import Quantity, Scale
 from sar_dist.reports.charts import Chart, ChartAxis, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.rendering import Picture
@@ -196,6 +196,7 @@ def figure_png(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         if text.get_text() and not text.get_text().startswith(r"$\mathdefault{"):
             text.set_parse_math(False)
+    make_drawable(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI)
     return out.getvalue()

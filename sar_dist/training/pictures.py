@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class Pictures:
             return
         self._draw_attention(output, self._fixed_batch, step)
         if batch is not None:
-            self.logger.figure("training_samples", self._samples(batch), step)
+            self.logger.figure("training_samples", lambda: self._samples(batch), step)
 
     def new_details(self) -> ValidationDetails | None:
         """Where a validation puts what is to be drawn of it; None if nothing is."""
@@ -87,7 +87,7 @@ class Pictures:
         if not distributed.is_main():
             return
         if gathered.confusion is not None:
-            self.logger.figure("confusion", confusion_figure(gathered.confusion, self._class_names()), step)
+            self.logger.figure("confusion", partial(confusion_figure, gathered.confusion, self._class_names()), step)
             self._keep_hardest_classes(gathered.hardest, step)
         self.logger.histograms(step, gathered.distributions, prefix="attention")
 
@@ -123,10 +123,11 @@ class Pictures:
         )
         captions = [f"{name}\npredicted {guess}" for name, guess in zip(true, predicted, strict=True)]
         pixels = batch["image"].float() / 255
-        self.logger.figure("attention", attention_figure(pixels, similarity, entropies, labels, captions), step)
+        overview = partial(attention_figure, pixels, similarity, entropies, labels, captions)
+        self.logger.figure("attention", overview, step)
         for number, (image, name) in enumerate(zip(pixels, true, strict=True)):
-            figure = attention_detail_figure(image, similarity[number], entropies[number], labels[number], name)
-            self.logger.figure(f"attention_heads/image_{number}", figure, step)
+            heads = partial(attention_detail_figure, image, similarity[number], entropies[number], labels[number], name)
+            self.logger.figure(f"attention_heads/image_{number}", heads, step)
         record = {
             "samples": batch["sample"].tolist(),
             "labels": true,

@@ -22,6 +22,7 @@ from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
 from sar_dist.files import make_folder, read_regular, remove_all_leftovers, write_durably
 from sar_dist.lease import Lease, acquire
+from sar_dist.observe import make_drawable
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -225,6 +226,7 @@ def write_pictures(outcome: Outcome, folder: Path) -> None:
         for name, value in values.items():
             writer.add_scalar(f"baselines/{name}/{baseline}", value, 0)
     for name, figure in outcome.figures.items():
+        make_drawable(figure)
         figure.savefig(folder / f"{name}.png", dpi=100)
         writer.add_figure(name, figure, 0, close=True)
     writer.close()

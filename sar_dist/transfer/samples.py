@@ -16,11 +16,13 @@ from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
 from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
 from sar_dist.data.making.sources import (
+    FileSource,
     Source,
     how_it_is_read,
     imagefolder_sources,
     nested_splits,
     open_torchvision_source,
+    shared_files,
 )
 from sar_dist.data.shards import (
     LABEL_EXTENSION,
@@ -29,13 +31,16 @@ from sar_dist.data.shards import (
     NO_LABEL,
     TIMM_INFO_NAME,
     ShardReader,
+    SharedImages,
     labels_in,
     open_index,
     open_shards,
     parse_label,
+    shared_images,
     shared_shards,
 )
 from sar_dist.errors import UserError
+from sar_dist.output import is_main_process, warn
 from sar_dist.randomness import seed_generators
 from sar_dist.transfer.backbone import Transform
 from sar_dist.transfer.file_states import digest_of_files
@@ -66,6 +71,12 @@ class SourceSamples:
 
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         return self._source.sample(number)
+
+    def shared_with(self, other: SourceSamples) -> SharedImages:
+        """How many images are in ``other`` too, as far as both are files."""
+        if isinstance(self._source, FileSource) and isinstance(other._source, FileSource):
+            return shared_files(self._source, other._source)
+        return SharedImages(0, 0)
 
 
 class ShardSamples:
@@ -109,6 +120,10 @@ class ShardSamples:
                 f"{len(shared)} shards with the same samples are in the train and in the val split of {self._manifest.root}, such as "
                 f"{shared[0]}; put the splits into folders train and val, or name the tars for them"
             )
+
+    def shared_with(self, other: ShardSamples) -> SharedImages:
+        """How many images are in ``other`` too."""
+        return shared_images(self._manifest, other._manifest)
 
     def labels(self) -> set[int]:
         """The class numbers that samples have."""
@@ -201,7 +216,23 @@ def open_both_splits(root: Path, data_help: str, label: str = LABEL_EXTENSION) -
     train, val = (open_labelled_samples(root, split, data_help, label) for split in ("train", "val"))
     if isinstance(train, ShardSamples) and isinstance(val, ShardSamples):
         val.refuse_samples_of(train)
+    if is_main_process():
+        _warn_of_shared_images(root, train, val)
     return train, val
+
+
+def _warn_of_shared_images(root: Path, train: SampleSet, val: SampleSet) -> None:
+    """Say that images which are scored were learned, too."""
+    shared = SharedImages(0, 0)
+    if isinstance(val, ShardSamples):
+        shared = val.shared_with(train) if isinstance(train, ShardSamples) else shared
+    elif isinstance(val, SourceSamples) and isinstance(train, SourceSamples):
+        shared = val.shared_with(train)
+    if shared.found:
+        warn(
+            f"{root}: {shared.found} of the {shared.looked_at} validation images are training images too; a result on images that "
+            "were learned says nothing about others"
+        )
 
 
 def _has_shards(root: Path, split: Split) -> bool:

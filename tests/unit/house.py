@@ -14,6 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 # The ground floor (single files) is there for all; a file of it may use the ones that its own entry names.
 GROUND: dict[str, set[str]] = {
     "output": set(),
+    "legible": set(),
     "errors": set(),
     "program": {"errors", "output"},
     "extensions": {"errors"},

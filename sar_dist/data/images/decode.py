@@ -8,10 +8,7 @@ and any JPEG that torchvision refuses, goes through Pillow. Where simplejpeg is 
 again, in less time. It is asked to refuse whatever libjpeg warns of, so that torchvision has its say about such files.
 
 One deliberate difference: Pillow's ``convert`` clips grey of more than 8 bits at 255, which turns such images white. Here
-each mode is scaled by its own range: 16 bits keep their high byte, as Pillow itself does for 16-bit RGB; 32-bit integers
-are taken for 16 bits, which is what Pillow makes of 16-bit files in that mode, or for 32 if a value is above, and in TIFF, where
-they are what the file holds, for 8 bits if no value is above 255; floats for
-0..1 if no value is above 1, else for 0..255, or for 0..65535 if a value is above that. Values outside the range are clipped.
+each kind is scaled by its own range, as ``depth`` says.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from sar_dist.data.images.depth import AmbiguousRange, needs_scaling, to_8_bits, unread_depth
 from sar_dist.data.layout import PILLOW_FORMATS
 from sar_dist.errors import UserError, described
 
@@ -189,11 +187,16 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_pillow_formats()) as image:
             _check_size((image.height, image.width), max_pixels)
-            if image.mode.startswith(("I", "F")):
-                return Image.fromarray(_to_8_bits(np.asarray(image), image.format)).convert("RGB")
+            unread = unread_depth(image)
+            if unread is not None:
+                raise UndecodableImage(unread)
+            if needs_scaling(image):
+                return Image.fromarray(to_8_bits(image)).convert("RGB")
             return image.convert("RGB")
     except UndecodableImage:
         raise
+    except AmbiguousRange as error:
+        raise UndecodableImage(str(error)) from None
     except MemoryError:
         if _is_free(max_pixels if size is None else size[0] * size[1]):
             raise UndecodableImage("damaged: it asks for more memory than its pixels take") from None
@@ -204,19 +207,6 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
         raise UndecodableImage("not an image") from error
     except Exception as error:  # Pillow's plugins raise nearly every type there is on damaged files
         raise UndecodableImage(described(error)) from error
-
-
-def _to_8_bits(pixels: np.ndarray, kind: str | None) -> np.ndarray:
-    """Grey values of an integer or float mode in a file of the format ``kind``, (height, width), scaled to uint8."""
-    if pixels.dtype.kind == "f":
-        finite = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
-        highest = float(finite.max())
-        scale = 255.0 if highest <= 1 else 1.0 if highest <= 255 else 255 / 65535
-        return np.asarray((finite * scale).clip(0, 255).round().astype(np.uint8))
-    if kind == "TIFF" and pixels.dtype.itemsize > 2 and int(pixels.max()) <= 255:
-        return np.asarray(pixels.clip(0).astype(np.uint8))
-    wide = pixels.dtype.itemsize > 2 and int(pixels.max()) > 65535
-    return np.asarray((pixels.astype(np.int64).clip(0) >> (23 if wide else 8)).clip(0, 255).astype(np.uint8))
 
 
 def _is_free(pixels: int) -> bool:

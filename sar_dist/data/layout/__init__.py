@@ -35,6 +35,7 @@ from sar_dist.data.layout.formats import (
     path_parts,
 )
 from sar_dist.data.layout.maps import same_but_for_extension
+from sar_dist.data.layout.other_numberings import refuse_other_classes_files, remarks_on_lists
 from sar_dist.data.layout.parts import check_parts
 from sar_dist.data.layout.row_splits import (
     called_like_splits,
@@ -106,7 +107,9 @@ __all__ = [
     "read_label_words",
     "refuse_lists",
     "refuse_number_words",
+    "refuse_other_classes_files",
     "refuse_other_name",
+    "remarks_on_lists",
     "same_but_for_extension",
     "sort_classes",
     "split_column",

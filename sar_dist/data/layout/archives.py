@@ -7,17 +7,15 @@ if what lies in it says so: folders called like the classes, or no image at all.
 from __future__ import annotations
 
 import itertools
-import re
 import tarfile
 import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sar_dist.data.layout.classes import class_word
-from sar_dist.data.layout.formats import is_archive_name, is_image_name, path_parts
+from sar_dist.data.layout.formats import archive_stem, is_archive_name, is_image_name, path_parts
 from sar_dist.data.layout.splits import ADDED_TO_SPLITS, split_of_word, words_of
 
-_ENDINGS = re.compile(r"(\.tar)?\.[a-z0-9]+$", re.IGNORECASE)
 _WHOLE = ADDED_TO_SPLITS | {
     "dataset",
     "datasets",
@@ -43,7 +41,7 @@ def archive_of_a_class(
     above = {part.casefold() for part in root.resolve().parts}
     for archive in filter(is_archive_name, archives):
         folder, _, name = archive.rpartition("/")
-        stem = _ENDINGS.sub("", name)
+        stem = archive_stem(name)
         path = f"{folder}/{stem}" if folder and not inside else stem
         if {class_word(path).casefold(), class_word(stem).casefold()} & known or stem.casefold() in above:
             continue

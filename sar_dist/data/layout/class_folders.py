@@ -19,13 +19,16 @@ from typing import Literal, NamedTuple
 
 from sar_dist.data.layout.archives import archive_of_a_class
 from sar_dist.data.layout.classes import class_word, sort_classes
+from sar_dist.data.layout.doubtful_names import refuse_downloaded_chunks, remarks_on_names
 from sar_dist.data.layout.formats import (
     IMAGE_EXTENSIONS,
     is_archive_name,
+    is_container_name,
     is_image_name,
     is_left_over,
     is_unread_image,
 )
+from sar_dist.data.layout.lost_classes import refuse_folders_in_names, refuse_unread
 from sar_dist.data.layout.maps import maps_by_name
 from sar_dist.data.layout.no_classes import how_lists_are_read, refuse_what_is_no_class
 from sar_dist.errors import UserError
@@ -64,7 +67,14 @@ class ClassTree(NamedTuple):
         unread = [path for path in ignored if is_unread_image(path)]
         kinds = (
             (self.no_classes, "folders that are no classes (hidden or no images)"),
-            (self.beside, "images or archives beside the class folders, which are of no class"),
+            (
+                [name for name in self.beside if not is_container_name(name)],
+                "images or archives beside the class folders, which are of no class",
+            ),
+            (
+                [name for name in self.beside if is_container_name(name)],
+                "files beside the class folders that may hold images and are not read; save the images of a class in a folder of its name",
+            ),
             (
                 [path for folder in self.classes for path in folder.maps],
                 "images that are called like maps of others (masks, ground truth); rename what is an image of its class",
@@ -89,7 +99,8 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
     """
     names, beside = _listed_at(root, depth if isinstance(depth, int) else 1)
     official = any("ILSVRC2012" in name for name in beside)
-    lost = f" but {len(beside)} images or archives of no class, such as {beside[0]}" if beside else ""
+    loose = [name for name in beside if not is_container_name(name)]
+    lost = f" but {len(loose)} images or archives of no class, such as {loose[0]}" if loose else ""
     expected = (
         f"expected {root}/CLASS/IMAGE.jpg, or train/ and val/ with such folders; archives must be unpacked, and "
         "`make_shards.py csv` takes a table of images and labels"
@@ -97,6 +108,7 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
         + how_lists_are_read(root)
     )
     if all(map(_is_left_over_path, names)):
+        refuse_folders_in_names(root, beside)
         raise UserError(f"{root} has no class folders{lost}; {expected}")
     reader = _FolderReader(root)
     found = {name: reader.read(name) for name in names if not _is_left_over_path(name)}
@@ -104,16 +116,20 @@ def class_folders(root: Path, depth: ClassDepth | None = None) -> ClassTree:
         found = _by_folder(found)
     with_images = [name for name, folder in found.items() if folder.images]
     without = [folder for folder in found.values() if not folder.images]
-    _refuse_unread(root, without)
+    for folder in found.values():
+        refuse_folders_in_names(root, folder.images or folder.ignored)
+    for folder in without:
+        refuse_unread(root, folder.ignored)
     if not with_images:
         raise UserError(f"no images in the class folders of {root} ({', '.join(IMAGE_EXTENSIONS)}){lost}; {expected}")
     _refuse_archives(root, with_images, beside, without)
     _refuse_doubles(root, with_images)
     classes = {found[name].name: found[name] for name in with_images}
     taken = {*with_images, *(name.partition("/")[0] for name in with_images if depth == "any")}
-    remarks = refuse_what_is_no_class(
-        root, {name: found[name].images for name in with_images}, depth_given=depth is not None
-    )
+    images = {name: found[name].images for name in with_images}
+    if depth is None:
+        refuse_downloaded_chunks(root, images, {name: found[name].ignored for name in with_images})
+    remarks = refuse_what_is_no_class(root, images, depth_given=depth is not None) + remarks_on_names([*images])
     return ClassTree(
         [classes[name] for name in sort_classes([*classes])],
         [name for name in dict.fromkeys([*names, *found]) if name not in taken],
@@ -156,7 +172,7 @@ def _is_left_over_path(path: str) -> bool:
 
 
 def _listed(root: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders in ``root``, and of the images and archives there; sorted."""
+    """Names of the folders in ``root``, and of the images, archives and other files of many images there; sorted."""
     try:
         with os.scandir(root) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -167,18 +183,11 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{entry.path} is a link to nothing; restore or remove it")
     folders = [entry.name for entry in found if entry.is_dir()]
     files = [entry.name for entry in found if not entry.is_dir() and not is_left_over(entry.name)]
-    return folders, [name for name in files if is_image_name(name) or is_unread_image(name) or is_archive_name(name)]
-
-
-def _refuse_unread(root: Path, folders: Sequence[ClassFolder]) -> None:
-    """Raise UserError where one of ``folders``, which are without images, has some that nothing reads: a class would be lost."""
-    for folder in folders:
-        unread = [path for path in folder.ignored if is_unread_image(path)]
-        if unread:
-            raise UserError(
-                f"{root / unread[0]} and the other images of its class are in a format that is not read; convert them to JPEG "
-                "or PNG, or move the class away"
-            )
+    return folders, [
+        name
+        for name in files
+        if is_image_name(name) or is_unread_image(name) or is_archive_name(name) or is_container_name(name)
+    ]
 
 
 def _refuse_archives(root: Path, classes: Sequence[str], beside: Sequence[str], without: Sequence[ClassFolder]) -> None:

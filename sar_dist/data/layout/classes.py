@@ -23,6 +23,7 @@ from typing import Any
 from sar_dist.data.layout.splits import split_folders, split_of_folder
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
+from sar_dist.legible import legible
 from sar_dist.output import warn
 
 CLASSES_NAME = "classes.json"
@@ -39,8 +40,11 @@ _MOST_LIST_LETTERS = 1000
 
 
 def class_word(text: str) -> str:
-    """A class's word in the form in which words are compared: composed letters (Unicode NFC), single spaces, all visible."""
-    return " ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split())
+    """A class's word in the form in which words are compared: composed letters (Unicode NFC), single spaces, all visible.
+
+    What is no text, such as a byte of a folder's name that is not UTF-8, is an escape in it.
+    """
+    return legible(" ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split()))
 
 
 def doubtful_words(words: Iterable[str]) -> str | None:
@@ -93,11 +97,16 @@ def sort_classes(names: Sequence[str]) -> list[str]:
 def order_remark(names: Sequence[str]) -> str | None:
     """What to say about the order of ``names`` (sorted by ``sort_classes``) where other readers have another one."""
     natural = sorted(names, key=_natural)
+    numbers = all(name.isascii() and name.isdecimal() for name in names)
+    other = next((name for label, name in enumerate(names) if numbers and int(name) != label), None)
+    labels = "" if other is None else f"; {_labels_are_places(names, other)}"
     if list(names) != sorted(names):
         return (
             f"the {len(names)} class folders are numbers and labelled in their order ({', '.join(names[:3])}, ...), as by "
-            f"timm's reader; torchvision's ImageFolder sorts them as words"
+            f"timm's reader; torchvision's ImageFolder sorts them as words{labels}"
         )
+    if other is not None:
+        return f"the {len(names)} class folders are numbers, and not their labels: {_labels_are_places(names, other)}"
     if list(names) != natural:
         place = next(i for i, (name, other) in enumerate(zip(names, natural, strict=True)) if name != other)
         return (
@@ -105,6 +114,14 @@ def order_remark(names: Sequence[str]) -> str | None:
             f"{names[place]}; timm's reader would give it to {natural[place]}"
         )
     return None
+
+
+def _labels_are_places(names: Sequence[str], other: str) -> str:
+    """Of class folders called by numbers, of which ``other`` is the first that is not its label."""
+    return (
+        f"labels are 0 to {len(names) - 1} in their order, and the images in folder {other} have the label {names.index(other)}; a "
+        f"{CLASSES_NAME} gives others"
+    )
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -53,10 +53,17 @@ _NO_TARS: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "is a zip archive; unpack it, and make shards of the images with tools/make_shards.py"),
     (LFS_POINTER, HOW_TO_FETCH),
 )
-_COMPRESSED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
-# What follows ".tar" in the name of a tar that is compressed, or that a download has not finished.
-_BEHIND_TAR = re.compile(
-    r"\.tar\.(gz|z|bz2|xz|lzma|zst|lz4|lz|part|partial|crdownload|download|incomplete|aria2|tmp|\d+)$"
+# What a file is called that a download has not finished, that is a part of a whole, or that an editor keeps.
+_PART = r"(\.(part|partial|filepart|crdownload|download|opdownload|incomplete|aria2|tmp|bak|!ut|\d+|part\d+|[a-c][a-z])|[a-c][a-z]|~)"
+_ARCHIVE = re.compile(
+    r"\.(?P<kind>tar|tar\.?(gz|z|bz2?|xz|lzma|zst|lz4|lz|br)|tgz|taz|tbz|tbz2|tb2|txz|tlz|tzst"
+    r"|zip|zipx|7z|rar|jar|arj|lha|lzh|cab|ace|egg|alz|dmg|iso|cpio|sitx?"
+    rf"|[rz]\d\d)(?P<part>{_PART})?$"
+)
+# Files of many images, or of something else altogether.
+_CONTAINERS = re.compile(
+    r"\.(npz|npy|h5|hdf5|hdf|mat|parquet|arrow|feather|lmdb|mdb|tfrecords?|rec|beton|sqfs|squashfs|pkl|pickle|pt|pth"
+    r"|msgpack|safetensors|zarr|sqlite3?|db|gz|bz2|xz|zst|bin)(\.(part|crdownload|\d+))?$"
 )
 
 _SEPARATOR = re.compile(r"[/\\]")
@@ -127,9 +134,20 @@ def no_plain_tar(start: bytes) -> str | None:
 
 def is_closed_archive(name: str) -> bool:
     """Whether a file is called like an archive that cannot be read in place: compressed, or not downloaded to its end."""
-    return name.lower().endswith(_COMPRESSED_TARS) or _BEHIND_TAR.search(name.lower()) is not None
+    return is_archive_name(name) and not name.lower().endswith(".tar")
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a file is called like an archive, a plain tar included."""
-    return name.lower().endswith(".tar") or is_closed_archive(name)
+    """Whether a file is called like an archive, a part of one or one that is not downloaded to its end; a plain tar included."""
+    return _ARCHIVE.search(name.lower()) is not None
+
+
+def archive_stem(name: str) -> str:
+    """The name of an archive without what says that it is one."""
+    found = _ARCHIVE.search(name.lower())
+    return name if found is None else re.sub(r"\.part\d+$", "", name[: found.start()], flags=re.IGNORECASE)
+
+
+def is_container_name(name: str) -> bool:
+    """Whether a file is called like one that may hold many images in a format that is not read beside folders."""
+    return not is_archive_name(name) and _CONTAINERS.search(name.lower()) is not None

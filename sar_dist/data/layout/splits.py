@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from sar_dist.data.layout.formats import is_archive_name
 from sar_dist.errors import UserError
 
 Split = Literal["train", "val"]
@@ -146,6 +147,9 @@ def split_folders(root: Path) -> dict[str, Path]:
     try:
         with os.scandir(root) as entries:
             named = sorted((entry for entry in entries if split_of_word(entry.name)), key=lambda entry: entry.name)
+    except NotADirectoryError:
+        remedy = "unpack it, and give its folder" if is_archive_name(root.name) else "give the folder that it lies in"
+        raise UserError(f"{root} is a file, and no folder; {remedy}") from None
     except OSError as error:
         raise UserError(f"cannot read {root}: {error.strerror}") from None
     for entry in named:

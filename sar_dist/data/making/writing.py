@@ -31,9 +31,11 @@ from sar_dist.data.shards import (
     WRITING_STATE_NAME,
     Manifest,
     ShardEntry,
+    images_of_two_labels,
     index_new_shards,
     parse_manifest,
     resizing_content,
+    shared_images,
     split_key,
 )
 from sar_dist.errors import UserError
@@ -91,6 +93,7 @@ def write_shards(source: Source, folder: Path, options: WritingOptions) -> Manif
 
 def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) -> None:
     """Write each source to ``out/SPLIT``, a single one to ``out`` itself, and say what was written. Raises UserError."""
+    train: Manifest | None = None
     for source in sources:
         folder = out / source.split if len(sources) > 1 else out
         manifest = write_shards(source, folder, options)
@@ -98,6 +101,13 @@ def write_splits(sources: Sequence[Source], out: Path, options: WritingOptions) 
         classes = "" if manifest.classes is None else f" of {manifest.num_classes} classes"
         shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards)} shards"
         say(f"{folder}: {manifest.total} samples{classes} in {shards}, {size:.1f} MB")
+        if source.split == "train":
+            train = manifest
+        elif train is not None and (shared := shared_images(manifest, train)).found:
+            warn(
+                f"{folder}: {shared.found} of the {shared.looked_at} images are in {train.root} too; validation on images that "
+                "are trained on says nothing about others"
+            )
         if source.classes is not None and len(source.classes) == 1:
             warn(f"{folder} has a single class, {source.classes[0]}: there is nothing to tell apart; was it meant?")
 
@@ -238,7 +248,29 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
     remarks = source.remarks()
     if remarks is not None:
         say(f"{folder}: {remarks}")
+    _warn_of_two_labels(manifest, source, jobs)
     return manifest
+
+
+def _warn_of_two_labels(manifest: Manifest, source: Source, jobs: Sequence[_Job]) -> None:
+    """Say that images are there under two labels, of which one at most is right."""
+    found = images_of_two_labels(manifest)
+    if found is None:
+        return
+    numbers = np.concatenate([job.numbers for job in jobs])
+    one, other = (_described(source, int(numbers[sample])) for sample in sorted(found.samples))
+    warn(
+        f"{manifest.root}: {found.images} images are there under two labels, such as {one} and {other}; keep each in the class "
+        "that it is of"
+    )
+
+
+def _described(source: Source, number: int) -> str:
+    """A sample by its key and class."""
+    key, members = source.sample(number)
+    label = int(members["cls"])
+    known = source.classes is not None and label < len(source.classes)
+    return f"{key} ({source.classes[label] if source.classes is not None and known else f'label {label}'})"
 
 
 @dataclass(frozen=True)

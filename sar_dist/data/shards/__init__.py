@@ -30,6 +30,7 @@ from sar_dist.data.shards.shared_images import SharedImages, shared_images
 from sar_dist.data.shards.staging import check_stage, check_stage_room, open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, key_of_member, split_key, walk_members
+from sar_dist.data.shards.two_labels import images_of_two_labels
 
 __all__ = [
     "BLOCK",
@@ -62,6 +63,7 @@ __all__ = [
     "counted",
     "describe",
     "identity_of_file",
+    "images_of_two_labels",
     "index_and_check",
     "index_new_shards",
     "index_shard",

@@ -15,6 +15,7 @@ from sar_dist.data.layout import Split, split_of_word
 from sar_dist.data.shards.label_source import LabelSource
 from sar_dist.data.shards.resizing import Resizing, parse_resizing
 from sar_dist.errors import UserError
+from sar_dist.legible import legible
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "sar_dist-shards-1"
@@ -110,7 +111,7 @@ def parse_manifest(content: Any, root: str, split: Split) -> Manifest:
 def _parse_classes(content: Any) -> tuple[str, ...]:
     if content is not None and not isinstance(content, list):
         raise TypeError("classes are no list")
-    return tuple(map(str, content or ()))
+    return tuple(legible(str(name)) for name in content or ())
 
 
 def _parse_entry(content: Any) -> ShardEntry:

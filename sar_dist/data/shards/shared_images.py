@@ -42,7 +42,7 @@ def shared_images(one: Manifest, other: Manifest) -> SharedImages:
     if is_url(one.root) or is_url(other.root):
         return SharedImages(0, 0)
     ours, theirs = open_index(one).records, open_index(other).records
-    keys = _keys(ours)
+    keys = image_keys(ours)
     images = np.flatnonzero(ours["image"] != NO_IMAGE)
     alike, places = _places_of(keys[images], theirs)
     first, behind = np.searchsorted(alike, keys[images]), np.searchsorted(alike, keys[images], side="right")
@@ -58,7 +58,7 @@ def shared_images(one: Manifest, other: Manifest) -> SharedImages:
     return SharedImages(len(images), round(len(found) * same / max(1, len(chosen))))
 
 
-def _keys(records: np.ndarray) -> np.ndarray:
+def image_keys(records: np.ndarray) -> np.ndarray:
     """uint64 (samples,): number of bytes and crc32 of each image."""
     return (records["image_size"].astype(np.uint64) << np.uint64(32)) | records["content"]
 
@@ -74,7 +74,7 @@ def _places_of(keys: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.nd
     kept_keys, kept_places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for start in range(0, len(records), _AT_ONCE):
         part = records[start : start + _AT_ONCE]
-        theirs = _keys(part)
+        theirs = image_keys(part)
         places = np.flatnonzero(wanted[theirs & last] & (part["image"] != NO_IMAGE))
         kept_keys.append(theirs[places])
         kept_places.append(places + start)
@@ -86,11 +86,11 @@ def _places_of(keys: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.nd
 def _is_among(
     one: Manifest, ours: np.ndarray, sample: int, other: Manifest, theirs: np.ndarray, alike: list[int]
 ) -> bool:
-    data = _bytes_of(one, ours, sample)
-    return any(_bytes_of(other, theirs, place) == data for place in alike[:_MOST_ALIKE])
+    data = image_bytes(one, ours, sample)
+    return any(image_bytes(other, theirs, place) == data for place in alike[:_MOST_ALIKE])
 
 
-def _bytes_of(manifest: Manifest, records: np.ndarray, sample: int) -> bytes:
+def image_bytes(manifest: Manifest, records: np.ndarray, sample: int) -> bytes:
     """The bytes of a sample's image."""
     shard, _ = manifest.locate(sample)
     record = records[sample]

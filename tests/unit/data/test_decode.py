@@ -162,6 +162,80 @@ def test_values_outside_the_range_are_clipped() -> None:
     ]
 
 
+def tiff(pixels: np.ndarray, **tags: int) -> bytes:
+    """A TIFF of whole numbers or floats as they are, with the kind of number in its tags."""
+    height, width, *bands = pixels.shape
+    count = bands[0] if bands else 1
+    kinds = {"u": 1, "i": 2, "f": 3}
+    data = np.moveaxis(pixels, -1, 0).tobytes() if tags.get("planar") else pixels.tobytes()
+    values = {256: width, 257: height, 258: 8 * pixels.dtype.itemsize, 259: 1, 262: 1 if count == 1 else 2, 273: 0}
+    values |= {277: count, 278: height, 279: len(data), 339: kinds[pixels.dtype.kind]}
+    values |= {262: tags["photometric"]} if "photometric" in tags else {}
+    values |= {284: tags["planar"]} if "planar" in tags else {}
+    behind = 8 + 2 + 12 * len(values) + 4
+    repeated = b""
+    entries = b""
+    start = behind + (6 * 2 + 12 * 2 if tags.get("planar") else 6 * 2 if count > 1 else 0)
+    for tag, value in sorted(values.items()):
+        several = count > 1 and (tag in (258, 339) or (tags.get("planar") and tag in (273, 279)))
+        kind = 4 if tag in (273, 278, 279) else 3
+        each = [value] * count
+        if tag == 273:
+            each = [start + number * (len(data) // count) for number in range(count)]
+        if tag == 279 and several:
+            each = [len(data) // count] * count
+        if several:
+            packed = struct.pack(f"<{count}{'I' if kind == 4 else 'H'}", *each)
+            entries += struct.pack("<HHII", tag, kind, count, behind + len(repeated))
+            repeated += packed
+        else:
+            entries += struct.pack("<HHI", tag, kind, 1) + struct.pack("<I", each[0])
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(values))
+        + entries
+        + bytes(4)
+        + repeated.ljust(start - behind, b"\0")
+        + data
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((RAMP * 65537).astype(np.uint32)),
+        tiff(RAMP.astype(np.uint32)),
+        tiff((RAMP / 2).astype(np.int16)),
+        tiff((RAMP / 514).astype(np.int8)),
+        tiff((65535 - RAMP).astype(np.uint16), photometric=0),
+        tiff((RAMP / 65535 * 1.003).astype(np.float32)),
+        tiff((RAMP / 257 * 1.003).astype(np.float32)),
+        plain_map("Pf\n32 24\n-1.0\n", (RAMP[::-1] / 65535 * 1.003).astype("<f4")),
+    ],
+    ids="u32 u32-of-16 i16 i8 white-is-zero float-1.003 float-255.8 pfm-1.003".split(),
+)
+def test_every_kind_of_number_in_a_file_is_scaled_by_its_own_range(data: bytes) -> None:
+    difference = decode_image(data, LIMIT).int() - torch.from_numpy(RAMP / 257).round().int()
+    assert difference.abs().max() <= 2
+
+
+@pytest.mark.parametrize("pixels", [RAMP / 65535 * 7.3, RAMP / 32767.5 - 1, RAMP / 65535 * 700.5])
+def test_floats_that_fit_no_range_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(UndecodableImage, match=r"neither 0\.\.1 nor"):
+        decode_image(tiff(pixels.astype(np.float32)), LIMIT)
+
+
+def test_floats_that_are_whole_numbers_may_be_a_dark_picture() -> None:
+    assert decode_image(tiff(np.array([[0, 1, 2]], np.float32)), LIMIT)[0, 0].tolist() == [0, 1, 2]
+
+
+def test_a_tiff_that_pillow_reads_wrong_is_refused() -> None:
+    colours = np.stack([RAMP.astype(np.uint16)] * 3, 2)
+    assert torch.equal(decode_image(tiff(colours), LIMIT)[0], torch.from_numpy((colours[..., 0] >> 8).astype(np.uint8)))
+    with pytest.raises(UndecodableImage, match="planes of their own"):
+        decode_image(tiff(colours, planar=2), LIMIT)
+
+
 def webp_of_claimed_size(width: int, height: int) -> bytes:
     """34 bytes that claim to be a lossless WebP."""
     bits = (width - 1) | (height - 1) << 14

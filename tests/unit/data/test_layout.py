@@ -490,12 +490,28 @@ def archive(path: Path, *members: str) -> Path:
     return path
 
 
+LOST_ARCHIVES = (
+    "zip.part zip.crdownload zip.001 7z.001 z01 r00 tgz.001 tar.gz.001 tar.gz.aa tar.gzab tar.gz.tmp taz zipx zip~"
+).split()
+
+
+@pytest.mark.parametrize("name", ["eel.npz", "eel.h5", "eel.tfrecord", "eel.mat", "eel.parquet", "eel.gz"])
+def test_files_of_many_images_beside_the_classes_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    tree(tmp_path, "cat/1.png", "dog/2.png", name)
+    assert imagefolder_sources(tmp_path, None)[0].classes == ("cat", "dog")
+    line = "left out 1 files beside the class folders that may hold images and are not read; save the images of a class"
+    assert f"{line} in a folder of its name, such as {name}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("path", "members", "refused"),
     [
         ("train/eel.zip", ["1.png"], True),
         ("train/eel.tar.gz", ["eel/1.jpg"], True),
         ("train/eel.rar", None, True),
+        *((f"train/eel.{ending}", None, True) for ending in LOST_ARCHIVES),
         ("train/eel/eel.zip", ["1.png"], True),
         ("train/eel/images.tar.gz", ["images/1.png"], True),
         ("train/Cat.zip", ["1.png"], False),  # unpacked

@@ -11,6 +11,7 @@ from sar_dist.data.making.sources.other_layouts import how_it_is_read, nested_sp
 from sar_dist.data.making.sources.parquet_files import ParquetSource, parquet_sources
 from sar_dist.data.making.sources.registry import COMMANDS
 from sar_dist.data.making.sources.segmentation import SEGMENTATION_EXTENSION, VOC_CLASSES, ade20k_sources, voc_sources
+from sar_dist.data.making.sources.shared_files import shared_files
 from sar_dist.data.making.sources.subsets import Subset
 from sar_dist.data.making.sources.table_rows import TableRows, read_rows
 from sar_dist.data.making.sources.tables import CsvColumns, csv_sources
@@ -51,6 +52,7 @@ __all__ = [
     "positive",
     "read_bytes",
     "read_rows",
+    "shared_files",
     "tar_sources",
     "tiny_imagenet_sources",
     "torchvision_sources",

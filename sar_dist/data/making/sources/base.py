@@ -162,6 +162,14 @@ class FileSource(Source):
     def size(self) -> int:
         return int(self._sizes.sum())
 
+    def images(self) -> list[tuple[Path, int]]:
+        """Path and size of each sample's first file, its image."""
+        starts = np.cumsum([0, *(len(sample.files) for sample in self._samples[:-1])])
+        return [
+            (self._root / next(iter(sample.files.values())), int(self._sizes[start]))
+            for sample, start in zip(self._samples, starts.tolist(), strict=True)
+        ]
+
 
 def warn_of_empty(root: Path, empty: Sequence[str]) -> None:
     """Say that there are files without content, if there are; such samples are kept, and counted in training."""

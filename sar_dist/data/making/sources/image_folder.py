@@ -23,6 +23,8 @@ from sar_dist.data.layout import (
     member_extension,
     order_remark,
     read_class_table,
+    refuse_other_classes_files,
+    remarks_on_lists,
     same_but_for_extension,
     split_folders,
     split_of_folder,
@@ -97,9 +99,12 @@ def _made(
 ) -> list[FileSource]:
     names = [folder.name for folder in numbered.classes]
     table = read_class_table(names, trees.classes_file)
+    places = (root, trees.numbering, *trees.splits.values())
+    refuse_other_classes_files(table, trees.classes_file, places)
     _say_of_tables(root, trees)
+    lists = remarks_on_lists(table, trees.classes_file, places)
     remark = order_remark(names) if list(table.labels.values()) == list(range(len(names))) else None
-    for each in (*numbered.remarks, remark, doubtful_words(names)):
+    for each in (*numbered.remarks, remark, doubtful_words(names), *lists):
         if each is not None:
             _say(trees.numbering, each)
     if "train" not in trees.splits and trees.numbering in trees.splits.values() and not trees.classes_file.exists():

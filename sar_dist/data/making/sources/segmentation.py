@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sar_dist.data.layout import IMAGE_EXTENSIONS, Split, is_image_name, is_left_over, member_extension, split_folders
 from sar_dist.data.making.sources.base import FileSample, FileSource, read_bytes, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
+from sar_dist.data.making.sources.map_palettes import refuse_different_palettes
 from sar_dist.errors import UserError
 from sar_dist.files import read_regular
 from sar_dist.output import warn
@@ -45,7 +46,7 @@ def ade20k_sources(root: Path) -> list[FileSource]:
     images, maps = split_folders(root / "images"), split_folders(root / "annotations")
     if "test" in images:
         warn(f"{images['test']}: not used; there are no maps to compare with")
-    sources = []
+    sources, all_maps = [], []
     for split, name in _ADE20K_SPLITS.items():
         for parent, folders in (("images", images), ("annotations", maps)):
             if split not in folders:
@@ -54,6 +55,8 @@ def ade20k_sources(root: Path) -> list[FileSource]:
         if not pairs:
             raise UserError(f"no images in {images[split]} ({', '.join(IMAGE_EXTENSIONS)}); {expected}")
         sources.append(_source("ade20k", root, split, pairs, classes))
+        all_maps += [pair.map for pair in pairs]
+    refuse_different_palettes(all_maps)
     return sources
 
 
@@ -164,7 +167,7 @@ def voc_sources(root: Path) -> list[FileSource]:
         raise UserError(f"{root} has no ImageSets/Segmentation; give the folder VOCdevkit/VOC2012")
     images = _by_name(base / "JPEGImages", is_image_name)
     maps = _by_name(base / "SegmentationClass", _is_map_name)
-    sources = []
+    sources, all_maps = [], []
     listed = {split: _listed(base / "ImageSets" / "Segmentation" / f"{split}.txt") for split in _ADE20K_SPLITS}
     both = sorted(set(listed["train"]) & set(listed["val"]))
     if both:
@@ -182,6 +185,8 @@ def voc_sources(root: Path) -> list[FileSource]:
             )
         pairs = [_Pair(images[key], maps[key]) for key in keys]
         sources.append(_source("voc", base, split, pairs, tuple(VOC_CLASSES)))
+        all_maps += [pair.map for pair in pairs]
+    refuse_different_palettes(all_maps)
     return sources
 
 
