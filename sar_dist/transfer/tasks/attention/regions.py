@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy
 
 from sar_dist.data.images import UndecodableImage, decode_pil
 from sar_dist.data.layout import image_member
-from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES, Source, ade20k_sources, voc_sources
+from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, Source, ade20k_sources, voc_sources
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     MAX_PIXELS,
@@ -33,7 +33,7 @@ from sar_dist.transfer import (
     turn_to_map,
     turned_back,
 )
-from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels
+from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels, has_voc_labels
 
 Layout = Literal["voc", "ade20k", "mask"]
 Void = Literal["reference", "ignore"]
@@ -228,7 +228,7 @@ def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help:
 def _layout_of(members: Mapping[str, bytes], samples: SampleSet) -> Layout:
     if SEGMENTATION_EXTENSION not in members:
         return "mask"
-    return "voc" if samples.classes == tuple(VOC_CLASSES) else "ade20k"
+    return "voc" if has_voc_labels(samples.classes) else "ade20k"
 
 
 def _names_of(layout: Layout, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
