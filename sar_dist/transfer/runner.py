@@ -75,7 +75,7 @@ def evaluate(request: Request) -> Result:
     backbone.to(select_device(local_rank))  # no GPU is touched before the data were looked at
     distributed.initialize(backbone.device)
 
-    wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
+    wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints, spec)
     with claimed_folder(folder, wanted) as done:
         if done:
             say(f"already done: {folder / RESULT_FILE}")
@@ -209,7 +209,10 @@ def describe(
             name=data.resolve().name, fingerprints=fingerprints, samples=outcome.samples, skipped=outcome.skipped
         ),
         settings=settings.model_dump(mode="json"),
-        protocol=dict(outcome.protocol),
+        protocol={
+            "normalisation": backbone.augment.model_dump(mode="json", include={"mean", "std"}),
+            **outcome.protocol,
+        },
         tables=dict(outcome.tables),
         environment=describe_environment(distributed.world_size(), backbone.device),
         seconds=round(seconds, 1),

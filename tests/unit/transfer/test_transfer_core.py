@@ -28,7 +28,7 @@ from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.registry import TASKS, find_task
-from sar_dist.transfer.result import list_result, read_result, write_result
+from sar_dist.transfer.result import identity, list_result, read_result, write_result
 from sar_dist.transfer.runner import Request, claimed_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
@@ -401,6 +401,13 @@ def test_two_starts_at_once_do_not_share_a_folder(tmp_path):
         assert part.exists()
     with claimed_folder(tmp_path / "knn", wanted) as done:
         assert not done
+
+
+def test_the_same_weights_in_another_architecture_are_another_evaluation() -> None:
+    of = {spec: identity("knn", {}, "m", {}, spec) for spec in ("runs/a", "timm:a", "timm:a:w.pth", "timm:b:w.pth")}
+    assert of["runs/a"] == of["timm:a"] == identity("knn", {}, "m", {})
+    assert of["timm:a:w.pth"]["architecture"] == "a"
+    assert of["timm:a:w.pth"] != of["timm:b:w.pth"]
 
 
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
