@@ -356,6 +356,19 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
     assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
 
 
+def test_another_model_is_refused_before_the_data_are_known(tmp_path):
+    wanted = some_result().identity()
+    runner.refuse_another(tmp_path / "knn", wanted)
+    with claimed_folder(tmp_path / "knn", wanted):
+        pass
+    known = {key: value for key, value in wanted.items() if key != "data"}
+    runner.refuse_another(tmp_path / "knn", known)
+    with pytest.raises(UserError, match="another model; give another --out"):
+        runner.refuse_another(tmp_path / "knn", {**known, "model": "another checkpoint"})
+    with pytest.raises(UserError, match="another data; give another --out"):
+        runner.refuse_another(tmp_path / "knn", {**wanted, "data": {"val": "others"}})
+
+
 def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
     result, listed = some_result(), tmp_path / "results.jsonl"
     (tmp_path / "knn").mkdir()
