@@ -71,9 +71,12 @@ def check_origin(
         UserError: it has other patches, another number of heads, or another activation.
     """
     known: Any = vit
-    wanted = tuple(known.patch_embed.proj.weight.shape)[-2:]
+    projection = getattr(
+        getattr(known.patch_embed, "proj", None), "weight", None
+    )  # a stem of several convolutions has none
+    wanted = None if projection is None else tuple(projection.shape)[-2:]
     found = next((shapes[name] for name in _PATCHES if name in shapes), ())
-    if len(found) == 4 and found[-2:] != wanted:
+    if wanted is not None and len(found) == 4 and found[-2:] != wanted:
         raise UserError(
             f"{source} has patches of {found[-2]}x{found[-1]} pixels, and the model patches of {wanted[0]}x{wanted[1]}: choose an "
             f"architecture with patches of {found[-1]} (model.patch_size={found[-1]} in training)"

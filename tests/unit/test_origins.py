@@ -170,3 +170,9 @@ def test_what_does_not_fit_is_one_line_that_says_what_to_do(
         load_tiny({**tiny(), **change}, tmp_path, monkeypatch)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stem_of_several_convolutions_has_no_patches_to_compare() -> None:
+    with torch.device("meta"):
+        stem = timm.create_model("vit_base_mci_224", depth=1)
+    check_origin("", {"patch_embed.proj.weight": (768, 3, 16, 16)}, (), stem, "file.pth")
