@@ -159,6 +159,8 @@ def _apply(values: dict[str, Any], override: str, known: Mapping[str, Any]) -> N
         raise UserError(f"{override} is no setting of a run; measure the loader with tools/benchmark_loader.py")
     if key not in known and not free_form:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        if typing.get_origin(known.get("train")) is dict and key in dict(field_types(RunConfig)):
+            nearest = [f"train.{key}"]
         raise UserError(f"unknown key {key!r}; did you mean {nearest[0]!r}? (--help lists every key)")
     try:
         set_leaf(values, key, read_value(text, known.get(key, Any)))

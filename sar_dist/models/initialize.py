@@ -14,6 +14,7 @@ from torch import Tensor
 from sar_dist.config import ModelSettings
 from sar_dist.errors import UserError
 from sar_dist.models.families import TimmViT
+from sar_dist.models.origins import advice_on
 from sar_dist.models.weights import NamedWeights, open_weights
 
 _POSITION_EMBEDDING = "pos_embed"
@@ -47,10 +48,18 @@ class InitialWeightsReport:
     @property
     def problem(self) -> str | None:
         """Why the source does not fit the model, with the first names of each kind; None where it fits."""
-        lacking = tuple(name for name in self.missing if name not in self.reinitialised)
-        kinds = {"missing": lacking, "unexpected": self.unexpected, "of another shape": self.mismatched}
+        return self._problem(tuple(name for name in self.missing if name not in self.reinitialised), self.mismatched)
+
+    @property
+    def problem_of_exact(self) -> str | None:
+        """As ``problem``, where no classifier may begin anew."""
+        others = tuple(name for name in self.reinitialised if name not in self.missing)
+        return self._problem(self.missing, (*self.mismatched, *others))
+
+    def _problem(self, missing: tuple[str, ...], mismatched: tuple[str, ...]) -> str | None:
+        kinds = {"missing": missing, "unexpected": self.unexpected, "of another shape": mismatched}
         found = [f"{_some(names)} {kind}" for kind, names in kinds.items() if names]
-        return "; ".join(found) or None
+        return "; ".join(found) + advice_on((*missing, *self.unexpected)) if found else None
 
     def __str__(self) -> str:
         parts = [f"initial weights: {len(self.loaded)} tensors from {self.source}"]
@@ -80,7 +89,8 @@ class InitialWeights:
             value = self.weights.floating(name).float().to(state[name].dtype)
             if not torch.isfinite(value).all():
                 raise UserError(f"{name} of {self.weights.description} does not hold finite floating-point numbers")
-            state[name].copy_(_resample(value.float(), vit) if name in self.report.resampled else value)
+            is_new_grid = name in self.report.resampled and value.shape != state[name].shape
+            state[name].copy_(_resample(value.float(), vit) if is_new_grid else value)
 
 
 def check_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeights | None:
@@ -108,6 +118,24 @@ def check_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeigh
     return InitialWeights(weights, report)
 
 
+def load_exactly(vit: TimmViT, weights: NamedWeights, architecture: str) -> InitialWeightsReport:
+    """Load all weights into ``vit``, its classifier included, or none: anything left out would compute another function.
+
+    Only a position embedding of another grid is resampled, which the report says. ``architecture`` is what the message calls the model.
+
+    Raises:
+        UserError: they do not fit, or a tensor cannot be had.
+    """
+    report = _compare(weights, vit, new_classifier=False)
+    if report.problem_of_exact is not None:
+        raise UserError(
+            f"the weights of {weights.description} do not fit {architecture}: {report.problem_of_exact}; give the architecture that they "
+            "were saved from, or another part of the file (FILE#PART)"
+        )
+    InitialWeights(weights, report).load_into(vit)
+    return report
+
+
 def load_initial_weights(vit: TimmViT, settings: ModelSettings) -> InitialWeightsReport | None:
     """Check and load ``settings.init_from`` into ``vit``; None where it is not set. Errors as for the check."""
     initial = check_initial_weights(vit, settings)
@@ -129,7 +157,7 @@ def _compare(weights: NamedWeights, vit: TimmViT, new_classifier: bool) -> Initi
         if name.startswith(new_heads):
             found["reinitialised"].append(name)
         elif other == shape:
-            found["loaded"].append(name)
+            found["resampled" if name in weights.resampled else "loaded"].append(name)
         elif other is not None and name == _POSITION_EMBEDDING and _can_resample(other, vit):
             found["resampled"].append(name)
         elif other is not None:

@@ -20,12 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from sar_dist.errors import UserError
+from sar_dist.output import warn
 
 # Sub-dictionaries, in the order of preference: timm's; DINO's and DINOv2's, of which both evaluate the teacher; EVA's.
 _FEW = 12
 PARTS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "module")
 # Prefixes of a backbone: MoCo v3, which evaluates base_encoder; DINO and DINOv2/3.
 PREFIXES = ("base_encoder.", "momentum_encoder.", "backbone.")
+_LIVE = ("state_dict", "model")
+_AVERAGE = re.compile(r"(^|_)(ema|swa|average|averaged)(_|$)", re.IGNORECASE)
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 # What pre-training needs and a backbone does not, by the project that saves it.
@@ -33,9 +36,11 @@ _LEFT = re.compile(
     r"head\.(mlp|last_layer)\.|(dino|ibot)_head\."  # DINO, DINOv2, DINOv3: projection heads
     r"|decoder_|local_cls_norm\.|rope_embed\.periods$|.*\.attn\.qkv\.bias_mask$"  # MAE, DINOv3
     r"|head\.\d+\.|predictor\."  # MoCo v3: projector and predictor
+    r"|n_averaged$"  # torch.optim.swa_utils.AveragedModel: how many models the average is of
 )
 _TEXT = re.compile(
     r"logit_scale$|logit_bias$|transformer\.|token_embedding\.|ln_final\.|text|positional_embedding$"
+    r"|input_resolution$|context_length$|vocab_size$"
 )  # CLIP
 # Names that timm's own conversion changes or drops.
 _CONVERTED = re.compile(
@@ -67,6 +72,11 @@ def find_part(content: Any, part: str, source: str) -> tuple[dict[str, Tensor], 
             name = next((known for known in PARTS if known in dictionaries), "")
         if not name:
             break
+        averages = [other for other in dictionaries if other != name and _AVERAGE.search(str(other))]
+        if averages and name in _LIVE and not part:
+            warn(
+                f"warning: {source}: {name} is taken, not {averages[0]}, which is called like an average; {source}#{averages[0]} takes that"
+            )
         path.append(name)
         content = content[name]
     if not isinstance(content, dict) or not all(map(_is_entry, content, content.values())):
@@ -92,18 +102,45 @@ def with_part(names: Mapping[str, Any], part: str, source: str, others: Sequence
     Raises:
         UserError: there is no such prefix; the message says which there are.
     """
-    unwrapped = {_unwrapped(name): value for name, value in names.items()}
+    if part and any(name.startswith(f"{part}.") for name in names):
+        return _distinct(
+            ((name[len(part) + 1 :], v) for name, v in names.items() if name.startswith(f"{part}.")), source
+        )
+    unwrapped = _distinct(names.items(), source)
     if not part:
         return unwrapped
-    found = {_unwrapped(name[len(part) + 1 :]): v for name, v in unwrapped.items() if name.startswith(f"{part}.")}
+    found = _distinct(
+        ((name[len(part) + 1 :], v) for name, v in unwrapped.items() if name.startswith(f"{part}.")), source
+    )
     if not found:
         there = [*others, *sorted({name.partition(".")[0] for name in unwrapped})]
         raise UserError(f"{source} has no part {part!r}; it has {', '.join(there[:_FEW])}")
     return found
 
 
-def backbone_of(names: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], str]:
-    """The backbone's entries by their own names, the names of those that are left, and the prefix of the backbone."""
+def _distinct(entries: Iterable[tuple[str, Any]], source: str) -> dict[str, Any]:
+    """The entries without wrappers' prefixes. Raises UserError if two have one name then: one would replace the other."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name, value in entries:
+        first, _ = found.setdefault(_unwrapped(name), (name, value))
+        if first != name:
+            raise UserError(_twice(source, first, name))
+    return {name: value for name, (_, value) in found.items()}
+
+
+def _twice(source: str, first: str, second: str) -> str:
+    longer = max(first, second, key=len)
+    prefix = longer.removesuffix(min(first, second, key=len)).rstrip(".")
+    choice = f"; {source}#{prefix} takes the latter" if prefix and longer == second else ""
+    return f"{source} has two sets of weights in one: {first} and {second}{choice}; save the wanted ones alone"
+
+
+def backbone_of(names: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...], str]:
+    """The backbone's entries by their own names, the names of those that are left, and the prefix of the backbone.
+
+    Raises:
+        UserError: a tensor of the backbone is there twice, with the prefix and without.
+    """
     prefix = next((known for known in PREFIXES if any(name.startswith(f"{known}patch_embed.") for name in names)), "")
     has_text = any(name.startswith("visual.") for name in names)
     taken: dict[str, Any] = {}
@@ -113,6 +150,8 @@ def backbone_of(names: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ..
         another = inner == name and prefix != "" and name.startswith(PREFIXES)
         if another or _LEFT.match(inner) or (has_text and _TEXT.match(name)):
             left.append(name)
+        elif inner in taken:
+            raise UserError(_twice(source, *sorted((name, inner), key=len)))
         else:
             taken[inner] = value
     return taken, tuple(left), prefix.removesuffix(".")
@@ -145,27 +184,35 @@ def check_layout(names: Collection[str], own: Collection[str], source: str) -> N
     )
 
 
-def convert(tensors: dict[str, Tensor], vit: nn.Module, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """timm's own conversion for the class of ``vit``, and the names of the tensors that it leaves out.
+def convert(
+    tensors: dict[str, Tensor], vit: nn.Module, source: str
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """timm's own conversion for the class of ``vit``, the names of the tensors that it leaves out, and of those that it resamples.
 
     Raises:
         UserError: it leaves out biases of the attention that the model lacks, and that are not zero.
     """
     fit = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     if fit is None:
-        return tensors, ()
+        return tensors, (), ()
     with contextlib.redirect_stdout(io.StringIO()):  # where it prints that a bias has no place
         converted: dict[str, Tensor] = fit(dict(tensors), vit)
     used = {tensor.untyped_storage().data_ptr() for tensor in converted.values()}
     left = [n for n, value in tensors.items() if n not in converted and value.untyped_storage().data_ptr() not in used]
     # With registers, DINOv2's position of [CLS] is added to the token: both go on under other numbers.
-    left = [name for name in left if name not in ("cls_token", "pos_embed")]
+    stored = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    resampled = tuple(
+        name
+        for name, value in converted.items()
+        if name == "pos_embed" and value.untyped_storage().data_ptr() not in stored
+    )
+    left = [name for name in left if name.rpartition(".")[2] not in ("cls_token", "pos_embed", "positional_embedding")]
     for name in left:
         if name.endswith("qkv.bias") and tensors[name].count_nonzero():
             raise UserError(
                 f"{source}: {name} is not zero and the model has no such bias; choose its variant with _qkvb"
             )
-    return converted, tuple(left)
+    return converted, tuple(left), resampled
 
 
 def _unwrapped(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,32 @@ from timm.data import ImageNetInfo, resolve_model_data_config
 
 from sar_dist.checkpoint import DamagedCheckpoint
 from sar_dist.config import AugmentSettings, ImageSize, ModelSettings, RegularizerSettings, as_image_size
-from sar_dist.errors import UserError, in_brief, text_of
+from sar_dist.errors import UserError, in_brief
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.models.attention_tap import TappedVisionTransformer
 from sar_dist.models.build import build_model, model_on_meta
 from sar_dist.models.export import hub_architecture
 from sar_dist.models.families import TimmViT
 from sar_dist.models.hub_access import hub_asked_once
+from sar_dist.models.initialize import load_exactly
+from sar_dist.models.origins import heads_of, remark_on_normalisation
 from sar_dist.models.weights import (
     CONFIG_FILE,
     LABEL_NAMES_KEY,
     PROVENANCE_KEY,
     WEIGHTS_FILE,
-    NamedWeights,
     class_names,
     is_weight_file,
     open_run,
     open_weights,
     read_export_config,
     timm_defaults,
+)
+from sar_dist.output import warn
+
+_WHICH_NAME = (
+    ", with the name of the model in timm, by whose mean and standard deviation images are normalised: vit_base_patch16_224 by .5, "
+    "deit_base_patch16_224 by ImageNet's, as weights of MAE, DINO, MoCo and DeiT want it"
 )
 
 
@@ -86,7 +93,7 @@ def load_model(spec: str) -> LoadedModel:
         how = f"its folder, {path.parent}" if (path.parent / CONFIG_FILE).is_file() else f"timm:NAME:{spec}"
         raise UserError(
             f"--model {spec} is a file of weights, which does not say of which model; give {how}"
-            f"{', with the name of the model in timm, such as vit_base_patch16_224' if how.startswith('timm:') else ''}"
+            f"{_WHICH_NAME if how.startswith('timm:') else ''}"
         )
     return _load_export(path) if (path / WEIGHTS_FILE).is_file() else _load_run(path)
 
@@ -118,8 +125,7 @@ def _load_run(path: Path) -> LoadedModel:
         model.vit.load_state_dict(reader.state_dict(ema=reader.has_ema))
     except DamagedCheckpoint as error:
         raise UserError(f"the checkpoint does not fit the config.json of its run: {error}") from error
-    weights = "moving average of the weights" if reader.has_ema else "weights"
-    description = f"{config.run.name} ({config.model.name}), {weights} after step {reader.step}"
+    description = f"{config.run.name} ({config.model.name}), {_kind(has_ema=reader.has_ema)} after step {reader.step}"
     return LoadedModel(
         model.eval(),
         settings.image_size,
@@ -130,6 +136,10 @@ def _load_run(path: Path) -> LoadedModel:
         str(path),
         reader.manifest.classes,
     )
+
+
+def _kind(*, has_ema: bool) -> str:
+    return "moving average of the weights" if has_ema else "weights"
 
 
 def _at_its_own_size(settings: ModelSettings) -> ModelSettings:
@@ -144,14 +154,15 @@ def _load_export(path: Path) -> LoadedModel:
         settings = _at_its_own_size(ModelSettings.model_validate(provenance["model"]))
         regularizer = RegularizerSettings.model_validate(provenance["regularizer"])
         augment = _augment_of(config["pretrained_cfg"])
-        description = f"{path} ({settings.name}), run {provenance['run']} after step {provenance['step']}"
+        kind = _kind(has_ema=bool(provenance["ema"])) if "ema" in provenance else "weights"
+        description = f"{path} ({settings.name}), run {provenance['run']}, {kind} after step {provenance['step']}"
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} was not written by tools/export.py: {error}") from error
     weights = open_weights(str(path))
     _refuse_misfit(settings, regularizer, weights.shapes, f"{path}")
     build = functools.partial(build_model, settings, regularizer)
     model = build()
-    _load_strictly(model.vit, weights, f"its {path / 'config.json'}")
+    load_exactly(model.vit, weights, f"its {path / 'config.json'}")
     _refuse_contradictions(config, settings, model.vit, path / CONFIG_FILE)
     names = _label_names(config, settings.num_classes, path / CONFIG_FILE)
     return LoadedModel(model.eval(), settings.image_size, augment, description, build, settings, str(path), names)
@@ -201,35 +212,45 @@ def _refuse_misfit(
 
 def _load_timm_file(name: str, file: str) -> LoadedModel:
     """A timm architecture with the weights of a file, whose classifier, or lack of one, decides the classes."""
+    opened = open_weights(file)
+    heads = heads_of(opened.project, opened.shapes.get("cls_token", (0,))[-1])
+    options = {} if heads is None else {"num_heads": heads}
     with torch.device("meta"):
-        architecture = model_on_meta(_timm_settings(name), RegularizerSettings(query="mean")).vit
-    weights = open_weights(file).fitted(architecture)
+        architecture = model_on_meta(_timm_settings(name, options), RegularizerSettings(query="mean")).vit
+    weights = opened.fitted(architecture)
     classes = weights.shapes.get("head.weight", (0,))[0]
-    untrained = _load_timm(name, pretrained=False, num_classes=classes)
-    _load_strictly(untrained.model.vit, weights, f"timm's {name}")
-    return replace(untrained, description=f"{name}, weights of {weights.description}{weights.left_out}", weights=file)
+    untrained = _load_timm(name, pretrained=False, num_classes=classes, options=options)
+    report = load_exactly(untrained.model.vit, weights, f"timm's {name}")
+    parts = [f"resampled {', '.join(report.resampled)}"] * bool(report.resampled)
+    parts += [f"{heads} heads, as {opened.project} has"] * bool(options)
+    mean, std = untrained.augment.mean, untrained.augment.std
+    parts.append(f"images normalised by mean {_numbers(mean)}, std {_numbers(std)}")
+    description = "; ".join([f"{name}, weights of {weights.description}{weights.left_out}", *parts])
+    remark = remark_on_normalisation(opened.project, name, mean)
+    if remark:
+        warn(remark)
+    return replace(untrained, description=description, weights=file)
 
 
-def _load_strictly(vit: TimmViT, weights: NamedWeights, architecture: str) -> None:
-    """Load all weights or none. Anything left out would compute another function without a word."""
-    try:
-        vit.load_state_dict({name: weights.floating(name) for name in weights.shapes})
-    except RuntimeError as error:
-        raise UserError(f"the weights of {weights.description} do not fit {architecture}: {text_of(error)}") from error
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
-def _timm_settings(name: str) -> ModelSettings:
+def _timm_settings(name: str, options: Mapping[str, Any]) -> ModelSettings:
     defaults = timm_defaults(name)
-    return ModelSettings(name=name, image_size=as_image_size(*defaults.input_size[1:]) if defaults is not None else 224)
+    size = as_image_size(*defaults.input_size[1:]) if defaults is not None else 224
+    return ModelSettings(name=name, image_size=size, options=dict(options))
 
 
-def _load_timm(name: str, *, pretrained: bool, num_classes: int | None = None) -> LoadedModel:
-    settings = _timm_settings(name)
+def _load_timm(
+    name: str, *, pretrained: bool, num_classes: int | None = None, options: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    settings = _timm_settings(name, options or {})
     model_on_meta(settings, RegularizerSettings(query="mean"))
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    arguments = settings.options | ({} if num_classes is None else {"num_classes": num_classes})
 
     def build(pretrained: bool = False) -> TappedVisionTransformer:
-        vit: Any = timm.create_model(name, pretrained=pretrained, **options)
+        vit: Any = timm.create_model(name, pretrained=pretrained, **arguments)
         return TappedVisionTransformer(vit, query="mean" if vit.cls_token is None else "cls")
 
     try:

@@ -37,6 +37,7 @@ from sar_dist.config import RunConfig, load_config
 from sar_dist.errors import UserError, in_brief, text_of
 from sar_dist.models.hub_access import hub_asked_once
 from sar_dist.models.layouts import backbone_of, check_layout, convert, find_part, needs_conversion, with_part
+from sar_dist.models.origins import check_origin, project_of, remark_on_activation
 from sar_dist.output import warn
 
 SOURCE_HELP = "a run or export directory, a .safetensors, .pth or .pt file (or FILE#PART), or timm:NAME"
@@ -58,19 +59,26 @@ class NamedWeights:
         shapes: shape of each tensor by name.
         read: gives one tensor, on the CPU. It may raise UserError.
         left: names of what else the source holds, known not to belong to the backbone.
+        project: whose layout it is, see ``project_of``; "" where nothing tells.
+        resampled: names of what was interpolated to the model's grid of patches.
+        remark: what else is to be said of them, as the end of a message.
     """
 
     description: str
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
     left: tuple[str, ...] = ()
+    project: str = ""
+    resampled: tuple[str, ...] = ()
+    remark: str = ""
 
     @property
     def left_out(self) -> str:
         """What was left, as the end of a message; "" if nothing was."""
         groups = sorted({name.rpartition(".")[0] or name for name in self.left})
         more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
-        return f"; left {len(self.left)} tensors: {', '.join(groups[:3])}{more}" if groups else ""
+        left = f"; left {len(self.left)} tensors: {', '.join(groups[:3])}{more}" if groups else ""
+        return left + self.remark
 
     def floating(self, name: str) -> Tensor:
         """One tensor of floating-point numbers, as ``read`` gives it.
@@ -91,14 +99,20 @@ class NamedWeights:
         """These weights under the names of ``vit``, which may be on the meta device, by timm's own conversion.
 
         Raises:
-            UserError: a tensor cannot be had, or has no place in the model.
+            UserError: a tensor cannot be had, or has no place in the model; or the model would compute something else with them, see
+                ``check_origin``.
         """
         own = vit.state_dict().keys()
+        check_origin(self.project, self.shapes, self.left, vit, self.description)
         if not needs_conversion(self.shapes, own):
             check_layout(self.shapes.keys(), own, self.description)
             return self
-        tensors, left = convert({name: self.read(name) for name in self.shapes}, vit, self.description)
-        return NamedWeights(self.description, _shapes(tensors), tensors.__getitem__, (*self.left, *left))
+        tensors, left, resampled = convert({name: self.read(name) for name in self.shapes}, vit, self.description)
+        remark = remark_on_activation(self.shapes, self.left, vit)
+        every = (*self.left, *left)
+        return NamedWeights(
+            self.description, _shapes(tensors), tensors.__getitem__, every, self.project, resampled, remark
+        )
 
 
 def open_weights(source: str) -> NamedWeights:
@@ -242,11 +256,14 @@ def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
     try:
         file = safe_open(path, framework="pt")
         every = with_part({name: name for name in file.keys()}, part, str(path))  # noqa: SIM118 - it is no dictionary
-        stored, left, prefix = backbone_of(every)
+        stored, left, prefix = backbone_of(every, str(path))
         shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in stored.items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not an intact .safetensors file: {text_of(error)}") from error
-    return NamedWeights(_described(path, part, prefix), shapes, lambda name: file.get_tensor(stored[name]), left)
+    project = project_of((*shapes, *left), f"{part}.{prefix}")
+    return NamedWeights(
+        _described(path, part, prefix), shapes, lambda name: file.get_tensor(stored[name]), left, project
+    )
 
 
 def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
@@ -266,8 +283,9 @@ def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
             "convert it where that cannot hurt: safetensors.torch.save_file(torch.load(..., weights_only=False), ...)"
         ) from error
     state, found = find_part(content, part, str(path))
-    tensors, left, prefix = backbone_of(state)
-    return NamedWeights(_described(path, part or found, prefix), _shapes(tensors), tensors.__getitem__, left)
+    tensors, left, prefix = backbone_of(state, str(path))
+    project = project_of((*tensors, *left), f"{part or found}.{prefix}")
+    return NamedWeights(_described(path, part or found, prefix), _shapes(tensors), tensors.__getitem__, left, project)
 
 
 def _check_archive(path: Path) -> None:

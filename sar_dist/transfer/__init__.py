@@ -11,7 +11,7 @@ from sar_dist.faces import lazy_face
 if TYPE_CHECKING:
     from sar_dist.models import LoadedModel, load_model
     from sar_dist.transfer.backbone import MAX_PIXELS, Backbone, Transform, export_fingerprint
-    from sar_dist.transfer.class_matching import MatchedSamples, match_classes
+    from sar_dist.transfer.class_matching import MatchedSamples, match_classes, numbers_by_name
     from sar_dist.transfer.class_scores import TOP, ClassificationScores
     from sar_dist.transfer.features import Compute, Features, last_block_tokens, logits_of, similarity_of
     from sar_dist.transfer.file_states import digest_of_files
@@ -51,7 +51,7 @@ else:
         {
             "..models": "LoadedModel load_model",
             ".backbone": "MAX_PIXELS Backbone Transform export_fingerprint",
-            ".class_matching": "MatchedSamples match_classes",
+            ".class_matching": "MatchedSamples match_classes numbers_by_name",
             ".class_scores": "TOP ClassificationScores",
             ".features": "Compute Features last_block_tokens logits_of similarity_of",
             ".file_states": "digest_of_files",
@@ -112,6 +112,7 @@ __all__ = [
     "load_model",
     "logits_of",
     "match_classes",
+    "numbers_by_name",
     "open_both_splits",
     "open_labelled_samples",
     "open_shard_samples",

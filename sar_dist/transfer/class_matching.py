@@ -65,11 +65,23 @@ def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -
         return MatchedSamples(samples, "by number: names agree", compared=True)
     if _are_wordnet_ids(own.values()) != _are_wordnet_ids(wanted.values()):
         return _match_words(samples, own, wanted, names, owner)
+    return _renumbered(samples, numbers_by_name(samples.classes, names, owner), own, names, owner)
+
+
+def numbers_by_name(data: Sequence[str], names: Sequence[str], owner: str) -> dict[int, int]:
+    """The label in ``names`` of each class that ``data`` names, by its label there.
+
+    Raises:
+        UserError: ``data`` have a class that ``names``, those of ``owner``, do not, or the lists differ and one has a name twice.
+    """
+    own, wanted = named_classes(data), named_classes(names)
+    if all(wanted.get(label) == name for label, name in own.items()):
+        return {label: label for label in own}
     numbers = {name: label for label, name in wanted.items()}
     ambiguous = len(numbers) < len(wanted) or len(set(own.values())) < len(own)
     if ambiguous or not numbers.keys() >= set(own.values()):
-        raise UserError(_difference(samples.classes, names, owner))
-    return _renumbered(samples, {label: numbers[name] for label, name in own.items()}, own, names, owner)
+        raise UserError(_difference(data, names, owner))
+    return {label: numbers[name] for label, name in own.items()}
 
 
 def _renumbered(

@@ -15,7 +15,10 @@ from sar_dist.extensions import import_extension
 if TYPE_CHECKING:
     from sar_dist.transfer.task import TransferTask
 
-_CLASSIFICATION = "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set that torchvision stored"
+_CLASSIFICATION = (
+    "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set as torchvision stores it: CIFAR "
+    "(cifar-10-batches-py, cifar-100-python), MNIST (raw/*-ubyte), SVHN (train_32x32.mat), STL10, Flowers-102, Pets, Aircraft, Food-101, DTD"
+)
 
 
 class TaskEntry(NamedTuple):

@@ -67,11 +67,18 @@ class Result(_Record):
 
     def identity(self) -> dict[str, Any]:
         """What makes two evaluations the same; the number of processes is not part of it."""
-        return identity(self.task, self.settings, self.model.fingerprint, self.data.fingerprints)
+        return identity(self.task, self.settings, self.model.fingerprint, self.data.fingerprints, self.model.spec)
 
 
-def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, str]) -> dict[str, Any]:
-    """What an evaluation is of: task, settings (without those that only say how it is run), weights, data."""
+def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, str], spec: str = "") -> dict[str, Any]:
+    """What an evaluation is of: task, settings (without those that only say how it is run), weights, data.
+
+    Of ``timm:NAME:FILE`` NAME too: the same weights compute something else in another architecture, or on images that were normalised
+    by other numbers.
+    """
+    kind, _, named = spec.partition(":")
+    name, is_file, _ = named.partition(":")
+    architecture = {"architecture": name} if kind == "timm" and is_file else {}
     # Results from before there was a choice have no ``label``.
     left_out = [("workers", settings.get("workers")), ("label", LABEL_EXTENSION)]
     return {
@@ -79,6 +86,7 @@ def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, st
         "settings": {name: value for name, value in settings.items() if (name, value) not in left_out},
         "model": model,
         "data": data,
+        **architecture,
     }
 
 

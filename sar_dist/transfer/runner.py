@@ -70,13 +70,15 @@ def evaluate(request: Request) -> Result:
     say = _printer(rank, label)
     backbone = Backbone.load(spec, torch.device("cpu"), settings.precision)
     say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
+    begun = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, {}, spec)
+    refuse_another(folder, {key: value for key, value in begun.items() if key != "data"})  # data take time to look at
     task = task_type(TransferJob(backbone, data, folder, settings, say))
     prepared = task.prepare()
     fingerprints = dict(prepared.fingerprints)
     backbone.to(select_device(local_rank))  # no GPU is touched before the data were looked at
     distributed.initialize(backbone.device)
 
-    wanted = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, fingerprints)
+    wanted = begun | {"data": fingerprints}
     with claimed_folder(folder, wanted) as done:
         if done:
             say(f"already done: {folder / RESULT_FILE}")
@@ -171,19 +173,27 @@ def claimed_folder(folder: Path, wanted: dict[str, Any]) -> Iterator[bool]:
             lease.release()
 
 
+def refuse_another(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raise UserError if a folder is another evaluation's, by as much as ``wanted`` says of this one."""
+    file = folder / JOB_FILE
+    if not file.exists():
+        return
+    try:
+        found = json.loads(read_regular(file))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove {folder}, or give another --out") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} says of no evaluation what it is; remove {folder}, or give another --out")
+    if "data" not in wanted:
+        found = {key: value for key, value in found.items() if key != "data"}
+    if found != wanted:
+        changed = ", ".join(sorted({key.partition(".")[0].removesuffix("s") for key in differences(found, wanted)}))
+        raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
+
+
 def _is_done(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether an evaluation's result is in its folder. Raises UserError if the folder is another evaluation's."""
-    file = folder / JOB_FILE
-    if file.exists():
-        try:
-            found = json.loads(read_regular(file))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{file} is damaged ({error}); remove {folder}, or give another --out") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{file} says of no evaluation what it is; remove {folder}, or give another --out")
-        if found != wanted:
-            changed = ", ".join(sorted({key.partition(".")[0].removesuffix("s") for key in differences(found, wanted)}))
-            raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
+    refuse_another(folder, wanted)
     return (folder / RESULT_FILE).exists() and read_result(folder / RESULT_FILE).identity() == wanted
 
 
@@ -210,7 +220,10 @@ def describe(
             name=data.resolve().name, fingerprints=fingerprints, samples=outcome.samples, skipped=outcome.skipped
         ),
         settings=settings.model_dump(mode="json"),
-        protocol=dict(outcome.protocol),
+        protocol={
+            "normalisation": backbone.augment.model_dump(mode="json", include={"mean", "std"}),
+            **outcome.protocol,
+        },
         tables=dict(outcome.tables),
         environment=describe_environment(distributed.world_size(), backbone.device),
         seconds=round(seconds, 1),

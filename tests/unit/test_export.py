@@ -115,7 +115,9 @@ def test_config_says_how_images_are_prepared(run: Path, tmp_path: Path) -> None:
     assert config["sar_dist"]["regularizer"]["weight"] == 0.01
     assert str(tmp_path) not in json.dumps(config)
     loaded = load_model(str(tmp_path / "out"))
-    assert loaded.description.endswith("out (vit_tiny_patch16_224), run small after step 20")
+    assert loaded.description.endswith(
+        "out (vit_tiny_patch16_224), run small, moving average of the weights after step 20"
+    )
     assert (loaded.image_size, loaded.augment.crop_fraction) == (32, 0.875)
     del config["sar_dist"]
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))

@@ -96,8 +96,8 @@ def test_experiment_names_file_arm_and_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "line"),
     [
-        ({"optim": {"min_lr": -1}}, r"train: optim\.min_lr=-1: Input should be greater than or equal to 0"),
-        ({"optim": {"lrr": 1}}, r"train: unknown key 'optim\.lrr'; did you mean 'optim\.lr'\?"),
+        ({"optim": {"min_lr": -1}}, r"train\.optim\.min_lr=-1: Input should be greater than or equal to 0"),
+        ({"optim": {"lrr": 1}}, r"unknown key 'train\.optim\.lrr'; did you mean 'lr'\?"),
     ],
 )
 def test_finetuning_names_the_key_of_training(train: dict[str, Any], line: str, tmp_path: Path) -> None:

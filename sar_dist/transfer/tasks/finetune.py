@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from sar_dist import distributed
-from sar_dist.config import RunConfig, Side
+from sar_dist.config import OptimSettings, RunConfig, Side
 from sar_dist.data.making import WritingOptions, write_shards
 from sar_dist.data.making.sources import Source
-from sar_dist.data.shards import MANIFEST_NAME, Split, parse_label
+from sar_dist.data.shards import MANIFEST_NAME, Split
 from sar_dist.errors import UserError
 from sar_dist.setting_trees import merged
 from sar_dist.training import build_trainer
@@ -39,6 +39,8 @@ from sar_dist.transfer import (
     open_both_splits,
 )
 from sar_dist.transfer.tasks.classification import describe_eval_transform, top_classes
+from sar_dist.transfer.tasks.finetune_keys import own_keys
+from sar_dist.transfer.tasks.probes import ProbeData, read_labels, say_unseen
 from sar_dist.validation import one_line
 
 
@@ -109,16 +111,24 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
             "val": limited(val, job.settings.limit),
         }
         samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
-        names = samples["train"].classes
-        if names is None:
-            names = tuple(map(str, range(1 + max(_labels(samples["train"])))))
+        names = self._class_names(samples)
         return FinetuneData(samples, names, run_config(job.backbone, job.settings, job.out, len(names)))
+
+    def _class_names(self, samples: Mapping[Split, SampleSet]) -> tuple[str, ...]:
+        """By label, as probes count classes: where they have no names, those of both splits. Raises UserError for a single one."""
+        data = ProbeData(samples["train"], samples["val"], samples["train"].classes)
+        if data.names is not None:
+            return tuple(data.class_names(data.count_classes(np.array([0]))))
+        train, val = read_labels(data.train), read_labels(data.val)
+        say_unseen(self.job, train, val)
+        return tuple(data.class_names(data.count_classes(np.concatenate([train, val]))))
 
     def run(self, prepared: FinetuneData) -> Outcome:
         job, names, config = self.job, prepared.names, prepared.config
         for split, samples in prepared.samples.items():
             distributed.main_first(lambda split=split, samples=samples: self._make_shards(split, samples))  # type: ignore[misc]
-        state = build_trainer(config).train()
+        with own_keys():
+            state = build_trainer(config).train()
         run_directory = Path(config.run.dir) / config.run.name
         if not (run_directory / "summary.json").exists():
             raise UserError(f"fine-tuning stopped after step {state.step}; start the same command again to go on")
@@ -192,7 +202,7 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
         "model": {
             **loaded.settings.model_dump(),
             "image_size": settings.image_size or loaded.image_size,
-            "num_classes": max(2, classes),
+            "num_classes": classes,
             "drop_path": settings.drop_path,
             "init_from": loaded.weights,
             "new_classifier": True,
@@ -219,18 +229,23 @@ def run_config(backbone: Backbone, settings: FinetuneSettings, out: Path, classe
             "crop_mode": loaded.augment.crop_mode,
         },
         "optim": {
-            name: getattr(settings, name)
-            for name in ("epochs", "warmup_epochs", "lr", "global_batch", "weight_decay", "layer_decay")
+            **_lowest_rates(settings),
+            **{
+                name: getattr(settings, name)
+                for name in ("epochs", "warmup_epochs", "lr", "global_batch", "weight_decay", "layer_decay")
+            },
         },
         "engine": {"zero_stage": settings.zero_stage, "micro_batch": settings.micro_batch},
         "validation": {"every": "10ep"},
         "checkpoint": {"every": "1ep", "keep_last": 1},
     }
-    with one_line("train", RunConfig):
+    with own_keys(), one_line("", RunConfig):
         return RunConfig.model_validate(merged(values, settings.train))
 
 
-def _labels(samples: SampleSet) -> list[int]:
-    """The labels of a set that does not name its classes; -1 where a sample has none."""
-    members = (samples.sample(number)[1] for number in range(len(samples)))
-    return [parse_label(found.get("cls", b"")) for found in members]
+def _lowest_rates(settings: FinetuneSettings) -> dict[str, float]:
+    """First and last learning rate where a small batch has a peak below the usual ones, in the recipe's proportion to it."""
+    usual = OptimSettings()
+    peak = settings.lr * settings.global_batch / (usual.lr_reference_batch or settings.global_batch)
+    rates = {"min_lr": usual.min_lr, "warmup_lr": usual.warmup_lr}
+    return {name: rate / usual.lr * peak for name, rate in rates.items() if rate > peak}

@@ -199,6 +199,20 @@ def test_an_incomplete_set_of_torchvision_is_refused(tmp_path: Path) -> None:
         torchvision_sources(write(tmp_path, ["images/Pug_2.jpg"], lists))
 
 
+def test_two_sets_in_one_folder_are_refused(tmp_path: Path) -> None:
+    files = {"cifar-10-batches-py": ("data_batch_1", "test_batch"), "cifar-100-python": ("train", "test", "meta")}
+    both = write(tmp_path / "both", [], {f"{folder}/{name}": "" for folder, names in files.items() for name in names})
+    for read in (torchvision_sources, lambda root: open_labelled_samples(root, "val", "a set")):
+        with pytest.raises(
+            UserError, match=r"holds CIFAR10 in \S*batches-py and CIFAR100 in \S*python: give the folder"
+        ):
+            read(both)
+    assert "CIFAR10" in (how_it_is_read(both) or "")
+    beside = write(tmp_path / "beside", ["train/a/1.png", "val/a/2.png"], {"cifar-100-python/meta": ""})
+    with pytest.raises(UserError, match=r"holds splits and, beside them, CIFAR100 in cifar-100-python: give \S*python"):
+        open_labelled_samples(beside, "val", "a set")
+
+
 def one_list(root: Path, text: str, **options: int) -> FileSource:
     (root / "t.txt").write_text(text)
     (source,) = list_sources(root / "t.txt", None, None, None, **options)

@@ -215,7 +215,7 @@ def test_real_boxes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [((64, 32), "the image has 64x64 pixels, its mask 64x32"), (None, "mask.png: not an image")]
+    ("size", "message"), [((64, 32), "the image has 64x64 pixels, its mask 64x32"), (None, "mask.png: it is not a PNG")]
 )
 def test_a_mask_of_another_image_is_refused_before_anything_is_computed(
     tmp_path: Path, size: tuple[int, int] | None, message: str

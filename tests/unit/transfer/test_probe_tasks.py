@@ -19,6 +19,7 @@ from sar_dist.errors import UserError
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.task import Outcome, TransferJob
+from sar_dist.transfer.tasks.finetune import FinetuneSettings
 from sar_dist.transfer.tasks.probes.data import ProbeData
 
 
@@ -120,7 +121,7 @@ def test_one_and_two_processes_agree_to_the_last_bit(name, stripes, trained, lin
     assert result["environment"]["world_size"] == 2
     assert result["metrics"] == alone.metrics
     assert result["tables"] == alone.tables
-    assert result["protocol"] == json.loads(json.dumps(alone.protocol))
+    assert {name: result["protocol"][name] for name in alone.protocol} == json.loads(json.dumps(alone.protocol))
     assert output.count("result.json") == 1, "one process speaks"
 
 
@@ -225,6 +226,28 @@ def test_classes_that_only_the_validation_split_has_are_said(name, small_shards,
     assert lines == [
         "1 of the 2 validation samples are of 1 classes without a training sample, such as label 7: they cannot be right"
     ]
+
+
+def test_fine_tuning_counts_classes_as_probes_do(small_shards, trained, tmp_path):
+    def prepare(members):
+        write_tar(data / "val" / "0.tar", members)
+        said.clear()
+        job = TransferJob(
+            Backbone.load(str(trained), torch.device("cpu")), data, tmp_path / "out", settings, said.append
+        )
+        return find_task("finetune")(job).prepare()
+
+    data, said = tmp_path / "set", []
+    settings = FinetuneSettings(global_batch=8)
+    shutil.copytree(small_shards / "train", data / "train", ignore=shutil.ignore_patterns("*.index", "*.json"))
+    prepared = prepare({"a.jpg": jpeg(1), "a.cls": b"0", "b.jpg": jpeg(2), "b.cls": b"7"})
+    assert len(prepared.names) == prepared.config.model.num_classes == 8
+    assert any("1 of the 2 validation samples are of 1 classes without a training sample" in line for line in said)
+    shutil.rmtree(data)
+    for split in ("train", "val"):
+        write_tar(data / split / "0.tar", {"a.jpg": jpeg(1 + len(split)), "a.cls": b"0"})
+    with pytest.raises(UserError, match="single class"):
+        prepare({"a.jpg": jpeg(1), "a.cls": b"0"})
 
 
 @pytest.mark.parametrize("cached", ["true", "false"])

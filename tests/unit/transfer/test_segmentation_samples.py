@@ -1,3 +1,4 @@
+import json
 import struct
 import zlib
 
@@ -7,11 +8,12 @@ import torch
 from PIL import Image
 from segmentation_factory import CLASSES, jpeg_of, png_of, scene, small_task, write_ade_layout
 
-from sar_dist.data.making.sources import ade20k_sources
+from sar_dist.data.making.sources import VOC_CLASSES, ade20k_sources
 from sar_dist.data.making.writing import WritingOptions, write_splits
 from sar_dist.errors import UserError
 from sar_dist.transfer.tasks.attention.regions import MaskedSamples
 from sar_dist.transfer.tasks.segmentation.samples import SegmentationSamples, decode_labels, remap_labels, take_census
+from sar_dist.transfer.tasks.segmentation.tasks import Ade20k, VocSegmentation
 
 
 class Listed:
@@ -184,3 +186,51 @@ def test_a_map_that_cannot_be_read_is_not_scored_and_an_image_that_cannot_is_wro
     assert sum(row["pixels"] for row in found.tables["per_class"]) == sum(
         (scene(number) > 0).sum() for number in (1000, 1002, 1003)
     )
+
+
+def test_validation_maps_that_count_classes_in_another_order_are_compared_by_name(tmp_path):
+    root, shards = write_ade_layout(tmp_path / "scenes"), tmp_path / "shards"
+    write_splits(ade20k_sources(root), shards, WritingOptions(seed=0, samples_per_shard=8, processes=1))
+    manifest = json.loads((shards / "val" / "manifest.json").read_bytes())
+    (shards / "val" / "manifest.json").write_text(json.dumps({**manifest, "classes": CLASSES[::-1]}))
+    said = []
+    mixed = small_task(shards, tmp_path / "out", said).prepare()
+    plain = small_task(root, tmp_path / "out").prepare()
+    assert any("compared by name" in line for line in said)
+    assert mixed.fingerprints["val"] != mixed.val.samples.fingerprint
+    labels = {key: label for key, _, label in map(plain.val.read, range(len(plain.val)))}
+    for key, _, label in map(mixed.val.read, range(len(mixed.val))):
+        assert torch.equal(label, torch.where(labels[key] == 255, 255, 3 - labels[key].int()).to(torch.uint8))
+
+
+def test_validation_maps_may_lack_classes_and_have_no_others():
+    sample = Listed(members(np.ones((64, 96), np.uint8)))
+    assert not SegmentationSamples(sample, CLASSES, zero_is_void=True, own=CLASSES[:2]).renumbered
+    other = SegmentationSamples(sample, CLASSES, zero_is_void=True, own=("sand",))
+    assert other.read(0)[2].unique().tolist() == [2]
+    with pytest.raises(UserError, match="label 1 is lake in the data and sea there, and 1 of its classes"):
+        SegmentationSamples(sample, CLASSES, zero_is_void=True, own=("sky", "lake"))
+
+
+def test_labels_of_voc_and_of_ade20k_are_not_taken_for_each_other(tmp_path):
+    ade, voc = Listed(members(scene(0))), Listed(members(scene(0)))
+    ade.classes, voc.classes = CLASSES, tuple(VOC_CLASSES)
+    job = small_task(tmp_path, tmp_path / "out").job
+    with pytest.raises(UserError, match=r"of which 0 is a class .* --task voc_seg"):
+        Ade20k(job).class_names(voc)
+    with pytest.raises(UserError, match=r"4 classes that are not VOC's, such as sky: .* --task ade20k"):
+        VocSegmentation(job).class_names(ade)
+    assert Ade20k(job).class_names(ade) == CLASSES
+    assert VocSegmentation(job).class_names(voc) == tuple(VOC_CLASSES)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_maps_that_count_from_0_are_pointed_out(tmp_path, shift):
+    root = write_ade_layout(tmp_path / "scenes")
+    for path in root.glob("annotations/*/*.png"):
+        labels = np.array(Image.open(path))
+        path.write_bytes(png_of(np.where(labels == 0, 255, labels - shift).astype(np.uint8)))
+    said = []
+    task = small_task(root, tmp_path / "out", said, iterations=1, random_baseline=False, pictures=0)
+    task.run(task.prepare())
+    assert any("no map has the label 4, that of crab, and 0 is void" in line for line in said) == bool(shift)

@@ -28,7 +28,7 @@ from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.registry import TASKS, find_task
-from sar_dist.transfer.result import list_result, read_result, write_result
+from sar_dist.transfer.result import identity, list_result, read_result, write_result
 from sar_dist.transfer.runner import Request, claimed_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import TransferJob, TransferSettings
@@ -356,6 +356,19 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
     assert "workers" not in wanted["settings"], "how it is run does not make it another evaluation"
 
 
+def test_another_model_is_refused_before_the_data_are_known(tmp_path):
+    wanted = some_result().identity()
+    runner.refuse_another(tmp_path / "knn", wanted)
+    with claimed_folder(tmp_path / "knn", wanted):
+        pass
+    known = {key: value for key, value in wanted.items() if key != "data"}
+    runner.refuse_another(tmp_path / "knn", known)
+    with pytest.raises(UserError, match="another model; give another --out"):
+        runner.refuse_another(tmp_path / "knn", {**known, "model": "another checkpoint"})
+    with pytest.raises(UserError, match="another data; give another --out"):
+        runner.refuse_another(tmp_path / "knn", {**wanted, "data": {"val": "others"}})
+
+
 def test_a_kill_before_the_result_is_listed_is_made_up_for(tmp_path):
     result, listed = some_result(), tmp_path / "results.jsonl"
     (tmp_path / "knn").mkdir()
@@ -401,6 +414,13 @@ def test_two_starts_at_once_do_not_share_a_folder(tmp_path):
         assert part.exists()
     with claimed_folder(tmp_path / "knn", wanted) as done:
         assert not done
+
+
+def test_the_same_weights_in_another_architecture_are_another_evaluation() -> None:
+    of = {spec: identity("knn", {}, "m", {}, spec) for spec in ("runs/a", "timm:a", "timm:a:w.pth", "timm:b:w.pth")}
+    assert of["runs/a"] == of["timm:a"] == identity("knn", {}, "m", {})
+    assert of["timm:a:w.pth"]["architecture"] == "a"
+    assert of["timm:a:w.pth"] != of["timm:b:w.pth"]
 
 
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):

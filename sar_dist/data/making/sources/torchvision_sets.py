@@ -138,18 +138,26 @@ def open_torchvision_source(root: Path, split: Split) -> TorchvisionSource | Non
     """The split of a set that torchvision reads and whose folder is ``root``, or lies in it; None where there is none.
 
     Raises:
-        UserError: the folder is there but not what torchvision stored.
+        UserError: the folder is there but not what torchvision stored, or is one of several sets in ``root``.
     """
-    found = _find(root)
-    return None if found is None else _open(*found, split)
-
-
-def torchvision_command(root: Path) -> str | None:
-    """What to say of a folder that holds such a set: what it is, and the command that makes shards of it; None: there is none."""
     found = _find(root)
     if found is None:
         return None
     kind, folder = found
+    if folder != root and has_splits(root):
+        raise UserError(
+            f"{root} holds splits and, beside them, {kind.name} in {folder.relative_to(root)}: give {folder} for that, or move it away for "
+            "the splits"
+        )
+    return _open(kind, folder, split)
+
+
+def torchvision_command(root: Path) -> str | None:
+    """What to say of a folder that holds such a set: what it is, and the command that makes shards of it; None: there is none."""
+    found = _find_all(root)
+    if not found:
+        return None
+    kind, folder = found[0]
     return (
         f"{folder} is {kind.name} as torchvision reads it: `make_shards.py torchvision {folder} OUT` makes shards of it"
     )
@@ -188,7 +196,18 @@ def _said(arguments: Mapping[str, Any]) -> str:
 
 
 def _find(root: Path) -> tuple[_Kind, Path] | None:
-    """The set in ``root``, or in a folder up to two levels further down, and its folder; None: there is none."""
+    """The set in ``root``, or in a folder up to two levels further down, and its folder; None: there is none. Raises UserError: several."""
+    found = _find_all(root)
+    if len(found) > 1:
+        (first, folder), (second, other) = found[:2]
+        raise UserError(
+            f"{root} holds {first.name} in {folder} and {second.name} in {other}: give the folder of one of them"
+        )
+    return found[0] if found else None
+
+
+def _find_all(root: Path) -> list[tuple[_Kind, Path]]:
+    """The sets in ``root``: itself alone, or every folder up to two levels further down that is one."""
     named = [root / kind.folder for kind in _KINDS if kind.folder and (root / kind.folder).is_dir()]
     folders = [root, *named]
     if not has_splits(root):
@@ -196,12 +215,15 @@ def _find(root: Path) -> tuple[_Kind, Path] | None:
         folders += children
         if len(children) == 1:  # an archive unpacked into a folder of its name
             folders += _folders(children[0])
+    found: dict[str, tuple[_Kind, Path]] = {}
     for folder in folders:
-        path = str(Path(os.path.abspath(folder))).lower()
-        for kind in _KINDS:
-            if kind.called in path and _is_of(kind, folder):
-                return kind, folder
-    return None
+        path = os.path.abspath(folder)
+        kind = next((kind for kind in _KINDS if kind.called in path.lower() and _is_of(kind, folder)), None)
+        if kind is not None:
+            found.setdefault(os.path.realpath(path), (kind, folder))
+            if folder == root:
+                break
+    return list(found.values())
 
 
 def _is_of(kind: _Kind, folder: Path) -> bool:

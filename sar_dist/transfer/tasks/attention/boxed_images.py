@@ -19,11 +19,11 @@ from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_regular
 from sar_dist.output import warn
 from sar_dist.transfer import UPRIGHT, DrawnOn, digest_of_files, shown_size, turn_to_box, turned_back
+from sar_dist.transfer.tasks.attention.exact_masks import MASK
 from sar_dist.transfer.tasks.attention.regions import image_size
 from sar_dist.transfer.tasks.attention.turned_masks import png_of_mask
 
 BOXES_FILE = "boxes.csv"
-MASK = "mask.png"
 _WHOLE_PIXELS = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 _COLUMNS = ("path", "xmin", "ymin", "xmax", "ymax")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sar_dist.config import height_and_width
-from sar_dist.data.images import UndecodableImage, build_eval_transform, decode_image
+from sar_dist.data.images import UndecodableImage, build_eval_transform
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     MAX_PIXELS,
@@ -35,7 +36,8 @@ from sar_dist.transfer import (
     open_shard_samples,
     similarity_of,
 )
-from sar_dist.transfer.tasks.attention.boxed_images import BOXES_FILE, MASK, BoxedImages, has_boxes
+from sar_dist.transfer.tasks.attention.boxed_images import BOXES_FILE, BoxedImages, has_boxes
+from sar_dist.transfer.tasks.attention.exact_masks import MASK, check_some_white, decode_mask
 from sar_dist.transfer.tasks.attention.measures import (
     attention_measures,
     main_component,
@@ -83,7 +85,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
             raise UserError(f"{data} has neither {BOXES_FILE} nor shards with {MASK}; expected {self.data_help}")
         chosen: SampleSet = limited(found, self.job.settings.limit)
         if exact:
-            say_turned(self.job.say, _check_masks(chosen, drawn_on))
+            say_turned(self.job.say, _check_masks(chosen, drawn_on, data))
             chosen = TurnedMasks(chosen, MASK, drawn_on)
         elif isinstance(found, BoxedImages):
             found.check_boxes(chosen.numbers if isinstance(chosen, SelectedSamples) else range(len(found)))
@@ -179,21 +181,23 @@ def _regions(samples: SampleSet, backbone: Backbone, bad: np.ndarray[Any, Any]) 
     return regions
 
 
-def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None) -> int:
+def _check_masks(samples: SampleSet, drawn_on: DrawnOn | None, root: Path) -> int:
     """Read every mask, so that what is wrong with one is found before anything is computed; how many are turned. Raises UserError."""
-    turned = 0
+    turned = highest = 0
     for number in range(len(samples)):
         key, members = samples.sample(number)
         try:
-            mask = decode_image(_mask_of(key, members), MAX_PIXELS)
+            mask = decode_mask(_mask_of(key, members), key)
         except UndecodableImage as error:
             raise UserError(
                 f"sample {key}: {MASK}: {error.reason}; repair it, or remove its image and its mask"
             ) from error
-        size = tuple(mask.shape[1:])
+        size = mask.shape
         turn = mask_turn(key, members, members[MASK], size, drawn_on)
         check_size(key, members, size, turn)
         turned += turn != UPRIGHT
+        highest = max(highest, int(mask.max(initial=0)))
+    check_some_white(highest, root)
     return turned
 
 

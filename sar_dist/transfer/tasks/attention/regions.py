@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy
 
 from sar_dist.data.images import UndecodableImage, decode_pil
 from sar_dist.data.layout import image_member
-from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES, Source, ade20k_sources, voc_sources
+from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, Source, ade20k_sources, voc_sources
 from sar_dist.errors import UserError
 from sar_dist.transfer import (
     MAX_PIXELS,
@@ -33,14 +33,15 @@ from sar_dist.transfer import (
     turn_to_map,
     turned_back,
 )
-from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels
+from sar_dist.transfer.tasks.attention.exact_masks import MASK, WHITE, check_some_white, decode_mask
+from sar_dist.transfer.tasks.segmentation import VOID, check_class_count, check_labels, decode_labels, has_voc_labels
 
 Layout = Literal["voc", "ade20k", "mask"]
 Void = Literal["reference", "ignore"]
 IntArray = NDArray[np.int64]
 
 BACKGROUND = 0
-_EXTENSIONS: dict[Layout, str] = {"voc": SEGMENTATION_EXTENSION, "ade20k": SEGMENTATION_EXTENSION, "mask": "mask.png"}
+_EXTENSIONS: dict[Layout, str] = {"voc": SEGMENTATION_EXTENSION, "ade20k": SEGMENTATION_EXTENSION, "mask": MASK}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class MaskedSamples:
         stored = self._lying_as_image(key, members)
         resized = np.asarray(Image.fromarray(stored).resize((size, size), Image.Resampling.NEAREST))
         if self.layout == "mask":
-            return (resized >= 128).astype(np.uint8)
+            return (resized >= WHITE).astype(np.uint8)
         return np.where(resized == 0, np.uint8(VOID), resized) if self.layout == "ade20k" else resized
 
     def check(self) -> int:
@@ -87,7 +88,7 @@ class MaskedSamples:
         Raises:
             UserError: a mask is missing, damaged, of another image, or of other classes.
         """
-        turned = 0
+        turned = highest = 0
         zero_is_void = self.layout == "ade20k"
         classes = None if self.names is None or self.layout == "mask" else len(self.names) - int(zero_is_void)
         if classes is not None:
@@ -97,8 +98,11 @@ class MaskedSamples:
             labels, turn = self._stored(key, members)
             check_size(key, members, labels.shape, turn)
             turned += turn != UPRIGHT
+            highest = max(highest, int(labels.max(initial=0)))
             if classes is not None:
                 check_labels(key, from_numpy(labels), classes, zero_is_void=zero_is_void)
+        if self.layout == "mask":
+            check_some_white(highest, "the set")
         return turned
 
     def _lying_as_image(self, key: str, members: Mapping[str, bytes]) -> NDArray[np.uint8]:
@@ -228,7 +232,7 @@ def open_masked_samples(root: Path, layout: Layout | Literal["auto"], data_help:
 def _layout_of(members: Mapping[str, bytes], samples: SampleSet) -> Layout:
     if SEGMENTATION_EXTENSION not in members:
         return "mask"
-    return "voc" if samples.classes == tuple(VOC_CLASSES) else "ade20k"
+    return "voc" if has_voc_labels(samples.classes) else "ade20k"
 
 
 def _names_of(layout: Layout, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -254,7 +258,11 @@ def _stored_labels(key: str, members: Mapping[str, bytes], extension: str) -> ND
     if extension not in members:
         raise UserError(f"sample {key} has no {extension}; make the shards again with tools/make_shards.py")
     try:
-        labels: NDArray[np.uint8] = decode_labels(members[extension], key).numpy()
+        labels: NDArray[np.uint8] = (
+            decode_mask(members[extension], key)
+            if extension == MASK
+            else decode_labels(members[extension], key).numpy()
+        )
     except UndecodableImage as error:
         raise UserError(f"sample {key}: {error.reason}; repair it, or remove its image and its mask") from error
     return labels

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from PIL import Image
 
-from sar_dist.data.images import decode_image
-from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, exif_orientation, image_of, turned_back
+from sar_dist.transfer import UPRIGHT, DrawnOn, SampleSet, exif_orientation, image_of, turned_back
+from sar_dist.transfer.tasks.attention.exact_masks import decode_mask, is_plain_grey
 from sar_dist.transfer.tasks.attention.regions import mask_turn
 
 
 class TurnedMasks:
-    """Samples whose member ``mask`` is turned back by its image's orientation where it was drawn on the picture as shown.
+    """Samples whose member ``mask`` is 8-bit grey, and turned back by its image's orientation where it was drawn on the picture as shown.
 
     Every sample must have been looked at by ``mask_turn`` before.
     """
@@ -31,11 +31,14 @@ class TurnedMasks:
 
     def sample(self, number: int) -> tuple[str, Mapping[str, bytes]]:
         key, members = self._samples.sample(number)
-        if self._mask not in members or exif_orientation(image_of(members)) == UPRIGHT:
+        if self._mask not in members:
             return key, members
-        pixels = decode_image(members[self._mask], MAX_PIXELS)[0]
-        turn = mask_turn(key, members, members[self._mask], tuple(pixels.shape), self._drawn_on)
-        return key, members if turn == UPRIGHT else {**members, self._mask: png_of_mask(turned_back(pixels, turn))}
+        upright = exif_orientation(image_of(members)) == UPRIGHT
+        if upright and is_plain_grey(members[self._mask]):  # most are, and need not be written anew
+            return key, members
+        pixels = torch.from_numpy(decode_mask(members[self._mask], key))
+        turn = UPRIGHT if upright else mask_turn(key, members, members[self._mask], tuple(pixels.shape), self._drawn_on)
+        return key, {**members, self._mask: png_of_mask(turned_back(pixels, turn))}
 
 
 def png_of_mask(mask: torch.Tensor) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,7 @@ class ProbeData:
             raise UserError("no sample of the data set can be read and has a label")
         classes = int(labels.max()) + 1 if self.names is None else len(self.names)
         check_labels(labels, classes)
-        if classes < 2:
-            raise UserError("the data set has a single class; there is nothing to tell apart")
+        check_several(self.class_names(classes))
         return classes
 
 
@@ -73,6 +73,7 @@ def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = 
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")
     val = match_classes(val, train.classes, "the training split").samples
+    check_several(train.classes or val.classes)
     return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
 
 
@@ -84,6 +85,12 @@ def say_unseen(job: TransferJob[Any], train: NDArray[np.int64], val: NDArray[np.
             f"{unseen.sum()} of the {len(val)} validation samples are of {len(np.unique(val[unseen]))} classes without a training "
             f"sample, such as label {val[unseen].min()}: they cannot be right"
         )
+
+
+def check_several(names: Sequence[str] | None) -> None:
+    """Raise UserError if a set names a single class."""
+    if names is not None and len(names) < 2:
+        raise UserError("the data set has a single class; there is nothing to tell apart")
 
 
 def check_labels(labels: NDArray[np.int64], classes: int) -> None:

@@ -5,6 +5,12 @@ model is fed), ``model`` and ``heads``, ``training``, then ``sliding_window``, `
 docs/evaluation_segmentation.md.
 """
 
-from sar_dist.transfer.tasks.segmentation.samples import VOID, check_class_count, check_labels, decode_labels
+from sar_dist.transfer.tasks.segmentation.samples import (
+    VOID,
+    check_class_count,
+    check_labels,
+    decode_labels,
+    has_voc_labels,
+)
 
-__all__ = ["VOID", "check_class_count", "check_labels", "decode_labels"]
+__all__ = ["VOID", "check_class_count", "check_labels", "decode_labels", "has_voc_labels"]

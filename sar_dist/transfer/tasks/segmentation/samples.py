@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import struct
@@ -19,10 +20,19 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sar_dist import distributed
 from sar_dist.data.images import UndecodableImage, check_png, decode_image
-from sar_dist.data.making.sources import SEGMENTATION_EXTENSION
+from sar_dist.data.making.sources import SEGMENTATION_EXTENSION, VOC_CLASSES
 from sar_dist.errors import UserError, text_of
 from sar_dist.files import atomic_write, make_folder
-from sar_dist.transfer import MAX_PIXELS, UPRIGHT, DrawnOn, SampleSet, image_of, turn_to_map, turned
+from sar_dist.transfer import (
+    MAX_PIXELS,
+    UPRIGHT,
+    DrawnOn,
+    SampleSet,
+    image_of,
+    numbers_by_name,
+    turn_to_map,
+    turned,
+)
 
 VOID = 255
 # Of maps of 16 bits, as sets of many classes have them: Pillow's modes, by its version, and the number that is void.
@@ -42,20 +52,36 @@ class SegmentationSamples:
         classes: names of the classes by training label.
         zero_is_void: the stored labels are those of ADE20K: 0 is "other", k is class k - 1.
         drawn_on: which pixels maps were drawn on where sizes do not tell, see ``turn_to_map``.
+        renumbered: the maps count these classes in another order, which is undone by name.
+
+    Args:
+        own: names by the maps' own labels; None: ``classes``.
 
     Raises:
-        UserError: more classes than a map has numbers for.
+        UserError: more classes than a map has numbers for, or one of ``own`` is none of ``classes``.
     """
 
     def __init__(
-        self, samples: SampleSet, classes: tuple[str, ...], *, zero_is_void: bool, drawn_on: DrawnOn | None = None
+        self,
+        samples: SampleSet,
+        classes: tuple[str, ...],
+        *,
+        zero_is_void: bool,
+        drawn_on: DrawnOn | None = None,
+        own: tuple[str, ...] | None = None,
     ) -> None:
         check_class_count(len(classes), zero_is_void=zero_is_void)
+        table = {} if own is None or own == classes else numbers_by_name(own, classes, "the training split")
+        self.renumbered = any(label != number for label, number in table.items())
+        self._own_classes = len(classes if own is None else own)
+        self._numbers = torch.tensor([table.get(label, label) for label in range(VOID + 1)], dtype=torch.uint8)
         self.samples = samples
         self.classes = classes
         self.zero_is_void = zero_is_void
         self.drawn_on = drawn_on
         self.fingerprint = samples.fingerprint
+        if self.renumbered:
+            self.fingerprint = hashlib.sha256(f"{samples.fingerprint} {sorted(table.items())}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -102,8 +128,9 @@ class SegmentationSamples:
         if SEGMENTATION_EXTENSION not in members:
             raise UndecodableImage("no map of labels")
         stored = decode_labels(members[SEGMENTATION_EXTENSION], key)
-        check_labels(key, stored, len(self.classes), zero_is_void=self.zero_is_void)
-        return remap_labels(stored, zero_is_void=self.zero_is_void)
+        check_labels(key, stored, self._own_classes, zero_is_void=self.zero_is_void)
+        labels = remap_labels(stored, zero_is_void=self.zero_is_void)
+        return self._numbers[labels.long()] if self.renumbered else labels
 
 
 def decode_labels(data: bytes, key: str) -> Tensor:
@@ -149,6 +176,11 @@ def _of_16_bits(stored: np.ndarray, key: str) -> Tensor:
             "and merge or leave out classes beyond that"
         )
     return torch.from_numpy(labels.astype(np.uint8))
+
+
+def has_voc_labels(classes: tuple[str, ...] | None) -> bool:
+    """Whether the class names are those of VOC's maps, in which 0 is a class, the background, and not void."""
+    return classes == tuple(VOC_CLASSES)
 
 
 def check_class_count(classes: int, *, zero_is_void: bool) -> None:

@@ -35,7 +35,7 @@ from sar_dist.transfer.tasks.segmentation.evaluation import Predictor, count_con
 from sar_dist.transfer.tasks.segmentation.figures import Prediction, class_scores_figure, predictions_figure
 from sar_dist.transfer.tasks.segmentation.metrics import class_accuracy, class_iou, majority_counts, scores
 from sar_dist.transfer.tasks.segmentation.model import SegmentationModel, recipe_for
-from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, take_census
+from sar_dist.transfer.tasks.segmentation.samples import LabelCensus, SegmentationSamples, has_voc_labels, take_census
 from sar_dist.transfer.tasks.segmentation.settings import Head, SegmentationRecipe, SegmentationSettings
 from sar_dist.transfer.tasks.segmentation.training import SegmentationTraining, TrainingJob
 from sar_dist.transfer.tasks.segmentation.transforms import evaluation_image
@@ -96,12 +96,22 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         train_files, val_files = self._open("train"), self._open("val")
         classes = self.class_names(train_files)
         train, val = (
-            SegmentationSamples(files, classes, zero_is_void=self.zero_is_void, drawn_on=self.job.settings.orientation)
+            SegmentationSamples(
+                files,
+                classes,
+                zero_is_void=self.zero_is_void,
+                drawn_on=self.job.settings.orientation,
+                own=self.class_names(files),
+            )
             for files in (train_files, val_files)
         )
+        if val.renumbered:
+            self.job.say(
+                "the validation maps count the classes in another order than the training maps: compared by name"
+            )
         for samples in (train, val):
             samples.check_some()
-        return SegmentationData(train, val, recipe, {"train": train_files.fingerprint, "val": val_files.fingerprint})
+        return SegmentationData(train, val, recipe, {"train": train.fingerprint, "val": val.fingerprint})
 
     def run(self, prepared: SegmentationData) -> Outcome:
         """Check all labels, train and score, then the same with a random backbone where that is asked for."""
@@ -110,6 +120,12 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             name: take_census(samples, job.out / f"labels_{name}.json", job.settings.loader_processes, job.say)
             for name, samples in (("train", prepared.train), ("val", prepared.val))
         }
+        if self.zero_is_void and not any(found.pixels[-1] for found in census.values()):
+            count, last = len(prepared.train.classes), prepared.train.classes[-1]
+            job.say(
+                f"no map has the label {count}, that of {last}, and 0 is void: if these maps count their {count} classes from 0, add 1 to "
+                "every label but 255"
+            )
         for name, found in census.items():
             if found.unreadable:
                 job.say(f"{name}: {len(found.unreadable)} samples cannot be read: {'; '.join(found.reasons[:5])}")
@@ -265,6 +281,10 @@ class Ade20k(SegmentationTask):
                 f"{self.job.data} does not name its classes; put objectInfo*.txt (a table with a Name column) into the "
                 f"folder, and make shards again from there; expected {self.data_help}"
             )
+        if has_voc_labels(samples.classes):
+            raise UserError(
+                f"{self.job.data} holds the labels of VOC, of which 0 is a class and not void: evaluate it with --task voc_seg"
+            )
         return samples.classes
 
 
@@ -280,6 +300,11 @@ class VocSegmentation(SegmentationTask):
         return [*voc_sources(root)]
 
     def class_names(self, samples: SampleSet) -> tuple[str, ...]:
+        if samples.classes is not None and not has_voc_labels(samples.classes):
+            raise UserError(
+                f"{self.job.data} names {len(samples.classes)} classes that are not VOC's, such as {samples.classes[0]}: evaluate it with "
+                "--task ade20k, where 0 is void and k the k-th class"
+            )
         return tuple(VOC_CLASSES)
 
 
