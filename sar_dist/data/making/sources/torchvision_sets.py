@@ -229,7 +229,7 @@ def _find_all(root: Path) -> list[tuple[_Kind, Path]]:
 def _is_of(kind: _Kind, folder: Path) -> bool:
     """Whether a folder holds the files of a set, or is called like it and holds no splits: then files are missing."""
     marks = ((folder / mark).is_dir() if mark.endswith("/") else (folder / mark).is_file() for mark in kind.marks)
-    return all(marks) or (folder.name == kind.folder and not has_splits(folder))
+    return all(marks) or (kind.folder != "" and folder.name == kind.folder and not has_splits(folder))
 
 
 def has_splits(folder: Path) -> bool:
