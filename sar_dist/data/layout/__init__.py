@@ -35,7 +35,7 @@ from sar_dist.data.layout.formats import (
     path_parts,
 )
 from sar_dist.data.layout.maps import same_but_for_extension
-from sar_dist.data.layout.parts import check_parts
+from sar_dist.data.layout.parts import check_parts, refuse_doubled_parts
 from sar_dist.data.layout.row_splits import (
     called_like_splits,
     refuse_other_name,
@@ -104,6 +104,7 @@ __all__ = [
     "path_parts",
     "read_class_table",
     "read_label_words",
+    "refuse_doubled_parts",
     "refuse_lists",
     "refuse_number_words",
     "refuse_other_name",

@@ -1074,8 +1074,8 @@ def test_parquet_files_of_the_split_that_their_folder_is_called_and_in_capitals(
     for place in ("set", "set/validation", "set/validation/0000.PARQUET"):
         (source,) = parquet_sources(tmp_path / place, "image", "label", None)
         assert (source.split, len(source)) == ("val", 2)
-    for name in ("train_clean-00000-of-00001", "train_extra-00000-of-00001"):
-        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(0, 2), [0, 1])
+    for first, name in enumerate(("train_clean-00000-of-00001", "train_extra-00000-of-00001")):
+        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(first, 2), [0, 1])
     parquet_sources(tmp_path / "two", "image", "label", None)
     assert "train_clean-N-of-1 and train_extra-N-of-1 are read as parts of one split" in capsys.readouterr().err
 

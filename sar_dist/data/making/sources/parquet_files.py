@@ -22,11 +22,19 @@ from sar_dist.data.layout import (
     class_word,
     classes_file_of,
     read_label_words,
+    refuse_doubled_parts,
 )
 from sar_dist.data.making.sources.base import Source, choose_splits
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import MOST_DIGITS, names_of_numbers, numbered_words
-from sar_dist.data.making.sources.parquet_reading import FileRows, check_columns, open_parquet, read_column, readable
+from sar_dist.data.making.sources.parquet_reading import (
+    FileRows,
+    check_columns,
+    open_parquet,
+    read_column,
+    readable,
+    refuse_copies,
+)
 from sar_dist.data.making.sources.parquet_splits import count_rows, find_parquet_files, rows_by_split
 from sar_dist.data.making.sources.tables import add_columns
 from sar_dist.errors import UserError, shortened
@@ -66,7 +74,9 @@ def parquet_sources(
     found = rows_by_split(root, paths, columns, split_column, choice)
     chosen = choose_splits(found, choice, root, count_rows(found))
     for rows in chosen.values():
+        refuse_doubled_parts([*rows], str(root))
         check_parts([*rows], str(root))
+        refuse_copies([each.path for each in rows.values()])
         check_columns([each.path for each in rows.values()], columns)
         _refuse_missing_images([each.path for each in rows.values()], image_column)
     made = {name: [*rows.values()] for name, rows in chosen.items()}
