@@ -13,7 +13,6 @@ from sar_dist.data.layout.classes import (
     parse_label_words,
     read_class_table,
     read_label_words,
-    refuse_lists,
     refuse_number_words,
     sort_classes,
 )
@@ -34,6 +33,7 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
+from sar_dist.data.layout.label_lists import lists_remark, refuse_lists
 from sar_dist.data.layout.maps import same_but_for_extension
 from sar_dist.data.layout.parts import check_parts, refuse_doubled_parts
 from sar_dist.data.layout.row_splits import (
@@ -95,6 +95,7 @@ __all__ = [
     "is_sample_member",
     "is_tiny_imagenet",
     "is_unread_image",
+    "lists_remark",
     "member_extension",
     "named_classes",
     "no_plain_tar",

@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,7 @@ _MOST_CLASSES = 10_000_000
 # Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark: left behind by editors and spreadsheets.
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 # What tables are full of where a value is missing.
-_MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a"})
-# Between the labels of an image that has several.
-_JOINTS = (";", "|", ",")
-_MOST_LIST_LETTERS = 1000
+_MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a", "?", "-", "--", "."})
 
 
 def class_word(text: str) -> str:
@@ -53,34 +49,6 @@ def doubtful_words(words: Iterable[str]) -> str | None:
         if other != word:
             return f"{other!r} and {word!r} are two classes, which differ in capitals alone; if they are one, rename it"
     return None
-
-
-def refuse_lists(words: Collection[str], where: str) -> None:
-    """Raise UserError where a label is a list of labels, as in sets with several labels an image, and not a class's word.
-
-    It is one if it is written like a list of JSON or Python, or joins words (or numbers) that are labels of other images.
-    """
-    for word in sorted(words):
-        joined = next((parts for joint in _JOINTS if len(parts := word.split(joint)) > 1), [])
-        if _is_written_list(word) or (joined and all(class_word(part) in words or _is_digits(part) for part in joined)):
-            raise UserError(
-                f"{where}: the label {shortened(word, 40)!r} is a list of labels, and an image has one class here; keep one label in "
-                "such rows, or take them out (a class of its own for what is joined needs a word without brackets, bars, commas "
-                "and semicolons)"
-            )
-
-
-def _is_written_list(word: str) -> bool:
-    if word[:1] not in "[({" or len(word) > _MOST_LIST_LETTERS:
-        return False
-    try:
-        return isinstance(ast.literal_eval(word), list | tuple | set)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-
-
-def _is_digits(text: str) -> bool:
-    return text.strip().isdecimal()
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:

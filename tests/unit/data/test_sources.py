@@ -483,7 +483,7 @@ def test_split_columns_of_other_words_become_splits_one_by_one(
 
 def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
-    for joint in (";", "|", ", "):
+    for joint in (";", "|", ", ", " ", " & ", "+", "/"):
         rows = [["a.jpg", f"cat{joint}dog"], ["b.jpg", "dog"], ["c.jpg", "cat"]]
         table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
         with pytest.raises(UserError, match=r"the label .* is a list of labels, and an image has one class here"):

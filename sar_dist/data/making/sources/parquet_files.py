@@ -305,7 +305,7 @@ def _class_names(files: Iterable[Path], column: str) -> tuple[str, ...] | None:
         except (KeyError, TypeError, ValueError, RecursionError):
             continue
         if isinstance(names, list) and names:
-            found.setdefault(tuple(map(str, names)), path)
+            found.setdefault(tuple(class_word(str(name)) for name in names), path)
     if len(found) > 1:
         (names, path), (others, other), *_ = found.items()
         pairs = zip_longest(names, others, fillvalue="no class")
@@ -313,7 +313,21 @@ def _class_names(files: Iterable[Path], column: str) -> tuple[str, ...] | None:
         raise UserError(
             f"label {label} is {ours} in {path} and {theirs} in {other}; make the files with one list of class names"
         )
+    for names, path in found.items():
+        _refuse_repeated_name(names, path, column)
     return next(iter(found), None)
+
+
+def _refuse_repeated_name(names: Sequence[str], path: Path, column: str) -> None:
+    """Raise UserError where two labels have one name: a class would be two."""
+    first: dict[str, int] = {}
+    for label, name in enumerate(names):
+        other = first.setdefault(name, label)
+        if other != label:
+            raise UserError(
+                f"{path}: its column {column} names the labels {other} and {label} alike, {name!r}; rename one of them, or make "
+                "the files with one label for it"
+            )
 
 
 COMMAND: SourceCommand = SourceCommand(
