@@ -25,7 +25,7 @@ from sar_dist.data import (
     warn_of_validation_labels,
 )
 from sar_dist.data.images import build_train_transform
-from sar_dist.data.layout import class_word
+from sar_dist.data.layout import class_word, refuse_numbers_as_names
 from sar_dist.data.order import check_streams
 from sar_dist.data.shards import check_stage, check_stage_room, shared_images, shared_shards
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
@@ -307,9 +307,12 @@ def check_same_classes(train: Manifest, val: Manifest) -> None:
     """Make sure that a label means the same class in both sets, as far as their manifests name the classes.
 
     Raises:
-        UserError: the lists differ; the message names the first label that does.
+        UserError: the lists differ; the message names the first label that does. Or one is missing, and names in the other
+            are numbers.
     """
     if train.classes is None or val.classes is None:
+        refuse_numbers_as_names(train.classes, train.root, val.root)
+        refuse_numbers_as_names(val.classes, val.root, train.root)
         return
     pairs = zip_longest(map(class_word, train.classes), map(class_word, val.classes), fillvalue="no class")
     different = [(label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]]

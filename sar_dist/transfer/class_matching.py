@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-from sar_dist.data.layout import named_classes
+from sar_dist.data.layout import named_classes, refuse_numbers_as_names
 from sar_dist.data.shards import NO_LABEL, parse_label
 from sar_dist.errors import UserError
 from sar_dist.transfer.imagenet_words import WORDNET_ID, meanings
@@ -55,9 +55,10 @@ def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -
 
     Raises:
         UserError: the data have a class that ``names`` do not, or a name occurs twice in a list; the message names the
-            first label that differs.
+            first label that differs. Or the data name no classes, and ``names`` are numbers.
     """
     if samples.classes is None or names is None:
+        refuse_numbers_as_names(None if samples.classes is not None else names, owner, "the data set")
         lacking = "the data" if samples.classes is None else owner
         return MatchedSamples(samples, f"by number: {lacking} names no classes", compared=False)
     own, wanted = named_classes(samples.classes), named_classes(names)

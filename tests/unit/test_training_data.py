@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from support import jpeg, write_tar
 
 from sar_dist.config import DataSettings, RunConfig, load_config
-from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, warn_of_validation_labels
+from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, warn_of_validation_labels
 from sar_dist.data.shards import ShardEntry, check_stage, check_stage_room, shared_images
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
@@ -63,6 +63,21 @@ def test_sets_are_found_checked_and_described(small_config: Path, tmp_path: Path
     ]
     assert describe_sets([first], 64) == []
     check_same_classes(first.manifest, first.manifest)
+
+
+def test_classes_called_like_unnamed_places_and_numbers_that_may_be_names(tmp_path: Path) -> None:
+    def manifest(root: str, *classes: str) -> Manifest:
+        return Manifest(root, "train", classes or None, ())
+
+    one, other = manifest("one", "class 0", "class 1"), manifest("other", "class 0", "class 1", "dog")
+    assert match_classes("key", other, one, {}) == (0, 1)
+    assert match_classes("key", manifest("more", "class 0", "class 1", "ape", "dog"), other, {}) == (0, 1, 3)
+    with pytest.raises(UserError, match="'class 0'"):
+        match_classes("key", manifest("pets", "cat", "dog"), one, {})
+    with pytest.raises(UserError, match=r"one calls the class with label 1 '2', and other names no classes"):
+        check_same_classes(manifest("one", "0", "2", "5"), manifest("other"))
+    with pytest.raises(UserError, match="not clear whether a label 2 there"):
+        match_classes("key", manifest("other"), manifest("one", "0", "2", "5"), {})
 
 
 def test_a_set_that_does_not_name_its_classes_is_said(

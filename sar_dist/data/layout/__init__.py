@@ -14,6 +14,7 @@ from sar_dist.data.layout.classes import (
     read_class_table,
     read_label_words,
     refuse_number_words,
+    refuse_numbers_as_names,
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
@@ -108,6 +109,7 @@ __all__ = [
     "refuse_doubled_parts",
     "refuse_lists",
     "refuse_number_words",
+    "refuse_numbers_as_names",
     "refuse_other_name",
     "same_but_for_extension",
     "sort_classes",

@@ -81,8 +81,26 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def named_classes(names: Sequence[str]) -> dict[int, str]:
-    """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name."""
-    return {label: class_word(name) for label, name in enumerate(names) if name != _placeholder(label)}
+    """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name.
+
+    The last place of a list is always named, since the subset's highest label made the list that long: one that ends with "class 7" has
+    classes that are called so.
+    """
+    called_so = bool(names) and names[-1] == _placeholder(len(names) - 1)
+    return {label: class_word(name) for label, name in enumerate(names) if called_so or name != _placeholder(label)}
+
+
+def refuse_numbers_as_names(names: Sequence[str] | None, owner: str, unnamed: str) -> None:
+    """Raise UserError where ``names``, those of ``owner``, are whole numbers other than their labels, and ``unnamed`` has none.
+
+    A label 2 of what has no names may be the class that is called 2, or the one that has the number 2.
+    """
+    for label, name in named_classes(names or ()).items():
+        if name.isascii() and name.isdecimal() and int(name) != label:
+            raise UserError(
+                f"{owner} calls the class with label {label} {name!r}, and {unnamed} names no classes: it is not clear whether a label "
+                f"{name} there is that class or a number; put a {CLASSES_NAME} beside it, or make both with the same class names"
+            )
 
 
 def _placeholder(label: int) -> str:

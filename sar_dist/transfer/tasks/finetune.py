@@ -108,7 +108,9 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
             "train": limited(train, job.settings.limit),
             "val": limited(val, job.settings.limit),
         }
-        samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
+        matched = match_classes(samples["val"], samples["train"].classes, "the training split")
+        job.say(f"validation labels {matched.remark}")
+        samples["val"] = matched.samples
         names = samples["train"].classes
         if names is None:
             names = tuple(map(str, range(1 + max(_labels(samples["train"])))))
