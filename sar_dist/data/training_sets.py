@@ -85,12 +85,12 @@ def match_classes(
         return None
     if ours == theirs and not renamed:
         return None
-    named = named_classes(theirs)
+    named = named_classes(theirs, ours)
     renamed = {class_word(name): class_word(other) for name, other in renamed.items()}
     for name in renamed:
         if name not in named.values():
             raise UserError(f"{key}.classes: {manifest.root} has no class {name!r}")
-    labels = {class_word(name): label for label, name in enumerate(ours)}
+    labels = {name: label for label, name in named_classes(ours, theirs).items()}
     wanted = {label: renamed.get(name, name) for label, name in named.items()}
     unknown = [label for label, name in wanted.items() if name not in labels]
     if unknown:
@@ -107,8 +107,7 @@ def match_classes(
             f"{key}: {reference.root} has several classes called {ambiguous!r}, so that names do not say which one is meant; "
             "give both sets the same classes.json"
         )
-    # A place without a name may be a class that is called like one, where the other list has that too.
-    return tuple(labels.get(wanted.get(label, name), NO_LABEL) for label, name in enumerate(theirs))
+    return tuple(labels[wanted[label]] if label in wanted else NO_LABEL for label in range(len(theirs)))
 
 
 def warn_of_validation_labels(sets: Sequence[TrainingSet], val: Manifest) -> None:

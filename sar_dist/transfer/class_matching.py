@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-from sar_dist.data.layout import named_classes, refuse_numbers_as_names
+from sar_dist.data.layout import class_word, named_classes, refuse_numbers_as_names
 from sar_dist.data.shards import NO_LABEL, parse_label
 from sar_dist.errors import UserError
 from sar_dist.transfer.imagenet_words import WORDNET_ID, meanings
@@ -61,7 +61,7 @@ def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -
         refuse_numbers_as_names(None if samples.classes is not None else names, owner, "the data set")
         lacking = "the data" if samples.classes is None else owner
         return MatchedSamples(samples, f"by number: {lacking} names no classes", compared=False)
-    own, wanted = named_classes(samples.classes), named_classes(names)
+    own, wanted = named_classes(samples.classes, names), named_classes(names, samples.classes)
     if all(wanted.get(label) == name for label, name in own.items()):
         return MatchedSamples(samples, "by number: names agree", compared=True)
     if _are_wordnet_ids(own.values()) != _are_wordnet_ids(wanted.values()):
@@ -78,7 +78,7 @@ def _renumbered(
 ) -> MatchedSamples:
     label = next(label for label in table if table[label] != label)
     renumbered = RelabelledSamples(samples, _TableLabel(table), f"labels {sorted(table.items())}", tuple(names))
-    there = named_classes(names)[table[label]]
+    there = class_word(names[table[label]])
     called = "" if there == own[label] else f" ({there})"
     remark = f"by name: label {label} of the data, {own[label]}, is {table[label]} of {owner}{called}, and so on"
     return MatchedSamples(renumbered, remark, compared=True)

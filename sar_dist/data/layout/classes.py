@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,19 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
 
 
-def named_classes(names: Sequence[str]) -> dict[int, str]:
+def named_classes(names: Sequence[str], other: Collection[str] = ()) -> dict[int, str]:
     """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name.
 
-    The last place of a list is always named, since the subset's highest label made the list that long: one that ends with "class 7" has
-    classes that are called so.
+    Classes may be called like such places, "class 7": a list that ends so has such classes, since the highest label of a subset is named, and
+    so has one that is compared with an ``other`` list in which there is one.
     """
     called_so = bool(names) and names[-1] == _placeholder(len(names) - 1)
-    return {label: class_word(name) for label, name in enumerate(names) if called_so or name != _placeholder(label)}
+    known = {class_word(name) for name in other}
+    return {
+        label: class_word(name)
+        for label, name in enumerate(names)
+        if called_so or name != _placeholder(label) or name in known
+    }
 
 
 def refuse_numbers_as_names(names: Sequence[str] | None, owner: str, unnamed: str) -> None:

@@ -230,3 +230,5 @@ def test_classes_called_like_unnamed_places_are_classes() -> None:
     assert named_classes(["class 0", "dog"]) == {1: "dog"}
     with pytest.raises(UserError, match="label 0 is class 0 in the data and cat there"):
         match_classes(Labels(["class 0", "class 1"]), ["cat", "dog"], "M")
+    matched = match_classes(Labels(["class 0", "class 1", "dog"]), ["class 0", "class 1", "class 2", "dog"], "M")
+    assert read_labels(matched.samples).tolist() == [0, 1, 3, -1]
