@@ -481,6 +481,25 @@ def test_split_columns_of_other_words_become_splits_one_by_one(
         assert source.classes == ("cat", "dog", "eel"), "of the whole table"
 
 
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_one_file_under_two_labels_through_a_link(
+    tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    other = tmp_path / "c.jpg"
+    other.symlink_to("a.jpg") if link == "symbolic" else other.hardlink_to(tmp_path / "a.jpg")
+    rows = [["a.jpg", "cat"], ["b.jpg", "dog"], ["c.jpg", "dog"]]
+    table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
+    with pytest.raises(
+        UserError, match=r"line 4: c\.jpg is the same file as a\.jpg, .* the label dog here and cat there"
+    ):
+        csv_sources(table, None, CsvColumns(), None)
+    rows[2][1] = "cat"
+    (source,) = csv_sources(write_csv(table, ["path", "label"], rows), None, CsvColumns(), None)
+    assert len(source) == 3
+    assert "c.jpg and a.jpg are one file" in capsys.readouterr().err
+
+
 def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
     for joint in (";", "|", ", ", " ", " & ", "+", "/"):

@@ -36,6 +36,7 @@ from sar_dist.data.making.sources.base import (
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.image_names import ImageNames
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
+from sar_dist.data.making.sources.linked_images import check_links
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
 from sar_dist.data.making.sources.table_rows import TableRows, read_rows
 from sar_dist.errors import UserError, shortened
@@ -127,7 +128,7 @@ def _find_named(table: Path, root: Path, content: _Table) -> None:
 
 
 def _check_paths(table: Path, root: Path, content: _Table) -> None:
-    """Raise UserError for a path that is no image's, and for two rows of one image."""
+    """Raise UserError for a path that is no image's, for two rows of one image, and for two labels of one file."""
     paths = [row[content.columns.image] for row in content.rows]
     for line, path in zip(content.lines, paths, strict=True):
         if not is_image_name(path) or "\0" in path:
@@ -141,6 +142,8 @@ def _check_paths(table: Path, root: Path, content: _Table) -> None:
             f"{table} names {paths[second]} twice, on lines {content.lines[first]} and {content.lines[second]}; "
             "each image must be there once"
         )
+    labels = [row[content.columns.label] for row in content.rows]
+    check_links(root, paths, labels, lambda place: f"{table}, line {content.lines[place]}")
 
 
 def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) -> list[str]:
