@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -479,6 +480,57 @@ def test_split_columns_of_other_words_become_splits_one_by_one(
         (source,) = csv_sources(table, None, CsvColumns(split="partition"), parse_split_choice(choice))
         assert sorted(source.sample(number)[0] for number in range(len(source))) == keys
         assert source.classes == ("cat", "dog", "eel"), "of the whole table"
+
+
+def test_columns_of_classes_are_one_label(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    header, rows = ["path", "set", "cat", "dog"], [["a.jpg", "train", "0.0", "1.0"], ["b.jpg", "val", "1", "0"]]
+    table = write_csv(tmp_path / "t.csv", header, rows)
+    with pytest.raises(UserError, match="if a 1 says of which class a row is, give --label-column cat,dog"):
+        csv_sources(table, None, CsvColumns(), None)
+    train, val = csv_sources(table, None, CsvColumns(label="cat,dog"), None)
+    assert (train.classes, train.sample(0)[1]["cls"], val.sample(0)[1]["cls"]) == (("cat", "dog"), b"1", b"0")
+    for wrong in (["1", "1"], ["0", "0"], ["1", "2"]):
+        write_csv(table, header, [rows[0], ["b.jpg", "val", *wrong]])
+        with pytest.raises(UserError, match=r"line 3: . of the columns cat, dog hold a 1, expected one"):
+            csv_sources(table, None, CsvColumns(label="cat,dog"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv.gz", gzip.compress(b"path,label\na.jpg,7\n")),
+        ("t.jsonl.gz", gzip.compress(b'{"path": "a.jpg", "label": 7}\n')),
+        ("t.json", b'[{"path": "a.jpg", "label": 7}]'),
+        ("t.json", b'{"path": "a.jpg", "label": 7}\n{"path": "b.jpg", "label": 7}'),
+    ],
+)
+def test_compressed_tables_and_lists_of_json_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / name).write_bytes(content)
+    (source,) = csv_sources(tmp_path / name, None, CsvColumns(), None)
+    assert source.sample(0)[0] == "a"
+    assert source.sample(0)[1]["cls"] == b"7"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"path label\na.jpg 0\n", "has blanks between its columns; write commas .* `make_shards.py lists`"),
+        ("t.xlsx", b"PK\x03\x04...", "is a workbook or a zip archive"),
+        ("t.parquet", b"PAR1...", "is a Parquet file; `make_shards.py parquet` reads it"),
+        ("t.csv.gz", gzip.compress(b"path,label\n")[:-9], "cannot read"),
+        ("t.json", b'{"images": []}', "a table of JSON is a list of objects, one for each image"),
+        ("t.json", b'[{"path": "a.jpg", "label": 1, "label": 2}]', "'label' is there twice"),
+        ("t.jsonl", b'{"path": "a.jpg", "label": 1, "label": 2}', "line 1: 'label' is there twice"),
+    ],
+)
+def test_files_that_are_no_tables_are_called_what_they_are(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        csv_sources(tmp_path / name, None, CsvColumns(), None)
 
 
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
