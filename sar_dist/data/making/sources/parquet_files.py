@@ -21,6 +21,7 @@ from sar_dist.data.layout import (
     check_parts,
     class_word,
     classes_file_of,
+    format_of_image,
     read_label_words,
     refuse_doubled_parts,
 )
@@ -40,14 +41,6 @@ from sar_dist.data.making.sources.tables import add_columns
 from sar_dist.errors import UserError, shortened
 from sar_dist.keys import keyed_permutation
 
-_SIGNATURES = (
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*", "tif"),
-    (b"MM", "tif"),
-)
 _STORE_IMAGES = (
     "take such rows out, store the images' bytes in the files, or list their paths in a table for `make_shards.py csv`"
 )
@@ -257,9 +250,7 @@ class ParquetSource(Source):
         if not data:
             what = "an image of 0 bytes" if data == b"" else "no image, or one outside of the Parquet files"
             raise UserError(f"{where} holds {what}; {_STORE_IMAGES}")
-        extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            extension = "webp"
+        extension = format_of_image(data) or "jpg"
         return f"{self.split}-{number:08d}", {extension: data, "cls": str(self._number(label)).encode()}
 
     def _number(self, label: object) -> int:
