@@ -25,8 +25,7 @@ def main() -> None:
     try:
         meet()
         config = load_config(arguments.config, arguments.overrides)
-        config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
-        locate_all_data(config)
+        config = locate_all_data(follow_moved_run(Path(arguments.config), config, arguments.overrides))
 
         from sar_dist import distributed  # PyTorch takes seconds: only when what was typed makes sense
         from sar_dist.training import build_trainer

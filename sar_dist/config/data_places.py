@@ -42,13 +42,14 @@ def locate_data(key: str, path: str | None) -> str:
     )
 
 
-def locate_all_data(config: RunConfig) -> None:
-    """Raise UserError where a data set of ``config`` is not there, as ``locate_data``; those that are not set are for others to say."""
+def locate_all_data(config: RunConfig) -> RunConfig:
+    """``config`` itself, if its data sets are there. Raises UserError as ``locate_data``; those that are not set are for others to say."""
     several = config.data.training_sets
     for number, each in enumerate(several):
         locate_data("data.train" if len(several) == 1 else f"data.train.{number}", each.shards)
     if config.data.val is not None:
         locate_data("data.val", config.data.val)
+    return config
 
 
 def _is_pattern(path: str) -> bool:
