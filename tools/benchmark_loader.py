@@ -12,10 +12,10 @@ from sar_dist.program import run_tool
 
 
 def main() -> None:
-    from sar_dist.config import load_config, parse_run_arguments
+    from sar_dist.config import load_config, locate_all_data, parse_run_arguments
 
     arguments = parse_run_arguments(__doc__)
-    config = load_config(arguments.config, arguments.overrides)
+    config = locate_all_data(load_config(arguments.config, arguments.overrides))
 
     from sar_dist import distributed  # PyTorch takes seconds: only when what was typed makes sense
     from sar_dist.training import benchmark_loader

@@ -11,7 +11,7 @@ import argparse
 import json
 
 from sar_dist.command_help import TerminalHelp, given_path, positive_number, whole_number
-from sar_dist.config import RunConfig, load_config
+from sar_dist.config import RunConfig, load_config, locate_data
 from sar_dist.errors import UserError
 from sar_dist.files import open_output
 from sar_dist.machine import MOST, Machine
@@ -107,7 +107,6 @@ def parse_arguments() -> argparse.Namespace:
 def count_train_images(config: RunConfig) -> int | None:
     """Images of an epoch as configured, or those of all training sets; None where one is not on this machine."""
     from sar_dist.data import load_manifest
-    from sar_dist.training import locate_data
 
     data = config.data
     if data.epoch_samples is not None or not data.training_sets:

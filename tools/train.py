@@ -18,14 +18,14 @@ install_handlers()  # before the slow imports below, so that no signal is lost
 
 
 def main() -> None:
-    from sar_dist.config import follow_moved_run, load_config, parse_run_arguments
+    from sar_dist.config import follow_moved_run, load_config, locate_all_data, parse_run_arguments
     from sar_dist.meeting import meet
 
     arguments = parse_run_arguments(__doc__)
     try:
         meet()
         config = load_config(arguments.config, arguments.overrides)
-        config = follow_moved_run(Path(arguments.config), config, arguments.overrides)
+        config = locate_all_data(follow_moved_run(Path(arguments.config), config, arguments.overrides))
 
         from sar_dist import distributed  # PyTorch takes seconds: only when what was typed makes sense
         from sar_dist.training import build_trainer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 
-from sar_dist.data.layout import class_word, named_classes
+from sar_dist.data.layout import class_word, named_classes, refuse_numbers_as_names
 from sar_dist.data.shards import NO_LABEL, Manifest, labels_in
 from sar_dist.errors import UserError
 from sar_dist.output import warn
@@ -70,8 +70,8 @@ def match_classes(
         or cannot be compared, as one of the two does not name its classes.
 
     Raises:
-        UserError: a class of the set is none of ``reference``, or one of several of that name; or ``renamed`` has a name
-            that is not there.
+        UserError: a class of the set is none of ``reference``, or one of several of that name; ``renamed`` has a name
+            that is not there; or one set does not name its classes, and those of the other are called by other numbers.
     """
     ours, theirs = reference.classes, manifest.classes
     if theirs is None or ours is None:
@@ -80,15 +80,17 @@ def match_classes(
             raise UserError(
                 f"{key}.classes: {unnamed.root} does not name its classes; put a classes.json beside its shards"
             )
+        refuse_numbers_as_names(ours, reference.root, manifest.root)
+        refuse_numbers_as_names(theirs, manifest.root, reference.root)
         return None
     if ours == theirs and not renamed:
         return None
-    named = named_classes(theirs)
+    named = named_classes(theirs, ours)
     renamed = {class_word(name): class_word(other) for name, other in renamed.items()}
     for name in renamed:
         if name not in named.values():
             raise UserError(f"{key}.classes: {manifest.root} has no class {name!r}")
-    labels = {name: label for label, name in named_classes(ours).items()}
+    labels = {name: label for label, name in named_classes(ours, theirs).items()}
     wanted = {label: renamed.get(name, name) for label, name in named.items()}
     unknown = [label for label, name in wanted.items() if name not in labels]
     if unknown:

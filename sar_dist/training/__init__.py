@@ -2,7 +2,6 @@
 
 from sar_dist.training.averages import RunningAverages
 from sar_dist.training.checkpointing import Checkpointing
-from sar_dist.training.checks import locate_data
 from sar_dist.training.evaluation import evaluate
 from sar_dist.training.images_by_set import ImagesBySet
 from sar_dist.training.length import RunLength
@@ -27,5 +26,4 @@ __all__ = [
     "benchmark_loader",
     "build_trainer",
     "evaluate",
-    "locate_data",
 ]

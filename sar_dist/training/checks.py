@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,7 @@ from typing import Literal
 import torch
 
 from sar_dist.checkpoint import complete_checkpoints
-from sar_dist.config import RunConfig, height_and_width, size_text
+from sar_dist.config import RunConfig, height_and_width, locate_data, size_text
 from sar_dist.data import (
     Manifest,
     TrainingSet,
@@ -25,7 +24,7 @@ from sar_dist.data import (
     warn_of_validation_labels,
 )
 from sar_dist.data.images import build_train_transform
-from sar_dist.data.layout import class_word
+from sar_dist.data.layout import class_word, refuse_numbers_as_names
 from sar_dist.data.order import check_streams
 from sar_dist.data.shards import check_stage, check_stage_room, shared_images, shared_shards
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
@@ -34,7 +33,6 @@ from sar_dist.files import check_folder, check_space
 from sar_dist.models import TimmViT, block_matrices, check_initial_weights, family_of, model_on_meta
 from sar_dist.observe import check_destinations
 from sar_dist.output import is_main_process, warn
-from sar_dist.places import find_data, looked_for
 from sar_dist.terms import check_terms
 from sar_dist.training.preemption import check_marker
 from sar_dist.training.run_directory import RunDirectory
@@ -139,33 +137,6 @@ def check_buffers(vit: TimmViT) -> None:
             f"the model keeps {len(buffers)} tensors that are no parameters, such as {buffers[0]}, which checkpoints "
             "do not hold; choose a vision transformer without BatchNorm"
         )
-
-
-def locate_data(key: str, path: str | None) -> str:
-    """Find a data folder: as given, below $SAR_DIST_DATA, or below ``data/``. A URL is left as it is.
-
-    Raises:
-        UserError: it is nowhere; the message says where it was looked for and how to provide it.
-    """
-    if path is None:
-        raise UserError(f"{key} is not set; give the folder of the shards, such as {key}=/data/imagenet-1k-wds")
-    if "://" in path:
-        return path
-    found = find_data(path)
-    if found is not None:
-        return str(found)
-    if key == "data.val" and path.startswith("["):
-        raise UserError(
-            f"{key}: there is no {looked_for(path)}; validation is one set, so give its folder or URL alone"
-        )
-    several = [part.strip() for part in re.split(r"[,;]", path)]
-    if key == "data.train" and len(several) > 1 and all(map(find_data, several)):
-        written = ", ".join(f"{{shards: {part}, weight: 1}}" for part in several)
-        raise UserError(f"{key}: there is no {looked_for(path)}; several sets are written data.train=[{written}]")
-    raise UserError(
-        f"{key}: there is no {looked_for(path)}; make shards with `python tools/make_shards.py imagefolder SRC OUT`, or download "
-        f"timm/imagenet-1k-wds, and set {key} or $SAR_DIST_DATA"
-    )
 
 
 def check_training_data(config: RunConfig) -> tuple[TrainingSet, ...]:
@@ -307,9 +278,12 @@ def check_same_classes(train: Manifest, val: Manifest) -> None:
     """Make sure that a label means the same class in both sets, as far as their manifests name the classes.
 
     Raises:
-        UserError: the lists differ; the message names the first label that does.
+        UserError: the lists differ; the message names the first label that does. Or one is missing, and names in the other
+            are numbers.
     """
     if train.classes is None or val.classes is None:
+        refuse_numbers_as_names(train.classes, train.root, val.root)
+        refuse_numbers_as_names(val.classes, val.root, train.root)
         return
     pairs = zip_longest(map(class_word, train.classes), map(class_word, val.classes), fillvalue="no class")
     different = [(label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]]

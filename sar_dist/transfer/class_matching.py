@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-from sar_dist.data.layout import named_classes
+from sar_dist.data.layout import class_word, named_classes, refuse_numbers_as_names
 from sar_dist.data.shards import NO_LABEL, parse_label
 from sar_dist.errors import UserError
 from sar_dist.transfer.imagenet_words import WORDNET_ID, meanings
@@ -55,12 +55,13 @@ def match_classes(samples: SampleSet, names: Sequence[str] | None, owner: str) -
 
     Raises:
         UserError: the data have a class that ``names`` do not, or a name occurs twice in a list; the message names the
-            first label that differs.
+            first label that differs. Or the data name no classes, and ``names`` are numbers.
     """
     if samples.classes is None or names is None:
+        refuse_numbers_as_names(None if samples.classes is not None else names, owner, "the data set")
         lacking = "the data" if samples.classes is None else owner
         return MatchedSamples(samples, f"by number: {lacking} names no classes", compared=False)
-    own, wanted = named_classes(samples.classes), named_classes(names)
+    own, wanted = named_classes(samples.classes, names), named_classes(names, samples.classes)
     if all(wanted.get(label) == name for label, name in own.items()):
         return MatchedSamples(samples, "by number: names agree", compared=True)
     if _are_wordnet_ids(own.values()) != _are_wordnet_ids(wanted.values()):
@@ -74,7 +75,7 @@ def numbers_by_name(data: Sequence[str], names: Sequence[str], owner: str) -> di
     Raises:
         UserError: ``data`` have a class that ``names``, those of ``owner``, do not, or the lists differ and one has a name twice.
     """
-    own, wanted = named_classes(data), named_classes(names)
+    own, wanted = named_classes(data, names), named_classes(names, data)
     if all(wanted.get(label) == name for label, name in own.items()):
         return {label: label for label in own}
     numbers = {name: label for label, name in wanted.items()}
@@ -89,7 +90,7 @@ def _renumbered(
 ) -> MatchedSamples:
     label = next(label for label in table if table[label] != label)
     renumbered = RelabelledSamples(samples, _TableLabel(table), f"labels {sorted(table.items())}", tuple(names))
-    there = named_classes(names)[table[label]]
+    there = class_word(names[table[label]])
     called = "" if there == own[label] else f" ({there})"
     remark = f"by name: label {label} of the data, {own[label]}, is {table[label]} of {owner}{called}, and so on"
     return MatchedSamples(renumbered, remark, compared=True)
@@ -130,7 +131,7 @@ def _are_wordnet_ids(names: Iterable[str]) -> bool:
 def _difference(data: Sequence[str], names: Sequence[str], owner: str) -> str:
     pairs = zip_longest(data, names, fillvalue=_NO_CLASS)
     label, (theirs, ours) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
-    missing = sorted(set(named_classes(data).values()) - set(names))
+    missing = sorted(set(named_classes(data, names).values()) - set(names))
     reason = (
         f"{len(missing)} of its classes are not among them, such as {missing[0]}" if missing else "a name occurs twice"
     )

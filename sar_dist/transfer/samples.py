@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from sar_dist.config import DataSettings
 from sar_dist.data import Manifest, check_shards, load_manifest
 from sar_dist.data.images import UndecodableImage
-from sar_dist.data.layout import CLASSES_NAME, Split, image_member, split_folders
+from sar_dist.data.layout import CLASSES_NAME, Split, image_member, refuse_numbers_as_names, split_folders
 from sar_dist.data.making.sources import (
     FileSource,
     Source,
@@ -211,11 +211,15 @@ def open_labelled_samples(root: Path, split: Split, data_help: str, label: str =
 def open_both_splits(root: Path, data_help: str, label: str = LABEL_EXTENSION) -> tuple[SampleSet, SampleSet]:
     """Training and validation split of a classification set, as ``open_labelled_samples`` opens them.
 
-    Raises UserError also where they hold the same shards, as with bare tars whose names tell no split.
+    Raises UserError also where they hold the same shards, as with bare tars whose names tell no split, and where the names of
+    classes in one are numbers and the other has none.
     """
     train, val = (open_labelled_samples(root, split, data_help, label) for split in ("train", "val"))
     if isinstance(train, ShardSamples) and isinstance(val, ShardSamples):
         val.refuse_samples_of(train)
+    if train.classes is None or val.classes is None:
+        refuse_numbers_as_names(train.classes, "the train split", f"the val split of {root}")
+        refuse_numbers_as_names(val.classes, "the val split", f"the train split of {root}")
     if is_main_process():
         _warn_of_shared_images(root, train, val)
     return train, val

@@ -14,8 +14,8 @@ import torch
 from pydantic import ValidationError
 from support import jpeg, write_tar
 
-from sar_dist.config import DataSettings, RunConfig, load_config
-from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, warn_of_validation_labels
+from sar_dist.config import DataSettings, RunConfig, load_config, locate_all_data, locate_data
+from sar_dist.data import Manifest, TrainingSet, check_shards, load_manifest, match_classes, warn_of_validation_labels
 from sar_dist.data.shards import ShardEntry, check_stage, check_stage_room, shared_images
 from sar_dist.data.shards.checks import find_manifest
 from sar_dist.errors import UserError
@@ -25,7 +25,6 @@ from sar_dist.training.checks import (
     check_run,
     check_same_classes,
     check_training_data,
-    locate_data,
     warn_of_shared_shards,
 )
 from sar_dist.training.images_by_set import describe_sets
@@ -63,6 +62,21 @@ def test_sets_are_found_checked_and_described(small_config: Path, tmp_path: Path
     ]
     assert describe_sets([first], 64) == []
     check_same_classes(first.manifest, first.manifest)
+
+
+def test_classes_called_like_unnamed_places_and_numbers_that_may_be_names(tmp_path: Path) -> None:
+    def manifest(root: str, *classes: str) -> Manifest:
+        return Manifest(root, "train", classes or None, ())
+
+    one, other = manifest("one", "class 0", "class 1"), manifest("other", "class 0", "class 1", "dog")
+    assert match_classes("key", other, one, {}) == (0, 1)
+    assert match_classes("key", manifest("more", "class 0", "class 1", "ape", "dog"), other, {}) == (0, 1, 3)
+    with pytest.raises(UserError, match="'class 0'"):
+        match_classes("key", manifest("pets", "cat", "dog"), one, {})
+    with pytest.raises(UserError, match=r"one calls the class with label 1 '2', and other names no classes"):
+        check_same_classes(manifest("one", "0", "2", "5"), manifest("other"))
+    with pytest.raises(UserError, match="not clear whether a label 2 there"):
+        match_classes("key", manifest("other"), manifest("one", "0", "2", "5"), {})
 
 
 def test_a_set_that_does_not_name_its_classes_is_said(
@@ -158,6 +172,32 @@ def test_forms_of_a_configuration_file_and_of_validation() -> None:
 def test_several_validation_sets_are_refused() -> None:
     with pytest.raises(UserError, match="validation is one set, so give its folder or URL alone"):
         locate_data("data.val", "[A, B]")
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/data/in1k/train-{000000..000001}.tar", "is a pattern, .* data.train=/data/in1k: all in it"),
+        ("in1k/*.tar", "data.train=in1k: all in it"),
+        ("https://host/in1k/train-{00..10}.tar", "data.train=https://host/in1k: all in it"),
+        ("/a/{0..9}.tar::/b/{0..9}.tar", r"data.train=\[{shards: /a, weight: 1}, {shards: /b, weight: 1}\]"),
+        (
+            "pipe:curl https://host/a.tar",
+            r"is a command, as WebDataset runs it; give the folder of the shards, or its URL",
+        ),
+        ("/nowhere", "there is no /nowhere; make shards"),
+    ],
+)
+def test_patterns_of_shards_are_told_what_to_give(small_config: Path, path: str, advice: str) -> None:
+    config = load_config(small_config).model_copy(update={"data": DataSettings(train=path)})
+    with pytest.raises(UserError, match=advice):
+        locate_all_data(config)
+
+
+def test_folders_and_urls_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a{1,2}*").mkdir()
+    for path in (str(tmp_path / "a{1,2}*"), "https://host/in1k?version=2", "s3://bucket/in1k"):
+        assert locate_data("data.train", path) == path
 
 
 def test_paths_with_a_comma_between_are_several_sets(

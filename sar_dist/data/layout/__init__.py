@@ -13,8 +13,8 @@ from sar_dist.data.layout.classes import (
     parse_label_words,
     read_class_table,
     read_label_words,
-    refuse_lists,
     refuse_number_words,
+    refuse_numbers_as_names,
     sort_classes,
 )
 from sar_dist.data.layout.formats import (
@@ -23,6 +23,7 @@ from sar_dist.data.layout.formats import (
     LFS_POINTER,
     MOST_POINTER_BYTES,
     PILLOW_FORMATS,
+    format_of_image,
     image_member,
     is_archive_name,
     is_closed_archive,
@@ -34,9 +35,10 @@ from sar_dist.data.layout.formats import (
     no_plain_tar,
     path_parts,
 )
+from sar_dist.data.layout.label_lists import lists_remark, refuse_lists
 from sar_dist.data.layout.maps import same_but_for_extension
 from sar_dist.data.layout.other_numberings import refuse_other_classes_files, remarks_on_lists
-from sar_dist.data.layout.parts import check_parts
+from sar_dist.data.layout.parts import check_parts, refuse_doubled_parts
 from sar_dist.data.layout.row_splits import (
     called_like_splits,
     refuse_other_name,
@@ -88,6 +90,7 @@ __all__ = [
     "classes_file_of",
     "doubtful_words",
     "folder_called",
+    "format_of_image",
     "image_member",
     "is_archive_name",
     "is_closed_archive",
@@ -96,6 +99,7 @@ __all__ = [
     "is_sample_member",
     "is_tiny_imagenet",
     "is_unread_image",
+    "lists_remark",
     "member_extension",
     "named_classes",
     "no_plain_tar",
@@ -105,8 +109,10 @@ __all__ = [
     "path_parts",
     "read_class_table",
     "read_label_words",
+    "refuse_doubled_parts",
     "refuse_lists",
     "refuse_number_words",
+    "refuse_numbers_as_names",
     "refuse_other_classes_files",
     "refuse_other_name",
     "remarks_on_lists",

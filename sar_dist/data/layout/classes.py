@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import os
@@ -33,10 +32,7 @@ _MOST_CLASSES = 10_000_000
 # Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark: left behind by editors and spreadsheets.
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 # What tables are full of where a value is missing.
-_MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a"})
-# Between the labels of an image that has several.
-_JOINTS = (";", "|", ",")
-_MOST_LIST_LETTERS = 1000
+_MISSING = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "nil", "#n/a", "?", "-", "--", "."})
 
 
 def class_word(text: str) -> str:
@@ -57,34 +53,6 @@ def doubtful_words(words: Iterable[str]) -> str | None:
         if other != word:
             return f"{other!r} and {word!r} are two classes, which differ in capitals alone; if they are one, rename it"
     return None
-
-
-def refuse_lists(words: Collection[str], where: str) -> None:
-    """Raise UserError where a label is a list of labels, as in sets with several labels an image, and not a class's word.
-
-    It is one if it is written like a list of JSON or Python, or joins words (or numbers) that are labels of other images.
-    """
-    for word in sorted(words):
-        joined = next((parts for joint in _JOINTS if len(parts := word.split(joint)) > 1), [])
-        if _is_written_list(word) or (joined and all(class_word(part) in words or _is_digits(part) for part in joined)):
-            raise UserError(
-                f"{where}: the label {shortened(word, 40)!r} is a list of labels, and an image has one class here; keep one label in "
-                "such rows, or take them out (a class of its own for what is joined needs a word without brackets, bars, commas "
-                "and semicolons)"
-            )
-
-
-def _is_written_list(word: str) -> bool:
-    if word[:1] not in "[({" or len(word) > _MOST_LIST_LETTERS:
-        return False
-    try:
-        return isinstance(ast.literal_eval(word), list | tuple | set)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-
-
-def _is_digits(text: str) -> bool:
-    return text.strip().isdecimal()
 
 
 def sort_classes(names: Sequence[str]) -> list[str]:
@@ -129,9 +97,32 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
 
 
-def named_classes(names: Sequence[str]) -> dict[int, str]:
-    """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name."""
-    return {label: class_word(name) for label, name in enumerate(names) if name != _placeholder(label)}
+def named_classes(names: Sequence[str], other: Collection[str] = ()) -> dict[int, str]:
+    """Label and word of the classes in ``names``, without the places of a larger set that a subset does not name.
+
+    Classes may be called like such places, "class 7": a list that ends so has such classes, since the highest label of a subset is named, and
+    so has one that is compared with an ``other`` list in which there is one.
+    """
+    called_so = bool(names) and names[-1] == _placeholder(len(names) - 1)
+    known = {class_word(name) for name in other}
+    return {
+        label: class_word(name)
+        for label, name in enumerate(names)
+        if called_so or name != _placeholder(label) or name in known
+    }
+
+
+def refuse_numbers_as_names(names: Sequence[str] | None, owner: str, unnamed: str) -> None:
+    """Raise UserError where ``names``, those of ``owner``, are whole numbers other than their labels, and ``unnamed`` has none.
+
+    A label 2 of what has no names may be the class that is called 2, or the one that has the number 2.
+    """
+    for label, name in named_classes(names or ()).items():
+        if name.isascii() and name.isdecimal() and int(name) != label:
+            raise UserError(
+                f"{owner} calls the class with label {label} {name!r}, and {unnamed} names no classes: it is not clear whether a label "
+                f"{name} there is that class or a number; put a {CLASSES_NAME} beside it, or make both with the same class names"
+            )
 
 
 def _placeholder(label: int) -> str:

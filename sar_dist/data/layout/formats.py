@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sar_dist.errors import shortened
+
 # Formats that Pillow may try, with the extensions under which it knows them. Not all that it knows: for EPS it would run
 # Ghostscript on the bytes. The order decides which member of a sample with several images is its image.
 _FORMATS: dict[str, tuple[str, ...]] = {
@@ -45,7 +47,21 @@ _COMPRESSIONS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xfd7zXZ\0", "xz", "unxz"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
     (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"]\0\0", "lzma", "unlzma"),
 )
+# How files of the image formats begin, with the extension that says the format.
+_SIGNATURES = (
+    (b"\xff\xd8", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"\0\0\0\x0cjP  ", "jp2"),
+    (b"\xff\x4f\xff\x51", "j2k"),
+)
+_PORTABLE = re.compile(rb"P(?:([14])|([25])|([36])|([Ff]))[\s#]")
+_BRANDS = {b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heif", b"msf1": "heif"}
 LFS_POINTER = b"version https://git-lfs"
 HOW_TO_FETCH = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
 MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -85,6 +101,18 @@ def _extension(name: str) -> str:
     return extension.lower() if dot else ""
 
 
+def format_of_image(data: bytes) -> str | None:
+    """The extension of an image's format by how its file begins; None: it is none of those that are known."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12])
+    portable = _PORTABLE.match(data)
+    if portable is not None:
+        return ("pbm", "pgm", "ppm", "pfm")[(portable.lastindex or 1) - 1]
+    return next((extension for start, extension in _SIGNATURES if data.startswith(start)), None)
+
+
 def image_member(extensions: Iterable[str]) -> str | None:
     """The extension of a sample's image among its members' ``extensions`` (lower case); None: it has none."""
     found = set(extensions)
@@ -121,7 +149,7 @@ def is_sample_member(name: str) -> bool:
 
 
 def no_plain_tar(start: bytes) -> str | None:
-    """What a file is that begins with ``start`` (24 bytes will do) if it is known to be no plain tar, and what to do."""
+    """What a file is that begins with ``start`` (some hundred bytes will do) if it is known to be no plain tar, and what to do."""
     for magic, name, command in _COMPRESSIONS:
         if start.startswith(magic):
             # Samples are read where they lie, which a compressed tar forbids.
@@ -129,6 +157,11 @@ def no_plain_tar(start: bytes) -> str | None:
                 f"is compressed with {name}; shards are read in place and must be plain tars: unpack it with "
                 f"`{command} < FILE > NEW.tar`"
             )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, as servers send to sign in, and no tar; fetch it with credentials"
+    if start.lstrip().startswith((b"<", b"{")) and start[257:262] != b"ustar":
+        text = start.decode("utf-8", "replace").split("\0")[0].strip()
+        return f"is a message of a server and no tar ({shortened(text, 100)}); fetch it again, with credentials if it asks for them"
     return next((what for magic, what in _NO_TARS if start.startswith(magic)), None)
 
 

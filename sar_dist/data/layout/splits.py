@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sar_dist.data.layout.formats import is_archive_name
+from sar_dist.data.layout.hidden_splits import hidden_splits, kind_of_file, refuse_hidden_splits
 from sar_dist.errors import UserError
 
 Split = Literal["train", "val"]
@@ -87,7 +88,8 @@ def splits_by_name(names: Sequence[str], where: str, chosen: str | None = None) 
     that is asked for, such as eval: where files name other splits, those that name it are of it.
 
     Raises:
-        UserError: a name fits two splits, or one names none while others do.
+        UserError: a name fits two splits, or one names none while others do; or names are those of splits in words that are
+            no such.
     """
     found: dict[str, list[str]] = {}
     double: list[str] = []
@@ -106,11 +108,17 @@ def splits_by_name(names: Sequence[str], where: str, chosen: str | None = None) 
         raise UserError(
             f"{_list(double)} in {where} could be of two splits by name; rename, or put each split in a folder of its own"
         )
-    if found and silent:
+    hidden = hidden_splits(names) if {*found} == {chosen} else {}
+    if hidden and all(kind_of_file(name) in hidden for name in silent):
+        for name in silent:
+            found.setdefault(hidden[kind_of_file(name)], []).append(name)
+    elif found and silent:
         raise UserError(
             f"{_list(silent)} in {where} name no split, but others do, such as {next(iter(found.values()))[0]}; "
             "rename or move them, or put each split in a folder of its own"
         )
+    if not found:
+        refuse_hidden_splits(silent, where)
     return found
 
 

@@ -23,6 +23,7 @@ from sar_dist.data.shards.manifest import (
     Split,
     parse_manifest,
 )
+from sar_dist.data.shards.odd_members import held_instead
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
@@ -62,6 +63,7 @@ __all__ = [
     "check_stage_room",
     "counted",
     "describe",
+    "held_instead",
     "identity_of_file",
     "images_of_two_labels",
     "index_and_check",

@@ -41,7 +41,7 @@ from sar_dist.data.shards.manifest import (
     parse_manifest,
     parse_timm_info,
 )
-from sar_dist.data.shards.odd_members import odd_members
+from sar_dist.data.shards.odd_members import held_instead, odd_members
 from sar_dist.data.shards.remote import (
     MAX_MANIFEST_BYTES,
     check_remote_sizes,
@@ -325,30 +325,41 @@ def check_shards(
         )
         counts = ((int(no_image.sum()), "an image"), (int(unlabelled.sum()), wanted))
         causes = " and ".join(f"{count} without {what}" for count, what in counts if count)
+        held = _image_found(manifest, index, int(bad[0])) if no_image[bad[0]] else ""
         found = str(labels[bad[0]]) if labels[bad[0]] != NO_LABEL else _label_found(manifest, index, int(bad[0]))
         raise UserError(
             f"{len(bad)} of the {manifest.total} {manifest.split} samples in {manifest.root} are bad, {causes}; the first is "
-            f"sample {position} of shard {manifest.shards[shard].name}, with {'no label' if found is None else f'label {found}'}. "
+            f"sample {position} of shard {manifest.shards[shard].name}, with {'no label' if found is None else f'label {found}'}.{held} "
             f"`make_shards.py verify {manifest.root}` names every one; data.max_bad_fraction says how many are tolerated"
         )
 
 
 def _label_found(manifest: Manifest, index: ShardIndex, sample: int) -> str | None:
     """What a local sample holds in the place of a label that is none, see ``LabelSource.found``."""
+    members = _members_of(manifest, index, sample)
+    return None if members is None else manifest.labels.found(members)
+
+
+def _image_found(manifest: Manifest, index: ShardIndex, sample: int) -> str:
+    """What a local sample without an image holds instead, as the end of a message."""
+    members = _members_of(manifest, index, sample)
+    return "" if members is None else f" It holds {held_instead(members)}."
+
+
+def _members_of(manifest: Manifest, index: ShardIndex, sample: int) -> Mapping[str, bytes] | None:
     number, place = manifest.locate(sample)
     shard, start = index.shards[number], int(index.of_shard(number)["start"][place])
     try:
         with Path(manifest.root, shard.name).open("rb", buffering=0) as file:
-            members = read_members(
+            return read_members(
                 lambda offset, count: os.pread(file.fileno(), count, offset),
                 shard.bytes,
                 shard.name,
                 start,
                 scattered=shard.scattered,
-            )
+            ).data
     except (OSError, DamagedShard):  # it was read a moment ago; what is said goes without
         return None
-    return manifest.labels.found(members.data)
 
 
 def _refuse_labels_from_one(manifest: Manifest, labels: np.ndarray, num_classes: int) -> None:

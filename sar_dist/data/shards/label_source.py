@@ -68,17 +68,31 @@ class LabelSource:
             value: Any = json.loads(data)
         except (ValueError, RecursionError):
             return f"in a {self.member} that is no JSON, {shortened(repr(data[:_MOST_LETTERS]), _MOST_LETTERS)},"
+        try:
+            json.loads(data, object_pairs_hook=self._once)
+        except ValueError as error:
+            return str(error)
         for key in self.fields:
             if not isinstance(value, dict) or key not in value:
                 return None
             value = value[key]
         return shortened(json.dumps(value), _MOST_LETTERS)
 
+    def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object of JSON, of which Python would take the last of several labels. Raises ValueError for such."""
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next((name for name in self.fields if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{twice!r} twice in one object")
+        return content
+
     def _text(self, data: bytes) -> str | None:
         try:
             if not self.fields:
                 return data.decode()
-            value: Any = json.loads(data)
+            value: Any = json.loads(data, object_pairs_hook=self._once)
             for key in self.fields:
                 value = value[key]
         except (ValueError, KeyError, TypeError, RecursionError):

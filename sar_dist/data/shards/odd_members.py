@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from sar_dist.data.layout import IMAGE_EXTENSIONS
+from sar_dist.data.layout import IMAGE_EXTENSIONS, format_of_image, is_image_name, is_unread_image
 from sar_dist.data.shards.tar_index import IndexedShard
+from sar_dist.errors import shortened
 
 _SHOWN_EXTENSIONS = 8
+_SIGNATURE_BYTES = 32
 
 
 def odd_members(shards: Sequence[IndexedShard]) -> Iterator[str]:
@@ -31,6 +33,19 @@ def odd_members(shards: Sequence[IndexedShard]) -> Iterator[str]:
             f"in {len(scattered)} shards such as {scattered[0]} the members of a sample do not follow each "
             "other; they were put together by key"
         )
+
+
+def held_instead(members: Mapping[str, bytes]) -> str:
+    """What a sample without an image holds, by the members' extensions, and what to do about it."""
+    for extension, data in members.items():
+        found = format_of_image(data[:_SIGNATURE_BYTES])
+        if is_unread_image(f".{extension}") or (found is not None and found not in IMAGE_EXTENSIONS):
+            return f"an image as .{extension}, which is not read: convert such images to JPEG or PNG"
+        if not data and is_image_name(f".{extension}"):
+            return f"an image of 0 bytes as .{extension}: restore it, or take it out"
+        if found is not None and extension not in IMAGE_EXTENSIONS:
+            return f"an image as .{extension}: give such members the ending of their format, .{found}"
+    return f"only {shortened(', '.join(f'.{extension}' for extension in members), 60)}"
 
 
 def _second_images(shards: Sequence[IndexedShard]) -> str | None:

@@ -92,12 +92,8 @@ def index_shard(
     try:
         state = os.fstat(fd)
         if state.st_size == 0:
-            raise DamagedShard(f"shard {name}: the file is empty (0 bytes)")
+            raise DamagedShard(f"shard {name}: the file is empty (0 bytes); fetch or make it again")
         first = os.pread(fd, BLOCK, 0)
-        if first.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise DamagedShard(
-                f"shard {name}: it is a web page, as servers send to sign in, and no tar; fetch it with credentials"
-            )
         other = no_plain_tar(first)
         if other is not None:
             raise DamagedShard(f"shard {name} {other}")
@@ -118,7 +114,10 @@ def _entry(name: str, state: os.stat_result, found: _Collector, records: np.ndar
     if not found.samples:
         passed_over, first = found.passed_over
         others = f", only {passed_over} other files such as {first!r}" if passed_over else ""
-        raise DamagedShard(f"shard {name}: holds no sample{others}")
+        raise DamagedShard(
+            f"shard {name}: holds no sample{others}; members of a sample are called KEY.jpg and KEY.cls, say: make it again, or remove it if "
+            "nothing is missing"
+        )
     _refuse_tars(found.samples, name)
     _refuse_strays(found, name)
     _refuse_dots(found.samples, name)

@@ -84,7 +84,7 @@ def walk_members(read_at: ReadAt, size: int, shard: str, start: int = 0) -> Iter
         following = data + -(-info.size // BLOCK) * BLOCK
         if info.size < 0 or following > size:
             raise DamagedShard(
-                f"shard {shard}: truncated: member {info.name!r} reaches to byte {following} of a file of {size} bytes"
+                f"shard {shard}: truncated: member {info.name!r} reaches to byte {following} of a file of {size} bytes; fetch or make it again"
             )
         if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             overrides |= _pax_records(read_at(data, info.size), shard, offset)
@@ -110,17 +110,26 @@ def _header_at(read_at: ReadAt, offset: int, size: int, shard: str) -> tarfile.T
     """The header at ``offset``, or None at a sound end of the archive (two or more zero blocks up to the file's end)."""
     block = read_at(offset, BLOCK)
     if len(block) < BLOCK:
-        raise DamagedShard(f"shard {shard}: truncated: it ends at byte {size} without the end-of-archive marker")
+        raise DamagedShard(
+            f"shard {shard}: truncated: it ends at byte {size} without the end-of-archive marker; fetch or make it again"
+        )
     if block.strip(b"\0"):
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise DamagedShard(f"shard {shard}: damaged tar header at byte {offset} ({error})") from None
+            raise DamagedShard(
+                f"shard {shard}: damaged tar header at byte {offset} ({error}); fetch or make it again"
+            ) from None
     rest = read_at(offset, size - offset)
     if len(rest) < 2 * BLOCK:
-        raise DamagedShard(f"shard {shard}: truncated inside the end-of-archive marker at byte {size}")
+        raise DamagedShard(
+            f"shard {shard}: truncated inside the end-of-archive marker at byte {size}; fetch or make it again"
+        )
     if rest.strip(b"\0"):
-        raise DamagedShard(f"shard {shard}: there is data after the end-of-archive marker at byte {offset}")
+        raise DamagedShard(
+            f"shard {shard}: there is data after the end-of-archive marker at byte {offset}, as where tars were joined by cat; "
+            "give each as a file of its own, or join them with `tar --concatenate --file A.tar B.tar`"
+        )
     return None
 
 

@@ -110,7 +110,9 @@ class Finetune(TransferTask[FinetuneSettings, FinetuneData]):
             "train": limited(train, job.settings.limit),
             "val": limited(val, job.settings.limit),
         }
-        samples["val"] = match_classes(samples["val"], samples["train"].classes, "the training split").samples
+        matched = match_classes(samples["val"], samples["train"].classes, "the training split")
+        job.say(f"validation labels {matched.remark}")
+        samples["val"] = matched.samples
         names = self._class_names(samples)
         return FinetuneData(samples, names, run_config(job.backbone, job.settings, job.out, len(names)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -481,9 +482,79 @@ def test_split_columns_of_other_words_become_splits_one_by_one(
         assert source.classes == ("cat", "dog", "eel"), "of the whole table"
 
 
+def test_columns_of_classes_are_one_label(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    header, rows = ["path", "set", "cat", "dog"], [["a.jpg", "train", "0.0", "1.0"], ["b.jpg", "val", "1", "0"]]
+    table = write_csv(tmp_path / "t.csv", header, rows)
+    with pytest.raises(UserError, match="if a 1 says of which class a row is, give --label-column cat,dog"):
+        csv_sources(table, None, CsvColumns(), None)
+    train, val = csv_sources(table, None, CsvColumns(label="cat,dog"), None)
+    assert (train.classes, train.sample(0)[1]["cls"], val.sample(0)[1]["cls"]) == (("cat", "dog"), b"1", b"0")
+    for wrong in (["1", "1"], ["0", "0"], ["1", "2"]):
+        write_csv(table, header, [rows[0], ["b.jpg", "val", *wrong]])
+        with pytest.raises(UserError, match=r"line 3: . of the columns cat, dog hold a 1, expected one"):
+            csv_sources(table, None, CsvColumns(label="cat,dog"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv.gz", gzip.compress(b"path,label\na.jpg,7\n")),
+        ("t.jsonl.gz", gzip.compress(b'{"path": "a.jpg", "label": 7}\n')),
+        ("t.json", b'[{"path": "a.jpg", "label": 7}]'),
+        ("t.json", b'{"path": "a.jpg", "label": 7}\n{"path": "b.jpg", "label": 7}'),
+    ],
+)
+def test_compressed_tables_and_lists_of_json_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / name).write_bytes(content)
+    (source,) = csv_sources(tmp_path / name, None, CsvColumns(), None)
+    assert source.sample(0)[0] == "a"
+    assert source.sample(0)[1]["cls"] == b"7"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"path label\na.jpg 0\n", "has blanks between its columns; write commas .* `make_shards.py lists`"),
+        ("t.xlsx", b"PK\x03\x04...", "is a workbook or a zip archive"),
+        ("t.parquet", b"PAR1...", "is a Parquet file; `make_shards.py parquet` reads it"),
+        ("t.csv.gz", gzip.compress(b"path,label\n")[:-9], "cannot read"),
+        ("t.json", b'{"images": []}', "a table of JSON is a list of objects, one for each image"),
+        ("t.json", b'[{"path": "a.jpg", "label": 1, "label": 2}]', "'label' is there twice"),
+        ("t.jsonl", b'{"path": "a.jpg", "label": 1, "label": 2}', "line 1: 'label' is there twice"),
+    ],
+)
+def test_files_that_are_no_tables_are_called_what_they_are(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        csv_sources(tmp_path / name, None, CsvColumns(), None)
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_one_file_under_two_labels_through_a_link(
+    tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path, ["a.jpg", "b.jpg"])
+    other = tmp_path / "c.jpg"
+    other.symlink_to("a.jpg") if link == "symbolic" else other.hardlink_to(tmp_path / "a.jpg")
+    rows = [["a.jpg", "cat"], ["b.jpg", "dog"], ["c.jpg", "dog"]]
+    table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
+    with pytest.raises(
+        UserError, match=r"line 4: c\.jpg is the same file as a\.jpg, .* the label dog here and cat there"
+    ):
+        csv_sources(table, None, CsvColumns(), None)
+    rows[2][1] = "cat"
+    (source,) = csv_sources(write_csv(table, ["path", "label"], rows), None, CsvColumns(), None)
+    assert len(source) == 3
+    assert "c.jpg and a.jpg are one file" in capsys.readouterr().err
+
+
 def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
-    for joint in (";", "|", ", "):
+    for joint in (";", "|", ", ", " ", " & ", "+", "/"):
         rows = [["a.jpg", f"cat{joint}dog"], ["b.jpg", "dog"], ["c.jpg", "cat"]]
         table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
         with pytest.raises(UserError, match=r"the label .* is a list of labels, and an image has one class here"):
@@ -1074,8 +1145,8 @@ def test_parquet_files_of_the_split_that_their_folder_is_called_and_in_capitals(
     for place in ("set", "set/validation", "set/validation/0000.PARQUET"):
         (source,) = parquet_sources(tmp_path / place, "image", "label", None)
         assert (source.split, len(source)) == ("val", 2)
-    for name in ("train_clean-00000-of-00001", "train_extra-00000-of-00001"):
-        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(0, 2), [0, 1])
+    for first, name in enumerate(("train_clean-00000-of-00001", "train_extra-00000-of-00001")):
+        write_parquet(tmp_path / "two" / f"{name}.parquet", _parquet_images(first, 2), [0, 1])
     parquet_sources(tmp_path / "two", "image", "label", None)
     assert "train_clean-N-of-1 and train_extra-N-of-1 are read as parts of one split" in capsys.readouterr().err
 

@@ -52,7 +52,9 @@ class Labels:
         ),
         (["cat", "class 1", "eel"], ["cat", "dog", "eel"], [0, 1, 2], "by number: names agree"),
         (["cat", "class 1", "eel"], ["eel", "cat"], [1, -1, 0], "by name: label 0"),
+        (["cat", "class 1", "eel"], ["cat", "dog", "class 2", "eel"], [0, -1, 3], "by name: label 2"),
         (None, ["cat"], [0, 1, 2], "by number: the data names no classes"),
+        (None, ["0", "1"], [0, 1, 2], "by number: the data names no classes"),
         (["cat", "dog"], None, [0, 1, 2], "by number: M names no classes"),
         (["cat", "dog"], ["n01440764", "n01443537"], [0, 1, 2], "by number: of data and model one names WordNet ids"),
         (["n01440764", "n01443537"], ["tench", "goldfish"], [0, 1, 2], "by number: .* words agree for 2 classes"),
@@ -216,3 +218,17 @@ def test_places_that_a_subset_does_not_name(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text(json.dumps({"a": {"name": "A", "index": 2}, "b": {"name": "B", "index": 0}}))
     names = read_class_table(["a", "b"], tmp_path / "classes.json").names
     assert named_classes(names) == {0: "B", 2: "A"}
+
+
+def test_numbers_that_may_be_names_or_labels_are_refused() -> None:
+    with pytest.raises(UserError, match=r"M calls the class with label 1 '2', and the data set names no classes"):
+        match_classes(Labels(None), ["0", "2", "5"], "M")
+
+
+def test_classes_called_like_unnamed_places_are_classes() -> None:
+    assert named_classes(["class 0", "class 1"]) == {0: "class 0", 1: "class 1"}
+    assert named_classes(["class 0", "dog"]) == {1: "dog"}
+    with pytest.raises(UserError, match="label 0 is class 0 in the data and cat there"):
+        match_classes(Labels(["class 0", "class 1"]), ["cat", "dog"], "M")
+    matched = match_classes(Labels(["class 0", "class 1", "dog"]), ["class 0", "class 1", "class 2", "dog"], "M")
+    assert read_labels(matched.samples).tolist() == [0, 1, 3, -1]

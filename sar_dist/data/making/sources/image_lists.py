@@ -34,6 +34,7 @@ from sar_dist.data.making.sources.base import (
 from sar_dist.data.making.sources.command import SourceCommand, positive
 from sar_dist.data.making.sources.image_names import ImageNames, folder_of_images
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
+from sar_dist.data.making.sources.linked_images import check_links
 from sar_dist.errors import UserError, shortened
 from sar_dist.files import read_text
 from sar_dist.output import warn
@@ -241,6 +242,9 @@ def _paths(listed: Sequence[ListedImage], root: Path) -> list[str]:
             f"{listed[first].file} names {paths[second]} twice, on lines {listed[first].line} and {listed[second].line}; each image must be "
             "there once"
         )
+    check_links(
+        root, paths, [image.label for image in listed], lambda place: f"{listed[place].file}, line {listed[place].line}"
+    )
     return paths
 
 

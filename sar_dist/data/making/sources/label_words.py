@@ -10,6 +10,8 @@ from sar_dist.data.layout import (
     ClassTable,
     class_word,
     doubtful_words,
+    lists_remark,
+    order_remark,
     read_class_table,
     read_label_words,
     refuse_lists,
@@ -31,10 +33,12 @@ def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> Cl
     refuse_lists(set(different), str(where))
     numbers = [value for value in different if _is_number(value)]
     if not numbers:
-        doubt = doubtful_words(different)
-        if doubt is not None:
-            warn(f"{where}: {doubt}")
-        return read_class_table(different, classes_file, whole=True)
+        table = read_class_table(different, classes_file, whole=True)
+        remark = None if os.path.lexists(classes_file) else order_remark(table.names)
+        for each in (doubtful_words(different), lists_remark(different), remark):
+            if each is not None:
+                warn(f"{where}: {each}")
+        return table
     if len(numbers) < len(different):
         word = next(value for value in different if value not in numbers)
         raise UserError(

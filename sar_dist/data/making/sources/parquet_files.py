@@ -21,25 +21,26 @@ from sar_dist.data.layout import (
     check_parts,
     class_word,
     classes_file_of,
+    format_of_image,
     read_label_words,
+    refuse_doubled_parts,
 )
 from sar_dist.data.making.sources.base import Source, choose_splits
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.label_words import MOST_DIGITS, names_of_numbers, numbered_words
-from sar_dist.data.making.sources.parquet_reading import FileRows, check_columns, open_parquet, read_column, readable
+from sar_dist.data.making.sources.parquet_reading import (
+    FileRows,
+    check_columns,
+    open_parquet,
+    read_column,
+    readable,
+    refuse_copies,
+)
 from sar_dist.data.making.sources.parquet_splits import count_rows, find_parquet_files, rows_by_split
 from sar_dist.data.making.sources.tables import add_columns
 from sar_dist.errors import UserError, shortened
 from sar_dist.keys import keyed_permutation
 
-_SIGNATURES = (
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*", "tif"),
-    (b"MM", "tif"),
-)
 _STORE_IMAGES = (
     "take such rows out, store the images' bytes in the files, or list their paths in a table for `make_shards.py csv`"
 )
@@ -66,7 +67,9 @@ def parquet_sources(
     found = rows_by_split(root, paths, columns, split_column, choice)
     chosen = choose_splits(found, choice, root, count_rows(found))
     for rows in chosen.values():
+        refuse_doubled_parts([*rows], str(root))
         check_parts([*rows], str(root))
+        refuse_copies([each.path for each in rows.values()])
         check_columns([each.path for each in rows.values()], columns)
         _refuse_missing_images([each.path for each in rows.values()], image_column)
     made = {name: [*rows.values()] for name, rows in chosen.items()}
@@ -247,9 +250,7 @@ class ParquetSource(Source):
         if not data:
             what = "an image of 0 bytes" if data == b"" else "no image, or one outside of the Parquet files"
             raise UserError(f"{where} holds {what}; {_STORE_IMAGES}")
-        extension = next((name for start, name in _SIGNATURES if data.startswith(start)), "jpg")
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            extension = "webp"
+        extension = format_of_image(data) or "jpg"
         return f"{self.split}-{number:08d}", {extension: data, "cls": str(self._number(label)).encode()}
 
     def _number(self, label: object) -> int:
@@ -295,7 +296,7 @@ def _class_names(files: Iterable[Path], column: str) -> tuple[str, ...] | None:
         except (KeyError, TypeError, ValueError, RecursionError):
             continue
         if isinstance(names, list) and names:
-            found.setdefault(tuple(map(str, names)), path)
+            found.setdefault(tuple(class_word(str(name)) for name in names), path)
     if len(found) > 1:
         (names, path), (others, other), *_ = found.items()
         pairs = zip_longest(names, others, fillvalue="no class")
@@ -303,7 +304,21 @@ def _class_names(files: Iterable[Path], column: str) -> tuple[str, ...] | None:
         raise UserError(
             f"label {label} is {ours} in {path} and {theirs} in {other}; make the files with one list of class names"
         )
+    for names, path in found.items():
+        _refuse_repeated_name(names, path, column)
     return next(iter(found), None)
+
+
+def _refuse_repeated_name(names: Sequence[str], path: Path, column: str) -> None:
+    """Raise UserError where two labels have one name: a class would be two."""
+    first: dict[str, int] = {}
+    for label, name in enumerate(names):
+        other = first.setdefault(name, label)
+        if other != label:
+            raise UserError(
+                f"{path}: its column {column} names the labels {other} and {label} alike, {name!r}; rename one of them, or make "
+                "the files with one label for it"
+            )
 
 
 COMMAND: SourceCommand = SourceCommand(

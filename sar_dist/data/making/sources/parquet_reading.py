@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,3 +65,19 @@ def check_columns(files: Iterable[Path], columns: Iterable[str]) -> None:
                 )
             if names.count(column) > 1:
                 raise UserError(f"{path} has {names.count(column)} columns {column!r}; rename all but one")
+
+
+def refuse_copies(files: Iterable[Path]) -> None:
+    """Raise UserError where two files of a folder are the same to the last byte: every sample would be there twice."""
+    by_size: dict[tuple[Path, int], list[Path]] = {}
+    for path in files:
+        by_size.setdefault((path.parent, path.stat().st_size), []).append(path)
+    for paths in by_size.values():
+        first: dict[bytes, Path] = {}
+        for path in paths if len(paths) > 1 and open_parquet(paths[0]).metadata.num_rows else ():
+            with path.open("rb") as file:
+                other = first.setdefault(hashlib.file_digest(file, "sha256").digest(), path)
+            if other != path:
+                raise UserError(
+                    f"{other} and {path} are the same to the last byte: every sample would be there twice; move the copy away"
+                )

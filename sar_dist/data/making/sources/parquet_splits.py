@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,44 @@ from sar_dist.data.making.sources.parquet_reading import FileRows, check_columns
 from sar_dist.errors import UserError
 from sar_dist.output import warn
 
+_PARTIAL = re.compile(r"(^|/)partial-[^/]+/")
+_PACKED = re.compile(r"\.parquet\.\w+$")
+
 
 def find_parquet_files(root: Path) -> dict[str, Path]:
     """The Parquet files below ``root``, or ``root`` itself, by their path below the folder. Raises UserError: there is none."""
     folder = root.parent if root.is_file() else root
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix.lower() == ".parquet")
-    if not files:
-        raise UserError(f"no .parquet files in {root}")
+    there = [root] if root.is_file() else sorted(root.rglob("*"))
+    files = there if root.is_file() else [path for path in there if path.suffix.lower() == ".parquet"]
+    other = _other_format(root, there)
+    if not files or (root.is_file() and other):
+        raise UserError(f"no .parquet files in {root}{other}")
     paths = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
+    found = {name: path for name, path in paths.items() if not any(map(is_left_over, name.split("/")))}
+    partial = next((name for name in found if _PARTIAL.search(name)), None)
+    if partial is not None:
+        warn(
+            f"{root}: {partial} and its like are the first part of a split alone, as the Hub converts large sets; the whole of it is in "
+            "the set's own files"
+        )
+    return found
+
+
+def _other_format(root: Path, files: Sequence[Path]) -> str:
+    """What ``files`` are instead of Parquet files, and what to do, for the end of a message; "" where that is not known."""
+    names = [path.name.lower() for path in files]
+    arrow = next((name for name in names if name.endswith(".arrow")), None)
+    if arrow is not None:
+        return (
+            f", but {arrow} as datasets.save_to_disk writes it; write Parquet files with datasets.load_from_disk({str(root)!r}), and "
+            ".to_parquet('OUT/train.parquet') for each split of it"
+        )
+    packed = next((name for name in names if _PACKED.search(name)), None)
+    if packed is not None:
+        return f", but {packed}, which is compressed or not downloaded to its end; unpack it (gunzip) or fetch it again"
+    if any(name.endswith(".tar") for name in names):
+        return "; `make_shards.py tars` reads .tar files"
+    return ""
 
 
 def rows_by_split(

@@ -36,8 +36,9 @@ from sar_dist.data.making.sources.base import (
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.making.sources.image_names import ImageNames
 from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_words
+from sar_dist.data.making.sources.linked_images import check_links
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
-from sar_dist.data.making.sources.table_rows import TableRows, read_rows
+from sar_dist.data.making.sources.table_rows import TableRows, read_rows, with_one_hot_label
 from sar_dist.errors import UserError, shortened
 from sar_dist.output import warn
 
@@ -46,7 +47,7 @@ from sar_dist.output import warn
 class CsvColumns:
     """Names of the columns: path of the image, label (a number or a class name), and split.
 
-    With split "" the table has none; None: it is looked for.
+    A label "A,B" is the one of these columns that holds a 1. With split "" the table has none; None: it is looked for.
     """
 
     image: str = "path"
@@ -127,7 +128,7 @@ def _find_named(table: Path, root: Path, content: _Table) -> None:
 
 
 def _check_paths(table: Path, root: Path, content: _Table) -> None:
-    """Raise UserError for a path that is no image's, and for two rows of one image."""
+    """Raise UserError for a path that is no image's, for two rows of one image, and for two labels of one file."""
     paths = [row[content.columns.image] for row in content.rows]
     for line, path in zip(content.lines, paths, strict=True):
         if not is_image_name(path) or "\0" in path:
@@ -141,6 +142,8 @@ def _check_paths(table: Path, root: Path, content: _Table) -> None:
             f"{table} names {paths[second]} twice, on lines {content.lines[first]} and {content.lines[second]}; "
             "each image must be there once"
         )
+    labels = [row[content.columns.label] for row in content.rows]
+    check_links(root, paths, labels, lambda place: f"{table}, line {content.lines[place]}")
 
 
 def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) -> list[str]:
@@ -200,7 +203,11 @@ class _Table(NamedTuple):
 
 
 def _read_table(table: Path, columns: CsvColumns) -> _Table:
-    content = read_rows(table, [name for name in (columns.image, columns.label, columns.split) if name])
+    one_hot = [name.strip() for name in columns.label.split(",")] if "," in columns.label else []
+    labels = one_hot or [columns.label]
+    content = read_rows(table, [name for name in (columns.image, *labels, columns.split) if name])
+    if one_hot:
+        content = with_one_hot_label(content, table, one_hot, columns.label)
     if columns.split is None:
         columns = replace(columns, split=_split_column(table, content, columns))
     wanted = [name for name in (columns.image, columns.label, columns.split) if name]
@@ -212,7 +219,8 @@ def _read_table(table: Path, columns: CsvColumns) -> _Table:
 
 def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str | None:
     """The column that says to which split a row belongs."""
-    others = [name for name in dict.fromkeys(content.header) if name not in (columns.image, columns.label)]
+    used = (columns.image, columns.label, *columns.label.split(","))
+    others = [name for name in dict.fromkeys(content.header) if name not in used]
     entries = {name: {row[name] for row in content.rows} for name in others}
     return split_column(entries, str(table), "name splits such as train, val and test in all of its rows")
 
@@ -227,15 +235,18 @@ def _labels(values: Sequence[str], table: Path) -> _Labels:
     return _Labels(numbers, None, names_of_numbers(classes_file, max(numbers), table))
 
 
-def add_columns(parser: argparse.ArgumentParser, image: str) -> None:
-    """``--image-column``, ``--label-column`` and ``--split-column``, for what reads tables; ``image`` is the default of the first."""
+def add_columns(parser: argparse.ArgumentParser, image: str, label: str = "column of the label") -> None:
+    """``--image-column``, ``--label-column`` and ``--split-column``, for what reads tables; ``image`` is the default of the first.
+
+    ``label`` is what help says of the second.
+    """
     parser.add_argument("--image-column", default=image, help="column of the image (default: %(default)s)")
-    parser.add_argument("--label-column", default="label", help="column of the label (default: %(default)s)")
+    parser.add_argument("--label-column", default="label", help=f"{label} (default: %(default)s)")
     parser.add_argument("--split-column", help='column that says train or val; "": there is none (default: looked for)')
 
 
 def _add_csv_arguments(parser: argparse.ArgumentParser) -> None:
-    add_columns(parser, "path")
+    add_columns(parser, "path", "column of the label, or A,B,...: columns of classes, with a 1 in that of the image's")
     parser.add_argument(
         "--images", type=given_local_path, help="folder to which paths are relative (default: the table's)"
     )

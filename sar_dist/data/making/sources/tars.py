@@ -28,6 +28,7 @@ from sar_dist.data.shards import (
     ShardReader,
     check_shards,
     counted,
+    held_instead,
     key_of_member,
     load_manifest,
     manifests_at,
@@ -158,9 +159,14 @@ class TarSource(StoredSource):
             f"{len(bad)} of the {self._manifest.total} {self.split} samples in {self._manifest.root} are without {wanted}, the "
             f"first is sample {place} of {self._manifest.shards[shard].name}"
         )
-        held = self._manifest.labels.found(self._members(int(bad[0]))[1]) if self._labels[bad[0]] == NO_LABEL else None
+        members = self._members(int(bad[0]))[1]
+        held = self._manifest.labels.found(members) if self._labels[bad[0]] == NO_LABEL else None
         if self._labelled and held is not None:
             found += f", with label {held}"
+        if self._records["image"][bad[0]] == NO_IMAGE:
+            found += f", which holds {held_instead(members)}"
+        if not leave_out and all(self._labels[bad] != NO_LABEL) and all(self._records["image"][bad] == NO_IMAGE):
+            raise UserError(f"{found}; or leave such samples out with --leave-out-bad")
         if not leave_out:
             raise UserError(
                 f"{found}; say where labels are with --label, and what words mean in a {CLASSES_NAME} beside the tars, or "

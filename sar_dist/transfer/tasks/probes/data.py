@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sar_dist.data.shards import LABEL_EXTENSION, parse_label
 from sar_dist.errors import UserError
 from sar_dist.keys import keyed_permutation
+from sar_dist.output import say
 from sar_dist.transfer import (
     Backbone,
     Features,
@@ -61,8 +62,16 @@ class ProbeData:
         return classes
 
 
-def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = LABEL_EXTENSION) -> ProbeData:
+def open_probe_data(
+    data: Path,
+    limit: int | None,
+    data_help: str,
+    label: str = LABEL_EXTENSION,
+    say: Callable[[str], None] = say,
+) -> ProbeData:
     """Both splits of the set at ``data``, ``limit`` samples of each; ``label`` says where shards have their labels.
+
+    ``say`` is told how the labels of both were compared.
 
     Raises:
         UserError: a split is missing or empty, both are the same, or the validation split has other classes. It may lack some, and number
@@ -72,9 +81,10 @@ def open_probe_data(data: Path, limit: int | None, data_help: str, label: str = 
     for name, samples in (("train", train), ("val", val)):
         if not len(samples):
             raise UserError(f"the {name} split of {data} is empty; expected {data_help}")
-    val = match_classes(val, train.classes, "the training split").samples
+    matched = match_classes(val, train.classes, "the training split")
+    say(f"validation labels {matched.remark}")
     check_several(train.classes or val.classes)
-    return ProbeData(limited(train, limit), limited(val, limit), train.classes or val.classes)
+    return ProbeData(limited(train, limit), limited(matched.samples, limit), train.classes or val.classes)
 
 
 def say_unseen(job: TransferJob[Any], train: NDArray[np.int64], val: NDArray[np.int64]) -> None:

@@ -74,7 +74,8 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
     settings_type = NearestNeighbourSettings
 
     def prepare(self) -> ProbeData:
-        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help, self.job.settings.label)
+        settings = self.job.settings
+        return open_probe_data(self.job.data, settings.limit, self.data_help, settings.label, self.job.say)
 
     def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings

@@ -88,7 +88,8 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
         return settings.metric if settings.metric != "auto" else usual_metric(self.job.data)
 
     def prepare(self) -> ProbeData:
-        return open_probe_data(self.job.data, self.job.settings.limit, self.data_help, self.job.settings.label)
+        settings = self.job.settings
+        return open_probe_data(self.job.data, settings.limit, self.data_help, settings.label, self.job.say)
 
     def run(self, prepared: ProbeData) -> Outcome:
         job, settings = self.job, self.job.settings

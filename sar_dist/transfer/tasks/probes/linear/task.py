@@ -101,7 +101,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
 
     def prepare(self) -> LinearProbeData:
         settings, backbone = self.job.settings, self.job.backbone
-        splits = open_probe_data(self.job.data, settings.limit, self.data_help, settings.label)
+        splits = open_probe_data(self.job.data, settings.limit, self.data_help, settings.label, self.job.say)
         fitted, held = self._split(splits.train, resolve_recipe(settings, backbone, len(splits.train)))
         recipe = resolve_recipe(settings, backbone, len(fitted))
         return LinearProbeData(splits, fitted, held, recipe, train_augmentation(settings, backbone))
