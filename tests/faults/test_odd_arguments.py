@@ -369,7 +369,8 @@ def test_one_line_and_status_two(
     ],
 )
 def test_training_says_it_before_anything_starts(override: str, message: str, odd: Path) -> None:
-    done = tool("tools/train.py", "--config", "configs/demo.py", f"run.dir={odd / 'runs'}", override)
+    data = [f"data.{split}={odd / 'plain'}" for split in ("train", "val")]  # what is not there is said before
+    done = tool("tools/train.py", "--config", "configs/demo.py", *data, f"run.dir={odd / 'runs'}", override)
     assert (done.status, done.stdout) == (2, "")
     assert re.search(message, done.stderr), done.stderr
     assert "Traceback" not in done.stderr

@@ -380,7 +380,7 @@ def test_all_images_are_looked_for_and_those_of_equal_checksums_are_compared(
     assert shared_images(*sets) == (301, 1)
     assert shared_images(sets[1], sets[0]) == (300, 1)
     module = sys.modules["sar_dist.data.shards.shared_images"]  # the package has a function of this name
-    monkeypatch.setattr(module, "_keys", lambda records: records["image_size"].astype(np.uint64))
+    monkeypatch.setattr(module, "image_keys", lambda records: records["image_size"].astype(np.uint64))
     monkeypatch.setattr(module, "_MOST_ALIKE", 301)
     monkeypatch.setattr(module, "_COMPARED", 301)
     assert shared_images(*sets) == (301, 1)
