@@ -312,7 +312,7 @@ def test_a_web_page_instead_of_a_shard_is_said(web: tuple[str, Path, Faults], tm
     (folder / "train-0.tar").write_bytes(b"<!DOCTYPE html><html>sign in</html>" + bytes(2000))
     info = {"num_samples": 5, "filenames": ["train-0.tar"], "shard_lengths": [5]}
     (folder / "_info.json").write_text(json.dumps({"splits": {"train": info}}))
-    with pytest.raises(UserError, match=r"shard train-0\.tar: it is a web page"):
+    with pytest.raises(UserError, match=r"shard train-0\.tar is a web page"):
         staged(load_manifest(url, "train"), tmp_path / "stage").fetch(0)
 
 
