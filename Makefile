@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1
 
-# What starts several processes and waits for them has the machine for itself; the rest runs on two cores at once.
+# Trainings of several processes, launchers and Slurm have the machine for themselves; the rest runs on two cores at once.
 SIDE_BY_SIDE := tests/unit tests/counting tests/faults tests/integration
 ONE_BY_ONE := tests/cluster tests/distributed tests/gpu
 

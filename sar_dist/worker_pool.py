@@ -17,16 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 from sar_dist.errors import UserError
+from sar_dist.signals import STOP_SIGNALS
 
 _PARENT_CHECK_SECONDS = 0.5
-_LEFT_TO_THE_PARENT = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 @contextlib.contextmanager
@@ -59,7 +52,7 @@ def forked_pool(
 
 
 def _prepare(parent: int, initializer: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
-    for number in _LEFT_TO_THE_PARENT:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), name="watch of the parent", daemon=True).start()
     if initializer is not None:

@@ -25,10 +25,11 @@ from sar_dist.data.batch_memory import BatchMemory, as_message, use_slots
 from sar_dist.data.batching import ERROR, MORE_MEMORY, Batch
 from sar_dist.devices import uses_cuda
 from sar_dist.errors import UserError, killed_worker, text_of
+from sar_dist.signals import STOP_SIGNALS
 
 # Only the training process decides what a signal means; a launcher sends it to the whole process group.
 # SIGTERM is treated apart, because the data loader's own clean-up uses it.
-IGNORED_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGTERM)
 _OPEN_FILES = 8192
 # Each holds data.prefetch batches in shared memory; a rank that could use more cores than these is rare.
 _MOST_WORKERS = 64

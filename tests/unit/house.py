@@ -38,7 +38,7 @@ GROUND: dict[str, set[str]] = {
     "environment": set(),
     "files": {"errors"},
     "validation": {"errors"},
-    "worker_pool": {"errors"},
+    "worker_pool": {"errors", "signals"},
     "lease": {"errors", "files", "output", "processes"},
     "launch_environment": {"errors"},
     "library_defaults": {"errors"},

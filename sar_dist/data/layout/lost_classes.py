@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sar_dist.data.layout.formats import is_unread_image
+from sar_dist.data.layout.formats import IMAGE_EXTENSIONS, format_of_image, is_unread_image
 from sar_dist.errors import UserError
 
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 # What is called so is no image, whatever it holds.
 _DOCUMENTS = (
     ".txt",
@@ -70,4 +69,4 @@ def _is_image(file: Path) -> bool:
             start = content.read(16)
     except OSError:
         return False
-    return start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or start[4:12] == b"ftypavif"
+    return format_of_image(start) in IMAGE_EXTENSIONS

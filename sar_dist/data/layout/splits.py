@@ -54,6 +54,11 @@ def parse_split_choice(text: str) -> SplitChoice:
     return SplitChoice(split_of_word(source) or source.strip().lower() or split, split)  # type: ignore[arg-type]
 
 
+def chosen_split(split: Split | SplitChoice | None) -> SplitChoice | None:
+    """``split`` as a choice: a split's own name asks for what the source calls so."""
+    return SplitChoice(split, split) if isinstance(split, str) else split
+
+
 def split_of_word(word: str) -> str | None:
     """``train``, ``val`` or ``test`` for a folder's name or a table's entry that is a split word; None: it is none."""
     return _SPLIT_OF_WORD.get(word.strip().lower())

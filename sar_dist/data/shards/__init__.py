@@ -27,7 +27,7 @@ from sar_dist.data.shards.odd_members import held_instead
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
-from sar_dist.data.shards.shared_images import SharedImages, shared_images
+from sar_dist.data.shards.shared_images import SharedImages, shared_images, some_of
 from sar_dist.data.shards.staging import check_stage, check_stage_room, open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, key_of_member, split_key, walk_members
@@ -81,6 +81,7 @@ __all__ = [
     "say_what_is_odd",
     "shared_images",
     "shared_shards",
+    "some_of",
     "split_key",
     "walk_members",
 ]

@@ -47,7 +47,7 @@ def shared_images(one: Manifest, other: Manifest) -> SharedImages:
     alike, places = _places_of(keys[images], theirs)
     first, behind = np.searchsorted(alike, keys[images]), np.searchsorted(alike, keys[images], side="right")
     found = np.flatnonzero(behind > first)
-    chosen = found[np.linspace(0, len(found) - 1, min(len(found), _COMPARED)).astype(np.int64)]
+    chosen = some_of(found, _COMPARED)
     try:
         same = sum(
             _is_among(one, ours, int(images[image]), other, theirs, places[first[image] : behind[image]].tolist())
@@ -61,6 +61,11 @@ def shared_images(one: Manifest, other: Manifest) -> SharedImages:
 def image_keys(records: np.ndarray) -> np.ndarray:
     """uint64 (samples,): number of bytes and crc32 of each image."""
     return (records["image_size"].astype(np.uint64) << np.uint64(32)) | records["content"]
+
+
+def some_of(places: np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` of ``places``, from all over them, always the same."""
+    return places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(np.int64)]
 
 
 def _places_of(keys: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

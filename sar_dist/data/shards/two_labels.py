@@ -9,7 +9,7 @@ import numpy as np
 from sar_dist.data.shards.checks import open_index
 from sar_dist.data.shards.manifest import Manifest
 from sar_dist.data.shards.remote import is_url
-from sar_dist.data.shards.shared_images import image_bytes, image_keys
+from sar_dist.data.shards.shared_images import image_bytes, image_keys, some_of
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL
 
 _COMPARED = 100
@@ -36,7 +36,7 @@ def images_of_two_labels(manifest: Manifest) -> TwoLabels | None:
     order = np.lexsort((labels, keys))
     keys, labels, places = keys[order], labels[order], places[order]
     pairs = np.flatnonzero((keys[1:] == keys[:-1]) & (labels[1:] != labels[:-1]))
-    chosen = pairs[np.linspace(0, len(pairs) - 1, min(len(pairs), _COMPARED)).astype(np.int64)]
+    chosen = some_of(pairs, _COMPARED)
     same = [(int(places[pair]), int(places[pair + 1])) for pair in chosen.tolist()]
     try:
         same = [(a, b) for a, b in same if image_bytes(manifest, records, a) == image_bytes(manifest, records, b)]

@@ -15,6 +15,7 @@ from sar_dist.data.layout import (
     ClassTree,
     Split,
     SplitChoice,
+    chosen_split,
     class_folders,
     doubtful_words,
     folder_called,
@@ -69,7 +70,7 @@ def imagefolder_sources(
     ``validation`` takes one out of a training split that has none beside it, before ``subset``. With ``class_depth`` the
     classes are the folders so many levels below the tree ("any": those that hold images). What is left out is counted on standard error. Raises UserError.
     """
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     try:
         trees = _find_trees(root, choice)
         if choice is None and len(trees.splits) > 1:

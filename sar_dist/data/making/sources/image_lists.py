@@ -17,6 +17,7 @@ from sar_dist.data.layout import (
     ClassTable,
     Split,
     SplitChoice,
+    chosen_split,
     class_word,
     classes_file_of,
     is_image_name,
@@ -154,15 +155,15 @@ def list_sources(
 ) -> list[FileSource]:
     """The samples of a list, or of one of training and one (``val``) of validation images.
 
-    ``file`` may be a folder with numbered lists. Images lie below ``images``, by default below the list's folder or the one above. Labels are numbered as in tables, over both
-    lists. Raises UserError naming the line.
+    ``file`` may be a folder with numbered lists. Images lie below ``images``, by default below the list's folder or the one
+    above. Labels are numbered as in tables, over both lists. Raises UserError naming the line.
     """
     if file.is_dir():
         if val is not None or field is not None:
             raise UserError(
                 f"{file} is a folder, whose numbered lists say what is what; leave out --val and --label-field"
             )
-        choice = SplitChoice(split, split) if isinstance(split, str) else split
+        choice = chosen_split(split)
         found = numbered_lists(file)
         if choice is None and "test" in found:
             found["val"] = found.pop("test")
@@ -206,7 +207,7 @@ def _splits(file: Path, val: Path | None, split: Split | SplitChoice | None) -> 
                 f"{file} and {val}: by their names the lists are exchanged; give that of training images first"
             )
         return {file: "train", val: "val"}
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     if len(named) == 1:
         made = choose_splits({next(iter(named)): file}, choice, file)
     else:

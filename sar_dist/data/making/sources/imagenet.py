@@ -21,6 +21,7 @@ from sar_dist.data.layout import (
     ClassTable,
     Split,
     SplitChoice,
+    chosen_split,
     is_image_name,
     is_left_over,
     member_extension,
@@ -92,7 +93,7 @@ def imagenet_sources(root: Path, split: Split | SplitChoice | None = None) -> li
     for name, (archive, folder) in _NAMES.items():
         if name not in found and split is None:
             warn(f"{root}: no {name} images, {archive}.tar or {folder}/; that split is not made")
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     made = choose_splits(found, choice, root)
     known = read_classes(folders)
     table = _class_table(root, found, known)

@@ -19,6 +19,7 @@ from sar_dist.data.layout import (
     Split,
     SplitChoice,
     check_parts,
+    chosen_split,
     class_word,
     classes_file_of,
     format_of_image,
@@ -61,7 +62,7 @@ def parquet_sources(
     the files' metadata, or words, which are numbered in alphabetical order over the training rows (of whatever split is made,
     where there are none), or by a ``classes.json`` in the folder. Raises UserError.
     """
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     columns = (image_column, label_column)
     paths = find_parquet_files(root)
     found = rows_by_split(root, paths, columns, split_column, choice)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sar_dist.data.making.sources.base import FileSource
-from sar_dist.data.shards import SharedImages
+from sar_dist.data.shards import SharedImages, some_of
 from sar_dist.files import read_regular
 
 # Images that are looked for, and bytes of others that are read for it: a few seconds of a file server.
@@ -25,7 +25,7 @@ def shared_files(one: FileSource, other: FileSource) -> SharedImages:
     ours, theirs = one.images(), other.images()
     our_sizes, their_sizes = (np.array([size for _, size in files], dtype=np.int64) for files in (ours, theirs))
     alike = np.flatnonzero(np.isin(our_sizes, their_sizes) & (our_sizes > 0))
-    chosen = alike[np.linspace(0, len(alike) - 1, min(len(alike), _LOOKED_FOR)).astype(np.int64)]
+    chosen = some_of(alike, _LOOKED_FOR)
     wanted = np.flatnonzero(np.isin(their_sizes, our_sizes[chosen]))
     try:
         read = wanted[np.cumsum(their_sizes[wanted]) <= _MOST_BYTES]

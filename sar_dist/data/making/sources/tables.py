@@ -15,6 +15,7 @@ from sar_dist.data.layout import (
     ClassTable,
     Split,
     SplitChoice,
+    chosen_split,
     class_word,
     classes_file_of,
     is_image_name,
@@ -76,7 +77,7 @@ def csv_sources(
     labels = _labels([row[columns.label] for row in rows], table)
     root = images or table.parent
     _read_backslashes(table, root, content)
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     _find_named(table, root, content)
     _check_paths(table, root, content)
     by_split: dict[str, list[tuple[str, int]]] = {}

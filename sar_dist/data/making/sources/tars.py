@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from sar_dist.config import DataSettings
-from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, class_word, splits_by_name
+from sar_dist.data.layout import CLASSES_NAME, Split, SplitChoice, chosen_split, class_word, splits_by_name
 from sar_dist.data.making.sources.base import Source, choose_splits, own_split, unnamed_split
 from sar_dist.data.making.sources.command import SourceCommand
 from sar_dist.data.shards import (
@@ -63,7 +63,7 @@ def tar_sources(
 
 def manifests_of_splits(root: Path, label: str, split: Split | SplitChoice | None) -> dict[Split, Manifest]:
     """The manifests of existing shards by the split that is to be made of them; arguments and errors as of ``tar_sources``."""
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     if choice is not None and not (root / MANIFEST_NAME).is_file():
         # Also a split such as test, or tars that do not say what they are.
         manifest = load_manifest(root, cast("Split", choice.source), label)

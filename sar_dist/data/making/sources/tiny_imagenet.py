@@ -9,6 +9,7 @@ from sar_dist.data.layout import (
     Split,
     SplitChoice,
     TinyImage,
+    chosen_split,
     is_tiny_imagenet,
     member_extension,
     tiny_imagenet_images,
@@ -37,7 +38,7 @@ def tiny_imagenet_sources(root: Path, split: Split | SplitChoice | None = None) 
     synsets = sorted({image.synset for image in found["train"]})
     names = class_names(synsets, tiny_imagenet_words(root))
     labels = {synset: label for label, synset in enumerate(synsets)}
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     return [_source(root, name, images, labels, names) for name, images in choose_splits(found, choice, root).items()]
 
 

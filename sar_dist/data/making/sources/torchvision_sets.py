@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sar_dist.data.layout import Split, SplitChoice, member_extension, split_folders
+from sar_dist.data.layout import Split, SplitChoice, chosen_split, member_extension, split_folders
 from sar_dist.data.making.sources.base import Source, choose_splits, read_bytes, size_of_file, unique_keys
 from sar_dist.data.making.sources.command import SourceCommand, no_arguments
 from sar_dist.errors import UserError, in_brief
@@ -175,7 +175,7 @@ def torchvision_sources(root: Path, split: Split | SplitChoice | None = None) ->
             f"{root} holds none of the sets that torchvision reads here ({names}), unpacked and with their files' own names; "
             "`make_shards.py imagefolder` takes folders that are classes, `csv` and `lists` a table or list of images"
         )
-    choice = SplitChoice(split, split) if isinstance(split, str) else split
+    choice = chosen_split(split)
     splits: dict[str, Split] = {"train": "train", "val": "val", "test": "val"}
     whole: dict[str, Split] = {"train": "train", "val": "val"}
     made: dict[Split, Split] = choose_splits(splits if choice is not None else whole, choice, root)
