@@ -1,7 +1,26 @@
 # shellcheck shell=bash
-# What multinode.sh and transfer_eval.sh share. They source it once REPOSITORY is known, and set
-# srun_args, program and life before they call a function.
+# What multinode.sh and transfer_eval.sh share. They source it once REPOSITORY and record (what scontrol says of the job,
+# empty outside of one) are known, and set srun_args and program before they call a function.
 # shellcheck disable=SC2034,SC2154
+
+recorded() { sed -n "s|.* $1=\([^ ]*\).*|\1|p" <<<" $record"; } # FIELD
+
+# sbatch hands on the variables of the shell that it is called in, which may be those of another job. What this one has
+# is in its record.
+forget_other_jobs() {
+    SLURM_RESTART_COUNT=$(recorded Restarts)
+    [[ -n $(recorded ArrayTaskId) ]] || unset SLURM_ARRAY_TASK_ID
+    [[ $(recorded CPUs/Task) = "${SLURM_CPUS_PER_TASK:-}" ]] || unset SLURM_CPUS_PER_TASK
+    # srun takes one of them at most; without, a step has the memory of the job.
+    unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
+    # With sbatch --export=NONE, srun would hide from the ranks where they meet.
+    export SLURM_EXPORT_ENV=ALL
+}
+[[ -z $record ]] || forget_other_jobs
+
+# The name of this job for scontrol and scancel: to them, one of an array's numbers means all of its tasks.
+job=${SLURM_JOB_ID:-JOBID}
+[[ -z $(recorded ArrayTaskId) ]] || job=$(recorded ArrayJobId)_$(recorded ArrayTaskId)
 
 # shellcheck source=/dev/null
 [[ ! -f $REPOSITORY/slurm/site.env ]] || source "$REPOSITORY/slurm/site.env"
@@ -21,6 +40,9 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$SAR_CACHE_DIR/inducto
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 say() { echo "[$(date +%H:%M:%S)] $*"; }
+
+# Number of this job's life: one more whenever it was requeued.
+life=${SLURM_RESTART_COUNT:-0}
 
 # 20000-29999, and another one for every life and try: a port that a dead process still holds is not met again.
 port_of_try() { echo $((20000 + (${SLURM_JOB_ID:-0} * 97 + life * 13 + $1) % 10000)); }

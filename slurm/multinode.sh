@@ -23,8 +23,9 @@
 set -uo pipefail # not -e: handling failures is what this script is for
 
 # sbatch runs a copy of this script from a spool folder, so the checkout is found through the job's own record.
-script=${BASH_SOURCE[0]:-}
-[[ -z ${SLURM_JOB_ID:-} ]] || script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
+script=${BASH_SOURCE[0]:-} record=""
+[[ -z ${SLURM_JOB_ID:-} ]] || record=$(scontrol show job -o "$SLURM_JOB_ID" | grep "^JobId=$SLURM_JOB_ID ")
+[[ -z $record ]] || script=$(sed -n 's/.* Command=\([^ ]*\).*/\1/p' <<<"$record")
 [[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/multinode.sh
 REPOSITORY=${SAR_REPOSITORY:-$(dirname "$(dirname "$(readlink -f "$script")")")}
 # shellcheck source=slurm/common.sh
@@ -67,6 +68,16 @@ newest_step() { # the step of the newest committed checkpoint, 0 without one
     echo "$newest"
 }
 
+# Status 0 is also that of a run which somebody stopped with SIGINT or SIGQUIT. A shared file system may show a file late.
+has_finished() {
+    local _
+    for _ in {1..30}; do
+        [[ ! -e $run_directory/summary.json ]] || return 0
+        sleep 2
+    done
+    return 1
+}
+
 # Judged at the start of a life, so that it also counts those that Slurm itself began after losing a node.
 check_progress() {
     local now before=0 fruitless=0
@@ -74,7 +85,7 @@ check_progress() {
     if ((life > 0)) && [[ -f $job_folder/progress ]]; then
         read -r before fruitless <"$job_folder/progress"
         if ((now > before)); then fruitless=0; else fruitless=$((fruitless + 1)); fi
-        say "life $life of job $SLURM_JOB_ID: newest checkpoint is step $now, was $before"
+        say "life $life of job $job: newest checkpoint is step $now, was $before"
     fi
     if ((fruitless > SAR_REQUEUES)); then
         say "giving up: $fruitless lives in a row brought no new checkpoint (SAR_REQUEUES=$SAR_REQUEUES)"
@@ -90,7 +101,7 @@ record_environment() {
         git status --short --untracked-files=no 2>/dev/null
         echo "python: $("$SAR_PYTHON" --version 2>&1) ($SAR_PYTHON)"
         echo "arguments: $config ${overrides[*]}"
-        scontrol show job "$SLURM_JOB_ID"
+        scontrol show job "$job"
         env | grep -E '^(SAR|SLURM|NCCL|TORCH|TORCHINDUCTOR|TRITON|GLOO|OMP|CUDA|UCX|FI)_' | sort
     } >"$job_folder/environment-life$life.txt"
 }
@@ -133,15 +144,15 @@ preflight() { # FOLDER
 
 requeue() { # REASON
     local excluded _
-    say "requeueing job $SLURM_JOB_ID: $1"
+    say "requeueing job $job: $1"
     trap '' TERM # requeueing ends this script too
-    scontrol requeue "$SLURM_JOB_ID" || { say "Slurm refused to requeue (was the job submitted with --no-requeue?)"; exit 1; }
+    scontrol requeue "$job" || { say "Slurm refused to requeue (was the job submitted with --no-requeue?)"; exit 1; }
     [[ -n $bad_nodes ]] || exit 0
     # Only a pending job's list can be changed, and the requeued one stays pending for a while.
-    excluded=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p')
+    excluded=$(scontrol show job -o "$job" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p')
     [[ $excluded != "(null)" && -n $excluded ]] && bad_nodes=$excluded,$bad_nodes
     for _ in 1 2 3 4 5; do
-        scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$bad_nodes" && say "excluded from now on: $bad_nodes" && exit 0
+        scontrol update JobId="$job" ExcNodeList="$bad_nodes" && say "excluded from now on: $bad_nodes" && exit 0
         sleep 0.5
     done
     say "could not exclude $bad_nodes; the next life will find it again"
@@ -154,13 +165,17 @@ train() { # FOLDER; sets outcome
     touch "$1/rank0000.log"
     tail -n +1 -F "$1/rank0000.log" 2>/dev/null & # rank 0's lines in the job's log
     follower=$!
+    trap 'warned=1; scancel --signal=USR2 "$job"' USR1 USR2 # to the ranks
     run_step 0 "$1/srun.log" "${command[@]}"
+    trap 'warned=1' USR1 USR2
     sleep 1.2 # tail looks once a second
-    kill "$follower" && wait "$follower" 2>/dev/null
+    kill "$follower" 2>/dev/null && wait "$follower" 2>/dev/null
     if [[ -s $SAR_REQUEUE_FILE ]]; then # a file and not an exit status: a rank that ends later may turn that into 143
         outcome=requeue
-    elif ((status == 0)); then
+    elif ((status == 0)) && has_finished; then
         outcome="done"
+    elif ((status == 0)); then
+        outcome=stopped
     elif was_bad_input "$1"; then
         outcome=bad_input
     else
@@ -171,12 +186,14 @@ train() { # FOLDER; sets outcome
 attempt() { # NUMBER; sets outcome
     local folder=$job_folder/life$life.try$1
     mkdir -p "$folder"
+    rm -rf "${folder:?}"/{requeue,nodes} # of a job that had this number in an earlier life of the cluster
     export MASTER_PORT SAR_REQUEUE_FILE=$folder/requeue SAR_TRY=$life.$1 TORCH_FR_DUMP_TEMP_FILE=$folder/nccl_flight_recorder_
     MASTER_PORT=$(port_of_try "$1")
     export TORCH_NCCL_DEBUG_INFO_TEMP_FILE=$TORCH_FR_DUMP_TEMP_FILE # its older name
     say "life $life, try $1: $nodes nodes (${hosts[*]}), meeting at $MASTER_ADDR:$MASTER_PORT; logs: $folder"
-    if preflight "$folder"; then train "$folder"; else outcome=unfit; fi
-    ((stop)) && outcome=cancelled
+    if preflight "$folder" && ((!warned)); then train "$folder"; else outcome=unfit; fi
+    ((!warned)) || [[ $outcome != unfit && $outcome != crash ]] || outcome=warned
+    ((!stop)) || outcome=cancelled
     case $outcome in bad_input | crash) summarize "$folder" ;; esac
 }
 
@@ -191,8 +208,10 @@ attempts() {
         case $outcome in
         done) say "training is done: $run_directory"; exit 0 ;;
         bad_input) say "bad input: trying again would not help"; exit 2 ;;
+        stopped) say "stopped before its end by SIGINT or SIGQUIT, which asks for no requeue: the same sbatch goes on"; exit 130 ;;
         cancelled) say "ended by scancel, by the time limit, or by Slurm to requeue it: nothing to do here"; exit 1 ;;
         requeue) requeue "$(cat "$SAR_REQUEUE_FILE")" ;;
+        warned) requeue "the time limit is near" ;;
         unfit) [[ -z $bad_nodes ]] || requeue "unfit: $bad_nodes" ;;
         esac
         now=$(newest_step)
@@ -232,7 +251,7 @@ main() {
     read -ra srun_args <<<"$SAR_SRUN_ARGS"
     read -ra preflight_args <<<"$SAR_PREFLIGHT_ARGS"
     read -ra program <<<"$SAR_PROGRAM"
-    life=${SLURM_RESTART_COUNT:-0} stop=0 bad_nodes=""
+    stop=0 warned=0 bad_nodes=""
     cd "$REPOSITORY" || exit 1
     ((!dry)) || { dry_run; exit 0; }
     [[ -n ${SLURM_JOB_ID:-} ]] || { echo "error: start me with sbatch, or with --dry-run" >&2; exit 2; }
@@ -240,6 +259,8 @@ main() {
     # Slurm TERMs this shell on scancel and at the end of the time limit or of a preemption's grace: never to be
     # answered by a requeue, whatever the ranks saved meanwhile.
     trap 'stop=1' TERM
+    # With --signal=B:... the warning before the time limit comes to this shell alone, and would end it.
+    trap 'warned=1' USR1 USR2
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     export MASTER_ADDR=${hosts[0]}
     nodes=${#hosts[@]} job_folder=$SAR_LOG_DIR/$SLURM_JOB_ID

@@ -28,8 +28,9 @@ SUITE=(
 )
 
 # sbatch runs a copy of this script from a spool folder, so the checkout is found through the job's own record.
-script=${BASH_SOURCE[0]:-}
-[[ -z ${SLURM_JOB_ID:-} ]] || script=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* Command=\([^ ]*\).*/\1/p')
+script=${BASH_SOURCE[0]:-} record=""
+[[ -z ${SLURM_JOB_ID:-} ]] || record=$(scontrol show job -o "$SLURM_JOB_ID" | grep "^JobId=$SLURM_JOB_ID ")
+[[ -z $record ]] || script=$(sed -n 's/.* Command=\([^ ]*\).*/\1/p' <<<"$record")
 [[ -f $script ]] || script=${SLURM_SUBMIT_DIR:-$PWD}/slurm/transfer_eval.sh
 REPOSITORY=${SAR_REPOSITORY:-$(dirname "$(dirname "$(readlink -f "$script")")")}
 # shellcheck source=slurm/common.sh
@@ -69,7 +70,7 @@ evaluate() { # NUMBER TASK [ARGUMENT...]; sets status, logs
         process=$!
         wait "$process"
         status=$?
-        ((!requeue)) || { kill "$process" 2>/dev/null; wait "$process"; say "requeueing job $SLURM_JOB_ID: the time limit is near"; scontrol requeue "$SLURM_JOB_ID"; exit 0; }
+        ((!requeue)) || { kill "$process" 2>/dev/null; wait "$process"; say "requeueing job $job: the time limit is near"; scontrol requeue "$job"; exit 0; }
         ((status)) || break
         if was_bad_input "$logs"; then status=2; break; fi
         "$SAR_PYTHON" slurm/summarize_logs.py "$logs"
@@ -86,7 +87,7 @@ main() {
     [[ $# -gt 0 ]] || { suite=("${SUITE[@]}"); explicit=0; }
     read -ra srun_args <<<"$SAR_SRUN_ARGS"
     read -ra program <<<"$SAR_PROGRAM"
-    life=${SLURM_RESTART_COUNT:-0} requeue=0
+    requeue=0
     cd "$REPOSITORY" || exit 1
     ((dry)) || [[ -n ${SLURM_JOB_ID:-} ]] || { echo "error: start me with sbatch, or with --dry-run" >&2; exit 2; }
     [[ -f $run/config.json || -f $run/model.safetensors ]] || { echo "error: $run is neither a run nor an export" >&2; exit 2; }

@@ -68,7 +68,7 @@ def test_script_outside_of_a_job_says_how_to_start_it() -> None:
 
 def common(command: str, *arguments: str, **environment: str) -> Finished:
     """Run a line of bash that uses slurm/common.sh."""
-    line = f'REPOSITORY={ROOT}; source "$REPOSITORY/slurm/common.sh" && {command}'
+    line = f'REPOSITORY={ROOT} record=""; source "$REPOSITORY/slurm/common.sh" && {command}'
     environment = program_environment(**environment)
     done = subprocess.run(
         ["bash", "-uc", line, *arguments], env=environment, capture_output=True, text=True, check=False
