@@ -10,7 +10,8 @@ recorded() { sed -n "s|.* $1=\([^ ]*\).*|\1|p" <<<" $record"; } # FIELD
 forget_other_jobs() {
     SLURM_RESTART_COUNT=$(recorded Restarts)
     [[ -n $(recorded ArrayTaskId) ]] || unset SLURM_ARRAY_TASK_ID
-    [[ $(recorded CPUs/Task) = "${SLURM_CPUS_PER_TASK:-}" ]] || unset SLURM_CPUS_PER_TASK
+    # Slurm turns another job's into 1, and a job that has no more gets 1 as its share, too.
+    [[ $(recorded CPUs/Task) = "${SLURM_CPUS_PER_TASK:-}" && $SLURM_CPUS_PER_TASK != 1 ]] || unset SLURM_CPUS_PER_TASK
     # srun takes one of them at most; without, a step has the memory of the job.
     unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
     # With sbatch --export=NONE, srun would hide from the ranks where they meet.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -145,6 +146,10 @@ def _path(text: str) -> str:
         raise ValueError("is empty, as of a variable that is not set")
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("holds a line break or another control character; rename the folder")
+    if (
+        not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8"
+    ):  # the system would be told other bytes
+        raise ValueError(f"needs UTF-8, and this shell's locale is for {encoding}; export LC_ALL=C.UTF-8")
     if not is_utf8(text):
         raise ValueError(f"{NO_TEXT}; rename what it names, or give a link to it that has another name")
     return os.path.expanduser(text)

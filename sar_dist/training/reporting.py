@@ -90,7 +90,7 @@ def closing_lines(
             else []
         ),
         f"  checkpoints       {directory.checkpoints}",
-        f"  attention figures {directory.figures}",
+        *([f"  attention figures {directory.figures}"] if directory.figures.exists() else []),
     ]
 
 

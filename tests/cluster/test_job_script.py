@@ -83,9 +83,10 @@ def test_marker_of_an_earlier_job_of_this_number_requeues_nothing(tmp_path: Path
     assert "training is done" in job(tmp_path, FINISHES).stdout
 
 
-def test_variables_of_the_job_that_submitted_this_one_are_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cpus", ["7", "1"])
+def test_variables_of_the_job_that_submitted_this_one_are_forgotten(cpus: str, tmp_path: Path) -> None:
     """srun refuses two kinds of memory; --export=NONE would hide MASTER_ADDR from the ranks."""
-    inherited = {"MEM_PER_CPU": "50", "MEM_PER_NODE": "100", "CPUS_PER_TASK": "7", "RESTART_COUNT": "3"}
+    inherited = {"MEM_PER_CPU": "50", "MEM_PER_NODE": "100", "CPUS_PER_TASK": cpus, "RESTART_COUNT": "3"}
     inherited |= {"EXPORT_ENV": "NONE", "ARRAY_TASK_ID": "4"}
     done = job(tmp_path, FINISHES, restarts=1, **{f"SLURM_{name}": value for name, value in inherited.items()})
     assert "life 1, try 0" in done.stdout

@@ -280,6 +280,14 @@ def test_mistakes_give_one_line(override: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_locale_without_the_characters_of_a_path_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are right and the shell's locale is not, so nothing is to be renamed."""
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    assert load_config(DEMO, ["run.dir=runs"]).run.dir == "runs"
+    with pytest.raises(UserError, match=r"locale is for iso8859-1; export LC_ALL=C\.UTF-8"):
+        load_config(DEMO, ["run.dir=räuns"])
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

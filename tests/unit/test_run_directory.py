@@ -19,6 +19,8 @@ from sar_dist.config import RunConfig, RunSettings, follow_moved_run
 from sar_dist.errors import UserError
 from sar_dist.training import RunDirectory, run_directory
 from sar_dist.training.preemption import check_marker, request_requeue
+from sar_dist.training.reporting import closing_lines
+from sar_dist.training.state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -358,3 +360,12 @@ def test_moved_run_is_followed_and_a_copied_one_asks(tmp_path: Path, config: Run
     (there / "config.json").touch()
     with pytest.raises(UserError, match=r"which is there too; .* run\.dir=.*archive run\.name=new"):
         follow_moved_run(file, config, [])
+
+
+def test_a_finished_run_names_no_folder_that_it_has_not(config: RunConfig) -> None:
+    directory = RunDirectory(config)
+    directory.create(config, 1, CPU)
+    state = TrainState(best_top1=50.0, best_step=4)
+    assert "attention figures" not in "".join(closing_lines(state, 0, directory))
+    directory.figures.mkdir()
+    assert str(directory.figures) in closing_lines(state, 0, directory)[-1]
