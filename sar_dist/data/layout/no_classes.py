@@ -191,12 +191,13 @@ def _refuse_called_like_splits(root: Path, folders: _Folders, *, depth_given: bo
             if names[0] in folders.within
             else f"{root / names[0]} is called like a split, and no class; {_WHAT_TO_DO}"
         )
-    said_to_be_classes = depth_given and not any("/" in name for name in names)
-    if not said_to_be_classes and (any(map(extends_split, names)) or _are_a_layout(names, named)):
+    # Several folders of images in one are its classes, whatever the user says of the level above.
+    may_be_classes = all("/" not in name and folders.branches(name) < 2 for name in named)
+    if not (depth_given and may_be_classes) and (any(map(extends_split, names)) or _are_a_layout(names, named)):
+        or_say = f", or say that all folders in {root} are classes, with --class-depth 1" if may_be_classes else ""
         raise UserError(
             f"{_of(root, named)} are called like splits, and are no classes; rename them to train and val, or give one of "
-            f"them alone; rename what is a class to something else, or say that all folders in {root} are classes, with "
-            "--class-depth 1"
+            f"them alone; rename what is a class to something else{or_say}"
         )
 
 

@@ -357,10 +357,13 @@ def test_folders_called_like_splits_are_classes_where_the_user_says_so(tmp_path:
     assert source.classes == ("tea set", "test set", "train set")
 
 
-def test_splits_below_folders_are_none_of_the_classes_that_the_user_means(tmp_path: Path) -> None:
-    tree(tmp_path, "seg_train/seg_train/sea/1.png", "seg_test/seg_test/sea/2.png")
-    with pytest.raises(UserError, match="are called like splits"):
-        imagefolder_sources(tmp_path, None, class_depth=2)
+@pytest.mark.parametrize("depth", [None, 1, 2, "any"])
+def test_splits_that_hold_folders_of_classes_are_none_whatever_the_user_says(
+    tmp_path: Path, depth: ClassDepth | None
+) -> None:
+    tree(tmp_path, "seg_train/seg_train/sea/1.png", "seg_train/seg_train/ice/2.png", "seg_test/seg_test/sea/3.png")
+    with pytest.raises(UserError, match=r"are called like splits.* to something else$"):
+        imagefolder_sources(tmp_path, None, class_depth=depth)
 
 
 def test_a_class_called_train_is_not_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
