@@ -147,7 +147,7 @@ MAKE_SHARDS = [
     ("make_shards csv @/folder.csv @/out", "cannot read .*folder.csv"),
     ("make_shards csv @/nul.csv @/out", "cannot read .*nul.csv: it holds zero bytes"),
     ("make_shards csv @/no_column.csv @/out", "has no column 'label'"),
-    ("make_shards csv @/half.csv @/out", "line 2: one of path, label is empty"),
+    ("make_shards csv @/half.csv @/out", "line 2: label is empty; fill it in, or take"),
     ("make_shards parquet @/empty.parquet @/out", "cannot read .*empty.parquet"),
     ("make_shards parquet @/noise.parquet @/out", "cannot read .*noise.parquet"),
     ("make_shards inaturalist @/lists @/out", "are not a list of objects with an id"),

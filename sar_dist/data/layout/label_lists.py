@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 
-from sar_dist.data.layout.classes import class_word
+from sar_dist.data.layout.classes import CLASSES_NAME, class_word, read_label_words
 from sar_dist.errors import UserError, shortened
 
 _JOINTS = (";", "|", ",", "/", "&", "+", " ")
@@ -15,17 +17,24 @@ _CERTAIN_JOINTS = (";", "|", ",")
 _MOST_LIST_LETTERS = 1000
 
 
-def refuse_lists(words: Collection[str], where: str) -> None:
+def refuse_lists(words: Collection[str], where: str, classes_file: Path | None = None) -> None:
     """Raise UserError where a label is a list of labels, as in sets with several labels an image, and not a class's word.
 
-    It is one if it is written like a list of JSON or Python, or joins numbers, or words that are labels of other images.
+    It is one if it is written like a list of JSON or Python, or joins numbers, or words that are labels of other images; words
+    that ``classes_file`` has, if it is there, are classes.
     """
-    for word in sorted(words):
-        if _is_written_list(word) or any(_is_joined(word, joint, words) for joint in _JOINTS):
-            raise UserError(
-                f"{where}: the label {shortened(word, 40)!r} is a list of labels, and an image has one class here; keep one label in "
-                "such rows, or take them out; if it is one class, write it as one word, such as cat_dog"
-            )
+    found = [
+        word for word in sorted(words) if _is_written_list(word) or any(_is_joined(word, j, words) for j in _JOINTS)
+    ]
+    if found and classes_file is not None and os.path.lexists(classes_file):
+        classes = read_label_words(classes_file).labels
+        found = [word for word in found if word not in classes]
+    if found:
+        raise UserError(
+            f"{where}: the label {shortened(found[0], 40)!r} is a list of labels, and an image has one class here; keep one label in "
+            f"such rows, or take them out; if it is one class, list all classes in a {CLASSES_NAME} beside the table, or write it as "
+            "one word, such as cat_dog"
+        )
 
 
 def _is_joined(word: str, joint: str, words: Collection[str]) -> bool:

@@ -26,6 +26,8 @@ from sar_dist.errors import UserError
 # Folders beside classes may be called so, and hold images of no class.
 _OTHER_USES = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "background"})
 _SHOWN = 3
+# As many folders beside others that are called like splits are classes for certain.
+_CLASSES = 2
 _DIGITS = re.compile(r"\d+")
 _WHAT_TO_DO = (
     "give the folder whose folders are the classes, or move what is none away; `make_shards.py csv` takes a table of images and labels, `voc`, "
@@ -89,7 +91,7 @@ def how_lists_are_read(root: Path) -> str:
 def _look_at(root: Path, images: Mapping[str, Sequence[str]], *, depth_given: bool) -> list[str]:
     folders = _Folders.of(images)
     _refuse_splits_within(root, folders)
-    _refuse_called_like_splits(root, folders)
+    _refuse_called_like_splits(root, folders, depth_given=depth_given)
     copies = _copies(folders)
     _refuse_copies(root, copies, len(folders.names))
     parts = _parts_of_a_layout(root, images, depth_given=depth_given)
@@ -179,23 +181,41 @@ def _refuse_splits_within(root: Path, folders: _Folders) -> None:
         )
 
 
-def _refuse_called_like_splits(root: Path, folders: _Folders) -> None:
+def _refuse_called_like_splits(root: Path, folders: _Folders, *, depth_given: bool) -> None:
+    """Raise UserError for folders that are splits by their names; the folders in ``root`` may be called so if the user says so."""
     names = folders.names
-    named = [splits for splits in map(splits_of_path, names) if splits]
+    named = [name for name in names if splits_of_path(name)]
     if len(names) == 1 and named:
         raise UserError(
             f"{root} holds {names[0]} alone, which is called like a split: give {root / names[0]}, or move its folders up one level"
             if names[0] in folders.within
             else f"{root / names[0]} is called like a split, and no class; {_WHAT_TO_DO}"
         )
-    splits: set[str] = set().union(*named)
-    # Beside two classes and more, one of val and one of test are said; training images beside them make it a layout.
-    layout = len(splits) > 1 and ("train" in splits or len(names) - len(named) < 2)
-    if any(map(extends_split, names)) or (layout and 2 * len(named) >= len(names)):
+    # Several folders of images in one are its classes, whatever the user says of the level above.
+    may_be_classes = all("/" not in name and folders.branches(name) < 2 for name in named)
+    if not (depth_given and may_be_classes) and (any(map(extends_split, names)) or _are_a_layout(names, named)):
+        or_say = f", or say that all folders in {root} are classes, with --class-depth 1" if may_be_classes else ""
         raise UserError(
-            f"{_of(root, names)} are called like splits, and are no classes; rename them to train and val, or give one of "
-            "them alone; rename what is a class to something else"
+            f"{_of(root, named)} are called like splits, and are no classes; rename them to train and val, or give one of "
+            f"them alone; rename what is a class to something else{or_say}"
         )
+
+
+def _are_a_layout(names: Sequence[str], named: Sequence[str]) -> bool:
+    """Whether the folders ``named`` among ``names`` are splits, as seg_train and seg_test, and not all classes, as test tubes.
+
+    Beside two classes and more, one of val and one of test are said; training images beside them make it a layout. Where such
+    folders differ in more than the split, and others lie beside them, they are classes.
+    """
+    splits: dict[str, set[str]] = {}
+    for name in named:
+        rest = " ".join(word for word in words_of(name) if split_of_word(word) is None)
+        splits.setdefault(rest, set()).update(splits_of_path(name))
+    found = set().union(*splits.values())
+    others = len(names) - len(named)
+    if len(found) < 2 or 2 * len(named) < len(names) or ("train" not in found and others >= _CLASSES):
+        return False
+    return others < _CLASSES or any(len(alike) > 1 for alike in splits.values())
 
 
 def _copies(folders: _Folders) -> dict[str, list[str]]:

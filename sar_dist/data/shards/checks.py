@@ -126,7 +126,8 @@ def _find_manifest(root: Path, split: Split) -> Manifest:
     folder = folder_called(root, split)
     if folder is not None:
         beside = sorted(path.name for path in root.glob("*.tar") if not is_left_over(path.name))
-        if beside:
+        # Beside val alone they are the training shards.
+        if beside and folder_called(root, "train") is not None:
             warn(f"{root}: left out {len(beside)} .tar files beside the folder {folder.name}, such as {beside[0]}")
         return _find_manifest(folder, split)
     names = _bare_tars(root, split)
@@ -173,7 +174,11 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
     if not names:
         below = _tars_below(root)
         what = f"{len(found)} .tar files, none of them named for it" if found else "no manifest and no .tar files"
-        elsewhere = f", but {len(below)} in the folders in it, such as {below[0]}; give their folder," if below else ";"
+        elsewhere = (
+            f", but {len(below)} in the folders in it, such as {below[0]}; give their folder, or move them into one,"
+            if below
+            else ";"
+        )
         raise NoShards(f"no {split} shards in {root}: {what}{elsewhere} {HOW_TO_MAKE} or set data.{split}")
     return names
 
@@ -252,19 +257,20 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False
         split: Split = "val" if isinstance(content, dict) and content.get("split") == "val" else "train"
         return [find_manifest(root, split, label)]
     found: list[Manifest] = []
-    problem: NoShards | None = None
+    problems: dict[str, NoShards] = {}
     for split in ("train", "val"):
         try:
             found.append(find_manifest(root, split, label))
         except NoShards as error:
-            problem = error
+            problems[split] = error
     if test:
         with contextlib.suppress(UserError):  # nobody asked for it, so that it need not be sound
             other = find_manifest(root, cast("Split", "test"), label)
             if (other.root, other.shards) not in [(manifest.root, manifest.shards) for manifest in found]:
                 found.append(other)
-    if problem is not None and not found:
-        raise problem
+    if not found:  # of a folder without any split, what is wrong is said of train, unless there is val/ alone
+        alone = folder_called(root, "train") is None and folder_called(root, "val") is not None
+        raise problems["val" if alone else "train"]
     for bare, split in {manifest.root: manifest.split for manifest in found if _is_uncounted(manifest)}.items():
         _say_left_out(Path(bare), split, tests=not test)
     if len({(manifest.root, manifest.shards) for manifest in found}) == 1 < len(found):

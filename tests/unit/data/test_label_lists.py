@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sar_dist.data.layout import lists_remark, refuse_lists
@@ -22,6 +24,16 @@ from sar_dist.errors import UserError
 def test_joined_labels_are_refused(words: set[str]) -> None:
     with pytest.raises(UserError, match="is a list of labels"):
         refuse_lists(words, "here")
+
+
+def test_words_that_classes_json_has_are_classes(tmp_path: Path) -> None:
+    file, words = tmp_path / "classes.json", {"apple", "pie", "apple pie"}
+    with pytest.raises(UserError, match=r"list all classes in a classes\.json beside the table"):
+        refuse_lists(words, "here", file)
+    file.write_text('["pie", "apple", "apple pie"]')
+    refuse_lists(words, "here", file)
+    with pytest.raises(UserError, match="'pie apple' is a list of labels"):
+        refuse_lists(words | {"pie apple"}, "here", file)
 
 
 @pytest.mark.parametrize(

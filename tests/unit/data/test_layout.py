@@ -198,7 +198,7 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["val/a/1.png", "valid/a/2.png"], "the val split twice, in val and valid"),
         (["cat/train/1.png", "dog/test/1.png"], r"dog holds the split test, which belongs above .* make test/CLASS"),
         (["cat/1.png", "dog/more/Val/1.png"], "dog/more holds the split val"),
-        (["data_256/a/zoo/1.png", "val_256/1.png"], r"\(data_256, val_256\) are called like splits"),
+        (["data_256/a/zoo/1.png", "val_256/1.png"], r"\(val_256\) are called like splits"),
         (["train2017/1.png"], "train2017 is called like a split, and no class"),
         (["x-format-val/n1/1.png", "x-format-val/n2/1.png"], r"holds x-format-val alone.*: give \S+/x-format-val, or"),
         (["training/training/a/1.png", "validation/validation/a/1.png"], r"give \S+/training/training, or move its"),
@@ -242,6 +242,12 @@ def test_capitals_leftovers_and_empty_folders(tmp_path: Path, capsys: pytest.Cap
         (["train/a/1.png", "eval/a/1.png"], r"or take one split alone, by --split train \(\S+/train\)"),
         (["train/a/1.png", "val/1.png"], "val has no class folders but 1 .*; --split train makes that split alone"),
         (["test_images/1.png", "cat/1.png", "dog/1.png"], "called like splits"),
+        (
+            ["train set/1.png", "tea set/1.png", "lego set/1.png"],
+            r"\(train set\) are called like splits, .* or say that all folders in \S+ are classes, with --class-depth 1",
+        ),
+        (["train/1.png", "test rig/1.png", "tram/1.png"], r"\(test rig, train\) are called like splits"),
+        (["seg_train/1.png", "seg_test/1.png", "a/1.png", "b/1.png"], r"\(seg_test, seg_train\) are called like"),
         (["a/1.png", "b/1.png", "copy/a/1.png", "copy/b/1.png"], r"copy holds folders .* such as copy/a, as a copy of"),
         (["a/1.png", "b/1.png", "x/copy/a/1.png", "x/copy/b/1.png"], "x holds folders .* such as x/copy/a"),
         (["cat/1.png", "dog/1.png", "dog/cat/1.png"], "dog holds folders that are called like the classes beside it"),
@@ -292,6 +298,10 @@ def test_a_class_called_train_and_images_one_level_down(tmp_path: Path) -> None:
         (["label_1/1.png", "label_2/1.png"], ("label_1", "label_2")),
         (["ppe/masks/1.png", "tool/saws/1.png"], ("ppe", "tool")),
         (["valid/1.png", "invalid/1.png"], ("invalid", "valid")),
+        (
+            ["test tube/1.png", "train/1.png", "training shoe/1.png", "bus/1.png", "trainer/1.png"],
+            ("bus", "test tube", "train", "trainer", "training shoe"),
+        ),
         (["with_mask/1.png", "without_mask/1.png", "face/1.png"], ("face", "with_mask", "without_mask")),
         (
             ["ski/1.png", "ski mask/1.png", "cat/1.png", "dog/1.png", "eel/1.png"],
@@ -338,6 +348,22 @@ def test_folders_and_images_that_may_be_no_classes_are_said(
     (source,) = imagefolder_sources(tree(tmp_path, *names), None)
     assert len(source) == len(names)
     assert capsys.readouterr().err.count(line) == 1
+
+
+@pytest.mark.parametrize("depth", [1, "any"])
+def test_folders_called_like_splits_are_classes_where_the_user_says_so(tmp_path: Path, depth: ClassDepth) -> None:
+    tree(tmp_path, "train set/1.png", "test set/2.png", "tea set/3.png")
+    (source,) = imagefolder_sources(tmp_path, None, class_depth=depth)
+    assert source.classes == ("tea set", "test set", "train set")
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2, "any"])
+def test_splits_that_hold_folders_of_classes_are_none_whatever_the_user_says(
+    tmp_path: Path, depth: ClassDepth | None
+) -> None:
+    tree(tmp_path, "seg_train/seg_train/sea/1.png", "seg_train/seg_train/ice/2.png", "seg_test/seg_test/sea/3.png")
+    with pytest.raises(UserError, match=r"are called like splits.* to something else$"):
+        imagefolder_sources(tmp_path, None, class_depth=depth)
 
 
 def test_a_class_called_train_is_not_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -709,6 +735,29 @@ def test_tars_in_folders_beside_others_are_counted(tmp_path: Path, capsys: pytes
         read()
         said = capsys.readouterr().err
         assert said.count("left out 1 .tar files in the folders in it, such as more/0/b-0000.tar") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "given", "split"), [("train/a", "", "train"), ("train/a", "train", "train"), ("val/a", "", "val")]
+)
+def test_tars_one_folder_further_down_are_said_of_the_split_that_they_are_of(
+    tmp_path: Path, folder: str, given: str, split: str
+) -> None:
+    make_shards(tmp_path / folder, [1], "x")
+    with pytest.raises(
+        UserError, match=rf"no {split} shards in \S+/{split}: .* 1 in the folders in it, such as a/x-0000\.tar"
+    ):
+        manifests_at(tmp_path / given)
+
+
+def test_tars_beside_val_are_the_training_shards(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_shards(tmp_path, [3], "x")
+    make_shards(tmp_path / "val", [2], "x")
+    assert [(manifest.split, manifest.root) for manifest in manifests_at(tmp_path)] == [
+        ("train", str(tmp_path)),
+        ("val", str(tmp_path / "val")),
+    ]
+    assert capsys.readouterr().err == ""
 
 
 def test_tars_in_linked_folders_are_counted_and_links_not_followed_further(tmp_path: Path) -> None:

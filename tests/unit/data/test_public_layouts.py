@@ -267,3 +267,19 @@ def test_a_table_s_names_must_fit_one_image(tmp_path: Path) -> None:
     write(tmp_path, ["a/1.png", "b/1.png"], {"t.csv": "path,label\n1,x\n"})
     with pytest.raises(UserError, match=r"1 may be a/1\.png or b/1\.png"):
         csv_sources(tmp_path / "t.csv", None, CsvColumns(), None)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            ["test/1.png", "train/1.png"],
+            r"1 may be train/1\.png or test/1\.png in .* --images \S+/train or --images \S+/test",
+        ),
+        (["x/1.png", "x/1.jpg"], r"1 may be x/1\.jpg or x/1\.png in .* list the images with their extensions"),
+    ],
+)
+def test_what_is_said_of_names_that_fit_several_images_helps(tmp_path: Path, images: list[str], message: str) -> None:
+    write(tmp_path, images, {"t.csv": "path,label\n1,x\n"})
+    with pytest.raises(UserError, match=message):
+        csv_sources(tmp_path / "t.csv", None, CsvColumns(), None)

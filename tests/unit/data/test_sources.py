@@ -359,7 +359,7 @@ def test_csv_with_numbers(tmp_path: Path) -> None:
     ("header", "rows", "message"),
     [
         (["file", "label"], [["a.jpg", "1"]], "no column 'path', only file, label"),
-        (["path", "label"], [["a.jpg", "1"], ["a.jpg", ""]], "line 3: one of path, label is empty"),
+        (["path", "label"], [["a.jpg", "1"], ["a.jpg", ""]], "line 3: label is empty; fill it in, or take the row out"),
         (["path", "label"], [["a.jpg", "1"], ["b.jpg", "cat"]], "mixes numbers and names"),
         (["path", "label"], [["a.jpg", "-1"]], "negative"),
         (["path", "label"], [["a.jpg", "1.0"]], "fractional"),
@@ -641,7 +641,7 @@ def test_tables_of_json_lines_as_beside_image_folders(tmp_path: Path, capsys: py
         in capsys.readouterr().err
     )
     for content, message in (
-        ('{"file_name": "a.jpg", "label": null}', "line 1: one of file_name, label is empty"),
+        ('{"file_name": "a.jpg", "label": null}', "line 1: label is empty; fill it in"),
         ('{"file_name": "a.jpg", "label": ["cat", "dog"]}', "is a list of labels"),
         (
             '{"file_name": "a.jpg", "label": "cat"',
@@ -1213,6 +1213,35 @@ def test_real_imagefolder(tmp_path: Path) -> None:
             sorted(path.name for path in (source / "val").iterdir())[int(sample["cls"])]
             == original.relative_to(source / "val").parts[0]
         )
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "rows"),
+    [
+        (["path", "label", "split"], CsvColumns(), [["a.jpg", "cat", "train"], ["b.jpg", "", "test"]]),
+        (["path", "label", "split"], CsvColumns(), [["a.jpg", "0", "train"], ["b.jpg", "-1", "test"]]),
+        (["path", "label"], CsvColumns(), [["train/a.jpg", "cat"], ["test/b.jpg", ""]]),
+        (["path", "x", "y", "set"], CsvColumns(label="x,y"), [["a.jpg", "0", "1", "train"], ["b.jpg", "", "", "test"]]),
+    ],
+)
+def test_rows_of_splits_that_are_not_made_need_no_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], header: list[str], columns: CsvColumns, rows: list[list[str]]
+) -> None:
+    for row in rows:
+        (tmp_path / row[0]).parent.mkdir(exist_ok=True)
+        (tmp_path / row[0]).write_bytes(image_of(0))
+    table = write_csv(tmp_path / "t.csv", header, rows)
+    (source,) = csv_sources(table, None, columns, None)
+    assert (source.split, len(source), source.sample(0)[1]["cls"]) == ("train", 1, b"0")
+    assert "the test split (1 rows) is not used" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"line 3: \S+ is empty; fill it in, or take the row out|negative"):
+        csv_sources(table, None, columns, SplitChoice("test", "val"))
+
+
+def test_addresses_on_the_web_are_no_images(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "t.csv", ["path", "label"], [["https://example.org/a.jpg", "cat"]])
+    with pytest.raises(UserError, match=r"line 2: 'https://example.org/a.jpg' is an address on the web; download"):
+        csv_sources(table, None, CsvColumns(), None)
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real images are not on this machine")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sar_dist.data.layout import is_image_name, is_left_over
+from sar_dist.data.layout import is_image_name, is_left_over, splits_of_path
 from sar_dist.errors import UserError
 
 
@@ -32,11 +32,18 @@ class ImageNames:
             self._found = _by_name(self._root)
         found = self._found.get(plain, [])
         if len(found) > 1:
-            raise UserError(
-                f"{name} may be {' or '.join(found[:2])} in {self._root}; say in which folder the images are, such as --images "
-                f"{(self._root / found[0]).parent}"
-            )
+            raise UserError(self._several(name, found))
         return found[0] if found else None
+
+    def _several(self, name: str, found: Sequence[str]) -> str:
+        """What to say of a name that ``found`` fit, and what helps: training images first, as a table lists those."""
+        ordered = sorted(found, key=lambda path: splits_of_path(path) != {"train"})
+        folders = [*dict.fromkeys(path.rpartition("/")[0] for path in ordered)]
+        what = f"{name} may be {' or '.join(ordered[:2])} in {self._root}"
+        if len(folders) == 1:
+            return f"{what}; list the images with their extensions, or move away those that are not meant"
+        choices = " or ".join(f"--images {self._root / folder}" for folder in folders[:2])
+        return f"{what}; say in which folder the images are: {choices}"
 
 
 def _by_name(root: Path) -> dict[str, list[str]]:

@@ -212,12 +212,15 @@ def _check_header(table: Path, header: Sequence[str], wanted: Sequence[str], adv
 
 
 def with_one_hot_label(content: TableRows, table: Path, classes: Sequence[str], name: str) -> TableRows:
-    """The rows with a column ``name`` that says which of the columns ``classes`` holds a 1.
+    """The rows with a column ``name`` that says which of the columns ``classes`` holds a 1; empty where all are.
 
     Raises:
         UserError: a row has not one 1 among zeros there.
     """
     for line, row in zip(content.lines, content.rows, strict=True):
+        if not any(row[column] for column in classes):
+            row[name] = ""  # test images have no label, and need none where they are not used
+            continue
         ones = [column for column in classes if row[column] in _ONE]
         if len(ones) != 1 or not all(row[column] in _BINARY for column in classes):
             raise UserError(

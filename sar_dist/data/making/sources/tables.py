@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sar_dist.command_help import given_local_path
 from sar_dist.data.layout import (
     IMAGE_EXTENSIONS,
+    SPLIT_NAMES,
     ClassTable,
     Split,
     SplitChoice,
@@ -40,8 +41,12 @@ from sar_dist.data.making.sources.label_words import names_of_numbers, numbered_
 from sar_dist.data.making.sources.linked_images import check_links
 from sar_dist.data.making.sources.subsets import Subset, add_validation_argument, given_validation, with_validation
 from sar_dist.data.making.sources.table_rows import TableRows, read_rows, with_one_hot_label
+from sar_dist.data.shards import NO_LABEL
 from sar_dist.errors import UserError, shortened
 from sar_dist.output import warn
+
+# What stands for no label in rows of splits that are not made.
+_NO_LABELS = frozenset({"", "-1"})
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,15 @@ def csv_sources(
     """
     content = _read_table(table, columns)
     rows, columns = content.rows, content.columns
-    labels = _labels([row[columns.label] for row in rows], table)
     root = images or table.parent
     _read_backslashes(table, root, content)
     choice = chosen_split(split)
     _find_named(table, root, content)
+    splits = _splits_of_rows(table, content, choice)
+    labels = _labels(_labels_of_rows(table, content, splits, choice), table)
     _check_paths(table, root, content)
     by_split: dict[str, list[tuple[str, int]]] = {}
-    for row, label, name in zip(rows, labels.numbers, _splits_of_rows(table, content, choice), strict=True):
+    for row, label, name in zip(rows, labels.numbers, splits, strict=True):
         by_split.setdefault(name, []).append((row[columns.image], label))
     made = choose_splits(by_split, choice, table, {name: len(found) for name, found in by_split.items()})
     if validation is not None:
@@ -132,6 +138,11 @@ def _check_paths(table: Path, root: Path, content: _Table) -> None:
     """Raise UserError for a path that is no image's, for two rows of one image, and for two labels of one file."""
     paths = [row[content.columns.image] for row in content.rows]
     for line, path in zip(content.lines, paths, strict=True):
+        if "://" in path:
+            raise UserError(
+                f"{table}, line {line}: {shortened(repr(path))} is an address on the web; download the images, with img2dataset "
+                "say, and list their files"
+            )
         if not is_image_name(path) or "\0" in path:
             raise UserError(
                 f"{table}, line {line}: {shortened(repr(path))} is no image by name ({', '.join(IMAGE_EXTENSIONS)})"
@@ -175,8 +186,34 @@ def _splits_of_rows(table: Path, content: _Table, choice: SplitChoice | None) ->
     return [unnamed_split(table.parent, choice)] * len(content.rows)
 
 
+def _labels_of_rows(
+    table: Path, content: _Table, splits: Sequence[str], choice: SplitChoice | None
+) -> list[str | None]:
+    """The labels as they are written; None: rows of splits that are not made need none, as test images often have none.
+
+    Raises:
+        UserError: a row of a split that is made has none.
+    """
+    made = SPLIT_NAMES.keys() if choice is None else {choice.source}
+    labels: list[str | None] = []
+    for line, row, split in zip(content.lines, content.rows, splits, strict=True):
+        label = row[content.columns.label]
+        if not label and split in made:
+            raise UserError(_empty(table, line, content.columns.label))
+        labels.append(None if label in _NO_LABELS and split not in made else label)
+    if all(label is None for label in labels):
+        raise UserError(
+            f"{table}: no row has a label in {content.columns.label}; name another column with --label-column"
+        )
+    return labels
+
+
+def _empty(table: Path, line: int, column: str) -> str:
+    return f"{table}, line {line}: {shortened(column, 60)} is empty; fill it in, or take the row out"
+
+
 class _Labels(NamedTuple):
-    """The labels of a table's rows as numbers, what their words are, and the class names, as far as there are such."""
+    """The labels of a table's rows as numbers (NO_LABEL: none), what their words are, and the class names, as far as there are such."""
 
     numbers: list[int]
     words: ClassTable | None
@@ -211,10 +248,11 @@ def _read_table(table: Path, columns: CsvColumns) -> _Table:
         content = with_one_hot_label(content, table, one_hot, columns.label)
     if columns.split is None:
         columns = replace(columns, split=_split_column(table, content, columns))
-    wanted = [name for name in (columns.image, columns.label, columns.split) if name]
+    wanted = [name for name in (columns.image, columns.split) if name]
     for line, row in zip(content.lines, content.rows, strict=True):
-        if not all(row[name] for name in wanted):
-            raise UserError(f"{table}, line {line}: one of {', '.join(wanted)} is empty")
+        for name in wanted:
+            if not row[name]:
+                raise UserError(_empty(table, line, name))
     return _Table(content.lines, content.rows, columns)
 
 
@@ -226,13 +264,14 @@ def _split_column(table: Path, content: TableRows, columns: CsvColumns) -> str |
     return split_column(entries, str(table), "name splits such as train, val and test in all of its rows")
 
 
-def _labels(values: Sequence[str], table: Path) -> _Labels:
+def _labels(values: Sequence[str | None], table: Path) -> _Labels:
     classes_file = classes_file_of(table.parent)
-    words = numbered_words(set(values), table, classes_file)
+    given = {value for value in values if value is not None}
+    words = numbered_words(given, table, classes_file)
     if words is not None:
-        labels = {value: words.labels[class_word(value)] for value in set(values)}
-        return _Labels([labels[value] for value in values], words, words.names)
-    numbers = [int(class_word(value)) for value in values]
+        labels = {value: words.labels[class_word(value)] for value in given}
+        return _Labels([NO_LABEL if value is None else labels[value] for value in values], words, words.names)
+    numbers = [NO_LABEL if value is None else int(class_word(value)) for value in values]
     return _Labels(numbers, None, names_of_numbers(classes_file, max(numbers), table))
 
 
