@@ -83,13 +83,12 @@ def to_8_bits(image: Image.Image) -> np.ndarray:
 
 def is_deep_colour(image: Image.Image) -> bool:
     """Whether an image that is not loaded yet has colours, or grey with alpha, of more than 8 bits, of which Pillow keeps the high byte."""
-    raw_modes = [tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0] for tile in image.tile or ()]
-    return _tag(image, _BITS, 8) > 8 or any(";16" in str(mode) for mode in raw_modes)
+    return _tag(image, _BITS, 8) > 8 or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def check_deep_colour(image: Image.Image) -> None:
     """Refuse high bytes of colours (RGB) that are all but 0. Raises AmbiguousRange."""
-    highest = max(int(high) for _, high in image.getextrema())
+    highest = int(np.asarray(image).max())
     _refuse_black(highest << 8 | (255 if highest else 0), 65535)
 
 

@@ -28,6 +28,7 @@ from sar_dist.data.shards import (
     ShardEntry,
     ShardIndex,
     ShardReader,
+    copied_shards,
     images_of_two_labels,
     index_and_check,
     manifests_at,
@@ -163,6 +164,10 @@ def verify_folder(
         _say_doubtful(reports)
         whole = [report.indexed for report in reports if report.indexed is not None]
         say_what_is_odd(manifest, [shard for shard, _ in whole])
+        copies = copied_shards([shard for shard, _ in whole]) if manifest.uncounted else None
+        if copies is not None:  # bare tars, which training refuses
+            say(copies)
+            problems += 1
         _say_two_labels(manifest, whole)
         samples = sum(report.samples for report in reports)
         damaged = sum(report.damage is not None for report in reports)

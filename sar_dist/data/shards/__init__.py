@@ -11,6 +11,7 @@ from sar_dist.data.shards.checks import (
     shared_shards,
 )
 from sar_dist.data.shards.checksums import RECORD
+from sar_dist.data.shards.copied import copied_shards
 from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.manifest import (
@@ -63,6 +64,7 @@ __all__ = [
     "check_shards",
     "check_stage",
     "check_stage_room",
+    "copied_shards",
     "counted",
     "describe",
     "held_instead",

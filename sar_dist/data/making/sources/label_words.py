@@ -30,7 +30,7 @@ def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> Cl
         UserError: some are numbers and some are not, or they are no class numbers; or one is a list of several.
     """
     different = sorted({class_word(value) for value in values})
-    refuse_lists(set(different), str(where))
+    refuse_lists(set(different), str(where), "" if os.path.lexists(classes_file) else str(classes_file))
     numbers = [value for value in different if _is_number(value)]
     if not numbers:
         table = read_class_table(different, classes_file, whole=True)
