@@ -30,6 +30,7 @@ from sar_dist.data.layout import (
 )
 from sar_dist.data.shards.copied import copied_shards, refuse_copied_shards
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
+from sar_dist.data.shards.lists_beside import unread_lists
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
@@ -392,7 +393,8 @@ def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
     copies = None if manifest.uncounted else copied_shards(shards)  # of bare tars they are refused
     if copies is not None:
         warn(f"{manifest.root}: {copies}; remove the copies")
-    for line in odd_members(shards):
+    remark = unread_lists(Path(manifest.root), shards, manifest.labels.where)
+    for line in [*odd_members(shards), *([] if remark is None else [remark])]:
         warn(f"{manifest.root}: {line}")
 
 

@@ -745,6 +745,29 @@ def test_bare_tars_that_are_copies_are_refused_and_listed_ones_said(
     verify_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "said"),
+    [
+        ("labels.txt", 5, True),
+        ("labels.csv", 6, True),
+        ("train-0001.lst", 3, True),
+        ("labels.txt", 6, False),
+        ("notes.txt", 3, False),
+        ("labels.md", 5, False),
+        (".hidden.txt", 5, False),
+    ],
+)
+def test_lists_that_may_be_labels_of_the_samples_are_said_not_to_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str, lines: int, said: bool
+) -> None:
+    make_shards(tmp_path, [2, 3], "train")
+    (tmp_path / name).write_text("\n".join("2" * lines))
+    check_shards(load_manifest(tmp_path, "train"))
+    verify_folder(tmp_path)
+    remark = f"{name} has a line for each sample, and nothing of it is read: labels are in the samples themselves (cls)"
+    assert capsys.readouterr().err.count(remark) == 2 * said
+
+
 def test_shards_that_are_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_shards(tmp_path, [2], "train")
     (tmp_path / "train-0000.tar").rename(tmp_path / "train-0-of-3.tar")

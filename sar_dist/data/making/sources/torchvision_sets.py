@@ -291,7 +291,7 @@ def _open(kind: _Kind, folder: Path, split: Split) -> TorchvisionSource:
                 for arguments in kind.parts[split]
             ]
         except (ImportError, RuntimeError, OSError, ValueError, KeyError) as error:
-            if "scipy" in str(error).lower():
+            if "scipy" in in_brief(error).lower():
                 raise UserError(
                     f"{folder}: {kind.name} has .mat files, which scipy reads; `pip install scipy`, and give the same command again"
                 ) from error
