@@ -43,13 +43,20 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from sar_dist.reports import check_place, figure_png, load_runs, report_figure, report_page  # slow: not for --help
+    from sar_dist.reports import (  # slow: not for --help
+        check_place,
+        figure_png,
+        load_runs,
+        png_or_note,
+        report_figure,
+        report_page,
+    )
 
     out = arguments.out or arguments.runs[0] / "report"
     check_place(out / "report.html", ["curves.png"])
     named = {run.resolve() for run in arguments.runs}
     runs = load_runs([*arguments.runs, *(run for run in arguments.baseline if run.resolve() not in named)])
-    curves = figure_png(report_figure(runs))
+    curves = png_or_note("curves", lambda: figure_png(report_figure(runs)))
     page = report_page(runs, curves, arguments.baseline)
     try:
         out.mkdir(parents=True, exist_ok=True)

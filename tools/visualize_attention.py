@@ -30,7 +30,7 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     from sar_dist.data.images import DeviceTransform, UndecodableImage, build_eval_transform
     from sar_dist.observe import attention_detail_figure
     from sar_dist.regularizer import class_similarity, component_labels, spatial_entropy_from_query_key
-    from sar_dist.reports import PictureSection
+    from sar_dist.reports import PictureSection, png_or_note
     from sar_dist.transfer import MAX_PIXELS
 
     try:
@@ -48,10 +48,14 @@ def picture(loaded: LoadedModel, path: Path) -> PictureSection:
     name = os.fsencode(path.name).decode(
         errors="backslashreplace"
     )  # what is not UTF-8 can be neither drawn nor written
-    figure = attention_detail_figure(pixels / 255, similarity[0], entropies[0], component_labels(similarity)[0], name)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return PictureSection(name, png.getvalue(), entropies[0].tolist(), counts[0].tolist())
+
+    def png() -> bytes:
+        maps = similarity[0], entropies[0], component_labels(similarity)[0]
+        out = io.BytesIO()
+        attention_detail_figure(pixels / 255, *maps, name).savefig(out, format="png")
+        return out.getvalue()
+
+    return PictureSection(name, png_or_note(name, png), entropies[0].tolist(), counts[0].tolist())
 
 
 def images_at(path: Path) -> list[Path]:

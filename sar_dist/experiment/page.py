@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +30,7 @@ from sar_dist.reports import (
     figure_png,
     format_difference,
     format_summary,
+    png_or_note,
     render_page,
 )
 
@@ -184,16 +186,16 @@ def write_figures(
         prefix: what the names begin with.
         names: those that are drawn.
     """
-    pictures = _drawn(results, names)
+    pictures = {name: png for name in names if (png := _png(results, name))}
     for name, png in pictures.items():
         (folder / f"{prefix}{name}.png").write_bytes(png)
     return pictures
 
 
-def _drawn(results: Results, names: Collection[str] = FIGURES) -> dict[str, bytes]:
-    figures = {"points": points_figure, "curves": curves_figure, "heads": heads_figure}
-    drawn = {name: figures[name](results) for name in names}
-    return {name: figure_png(figure) for name, figure in drawn.items() if figure is not None}
+def _png(results: Results, name: str) -> bytes:
+    """A figure as PNG; empty where there is nothing to draw."""
+    figure = {"points": points_figure, "curves": curves_figure, "heads": heads_figure}[name](results)
+    return b"" if figure is None else figure_png(figure)
 
 
 def check_report(out: Path) -> None:
@@ -212,7 +214,7 @@ def write_report(results: Results, out: Path) -> Path:
             f"no run of {results.experiment.name} is finished in {out}; run the same command again to go on"
         )
     make_folder(out)
-    pictures = _drawn(results)
+    pictures = {name: png for name in FIGURES if (png := png_or_note(name, partial(_png, results, name)))}
     try:
         (out / PAGE_FILE).write_text(_page(results, pictures), encoding="utf-8")
         (out / TABLES_FILE).write_text(markdown(results), encoding="utf-8")

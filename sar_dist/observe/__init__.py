@@ -11,7 +11,7 @@ from sar_dist.observe.class_figures import confusion_figure, samples_figure
 from sar_dist.observe.destination import Destination, LoggedRun
 from sar_dist.observe.destinations import check_destinations
 from sar_dist.observe.device_peak import PEAK_TFLOPS, DevicePeak, find_peak, peak_flops
-from sar_dist.observe.drawable import make_drawable
+from sar_dist.observe.drawable import drawn_or_said, make_drawable
 from sar_dist.observe.flop_table import flop_table
 from sar_dist.observe.flops import (
     BACKWARD_PER_FORWARD,
@@ -66,6 +66,7 @@ __all__ = [
     "confusion_figure",
     "count_flops",
     "count_regularized_flops",
+    "drawn_or_said",
     "encode_line",
     "find_peak",
     "flop_table",

@@ -3,7 +3,7 @@
 from sar_dist.reports.attention_page import PictureSection, attention_page
 from sar_dist.reports.attention_steps import attention_steps
 from sar_dist.reports.charts import Chart, ChartBoard, ChartLine, ChartSeries
-from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, further_axes, report_figure
+from sar_dist.reports.curves import COLORS, COLUMNS, DPI, figure_png, further_axes, png_or_note, report_figure
 from sar_dist.reports.hub import check_hub, push_to_hub
 from sar_dist.reports.model_card import write_card
 from sar_dist.reports.page import report_page
@@ -38,6 +38,7 @@ __all__ = [
     "format_summary",
     "further_axes",
     "load_runs",
+    "png_or_note",
     "push_to_hub",
     "render_page",
     "report_figure",

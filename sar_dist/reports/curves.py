@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
+from PIL import Image, ImageDraw
 
-from sar_dist.observe import make_drawable, panel_title, quantities_in
+from sar_dist.observe import drawn_or_said, make_drawable, panel_title, quantities_in
 from sar_dist.quantities import Quantity, Scale
 from sar_dist.reports.charts import Chart, ChartAxis, ChartBoard, ChartLine, ChartSeries
 from sar_dist.reports.rendering import Picture
@@ -189,6 +190,18 @@ def looks_of(runs: Sequence[ReportedRun]) -> list[Look]:
             style = STYLES[(number // len(COLORS) + place) % len(STYLES)]
             looks[run] = Look(COLORS[number % len(COLORS)], style, max(1.2, 2.6 - 0.9 * number))
     return [looks[number] for number in range(len(runs))]
+
+
+def png_or_note(title: str, png: Callable[[], bytes]) -> bytes:
+    """A picture as PNG; where drawing it fails, which is said, one that says so in its place on the page."""
+    drawn = drawn_or_said(f"the picture {title}", png)
+    if drawn is not None:
+        return drawn
+    out = io.BytesIO()
+    image = Image.new("RGB", (480, 60), "white")
+    ImageDraw.Draw(image).text((10, 22), f"{title[:40]!a} could not be drawn", fill="black")
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -26,7 +26,16 @@ from sar_dist.data import (
 from sar_dist.data.images import build_train_transform
 from sar_dist.data.layout import class_word, refuse_numbers_as_names
 from sar_dist.data.order import check_streams
-from sar_dist.data.shards import check_stage, check_stage_room, shared_images, shared_shards
+from sar_dist.data.shards import (
+    LabelledSet,
+    check_stage,
+    check_stage_room,
+    images_of_two_labels,
+    is_url,
+    open_index,
+    shared_images,
+    shared_shards,
+)
 from sar_dist.engine import STATE_BYTES, check_engine, optimizer_of
 from sar_dist.errors import UserError
 from sar_dist.files import check_folder, check_space
@@ -87,6 +96,7 @@ def check_run(config: RunConfig, device: torch.device, world_size: int) -> Check
     warn_of_validation_labels(train, val)
     for each in train:
         warn_of_shared_shards(each.manifest, val)
+    warn_of_two_labels(train)
     check_stage_room(data, [*(each.manifest for each in train), val])
     total = sum(each.manifest.total for each in train)
     if (data.epoch_samples or total) < config.optim.global_batch:
@@ -256,6 +266,18 @@ def warn_of_shared_shards(train: Manifest, val: Manifest) -> None:
             f"data.val: {found} of the {looked_at} images are in {train.root} too; validation on images that are "
             "trained on says nothing about others"
         )
+
+
+def warn_of_two_labels(sets: Sequence[TrainingSet]) -> None:
+    """Say it where images are trained on under several labels, within a set or over all, as far as they are local."""
+    local = [
+        LabelledSet(each.manifest, open_index(each.manifest), each.classes)
+        for each in sets
+        if is_main_process() and not is_url(each.manifest.root)  # it says it for all
+    ]
+    found = images_of_two_labels(local) if local else None
+    if found is not None:
+        warn(f"data.train: {found}")
 
 
 def _warn_of_small_images(key: str, manifest: Manifest, config: RunConfig) -> None:

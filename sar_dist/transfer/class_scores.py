@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,9 +92,9 @@ class ClassificationScores:
             for name, count, accuracy in zip(names, counts, self.accuracies, strict=True)
         ]
 
-    def figures(self, names: Sequence[str], title: str) -> dict[str, Figure]:
-        """``class_accuracy``, under ``title``, and ``confusion``."""
+    def figures(self, names: Sequence[str], title: str) -> dict[str, Callable[[], Figure]]:
+        """What draws ``class_accuracy``, under ``title``, and ``confusion``."""
         return {
-            "class_accuracy": class_accuracy_figure(self.accuracies, names, title),
-            "confusion": confusion_figure(self.confusion, names),
+            "class_accuracy": lambda: class_accuracy_figure(self.accuracies, names, title),
+            "confusion": lambda: confusion_figure(self.confusion, names),
         }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CLASSIFICATION = (
     "shards (tools/make_shards.py), folders train/CLASS/*.jpg and val/CLASS/*.jpg, or a data set as torchvision stores it: CIFAR "
-    "(cifar-10-batches-py, cifar-100-python), MNIST (raw/*-ubyte), SVHN (train_32x32.mat), STL10, Flowers-102, Pets, Aircraft, Food-101, DTD"
+    "(cifar-10-batches-py, cifar-100-python), MNIST (raw/*-ubyte), SVHN (train_32x32.mat), STL10, Flowers-102, Pets, Aircraft, Food-101, DTD, Stanford Cars"
 )
 
 

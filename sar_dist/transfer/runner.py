@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
 from sar_dist.errors import UserError
-from sar_dist.files import make_folder, read_regular, remove_all_leftovers, write_durably
+from sar_dist.files import atomic_write, make_folder, read_regular, remove_all_leftovers, write_durably
 from sar_dist.lease import Lease, acquire
-from sar_dist.observe import make_drawable
+from sar_dist.observe import drawn_or_said, make_drawable
 from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
@@ -37,7 +38,7 @@ from sar_dist.transfer.result import (
     read_result,
     write_result,
 )
-from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
+from sar_dist.transfer.task import Drawing, Outcome, TransferJob, TransferSettings, TransferTask
 
 JOB_FILE = "job.json"
 
@@ -92,8 +93,8 @@ def evaluate(request: Request) -> Result:
         seconds = time.monotonic() - began
         result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, seconds)
         if distributed.is_main():
-            write_pictures(outcome, folder)
             file = write_result(result, folder)
+            write_pictures(outcome, folder)  # behind the numbers, which they must not cost
             say(str(file))
         distributed.barrier()
         return result
@@ -231,18 +232,33 @@ def describe(
 
 
 def write_pictures(outcome: Outcome, folder: Path) -> None:
-    """The numbers and figures for TensorBoard, the figures as PNG files too."""
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    """The numbers and figures for TensorBoard, the figures as PNG files too; what fails of them is said and left out."""
+    writer = drawn_or_said(f"{folder / 'tensorboard'}", lambda: _open_tensorboard(outcome, folder / "tensorboard"))
+    for name, drawing in outcome.figures.items():
+        drawn_or_said(f"{folder / name}.png", partial(_write_picture, drawing, name, folder, writer))
+    if writer is not None:
+        drawn_or_said(f"{folder / 'tensorboard'}", writer.close)
+
+
+def _open_tensorboard(outcome: Outcome, folder: Path) -> SummaryWriter:
+    writer = SummaryWriter(str(folder))
     for name, value in outcome.metrics.items():
         writer.add_scalar(f"metrics/{name}", value, 0)
     for baseline, values in outcome.baselines.items():
         for name, value in values.items():
             writer.add_scalar(f"baselines/{name}/{baseline}", value, 0)
-    for name, figure in outcome.figures.items():
-        make_drawable(figure)
-        figure.savefig(folder / f"{name}.png", dpi=100)
+    return writer
+
+
+def _write_picture(drawing: Drawing, name: str, folder: Path, writer: SummaryWriter | None) -> None:
+    figure = drawing() if callable(drawing) else drawing
+    if figure is None:
+        return
+    make_drawable(figure)
+    with atomic_write(folder / f"{name}.png") as file:
+        figure.savefig(file, format="png", dpi=100)
+    if writer is not None:
         writer.add_figure(name, figure, 0, close=True)
-    writer.close()
 
 
 def print_result(result: Result) -> None:

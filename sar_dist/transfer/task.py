@@ -48,6 +48,8 @@ class TransferSettings(Settings):
         return min(_MOST_WORKERS, available_cores()) if self.workers is None else self.workers
 
 
+Drawing = Figure | Callable[[], Figure | None]
+
 S = TypeVar("S", bound=TransferSettings)
 
 
@@ -120,7 +122,8 @@ class Outcome:
         skipped: samples that could not be read; they count as wrong and are part of ``samples``.
         protocol: everything that decides the number: hyper-parameters, features, split, deviations from the literature.
         baselines: name ("chance", "majority class", "random backbone") -> metric -> value.
-        figures: name -> figure for TensorBoard and for PNG files.
+        figures: name -> figure for TensorBoard and for PNG files, or what draws it: called on the main process alone, when the
+            numbers are written; one that fails, or gives None, is left out.
         tables: name -> JSON values that belong in the result file, such as the score of each class.
     """
 
@@ -130,7 +133,7 @@ class Outcome:
     skipped: int = 0
     protocol: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Drawing] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -24,7 +24,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from sar_dist.data.images.depth import AmbiguousRange, needs_scaling, to_8_bits, unread_depth
+from sar_dist.data.images.depth import (
+    AmbiguousRange,
+    check_deep_colour,
+    is_deep_colour,
+    needs_scaling,
+    to_8_bits,
+    unread_depth,
+)
 from sar_dist.data.layout import PILLOW_FORMATS
 from sar_dist.errors import UserError, described
 
@@ -192,7 +199,11 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
                 raise UndecodableImage(unread)
             if needs_scaling(image):
                 return Image.fromarray(to_8_bits(image)).convert("RGB")
-            return image.convert("RGB")
+            deep = is_deep_colour(image)
+            converted = image.convert("RGB")
+            if deep:
+                check_deep_colour(converted)
+            return converted
     except UndecodableImage:
         raise
     except AmbiguousRange as error:

@@ -6,9 +6,12 @@ Pillow's ``convert`` clips such grey at 255, which turns these images white. Her
 - 32-bit integers are taken for 16 bits, which is what Pillow makes of 16-bit files in that mode, or for 32 if a value is
   above, and in TIFF, where they are what the file holds, for 8 bits if no value is above 255;
 - floats are taken for 0..1, for 0..255 if a value is above that, or for 0..65535. What goes beyond a range by less than as
-  much again, as resampling makes it (1.003), belongs to that range: as the next one it would be black.
+  much again, as resampling makes it (1.003), belongs to that range: as the next one it would be black. Whole numbers are
+  counts, and belong to the next range as soon as one is above.
 
-Values outside the range are clipped. Floats that fit no range, such as 0..7.3 or -1..1, are refused.
+Values outside the range are clipped. Floats that fit no range, such as 0..7.3 or -1..1, are refused. So is what uses less than a
+sixteenth of its range, as 12 bits in files of 16 do: it would be black, and an image cannot tell whether it is dark or of another range.
+It is not scaled by its own highest value, with which another image of the set would have another one for the same grey.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
 
 _OVERSHOOT = 2.0
-# Below this share of its range a picture is black: another range is as likely.
+# Below this share of its range a picture is black: another range is as likely. 12 bits of 16 are just below it.
 _DARKEST = 1 / 16
+# Floats with fractions whose mean is below this share are light as a scene has it, of which a lamp is far above the rest.
+_DARKEST_MEAN = 1 / 64
 _LOWEST = -0.25
 
 
@@ -67,9 +72,32 @@ def to_8_bits(image: Image.Image) -> np.ndarray:
     elif bits == 8:
         pixels = pixels.view(np.int8)
     values = pixels.astype(np.int64).clip(0)
-    scaled = values >> _shift(int(values.max()), bits, signed=signed, tiff=image.format == "TIFF")
+    highest = int(values.max())
+    shift = _shift(highest, bits, signed=signed, tiff=image.format == "TIFF")
+    if shift > 0:
+        _refuse_black(highest, (256 << shift) - 1)
+    scaled = values >> max(shift, 0)
     grey = scaled.clip(0, 255).astype(np.uint8) if bits > 8 else (values << 1).astype(np.uint8)
     return np.asarray(255 - grey if inverted else grey)
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet has colours, or grey with alpha, of more than 8 bits, of which Pillow keeps the high byte."""
+    return _tag(image, _BITS, 8) > 8 or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def check_deep_colour(image: Image.Image) -> None:
+    """Refuse high bytes of colours (RGB) that are all but 0. Raises AmbiguousRange."""
+    highest = int(np.asarray(image).max())
+    _refuse_black(highest << 8 | (255 if highest else 0), 65535)
+
+
+def _refuse_black(highest: int, white: int) -> None:
+    if 0 < highest < white * _DARKEST:
+        raise AmbiguousRange(
+            f"no value is above {highest} of {white}, so that it would be black: 12 bits, say, or as dark as that; multiply all "
+            "images of the set by the same factor (16 for 12 bits), or make them 8 bits"
+        )
 
 
 def _shift(highest: int, bits: int, *, signed: bool, tiff: bool) -> int:
@@ -84,12 +112,14 @@ def _shift(highest: int, bits: int, *, signed: bool, tiff: bool) -> int:
 def _from_floats(pixels: np.ndarray) -> np.ndarray:
     finite = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
     lowest, highest = float(finite.min()), float(finite.max())
-    white = next((range_ for range_ in (1.0, 255.0) if highest <= range_ * _OVERSHOOT), 65535.0)
-    if 1 < highest <= _OVERSHOOT and _are_whole(finite):  # a dark picture of 0..255, or its black
-        white = 255.0
-    dark = highest < white * _DARKEST and white > 1
+    whole = _are_whole(finite)
+    most = 1.0 if whole else _OVERSHOOT  # 2 is no overshoot of 1, but a dark grey of 0..255
+    white = next((range_ for range_ in (1.0, 255.0) if highest <= range_ * most), 65535.0)
+    if whole and white > 255:
+        _refuse_black(int(highest), int(white))
+    dark = white > 1 and (highest < white * _DARKEST or float(finite.mean()) < white * _DARKEST_MEAN)
     negative = highest <= _OVERSHOOT and -_OVERSHOOT <= lowest <= _LOWEST
-    if (dark and not _are_whole(finite)) or negative:
+    if (dark and not whole) or negative:
         raise AmbiguousRange(
             f"floats from {lowest:.6g} to {highest:.6g}, which are neither 0..1 nor 0..255 nor 0..65535; scale them to 0..1"
         )

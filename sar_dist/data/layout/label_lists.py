@@ -17,16 +17,17 @@ _CERTAIN_JOINTS = (";", "|", ",")
 _MOST_LIST_LETTERS = 1000
 
 
-def refuse_lists(words: Collection[str], where: str, classes_file: Path | None = None) -> None:
+def refuse_lists(words: Collection[str], where: str, classes_file: Path) -> None:
     """Raise UserError where a label is a list of labels, as in sets with several labels an image, and not a class's word.
 
-    It is one if it is written like a list of JSON or Python, or joins numbers, or words that are labels of other images; words
-    that ``classes_file`` has, if it is there, are classes.
+    It is one if it is written like a list of JSON or Python, or joins numbers, or words that are labels of other images, and may
+    be one as ``_likely_list`` says. Where there is a ``classes_file``, it says what the classes are.
     """
     found = [
         word for word in sorted(words) if _is_written_list(word) or any(_is_joined(word, j, words) for j in _JOINTS)
     ]
-    if found and classes_file is not None and os.path.lexists(classes_file):
+    is_said = os.path.lexists(classes_file)
+    if found and is_said:
         classes = read_label_words(classes_file).labels
         found = [word for word in found if word not in classes]
     if found:
@@ -35,6 +36,27 @@ def refuse_lists(words: Collection[str], where: str, classes_file: Path | None =
             f"such rows, or take them out; if it is one class, list all classes in a {CLASSES_NAME} beside the table, or write it as "
             "one word, such as cat_dog"
         )
+    likely = None if is_said else _likely_list(words)
+    if likely is not None:
+        raise UserError(
+            f"{where}: the label {shortened(likely, 40)!r} may be a list of labels, as parts of it are in other labels too, and an "
+            f"image has one class here; keep one label in such rows, or, if they are classes, name all classes in {classes_file}"
+        )
+
+
+def _likely_list(words: Collection[str]) -> str | None:
+    """A label of several parts of which others have some: any with "|" or ";", with commas if that is so of half of them.
+
+    Words of WordNet are synonyms with commas, of which a few are other classes' words too ("maillot, tank suit").
+    """
+    for joint, share in (("|", 0.0), (";", 0.0), (",", 0.5)):
+        joined = {word: {class_word(part) for part in word.split(joint)} - {""} for word in words if joint in word}
+        joined = {word: parts for word, parts in joined.items() if len(parts) > 1}
+        held = Counter(part for parts in joined.values() for part in parts)
+        shared = [word for word, parts in joined.items() if any(part in words or held[part] > 1 for part in parts)]
+        if shared and len(shared) >= share * len(joined):
+            return min(shared)
+    return None
 
 
 def _is_joined(word: str, joint: str, words: Collection[str]) -> bool:

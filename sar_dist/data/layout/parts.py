@@ -19,6 +19,8 @@ _OF_THE_SAME = re.compile(
     r"(?:[-_.](?=[a-z]*\d)[0-9a-f]{6,64}| ?\(\d+\)| - Copy.*|[-_ ]copy.*|~)?(?:\.\w+)?", re.IGNORECASE
 )
 _NUMBER = re.compile(r"\d{1,15}")
+# What browsers, file managers and people add to the name of a copy, before the extension.
+_COPY = re.compile(r"(?: ?\(\d+\)| - Copy(?: \(\d+\))?|[-_ ]copy[-_ ]?\d*)$", re.IGNORECASE)
 
 
 def check_parts(names: Sequence[str], where: str) -> None:
@@ -67,7 +69,7 @@ def check_parts(names: Sequence[str], where: str) -> None:
 
 
 def refuse_doubled_parts(names: Sequence[str], where: str) -> None:
-    """Raise UserError where two files are the same part by name, as an older version or a copy beside the file."""
+    """Raise UserError where two files are the same one by name, as an older version or a copy beside it: parts of a number, or any."""
     first: dict[tuple[str, int, str], str] = {}
     for name in sorted(names):
         folder, _, base = name.rpartition("/")
@@ -79,6 +81,19 @@ def refuse_doubled_parts(names: Sequence[str], where: str) -> None:
             raise UserError(
                 f"{where} holds part {match['part']} of {match['parts']} twice, in {other} and {name}; move away the one that is "
                 "an older version or a copy"
+            )
+    _refuse_named_copies(names, where)
+
+
+def _refuse_named_copies(names: Sequence[str], where: str) -> None:
+    """Raise UserError where a file is called as a copy of another one that is there too: ``a (1).tar`` beside ``a.tar``."""
+    for name in sorted(names):
+        stem, dot, extension = name.rpartition(".")
+        original = f"{_COPY.sub('', stem)}{dot}{extension}"
+        if original != name and original in names:
+            raise UserError(
+                f"{where} holds {original} and {name}, whose images would be read twice; move away the one that is an older version or "
+                "a copy, or rename it if it is neither"
             )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from sar_dist.data.shards import (
     NO_LABEL,
     DamagedShard,
     IndexedRecords,
-    IndexedShard,
+    LabelledSet,
     LabelSource,
     LocalShards,
     Manifest,
     ShardEntry,
     ShardIndex,
     ShardReader,
+    copied_shards,
+    images_of_two_labels,
     index_and_check,
     manifests_at,
     say_what_is_odd,
@@ -51,7 +53,7 @@ class ShardReport:
     damage: str | None = None
     bad: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
-    indexed: IndexedShard | None = None
+    indexed: IndexedRecords | None = None
     labels: Counter[int] = field(default_factory=Counter)
 
 
@@ -78,7 +80,7 @@ def _verify_shard(manifest: Manifest, deep: bool, entry: ShardEntry) -> ShardRep
         if entry.bytes not in (None, size):
             raise DamagedShard(f"shard {entry.name}: {size} bytes, its manifest says {entry.bytes}")
         indexed = index_and_check(Path(manifest.root, entry.name), entry, manifest.root, manifest.labels)
-        report.indexed = indexed[0]
+        report.indexed = indexed
         report.samples = indexed[0].samples
         report.labels.update(indexed[1]["label"].tolist())
         report.bad.extend(_bad_samples(manifest, entry, indexed, deep, report.doubtful))
@@ -160,7 +162,13 @@ def verify_folder(
                 say(_CONTROL.sub(lambda found: repr(found[0])[1:-1], line))
                 problems += 1
         _say_doubtful(reports)
-        say_what_is_odd(manifest, [report.indexed for report in reports if report.indexed is not None])
+        whole = [report.indexed for report in reports if report.indexed is not None]
+        say_what_is_odd(manifest, [shard for shard, _ in whole])
+        copies = copied_shards([shard for shard, _ in whole]) if manifest.uncounted else None
+        if copies is not None:  # bare tars, which training refuses
+            say(copies)
+            problems += 1
+        _say_two_labels(manifest, whole)
         samples = sum(report.samples for report in reports)
         damaged = sum(report.damage is not None for report in reports)
         bad = sum(len(report.bad) for report in reports)
@@ -181,6 +189,19 @@ def _say_doubtful(reports: Sequence[ShardReport]) -> None:
             f"{sum(len(report.doubtful) for report in found)} images can be decoded, but libjpeg warns of them, so that parts may "
             f"be damaged; they count as good, as in training; the first in shard {found[0].name}, {found[0].doubtful[0]}"
         )
+
+
+def _say_two_labels(manifest: Manifest, whole: Sequence[IndexedRecords]) -> None:
+    """Say it where images are there under several labels; ``whole`` are the shards that are not damaged."""
+    if not whole:
+        return
+    shards = tuple(shard for shard, _ in whole)
+    records = np.concatenate([records for _, records in whole])
+    index = ShardIndex(shards, records, np.cumsum([0, *(shard.samples for shard in shards)]))
+    entries = tuple(ShardEntry(shard.name, shard.samples) for shard in shards)
+    found = images_of_two_labels([LabelledSet(replace(manifest, shards=entries), index)])
+    if found is not None:
+        warn(f"{manifest.root}: {found}")
 
 
 def _histogram(labels: Counter[int], classes: tuple[str, ...] | None) -> str:

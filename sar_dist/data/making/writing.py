@@ -29,6 +29,7 @@ from sar_dist.data.shards import (
     MANIFEST_FORMAT,
     MANIFEST_NAME,
     WRITING_STATE_NAME,
+    LabelledSet,
     Manifest,
     ShardEntry,
     images_of_two_labels,
@@ -248,29 +249,10 @@ def _write_all(source: Source, folder: Path, state: Path, options: WritingOption
     remarks = source.remarks()
     if remarks is not None:
         say(f"{folder}: {remarks}")
-    _warn_of_two_labels(manifest, source, jobs)
+    found = images_of_two_labels([LabelledSet(manifest, index)])
+    if found is not None:  # of which one at most is right
+        warn(f"{manifest.root}: {found}")
     return manifest
-
-
-def _warn_of_two_labels(manifest: Manifest, source: Source, jobs: Sequence[_Job]) -> None:
-    """Say that images are there under two labels, of which one at most is right."""
-    found = images_of_two_labels(manifest)
-    if found is None:
-        return
-    numbers = np.concatenate([job.numbers for job in jobs])
-    one, other = (_described(source, int(numbers[sample])) for sample in sorted(found.samples))
-    warn(
-        f"{manifest.root}: {found.images} images are there under two labels, such as {one} and {other}; keep each in the class "
-        "that it is of"
-    )
-
-
-def _described(source: Source, number: int) -> str:
-    """A sample by its key and class."""
-    key, members = source.sample(number)
-    label = int(members["cls"])
-    known = source.classes is not None and label < len(source.classes)
-    return f"{key} ({source.classes[label] if source.classes is not None and known else f'label {label}'})"
 
 
 @dataclass(frozen=True)

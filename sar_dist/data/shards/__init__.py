@@ -11,6 +11,7 @@ from sar_dist.data.shards.checks import (
     shared_shards,
 )
 from sar_dist.data.shards.checksums import RECORD
+from sar_dist.data.shards.copied import copied_shards
 from sar_dist.data.shards.file_identity import identity_of_file
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, LABEL_MAX_BYTES, LabelSource
 from sar_dist.data.shards.manifest import (
@@ -25,13 +26,14 @@ from sar_dist.data.shards.manifest import (
 )
 from sar_dist.data.shards.odd_members import held_instead
 from sar_dist.data.shards.reading import LocalShards, ShardReader, Shards
+from sar_dist.data.shards.remote import is_url
 from sar_dist.data.shards.resizing import Resizing, describe, resizing_content
 from sar_dist.data.shards.shard_index import IndexedRecords, ShardIndex, index_and_check, index_new_shards
 from sar_dist.data.shards.shared_images import SharedImages, shared_images, some_of
 from sar_dist.data.shards.staging import check_stage, check_stage_room, open_shards
 from sar_dist.data.shards.tar_index import NO_IMAGE, NO_LABEL, IndexedShard, index_shard, parse_label
 from sar_dist.data.shards.tar_members import BLOCK, DamagedShard, Member, key_of_member, split_key, walk_members
-from sar_dist.data.shards.two_labels import images_of_two_labels
+from sar_dist.data.shards.two_labels import LabelledSet, images_of_two_labels
 
 __all__ = [
     "BLOCK",
@@ -48,6 +50,7 @@ __all__ = [
     "IndexedRecords",
     "IndexedShard",
     "LabelSource",
+    "LabelledSet",
     "LocalShards",
     "Manifest",
     "Member",
@@ -61,6 +64,7 @@ __all__ = [
     "check_shards",
     "check_stage",
     "check_stage_room",
+    "copied_shards",
     "counted",
     "describe",
     "held_instead",
@@ -69,6 +73,7 @@ __all__ = [
     "index_and_check",
     "index_new_shards",
     "index_shard",
+    "is_url",
     "key_of_member",
     "labels_in",
     "load_manifest",

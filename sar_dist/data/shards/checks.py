@@ -23,11 +23,14 @@ from sar_dist.data.layout import (
     is_left_over,
     path_parts,
     read_label_words,
+    refuse_doubled_parts,
     split_of_folder,
     split_of_word,
     splits_by_name,
 )
+from sar_dist.data.shards.copied import copied_shards, refuse_copied_shards
 from sar_dist.data.shards.label_source import LABEL_EXTENSION, parse_label_source
+from sar_dist.data.shards.lists_beside import unread_lists
 from sar_dist.data.shards.manifest import (
     HOW_TO_MAKE,
     MANIFEST_NAME,
@@ -73,19 +76,16 @@ def load_manifest(path: str | os.PathLike, split: Split, label: str = LABEL_EXTE
         labels = parse_label_source(label, {} if words is None else words.labels)
         return with_versions(check_entries(replace(remote, labels=labels)))
     manifest = find_manifest(Path(path), split, label)
-    if _is_uncounted(manifest):
+    if manifest.uncounted:
         _say_left_out(Path(manifest.root), split, tests=split_of_word(split) != "test")
     return counted(manifest)
 
 
-def _is_uncounted(manifest: Manifest) -> bool:
-    return bool(manifest.shards) and manifest.shards[0].samples == UNCOUNTED
-
-
 def counted(manifest: Manifest) -> Manifest:
     """``manifest`` with the samples of bare tars counted: they are indexed for it. Raises UserError."""
-    if _is_uncounted(manifest):
+    if manifest.uncounted:
         index = build_index(manifest)
+        refuse_copied_shards(index.shards, manifest.root)
         manifest = replace(manifest, shards=tuple(ShardEntry(s.name, s.samples, s.bytes) for s in index.shards))
     return check_entries(manifest)
 
@@ -170,6 +170,7 @@ def _bare_tars(root: Path, split: Split) -> list[str]:
         )
     by_split = splits_by_name(found, str(root), split)
     names = by_split.get(split, []) if by_split else found
+    refuse_doubled_parts(names, str(root))
     _refuse_other_split(root, names, split)
     if not names:
         below = _tars_below(root)
@@ -271,7 +272,7 @@ def manifests_at(root: Path, label: str = LABEL_EXTENSION, *, test: bool = False
     if not found:  # of a folder without any split, what is wrong is said of train, unless there is val/ alone
         alone = folder_called(root, "train") is None and folder_called(root, "val") is not None
         raise problems["val" if alone else "train"]
-    for bare, split in {manifest.root: manifest.split for manifest in found if _is_uncounted(manifest)}.items():
+    for bare, split in {manifest.root: manifest.split for manifest in found if manifest.uncounted}.items():
         _say_left_out(Path(bare), split, tests=not test)
     if len({(manifest.root, manifest.shards) for manifest in found}) == 1 < len(found):
         # Bare tars whose names tell nothing of a split are the same ones for all: what their folder is called decides.
@@ -395,14 +396,11 @@ def labels_in(manifest: Manifest) -> set[int]:
 def say_what_is_odd(manifest: Manifest, shards: Sequence[IndexedShard]) -> None:
     """One line for each kind of thing that is no damage, but may not be what the author of the shards had in mind."""
     check_parts([shard.name for shard in shards], manifest.root)
-    first: dict[str, str] = {}
-    copies = [(first[s.checksums], s.name) for s in shards if first.setdefault(s.checksums, s.name) != s.name]
-    if copies:
-        warn(
-            f"{manifest.root}: {len(copies)} shards hold the same samples as another one, such as {' and '.join(copies[0])}; "
-            "remove the copies"
-        )
-    for line in odd_members(shards):
+    copies = None if manifest.uncounted else copied_shards(shards)  # of bare tars they are refused
+    if copies is not None:
+        warn(f"{manifest.root}: {copies}; remove the copies")
+    remark = unread_lists(Path(manifest.root), shards, manifest.labels.where)
+    for line in [*odd_members(shards), *([] if remark is None else [remark])]:
         warn(f"{manifest.root}: {line}")
 
 

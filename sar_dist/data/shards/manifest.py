@@ -70,6 +70,11 @@ class Manifest:
         return np.concatenate([[0], np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)])
 
     @property
+    def uncounted(self) -> bool:
+        """Whether it is of bare tars whose samples nobody has counted yet."""
+        return bool(self.shards) and self.shards[0].samples == UNCOUNTED
+
+    @property
     def total(self) -> int:
         return int(self.offsets[-1])
 

@@ -145,7 +145,7 @@ def test_an_image_under_two_labels_is_said_by_what_writes_shards(
     )  # of the same class: no contradiction
     write_splits(imagefolder_sources(root, None), tmp_path / "out", WritingOptions(processes=1))
     said = capsys.readouterr().err
-    assert "out: 1 images are there under two labels, such as " in said
+    assert "out: 1 image is there under two labels, such as " in said
     assert "1 (cat)" in said
     assert "same (dog)" in said
 

@@ -229,6 +229,51 @@ def test_floats_that_are_whole_numbers_may_be_a_dark_picture() -> None:
     assert decode_image(tiff(np.array([[0, 1, 2]], np.float32)), LIMIT)[0, 0].tolist() == [0, 1, 2]
 
 
+def colours16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits in 1 to 4 bands, which Pillow does not write."""
+    height, width, bands = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+LIGHT = np.where(np.arange(64).reshape(8, 8) == 9, 90.0, 0.3)  # a lamp
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (encoded(Image.fromarray((RAMP / 16.01).astype(np.uint16)), "PNG"), r"above 4093 of 65535, .*16 for 12"),
+        (tiff((RAMP / 16.01).astype(np.uint16)), "above 4093"),
+        (tiff((RAMP / 32.1).astype(np.int16)), r"above 2041 of 32767"),
+        (tiff((RAMP / 16.01).astype(np.uint32)), "above 4093"),
+        (tiff((RAMP / 16.01).round().astype(np.float32)), "above 4093"),
+        (tiff((RAMP / 200).round().astype(np.float32)), "above 328"),
+        (tiff(LIGHT.astype(np.float32)), "neither"),
+        (plain_map("P5 32 24 65535\n", (RAMP / 16.01).astype(">u2")), "above 4093"),
+        *((colours16(np.full((4, 5, bands), 4095)), "above 4095") for bands in (1, 2, 3)),
+        (tiff(np.full((4, 5, 3), 4095, np.uint16)), "above 4095"),
+    ],
+    ids="png16 tiff16 i16 u32 float counts light pgm grey grey-alpha rgb tiff-rgb".split(),
+)
+def test_what_would_be_black_is_refused_as_its_range_is_not_clear(data: bytes, problem: str) -> None:
+    with pytest.raises(UndecodableImage, match=problem):
+        decode_image(data, LIMIT)
+
+
+@pytest.mark.parametrize("data", [colours16(np.zeros((4, 5, bands))) for bands in (1, 3)])
+def test_black_is_black_in_every_range(data: bytes) -> None:
+    assert decode_image(data, LIMIT).max() == 0
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3])
+def test_dark_images_of_16_bits_are_as_dark(bands: int) -> None:
+    assert decode_image(colours16(np.full((4, 5, bands), 4352)), LIMIT).unique().tolist() == [17]
+
+
 def test_a_tiff_that_pillow_reads_wrong_is_refused() -> None:
     colours = np.stack([RAMP.astype(np.uint16)] * 3, 2)
     assert torch.equal(decode_image(tiff(colours), LIMIT)[0], torch.from_numpy((colours[..., 0] >> 8).astype(np.uint8)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from sar_dist.data.layout import lists_remark, refuse_lists
 from sar_dist.errors import UserError
+
+NO_FILE = Path("nowhere/classes.json")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ from sar_dist.errors import UserError
 )
 def test_joined_labels_are_refused(words: set[str]) -> None:
     with pytest.raises(UserError, match="is a list of labels"):
-        refuse_lists(words, "here")
+        refuse_lists(words, "here", NO_FILE)
 
 
 def test_words_that_classes_json_has_are_classes(tmp_path: Path) -> None:
@@ -48,8 +52,34 @@ def test_words_that_classes_json_has_are_classes(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_several_words_are_none(words: set[str]) -> None:
-    refuse_lists(words, "here")
+    refuse_lists(words, "here", NO_FILE)
     assert lists_remark(words) is None
+
+
+SYNONYMS = {"maillot", "maillot, tank suit", "tench, Tinca tinca", "goldfish, Carassius auratus", "crane, bird"}
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ({"a|b", "a"}, "a|b"),
+        ({"a|b", "b|c", "d"}, "a|b"),
+        ({"x", "x; y", "z"}, "x; y"),
+        ({"dog, cat", "dog", "owl"}, "dog, cat"),
+        ({"dog, cat", "cat, owl", "ape, yak"}, "cat, owl"),
+    ],
+)
+def test_what_may_be_a_list_is_refused_unless_classes_are_named(words: set[str], shown: str, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    with pytest.raises(UserError, match=re.escape(f"label {shown!r} may be a list of labels") + f".* in {file}"):
+        refuse_lists(words, "here", file)
+    file.write_text(json.dumps(sorted(words)))
+    refuse_lists(words, "here", file)
+
+
+@pytest.mark.parametrize("words", [SYNONYMS, {"a|b", "c|d", "e"}, {"a|", "a"}, {"Doe, J", "Roe, R"}])
+def test_synonyms_are_no_lists(words: set[str]) -> None:
+    refuse_lists(words, "here", NO_FILE)
 
 
 @pytest.mark.parametrize(

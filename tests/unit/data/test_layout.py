@@ -33,6 +33,7 @@ from sar_dist.data.layout import (
 )
 from sar_dist.data.making.sources import CsvColumns, FileSource, csv_sources, imagefolder_sources
 from sar_dist.data.making.sources.inaturalist import inaturalist_sources
+from sar_dist.data.making.verify import verify_folder
 from sar_dist.data.shards import Manifest, check_shards
 from sar_dist.data.shards.checks import _tars_below, manifests_at
 from sar_dist.errors import UserError
@@ -774,16 +775,56 @@ def test_tars_in_linked_folders_are_counted_and_links_not_followed_further(tmp_p
     assert _tars_below(tmp_path / "data") == ["link/b.tar", "sub/d.tar", "sub/link/b.tar"]
 
 
-def test_shards_that_are_copies_or_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bare_tars_that_are_copies_are_refused_and_listed_ones_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_shards(tmp_path, [2, 3], "train")
+    (tmp_path / "train-0002.tar").write_bytes((tmp_path / "train-0000.tar").read_bytes())
+    said = "1 shard holds the same samples as another one, such as train-0000.tar and train-0002.tar"
+    with pytest.raises(UserError, match=f"{said}.* move the copies away"):
+        load_manifest(tmp_path, "train")
+    with pytest.raises(UserError, match="1 problems"):
+        verify_folder(tmp_path)
+    assert said in capsys.readouterr().out
+    names = [f"train-000{number}.tar" for number in range(3)]
+    info = {"splits": {"train": {"filenames": names, "shard_lengths": [2, 3, 2], "num_samples": 7}}}
+    (tmp_path / "_info.json").write_text(json.dumps(info))
+    check_shards(load_manifest(tmp_path, "train"))
+    assert said in capsys.readouterr().err
+    verify_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "said"),
+    [
+        ("labels.txt", 5, True),
+        ("labels.csv", 6, True),
+        ("train-0001.lst", 3, True),
+        ("labels.txt", 6, False),
+        ("notes.txt", 3, False),
+        ("labels.md", 5, False),
+        (".hidden.txt", 5, False),
+    ],
+)
+def test_lists_that_may_be_labels_of_the_samples_are_said_not_to_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str, lines: int, said: bool
+) -> None:
+    make_shards(tmp_path, [2, 3], "train")
+    (tmp_path / name).write_text("\n".join("2" * lines))
+    check_shards(load_manifest(tmp_path, "train"))
+    verify_folder(tmp_path)
+    remark = f"{name} has a line for each sample, and nothing of it is read: labels are in the samples themselves (cls)"
+    assert capsys.readouterr().err.count(remark) == 2 * said
+
+
+def test_shards_that_are_not_all_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_shards(tmp_path, [2], "train")
     (tmp_path / "train-0000.tar").rename(tmp_path / "train-0-of-3.tar")
     make_shards(tmp_path / "x", [3], "x")
     (tmp_path / "x" / "x-0000.tar").rename(tmp_path / "train-1-of-3.tar")
-    (tmp_path / "train-0-of-3 (1).tar").write_bytes((tmp_path / "train-0-of-3.tar").read_bytes())
     check_shards(load_manifest(tmp_path, "train"))
     lines = capsys.readouterr().err
     assert "only 2 of the 3 parts train-N-of-3 are there" in lines
-    assert "1 shards hold the same samples as another one, such as train-0-of-3 (1).tar and train-0-of-3.tar" in lines
     make_shards(tmp_path / "both" / "train", [1])
     make_shards(tmp_path / "both", [2], "train")
     assert load_manifest(tmp_path / "both", "train").total == 1

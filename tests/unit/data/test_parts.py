@@ -67,6 +67,13 @@ def test_a_part_that_is_there_twice_is_refused(copy: str) -> None:
         refuse_doubled_parts(["data/train-00000-of-00001.parquet", f"data/train-00000-of-00001{copy}.parquet"], "set")
 
 
+@pytest.mark.parametrize("copy", [" (1)", "(2)", " - Copy", " - Copy (2)", "_copy", "-copy2"])
+def test_a_file_called_as_a_copy_of_another_is_refused(copy: str) -> None:
+    with pytest.raises(UserError, match=r"holds a/train-0\.tar and a/train-0.*\.tar, whose images would be read twice"):
+        refuse_doubled_parts([f"a/train-0{copy}.tar", "a/train-0.tar"], "set")
+    refuse_doubled_parts([f"a/train-0{copy}.tar", "b/train-0.tar", f"a/train-1{copy}.tar"], "set")
+
+
 def test_parts_of_several_kinds_are_not_the_same() -> None:
     refuse_doubled_parts(["00000-of-00001-en.parquet", "00000-of-00001-facade.parquet"], "set")
     refuse_doubled_parts(["train-00000-of-00002-a1b2c3.parquet", "train-00001-of-00002-d4e5f6.parquet"], "set")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 from shard_factory import image_of
 
 from sar_dist.data.making.sources import (
@@ -283,3 +287,44 @@ def test_what_is_said_of_names_that_fit_several_images_helps(tmp_path: Path, ima
     write(tmp_path, images, {"t.csv": "path,label\n1,x\n"})
     with pytest.raises(UserError, match=message):
         csv_sources(tmp_path / "t.csv", None, CsvColumns(), None)
+
+
+def stanford_cars(root: Path) -> Path:
+    """Three training and two test images of three makes, in the layout that the archives make."""
+    images = [f"cars_train/{number:05d}.jpg" for number in (1, 2, 3)] + ["cars_test/00001.jpg", "cars_test/00002.jpg"]
+    write(root, images, {})
+    (root / "devkit").mkdir()
+    names = np.array(["Audi S4", "BMW M3", "Ford GT"], dtype=object)
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": names})
+    for file, classes in (("devkit/cars_train_annos.mat", (3, 1, 2)), ("cars_test_annos_withlabels.mat", (2, 3))):
+        rows = np.zeros((1, len(classes)), [("bbox_x1", "O"), ("class", "O"), ("fname", "O")])
+        for place, label in enumerate(classes):
+            rows[0, place] = (1, label, f"{place + 1:05d}.jpg")
+        savemat(root / file, {"annotations": rows})
+    return root
+
+
+def test_stanford_cars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, file = stanford_cars(tmp_path / "cars"), "cars_test_annos_withlabels.mat"
+    for _ in range(2):
+        train, val = torchvision_sources(root)
+        assert labels(train) == {"00001": "Ford GT", "00002": "Audi S4", "00003": "BMW M3"}
+        assert labels(val) == {"00001": "BMW M3", "00002": "Ford GT"}
+        if (root / file).exists():
+            (root / file).rename(root / "devkit" / file)
+    with pytest.raises(UserError, match=r"`make_shards\.py torchvision .*cars OUT` makes shards of it"):
+        imagefolder_sources(root, None)
+    (root / "devkit" / file).unlink()
+    with pytest.raises(UserError, match=f"for the test images, {file}; --split train makes"):
+        torchvision_sources(root)
+    assert len(torchvision_sources(root, "train")[0]) == 3
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UserError, match="pip install scipy"):
+        torchvision_sources(root, "train")
+
+
+@pytest.mark.parametrize("read", [torchvision_sources, lambda root: imagefolder_sources(root, None)])
+def test_whole_numbers_of_svhn_are_refused_with_what_to_fetch(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    write(tmp_path, ["train/1.png", "test/1.png"], {"train/digitStruct.mat": "x", "test/digitStruct.mat": "x"})
+    with pytest.raises(UserError, match=r"digitStruct\.mat is of .* several digits an image; fetch .*train_32x32\.mat"):
+        read(tmp_path)

@@ -559,8 +559,15 @@ def test_labels_that_are_lists_of_labels_are_refused(tmp_path: Path) -> None:
         table = write_csv(tmp_path / "t.csv", ["path", "label"], rows)
         with pytest.raises(UserError, match=r"the label .* is a list of labels, and an image has one class here"):
             csv_sources(table, None, CsvColumns(), None)
-        (source,) = csv_sources(write_csv(table, ["path", "label"], rows[:2]), None, CsvColumns(), None)
-        assert source.classes == (f"cat{joint}dog", "dog"), "a word like any other"
+        write_csv(table, ["path", "label"], rows[:2])
+        names, declared = (f"cat{joint}dog", "dog"), tmp_path / "classes.json"
+        if joint in (";", "|", ", "):
+            with pytest.raises(UserError, match=r"may be a list of labels.*name all classes in .*classes\.json"):
+                csv_sources(table, None, CsvColumns(), None)
+            declared.write_text(json.dumps(names))
+        (source,) = csv_sources(table, None, CsvColumns(), None)
+        assert source.classes == names, "a word like any other"
+        declared.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.TSV", "t.txt"])

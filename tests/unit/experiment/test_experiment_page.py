@@ -17,6 +17,7 @@ from PIL import Image
 from report_runs import keep_details
 
 from sar_dist.errors import UserError
+from sar_dist.experiment import page
 from sar_dist.experiment.curves import band, curves_board, curves_figure, curves_of, ordered_heads
 from sar_dist.experiment.page import check_report, markdown, print_tables, write_report
 from sar_dist.experiment.results import Comparison, Results, collect
@@ -145,6 +146,20 @@ def test_the_page_has_the_attention_of_a_run_of_each_arm(results: Results, tmp_p
         keep_details(run.path, [1, 2])
     page = write_report(results, tmp_path).read_text()
     assert re.findall(r'<div class="attended-run">\s*<h3>(.*?)</h3>', page) == [run.name for run in kept]
+
+
+def test_a_picture_that_fails_costs_no_table(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: Results) -> None:
+        raise ValueError("no room for axes")
+
+    monkeypatch.setattr(page, "curves_figure", fails)
+    write_report(results, tmp_path)
+    assert (tmp_path / "results.md").read_text() == markdown(results)
+    assert capsys.readouterr().err.count("curves could not be drawn (ValueError: no room for axes)") == 1
+    with Image.open(tmp_path / "curves.png") as note:
+        assert note.size == (480, 60)
 
 
 def test_a_metric_that_the_evaluation_does_not_have(results: Results, tmp_path: Path) -> None:

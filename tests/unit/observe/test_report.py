@@ -14,7 +14,7 @@ from result_factory import some_result
 from written_records import append_record
 
 from sar_dist.errors import UserError
-from sar_dist.reports import figure_png, report_figure, report_page
+from sar_dist.reports import figure_png, png_or_note, report_figure, report_page
 from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs
 from sar_dist.transfer.result import MeasuredData, Result, write_result
 
@@ -194,3 +194,15 @@ def test_tool(pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert (status, "named twice" in error) == (2, True)
     status, error = run(pair[0], "--out", pair[0] / "config.json")
     assert (status, "cannot write" in error) == (2, True)
+
+
+def test_a_picture_that_fails_is_said_and_noted_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> bytes:
+        raise ValueError("cannot\nconvert")
+
+    with Image.open(io.BytesIO(png_or_note("curves", fails))) as note:
+        assert note.convert("L").getextrema()[0] < 128, "there is text on it"
+    assert capsys.readouterr().err == (
+        "the picture curves could not be drawn (ValueError: cannot convert); it is left out, and the numbers are complete\n"
+    )
+    assert png_or_note("curves", lambda: b"png") == b"png"

@@ -7,11 +7,13 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from result_factory import some_result
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_arrays
@@ -31,7 +33,7 @@ from sar_dist.transfer.registry import TASKS, find_task
 from sar_dist.transfer.result import identity, list_result, read_result, write_result
 from sar_dist.transfer.runner import Request, claimed_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
-from sar_dist.transfer.task import TransferJob, TransferSettings
+from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
 from sar_dist.transfer.tasks.classification import ImageNetValidation, top_classes
 
 MODEL = ModelSettings(
@@ -462,6 +464,39 @@ def test_data_are_looked_at_before_a_gpu_is_touched(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="1000 classes"):
         evaluate(request)
     assert not touched
+
+
+class _BrokenPictures(TransferTask):
+    name = data_folder = "broken_pictures"
+    settings_type = TransferSettings
+
+    def prepare(self) -> SimpleNamespace:
+        return SimpleNamespace(fingerprints={"val": "x"})
+
+    def run(self, prepared: SimpleNamespace) -> Outcome:
+        def fails() -> Figure:
+            assert (self.job.out / "result.json").exists(), "a kill while drawing must not cost the numbers"
+            raise RuntimeError("no\nfont")
+
+        unfit = Figure()
+        unfit.text(0, 0, "$x_{$")
+        drawings = {"fails": fails, "unfit": unfit, "nothing": lambda: None, "sound": Figure}
+        return Outcome({"top1": 50.0}, "top1", 2, figures=drawings)
+
+
+def test_numbers_are_written_before_pictures_and_those_that_fail_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "find_task", lambda name: _BrokenPictures)
+    monkeypatch.setattr(Backbone, "load", lambda *_: make_backbone())
+    result = evaluate(Request("broken_pictures", "small", tmp_path, tmp_path / "out", []))
+    folder = tmp_path / "out" / result.label
+    assert read_result(folder / "result.json").metrics == {"top1": 50.0}
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "could not be drawn" not in line] == []
+    assert f"{folder / 'fails'}.png could not be drawn (RuntimeError: no font); it is left out" in said[0]
+    assert f"{folder / 'unfit'}.png" in said[1]
+    assert [path.name for path in sorted(folder.glob("*.png"))] == ["sound.png"]
 
 
 def test_a_job_computes_where_its_backbone_was_moved(tmp_path):

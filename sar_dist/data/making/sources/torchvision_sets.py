@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class _Kind:
         marks: files, and folders with "/" behind them, there by which the set is known.
         parts: the constructor arguments of the parts that make up a split.
         called: a word in the folder's path, for sets whose files are called alike.
+        elsewhere: where a file may lie besides, by where torchvision looks for it.
+        hint: what to do where it is not complete, for a set that torchvision does not fetch.
     """
 
     name: str
@@ -45,6 +47,8 @@ class _Kind:
     marks: tuple[str, ...]
     parts: Mapping[Split, tuple[dict[str, Any], ...]]
     called: str = ""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
 
 
 def _named(*splits: tuple[str, ...]) -> dict[Split, tuple[dict[str, Any], ...]]:
@@ -56,6 +60,7 @@ def _named(*splits: tuple[str, ...]) -> dict[Split, tuple[dict[str, Any], ...]]:
 _FLAG: dict[Split, tuple[dict[str, Any], ...]] = {"train": ({"train": True},), "val": ({"train": False},)}
 _TRAIN_AND_TEST = _named(("train",), ("test",))
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_CARS_LABELS = "cars_test_annos_withlabels.mat"
 # Sets that have three splits are trained on what the literature trains on, training and validation images together, and
 # scored on the test images. Of those whose files are called alike the first whose word is in the path counts.
 _KINDS = (
@@ -76,12 +81,22 @@ _KINDS = (
     ),
     _Kind("Food101", "food-101", ("images/", "meta/train.json", "meta/test.json"), _TRAIN_AND_TEST),
     _Kind("DTD", "dtd/dtd", ("images/", "labels/train1.txt", "labels/test1.txt"), _named(("train", "val"), ("test",))),
+    _Kind(
+        "StanfordCars",
+        "stanford_cars",
+        ("cars_train/", "devkit/cars_train_annos.mat", "devkit/cars_meta.mat"),
+        _TRAIN_AND_TEST,
+        elsewhere={_CARS_LABELS: f"devkit/{_CARS_LABELS}"},
+        hint=f"it needs cars_train/, cars_test/, devkit/ and, for the test images, {_CARS_LABELS}; --split train makes the training images alone",
+    ),
     _Kind("STL10", "stl10_binary", ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"), _TRAIN_AND_TEST),
     _Kind("SVHN", "", ("train_32x32.mat", "test_32x32.mat"), _TRAIN_AND_TEST),
     _Kind("FashionMNIST", "FashionMNIST/raw", _IDX, _FLAG, called="fashion"),
     _Kind("KMNIST", "KMNIST/raw", _IDX, _FLAG, called="kmnist"),
     _Kind("MNIST", "MNIST/raw", _IDX, _FLAG, called="mnist"),
 )
+# Of SVHN's other form, whose images are whole numbers.
+_DIGITS = "digitStruct.mat"
 # Further down than the folder that is given: torchvision's own folder, or the one that an archive was unpacked into.
 _MOST_FOLDERS = 30
 
@@ -156,10 +171,21 @@ def torchvision_command(root: Path) -> str | None:
     """What to say of a folder that holds such a set: what it is, and the command that makes shards of it; None: there is none."""
     found = _find_all(root)
     if not found:
-        return None
+        return _whole_numbers(root)
     kind, folder = found[0]
     return (
         f"{folder} is {kind.name} as torchvision reads it: `make_shards.py torchvision {folder} OUT` makes shards of it"
+    )
+
+
+def _whole_numbers(root: Path) -> str | None:
+    """What to say of SVHN's other form; None: it is not that."""
+    file = next((file for folder in (".", "train", "test") if (file := root / folder / _DIGITS).is_file()), None)
+    if file is None:
+        return None
+    return (
+        f"{file} is of SVHN's whole house numbers, several digits an image; fetch its single digits, train_32x32.mat and "
+        "test_32x32.mat, which `make_shards.py torchvision` reads"
     )
 
 
@@ -169,6 +195,8 @@ def torchvision_sources(root: Path, split: Split | SplitChoice | None = None) ->
     Raises UserError.
     """
     found = _find(root)
+    if found is None and (other := _whole_numbers(root)) is not None:
+        raise UserError(other)
     if found is None:
         names = ", ".join(kind.name for kind in _KINDS)
         raise UserError(
@@ -256,23 +284,44 @@ def _open(kind: _Kind, folder: Path, split: Split) -> TorchvisionSource:
     with tempfile.TemporaryDirectory() as root:  # torchvision wants folders of its own names
         place = Path(root, kind.folder) if kind.folder else Path(root, "set")
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(Path(os.path.abspath(folder)))
+        _link(kind, place, Path(os.path.abspath(folder)))
         try:
             parts = [
                 getattr(datasets, kind.name)(Path(root) if kind.folder else place, **arguments)
                 for arguments in kind.parts[split]
             ]
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except (ImportError, RuntimeError, OSError, ValueError, KeyError) as error:
+            if "scipy" in in_brief(error).lower():
+                raise UserError(
+                    f"{folder}: {kind.name} has .mat files, which scipy reads; `pip install scipy`, and give the same command again"
+                ) from error
             fetch = f"from torchvision.datasets import {kind.name}; {kind.name}('NEW', download=True)"
             reason = in_brief(error).replace(str(place), str(folder))
+            do = kind.hint or f'let torchvision fetch it again into a folder NEW: python -c "{fetch}"'
             raise UserError(
-                f"{folder}, {kind.name} as torchvision reads it, is damaged or incomplete ({reason}); let torchvision fetch it "
-                f'again into a folder NEW: python -c "{fetch}"'
+                f"{folder}, {kind.name} as torchvision reads it, is damaged or incomplete ({reason}); {do}"
             ) from error
         return TorchvisionSource(parts, kind, split, folder, place)
 
 
+def _link(kind: _Kind, place: Path, folder: Path) -> None:
+    """Let ``place`` lead to a set's ``folder``, or hold what is in it and files that lie elsewhere there."""
+    moved = [(name, other) for name, other in kind.elsewhere.items() if not (folder / name).exists()]
+    moved = [(name, other) for name, other in moved if (folder / other).is_file()]
+    if not moved:
+        place.symlink_to(folder)
+        return
+    place.mkdir()
+    for path in folder.iterdir():
+        (place / path.name).symlink_to(path)
+    for name, other in moved:
+        (place / name).unlink(missing_ok=True)  # a link to nothing
+        (place / name).symlink_to(folder / other)
+
+
 def _images_of(dataset: Any) -> Sequence[Any]:
+    if hasattr(dataset, "_samples"):  # Stanford Cars: pairs
+        return [image for image, _ in dataset._samples]
     for attribute in ("data", "_image_files", "_images"):  # CIFAR, Flowers-102, Pets
         if hasattr(dataset, attribute):
             images = getattr(dataset, attribute)
@@ -293,6 +342,8 @@ def _placed(image: Any, folder: Path, read_at: Path) -> Path | np.ndarray:
 
 
 def _labels_of(dataset: Any) -> Sequence[Any]:
+    if hasattr(dataset, "_samples"):
+        return [label for _, label in dataset._samples]
     for attribute in ("targets", "labels", "_labels"):
         if hasattr(dataset, attribute):
             labels: Sequence[Any] = getattr(dataset, attribute)
@@ -307,7 +358,7 @@ def _sources(given: argparse.Namespace) -> list[TorchvisionSource]:
 COMMAND: SourceCommand = SourceCommand(
     name="torchvision",
     usage="torchvision SRC OUT",
-    summary="CIFAR-10/100, MNIST, SVHN, STL10, Flowers-102, Pets, Aircraft, Food-101, DTD as downloaded",
+    summary="CIFAR-10/100, MNIST, SVHN, STL10, Flowers-102, Pets, Aircraft, Food-101, DTD, Stanford Cars as downloaded",
     add_arguments=no_arguments,
     sources=_sources,
 )

@@ -123,7 +123,7 @@ class AttentionBoxes(TransferTask[AttentionBoxesSettings, ObjectImages]):
                 "uniform": {name: float(uniform[name.split(".")[0]]) for name in metrics},
                 "random backbone": random_metrics,
             },
-            figures={"attention": self._picture(prepared.samples, similarity, regions, visible)},
+            figures={"attention": lambda: self._picture(prepared.samples, similarity, regions, visible)},
             tables={"heads": by_head, "random_heads": random_by_head},
         )
 

@@ -141,7 +141,10 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
             skipped=int(sum(maps[TRAINED].bad[image.number] for image in images)),
             protocol=self._protocol(prepared, len(images)),
             baselines={RANDOM: summarise(scores[RANDOM], chosen), UNIFORM: dict.fromkeys(metrics, uniform)},
-            figures=self._figures(prepared, images, maps, masses, curves, uniform) if distributed.is_main() else {},
+            figures={
+                "kept_mass": lambda: self._sweep_figure(masses, curves, uniform),
+                "attention_masks": lambda: self._mask_figure(prepared, images, maps, chosen),
+            },
             tables={
                 "heads": {model: single_heads(found, chosen).tolist() for model, found in scores.items()},
                 "kept_mass": {"mass": masses, **curves},
@@ -198,28 +201,23 @@ class AttentionMasks(TransferTask[AttentionMaskSettings, MaskedSamples]):
             "selection": "heads and the kept mass of the curves are chosen on the scored images",
         }
 
-    def _figures(
-        self,
-        data: MaskedSamples,
-        images: Sequence[ScoredImage],
-        maps: Mapping[str, Features],
-        masses: Sequence[float],
-        curves: Mapping[str, Mapping[str, Sequence[float]]],
-        uniform: float,
-    ) -> dict[str, Figure]:
+    def _sweep_figure(
+        self, masses: Sequence[float], curves: Mapping[str, Mapping[str, Sequence[float]]], uniform: float
+    ) -> Figure:
         names = {"jaccard": "best head", "jaccard_mean_attention": "mean attention"}
         lines = {f"{model}, {names[kind]}": curve[kind] for model, curve in curves.items() for kind in names}
-        figures = {"kept_mass": sweep_figure(masses, lines, uniform, self.job.settings.mass)}
+        return sweep_figure(masses, lines, uniform, self.job.settings.mass)
+
+    def _mask_figure(
+        self, data: MaskedSamples, images: Sequence[ScoredImage], maps: Mapping[str, Features], chosen: int
+    ) -> Figure | None:
         readable = [image for image in images if not maps[TRAINED].bad[image.number]]
         count = min(self.job.settings.pictures, len(readable))
-        if count:
-            shown = [readable[place * len(readable) // count] for place in range(count)]
-            chosen = masses.index(self.job.settings.mass)
-            legend = f"blue: the object; orange: patches with {self.job.settings.mass:.0%} of a head's attention, best head and its Jaccard index"
-            figures["attention_masks"] = mask_figure(
-                [self._picture(data, image, maps, chosen) for image in shown], legend
-            )
-        return figures
+        if not count:
+            return None
+        shown = [readable[place * len(readable) // count] for place in range(count)]
+        legend = f"blue: the object; orange: patches with {self.job.settings.mass:.0%} of a head's attention, best head and its Jaccard index"
+        return mask_figure([self._picture(data, image, maps, chosen) for image in shown], legend)
 
     def _picture(
         self, data: MaskedSamples, image: ScoredImage, maps: Mapping[str, Features], chosen: int

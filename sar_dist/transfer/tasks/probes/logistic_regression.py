@@ -111,7 +111,9 @@ class LogisticRegressionProbe(TransferTask[LogisticRegressionSettings, ProbeData
             protocol=self._protocol(scored),
             baselines=baselines,
             figures={
-                "sweep": sweep_figure({"held out": points}, points[scored.chosen], title, "C, inverse regularization"),
+                "sweep": lambda: sweep_figure(
+                    {"held out": points}, points[scored.chosen], title, "C, inverse regularization"
+                ),
                 **scores.figures(names, "logistic regression"),
             },
             tables={"classes": scores.table(names), "sweep": scored.sweep},

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sar_dist import distributed
 from sar_dist.config import ImageSize, height_and_width, size_text
 from sar_dist.data.images import decode_image
 from sar_dist.errors import UserError
@@ -144,7 +143,7 @@ class ImageNetC(RobustnessTask[CorruptedImages]):
             baselines={
                 "chance": {mce: mean_corruption_error(chance), "mean_error": mean_error(chance)},
             },
-            figures={"corruption_errors": error_figure(errors)} if distributed.is_main() else {},
+            figures={"corruption_errors": lambda: error_figure(errors)},
             tables={
                 "top1_error": {name: [100 * value for value in values] for name, values in errors.items()},
                 "corruption_error": corruption_errors(errors),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -204,13 +205,12 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
         iou, accuracy = class_iou(counts), class_accuracy(counts)
         pixels = counts.sum(dim=1).numpy()
         measured = scores(counts)
-        figures = {}
-        if distributed.is_main():  # drawn there alone, and nothing below is collective
-            title = f"mIoU {measured['mIoU']:.2f} %, pixel accuracy {measured['aAcc']:.2f} %"
-            figures["class_iou"] = class_scores_figure(classes, iou, 100 * pixels / pixels.sum(), title)
+        title = f"mIoU {measured['mIoU']:.2f} %, pixel accuracy {measured['aAcc']:.2f} %"
+
+        def predictions() -> Figure | None:  # on the main process alone, and nothing in it is collective
             pictures = self._pictures(data, predictor, set(census["val"].unreadable))
-            if pictures:
-                figures["predictions"] = predictions_figure(pictures, classes)
+            return predictions_figure(pictures, classes) if pictures else None
+
         return Outcome(
             metrics=measured,
             primary=self.primary,
@@ -218,7 +218,10 @@ class SegmentationTask(TransferTask[SegmentationSettings, SegmentationData]):
             skipped=len(census["val"].unreadable) - census["val"].without_map,
             protocol=self._protocol(data, census),
             baselines=baselines,
-            figures=figures,
+            figures={
+                "class_iou": lambda: class_scores_figure(classes, iou, 100 * pixels / pixels.sum(), title),
+                "predictions": predictions,
+            },
             tables={
                 "per_class": [
                     {"class": name, "iou": _number(i), "accuracy": _number(a), "pixels": int(n)}

@@ -134,7 +134,7 @@ class LinearProbe(TransferTask[LinearProbeSettings, LinearProbeData]):
             protocol=self._protocol(prepared.recipe, trained),
             baselines=baselines,
             figures={
-                "sweep": self._sweep_figure(prepared.recipe, trained),
+                "sweep": lambda: self._sweep_figure(prepared.recipe, trained),
                 **scores.figures(names, f"linear probe, {settings.preset}"),
             },
             tables={"classes": scores.table(names), "sweep": _sweep_table(prepared.recipe, trained)},
