@@ -15,11 +15,13 @@ from sar_dist.command_help import TerminalHelp, fitted, given_path, whole_number
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.program import run_tool
+from sar_dist.signals import end_with_launcher
 
 
 def main() -> None:
     """Parse, run, print."""
     arguments = parse_arguments()
+    end_with_launcher()  # before the slow imports below
 
     from sar_dist import distributed
     from sar_dist.transfer import Request, evaluate, print_result
@@ -45,7 +47,10 @@ def parse_arguments() -> argparse.Namespace:
         help="the data set, as given or below $SAR_DIST_DATA or data/; default: the usual one of the task, there",
     )
     parser.add_argument(
-        "--out", type=given_path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
+        "--out",
+        type=given_path,
+        metavar="DIR",
+        help="results go to DIR/TASK...; default: runs/NAME/transfer; of a checkpoint, TASK..._step_N there",
     )
     parser.add_argument(
         "--limit", type=whole_number(1, 2**53), metavar="N", help="only N samples of each split; marked partial"

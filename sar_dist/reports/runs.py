@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,19 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
 
 from sar_dist.errors import UserError
 from sar_dist.files import parse_json, read_regular
-from sar_dist.observe import quantities_in, read_metrics
+from sar_dist.observe import damaged_lines, quantities_in, read_metrics
+from sar_dist.output import warn
 from sar_dist.quantities import Quantity, SummingUp
 from sar_dist.setting_trees import leaves
 from sar_dist.transfer import RESULT_FILE, Result, read_result
 from sar_dist.validation import one_line
+
+# As ``sar_dist.models`` describes the weights of a run, and of its export.
+_TRAINED = re.compile(
+    r"(?:.* \([^()]*\), run (?P<exported>.*)|(?P<run>.*) \([^()]*\)), (?:moving average of the )?weights after step (?P<step>\d+)"
+)
+
+METRICS_FILE = "metrics.jsonl"
 
 Curve = tuple[list[float], list[float]]
 
@@ -105,7 +114,10 @@ def _load(path: Path) -> ReportedRun:
         raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
     config = read_settings(path)
     environments = read_starts(path)
-    records = list(read_metrics(path / "metrics.jsonl"))
+    records = list(read_metrics(path / METRICS_FILE))
+    if damaged := damaged_lines(path / METRICS_FILE):
+        count = "a line" if len(damaged) == 1 else f"{len(damaged)} lines"
+        warn(f"warning: {path / METRICS_FILE}: {count} that cannot be read left out, the first is line {damaged[0]}")
     if all(record["prefix"] == "hardware" for record in records):  # what a start writes before its first step
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))
@@ -209,7 +221,22 @@ def transfer_references(run: ReportedRun) -> dict[str, float | None]:
 
 
 def _named_results(run: ReportedRun) -> list[tuple[str, Result]]:
-    return [(f"{name} (partial)" if result.partial else name, result) for name, result in run.transfer.items()]
+    last = max(record["step"] for record in run.records)
+    return [
+        (f"{name}{_of_other_weights(result, run, last)}{' (partial)' * result.partial}", result)
+        for name, result in run.transfer.items()
+    ]
+
+
+def _of_other_weights(result: Result, run: ReportedRun, last_step: int) -> str:
+    """Whose result it is, where not of the weights that the run has now: an earlier step's, or another run's."""
+    described = _TRAINED.fullmatch(result.model.description)
+    if described is None:  # of no run, or as it was put by an earlier version
+        return ""
+    name = described["run"] or described["exported"]
+    if name != str(run.config.get("run", {}).get("name", name)):
+        return f" (of {name}, after step {described['step']})"
+    return "" if int(described["step"]) >= last_step else f" (after step {described['step']})"
 
 
 def final_figures(run: ReportedRun) -> dict[str, float | None]:
