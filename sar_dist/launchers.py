@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from sar_dist.processes import ProcessIdentity, ancestors, command_of, identify, name_of, variables_of
+from sar_dist.step_launcher import StepLauncher, find_step_launcher
 
 # As the kernel names the process ...
 _DAEMONS = {"slurmstepd", "mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "prterun", "prted", "orted"}
@@ -26,11 +27,18 @@ _MODULES = {
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "tcsh", "csh", "busybox", "tmux", "screen", "sshd", "login"}
 STARTER_VARIABLE = "SAR_DIST_STARTED_BY"
 """Process id of a program of this package that started another one, and waits for it."""
+Launcher = ProcessIdentity | StepLauncher
 _INTERPRETER_OPTIONS = 4  # how far behind `python -u -m` a program's name may stand
 
 
+def launchers_to_watch() -> list[Launcher]:
+    """The launchers that this process was started under, `srun` on whatever machine included."""
+    step = find_step_launcher()
+    return [*find_launchers(), *([] if step is None else [step])]
+
+
 def find_launchers() -> list[ProcessIdentity]:
-    """The launchers that this process was started under; [] for a run started by a shell or by init."""
+    """The launchers above this process; [] for a run started by a shell or by init."""
     found = []
     for distance, pid in enumerate(ancestors()):
         is_starter = os.environ.get(STARTER_VARIABLE) == str(pid)

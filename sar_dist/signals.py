@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from sar_dist.launchers import find_launchers
+from sar_dist.launchers import Launcher, launchers_to_watch
 from sar_dist.output import is_main_process, open_missing_streams, warn
-from sar_dist.processes import ProcessIdentity
 from sar_dist.standstill import Standstill
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -48,7 +47,7 @@ def install_handlers() -> None:
         # Under nohup a terminal may close.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
-    watch = threading.Thread(target=_watch, args=(reading, find_launchers()), name="stop watch", daemon=True)
+    watch = threading.Thread(target=_watch, args=(reading, launchers_to_watch()), name="stop watch", daemon=True)
     watch.start()
 
 
@@ -57,12 +56,12 @@ def end_with_launcher() -> None:
 
     For programs whose unfinished work is in files that appear whole or not at all.
     """
-    launchers = find_launchers()
+    launchers = launchers_to_watch()
     if launchers:
         threading.Thread(target=_outlive_none, args=(launchers,), name="launcher watch", daemon=True).start()
 
 
-def _outlive_none(launchers: list[ProcessIdentity]) -> None:
+def _outlive_none(launchers: list[Launcher]) -> None:
     while all(launcher.is_alive() for launcher in launchers):
         time.sleep(_LOOK_SECONDS)
     if is_main_process():
@@ -112,7 +111,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     """Nothing more than that there is a handler: Python writes the signal's number into the pipe, and the thread acts."""
 
 
-def _watch(signals: int, launchers: list[ProcessIdentity]) -> None:
+def _watch(signals: int, launchers: list[Launcher]) -> None:
     """The thread: reads the signals that Python writes into the pipe, and looks after the launchers every second."""
     global _launcher_is_gone, _received
     received_at = 0.0

@@ -118,7 +118,22 @@ run_step() { # SECONDS ERRORFILE COMMAND...
         status=0
         wait "$process" || status=$?
     done
+    wait_for_ranks
 }
+
+# Of a killed srun the ranks notice it, save and end; whatever is left after a minute would keep the next try from starting.
+wait_for_ranks() {
+    local _
+    for _ in {1..60}; do
+        has_ranks || return 0
+        sleep 1
+    done
+    say "srun has gone and its ranks have not ended: killed"
+    scancel --signal=KILL "$job" # the steps alone, not this script
+    sleep 2
+}
+
+has_ranks() { squeue --noheader --steps --jobs "$job" --format=%i 2>/dev/null | grep -qvE '\.(batch|extern)$'; }
 
 # Sets bad_nodes. Returns 0 when training can start.
 preflight() { # FOLDER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -84,6 +85,19 @@ class Cluster:
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    @contextlib.contextmanager
+    def start(self, log: Path, *command: str, node: str = "ctl") -> Iterator[None]:
+        """A command on a node while the block runs, with what it prints in ``log``."""
+        started = [str(SCRIPT), "in", str(self.folder), node, *command]
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(started, cwd=ROOT, env=program_environment(), stdout=file, stderr=file) as process,
+        ):
+            try:
+                yield
+            finally:
+                process.kill()
+
     def pids(self, pattern: str) -> set[int]:
         """Processes on any node whose command line matches."""
         return set(map(int, self.run("pgrep", "-f", "--", pattern, check=False).split()))
@@ -106,6 +120,14 @@ class Cluster:
         files = [f"--output={folder}/job.out", *options]
         number = self.run("sbatch", "--parsable", *small, *files, script, *arguments, **settings)
         return Job(self, number.strip(), folder)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float) -> None:
+    """Until ``condition`` holds; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.2)
 
 
 def start_cluster() -> Iterator[Cluster]:

@@ -17,6 +17,7 @@ PROGRAMS = {
     "scancel": 'echo "scancel $*" >>"$CALLS"; echo "step 3: SIGUSR2" >"$SAR_REQUEUE_FILE"',
     "srun": 'env >"$RUN/srun.env"; eval "$STEP"',
     "sleep": "",
+    "squeue": "",
     "python": 'echo "$RUN"',
 }
 FINISHES = 'touch "$RUN/summary.json"'

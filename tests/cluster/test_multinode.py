@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Job, collect_jobs, start_cluster
+from slurm_cluster import Cluster, Job, collect_jobs, start_cluster, wait_until
 from support import read_metrics, run_processes
 
 from sar_dist.checkpoint import complete_checkpoints
@@ -29,6 +29,12 @@ def unbroken(config: Path, *arguments: str) -> dict[int, list[float]]:
     """The curve of the same training on two processes without a cluster and without a fault."""
     run_processes(2, "tools/train.py", f"--config={config}", *arguments, "run.name=unbroken")
     return curve(config.parent.parent / "runs" / "unbroken")
+
+
+def lose_srun(cluster: Cluster, config: Path) -> None:
+    """Kill srun, and before it the process that it starts to kill the step if it should end."""
+    for pid in sorted(cluster.pids(f"^srun .*{config}"), reverse=True):
+        cluster.run("kill", "-KILL", str(pid))
 
 
 def running(cluster: Cluster, config: Path, submitted: list[Job], *arguments: str, step: int = 3) -> Job:
@@ -122,6 +128,33 @@ def test_lost_step_daemon_is_noticed_by_its_ranks(
     assert job.field("JobState") == "COMPLETED", job.output
     assert "resumed after step" in job.output
     assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
+
+
+@pytest.mark.long
+def test_lost_srun_of_the_script_is_noticed_by_its_ranks(
+    cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
+) -> None:
+    """With srun and its helper killed Slurm lets a step run on: the ranks save together and end before the job goes on."""
+    arguments = (*LONG_RUN, "run.max_steps=80")
+    job = running(cluster, small_config, submitted, *arguments)
+    lose_srun(cluster, small_config)
+    job.wait()
+    assert job.field("JobState") == "COMPLETED", job.output
+    assert "the launcher has gone" in job.logs("life0.try0")
+    assert "resumed after step" in job.output
+    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
+
+
+def test_ranks_of_a_lost_srun_on_another_machine_save_and_end(
+    cluster: Cluster, small_config: Path, tmp_path: Path
+) -> None:
+    run, program = tmp_path / "runs" / "small", f"tools/train.py --config={small_config}"
+    command = ("srun", "--nodes=2", "--ntasks=2", "--mem=100", sys.executable, *program.split(), *LONG_RUN)
+    with cluster.start(tmp_path / "srun.log", *command):
+        wait_until(lambda: (run / "metrics.jsonl").exists() and max(read_metrics(run), default=0) >= 3, timeout=120)
+        lose_srun(cluster, small_config)
+        wait_until(lambda: not cluster.pids(program), timeout=30)
+    assert complete_checkpoints(run / "checkpoints")
 
 
 @pytest.mark.long
