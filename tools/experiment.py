@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sar_dist.command_help import TerminalHelp, given_path, positive_number, whole_number
+from sar_dist.files import check_folder
 from sar_dist.program import run_tool
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def main() -> None:
     options = RunOptions(given.out, given.jobs, given.launcher, records=given.records, deadline=deadline)
     stages = given.stage or STAGES
     if "report" in stages:
+        if given.records is not None:
+            check_folder(given.records, f"--records {given.records}")  # before hours of training
         check_report(given.out)
     if "evaluate" in stages:
         check_evaluation_data(experiment)  # before hours of training

@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sar_dist.config import load_config
 from sar_dist.errors import UserError
-from sar_dist.experiment.runs import evaluation_result, identity_of, run_folder
+from sar_dist.experiment.evaluations import evaluation_result
+from sar_dist.experiment.runs import check_same_run, identity_of, run_folder
 from sar_dist.experiment.specification import Arm, Experiment
 from sar_dist.files import make_folder, parse_json, remove_leftovers, write_durably
 from sar_dist.observe import quantities_in
 from sar_dist.reports import ReportedRun, load_runs
-from sar_dist.transfer import Result, read_result
+from sar_dist.transfer import Result
 from sar_dist.validation import one_line
 
 # Of the training's numbers those that are drawn; of the validation's all.
@@ -96,12 +98,15 @@ def record_of(experiment: Experiment, arm: Arm, seed: int, out: Path) -> RunReco
     """The record of a finished run in an experiment's folder, with the evaluations that are done.
 
     Raises:
-        UserError: a file of it is damaged.
+        UserError: a file of it is damaged, or of another configuration or evaluation than the experiment says.
     """
     name = experiment.run_name(arm, seed)
-    run = load_runs([run_folder(out, name)])[0]
-    files = {each.name: evaluation_result(out, name, each) for each in experiment.evaluations}
-    results = {evaluation: read_result(file) for evaluation, file in files.items() if file is not None}
+    folder = run_folder(out, name)
+    run = load_runs([folder])[0]
+    asked = experiment.run_config(arm, seed, folder.parent)
+    check_same_run(load_config(folder / "config.json").model_dump(), asked.model_dump(), folder)
+    found = {each.name: evaluation_result(out, name, each, seed) for each in experiment.evaluations}
+    results = {evaluation: result for evaluation, result in found.items() if result is not None}
     packages = run.environment.get("packages", {})
     return RunRecord(
         experiment=experiment.name,

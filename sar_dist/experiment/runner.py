@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sar_dist.config import RunConfig, apply_overrides, load_config
+from sar_dist.config import RunConfig, apply_overrides, load_config, locate_all_data
 from sar_dist.errors import UserError, text_of
+from sar_dist.experiment.evaluations import evaluation_result, overrides_of
 from sar_dist.experiment.jobs import Job, run_jobs
 from sar_dist.experiment.records import RunRecord, read_record, record_file
 from sar_dist.experiment.results import PARTIAL, compared
-from sar_dist.experiment.runs import check_same, evaluation_folder, evaluation_result, is_finished, run_folder
+from sar_dist.experiment.runs import check_same, check_same_run, evaluation_folder, is_finished, run_folder
 from sar_dist.experiment.specification import Arm, Evaluation, Experiment
 from sar_dist.observe import QUANTITIES
 from sar_dist.places import DATA_VARIABLE, find_data, looked_for
@@ -57,7 +56,7 @@ def train(
         whether all of them are finished; False when the deadline came first.
 
     Raises:
-        UserError: a run in ``options.out`` has another configuration, or a program failed; its log is named.
+        UserError: a run in ``options.out`` has another configuration, data of a run are nowhere, or a program failed; its log is named.
     """
     runs = experiment.runs(arms, seeds)
     wanted = [(arm, seed) for arm, seed in runs if _recorded(experiment, arm, seed, options) is None]
@@ -86,7 +85,12 @@ def _recorded(experiment: Experiment, arm: Arm, seed: int, options: RunOptions) 
 def _training(config: RunConfig, options: RunOptions) -> Job:
     run = run_folder(options.out, config.run.name)
     if (run / "config.json").is_file():
-        check_same(load_config(run / "config.json").model_dump(), config.model_dump(), run)
+        check_same_run(load_config(run / "config.json").model_dump(), config.model_dump(), run)
+    if not is_finished(run):
+        try:
+            locate_all_data(config)  # of the last run too, before the first one takes hours
+        except UserError as error:
+            raise UserError(f"{config.run.name}: {text_of(error)}") from error
     file = options.out / "configs" / f"{config.run.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(config.model_dump_json(indent=2) + "\n")
@@ -147,7 +151,7 @@ def check_programs(experiment: Experiment, arms: Sequence[str] = (), *, evaluati
     _check_measures(experiment, logged)
     for evaluation in experiment.evaluations if evaluations else ():
         try:
-            apply_overrides(find_task(evaluation.task).settings_type, _overrides({"seed": 0, **evaluation.settings}))
+            apply_overrides(find_task(evaluation.task).settings_type, overrides_of(evaluation, 0))
         except UserError as error:
             raise UserError(f"evaluation {evaluation.name}: {text_of(error)}") from error
 
@@ -179,11 +183,6 @@ def _shown_metrics(evaluation: Evaluation) -> tuple[str, ...]:
     return () if primary is None else (primary,)
 
 
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    """Settings of a task as its command line takes them."""
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-
-
 def check_evaluation_data(experiment: Experiment) -> dict[str, Path]:
     """Where the data of each evaluation lie, by its name. Raises UserError if they are nowhere."""
     found = {}
@@ -199,17 +198,16 @@ def check_evaluation_data(experiment: Experiment) -> dict[str, Path]:
 
 
 def _evaluation(run: str, seed: int, evaluation: Evaluation, data: Path, options: RunOptions) -> Job:
-    settings = {"seed": seed, **evaluation.settings}
     command = [
         *(sys.executable, str(options.tools / "transfer_eval.py")),
         *("--task", evaluation.task, "--model", str(run_folder(options.out, run)), "--data", str(data)),
         *("--out", str(evaluation_folder(options.out, run, evaluation))),
-        *_overrides(settings),
+        *overrides_of(evaluation, seed),
     ]
     name = f"{run}_{evaluation.name}"
     return Job(
         name,
         command,
         options.out / "logs" / f"{name}.log",
-        lambda: evaluation_result(options.out, run, evaluation) is not None,
+        lambda: evaluation_result(options.out, run, evaluation, seed) is not None,
     )

@@ -9,7 +9,7 @@ OUT/logs/                      what the tools printed
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sar_dist.experiment.specification import Evaluation
 from sar_dist.files import parse_json
 from sar_dist.setting_trees import differences, is_below, leaves, set_leaf
 
-# What makes a finished run the one that is asked for. Where its files lie and how fast it was computed does not.
+# What makes a finished run the one that is asked for, beside its data. Where its files lie and how fast it was computed does not.
 _IDENTITY_KEYS = (
     *("model", "regularizer", "augment", "optim", "terms", "engine.precision"),
     *("data.label", "data.epoch_samples", "data.repeated_augmentation", "data.streams", "data.window_shards"),
@@ -51,6 +51,30 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> N
             )
 
 
+def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> None:
+    """``check_same`` of a run's own config.json, which tells the data too: by the names of their folders, wherever those lie.
+
+    Raises:
+        UserError: it is another run.
+    """
+    check_same(old, new, place)
+    for key in ("train", "val"):
+        before, after = (tree.get("data", {}).get(key) for tree in (old, new))
+        if _names_of_data(before) != _names_of_data(after):
+            raise UserError(
+                f"{place} was made with data.{key}={before}, the experiment says {after}; remove that run, or give another --out"
+            )
+
+
+def _names_of_data(given: Any) -> Any:
+    """What a ``data.train`` or ``data.val`` calls its sets, without the folders above them."""
+    if isinstance(given, str):
+        return [part for part in given.split("/") if part not in ("", "train", "val")][-1:]
+    if isinstance(given, Sequence):
+        return [{**entry, "shards": _names_of_data(entry["shards"])} for entry in given]
+    return given
+
+
 def run_folder(out: Path, name: str) -> Path:
     """The run directory of a run."""
     return out / "runs" / name
@@ -69,11 +93,3 @@ def is_finished(run: Path) -> bool:
 def evaluation_folder(out: Path, run: str, evaluation: Evaluation) -> Path:
     """Where an evaluation of a run goes."""
     return out / "evaluations" / run / evaluation.name
-
-
-def evaluation_result(out: Path, run: str, evaluation: Evaluation) -> Path | None:
-    """The result file of an evaluation of a run, None where there is none that is newer than the run."""
-    trained = (run_folder(out, run) / "summary.json").stat().st_mtime
-    # The tool names a folder after task, variant and data below the one that it is given.
-    files = sorted(evaluation_folder(out, run, evaluation).glob("*/result.json"))
-    return next((file for file in files if file.stat().st_mtime >= trained), None)

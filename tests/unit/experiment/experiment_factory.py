@@ -63,8 +63,8 @@ folder.mkdir(parents=True, exist_ok=True)
     "schema_version": "sar_dist-transfer-1", "task": given["--task"], "label": "knn_data", "primary": "top1",
     "metrics": {"top1": 40.0 + int(settings["seed"])}, "baselines": {"chance": {"top1": 10.0}}, "partial": False,
     "model": {"spec": str(run), "description": "x", "fingerprint": "f"},
-    "data": {"name": "data", "fingerprints": {}, "samples": 5, "skipped": 0},
-    "settings": {}, "protocol": {}, "tables": {}, "environment": {}, "seconds": 1.0,
+    "data": {"name": Path(given["--data"]).name, "fingerprints": {}, "samples": 5, "skipped": 0},
+    "settings": {name: json.loads(value) for name, value in settings.items()}, "protocol": {}, "tables": {}, "environment": {}, "seconds": 1.0,
 }))
 """
 
@@ -85,6 +85,6 @@ def make_experiment(data: Path, **changes: Any) -> Experiment:
         "base": RunConfig.model_validate({"run": {"name": "base"}}),
         "arms": ARMS,
         "seeds": (0, 1),
-        "evaluations": (Evaluation(name="knn", task="knn", data=str(data), settings={"k": 3}),),
+        "evaluations": (Evaluation(name="knn", task="knn", data=str(data), settings={"k": [3, 20]}),),
     }
     return Experiment(**{**values, **changes})

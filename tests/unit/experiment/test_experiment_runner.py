@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from experiment_factory import ARMS, make_experiment, make_tools
 from support import ROOT, program_environment
 
 from sar_dist.errors import UserError
-from sar_dist.experiment import Analysis, Evaluation, Experiment, Measure
+from sar_dist.experiment import Analysis, Evaluation, Experiment, Measure, collect
 from sar_dist.experiment.jobs import Job, Processes, run_jobs
 from sar_dist.experiment.runner import RunOptions, check_programs, evaluate, train
 from sar_dist.setting_trees import merged
@@ -103,6 +104,59 @@ def test_results_of_another_specification_are_not_taken(experiment: Experiment, 
     assert calls(options) == ["baseline_seed0"]
 
 
+def test_data_of_other_names_are_another_run(experiment: Experiment, options: RunOptions) -> None:
+    folders = [options.out.parent / name for name in ("one/in100/train", "two/in100", "two/in1k/train", "nowhere")]
+    for folder in folders[:3]:
+        folder.mkdir(parents=True)
+    here, moved, other, nowhere = (
+        make_experiment(options.out, base=experiment.base.vary({"data.train": str(folder)})) for folder in folders
+    )
+    train(here, ["baseline"], [0], options, quiet)
+    train(moved, ["baseline"], [0], options, quiet)
+    with pytest.raises(
+        UserError, match=r"baseline_seed0 was made with data.train=\S*one/in100/train, the experiment says \S*two/in1k"
+    ):
+        train(other, ["baseline"], [0], options, quiet)
+    with pytest.raises(UserError, match=r"baseline_seed1: data.train: there is no \S*nowhere"):
+        train(nowhere, ["baseline"], [1], options, quiet)
+    assert calls(options) == ["baseline_seed0"]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "reason"),
+    [
+        ({"task": "logreg", "settings": {}}, "task=knn, the experiment says logreg"),
+        ({"settings": {"k": [5, 20]}}, r"k=\[3, 20\], the experiment says \[5, 20\]"),
+        ({"settings": {}}, r"k=\[3, 20\], the experiment says \[10, 20, 100, 200\]"),
+        ({"settings": {"k": [3, 20], "seed": 7}}, "seed=0, the experiment says 7"),
+        ({"data": "other_set"}, "data=data, the experiment says other_set"),
+    ],
+    ids=["task", "setting", "default", "seed", "data"],
+)
+def test_evaluations_of_another_specification_are_not_taken(
+    experiment: Experiment, options: RunOptions, tmp_path: Path, evaluation: dict[str, Any], reason: str
+) -> None:
+    train(experiment, ["baseline"], [0], options, quiet)
+    evaluate(experiment, ["baseline"], [0], options, quiet)
+    collect(experiment, options.out)
+    asked = {**experiment.evaluations[0].model_dump(), **evaluation}
+    if "data" in evaluation:
+        asked["data"] = str(tmp_path / evaluation["data"])
+        (tmp_path / evaluation["data"]).mkdir()
+    other = make_experiment(options.out, evaluations=(Evaluation(**asked),))
+    for use in (lambda: evaluate(other, ["baseline"], [0], options, quiet), lambda: collect(other, options.out)):
+        with pytest.raises(UserError, match=f"baseline_seed0/knn was made with {reason}; remove that folder"):
+            use()
+    assert calls(options, "evaluations_made") == ["baseline_seed0"]
+
+
+def test_tables_are_not_made_of_runs_of_another_recipe(experiment: Experiment, options: RunOptions) -> None:
+    train(experiment, ["baseline"], [0], options, quiet)
+    other = make_experiment(options.out, base=experiment.base.vary({"optim.epochs": 20.0}))
+    with pytest.raises(UserError, match=r"baseline_seed0 was made with optim.epochs=300.0, the experiment says 20.0"):
+        collect(other, options.out)
+
+
 def test_what_a_run_settles_itself_is_no_other_configuration(experiment: Experiment, options: RunOptions) -> None:
     train(experiment, ["baseline"], [0], options, quiet)
     file = options.out / "runs" / "baseline_seed0" / "config.json"
@@ -131,7 +185,7 @@ def test_evaluations(experiment: Experiment, options: RunOptions, tmp_path: Path
         evaluate(experiment, [], [], options, quiet)
     assert calls(options, "evaluations_made") == ["baseline_seed1", "method_seed1"]
     line = (options.out / "evaluations_made").read_text().splitlines()[0]
-    assert line == f"baseline_seed1 knn {tmp_path / 'data'} {{'seed': '1', 'k': '3'}}"
+    assert line == f"baseline_seed1 knn {tmp_path / 'data'} {{'seed': '1', 'k': '[3, 20]'}}"
     # A run that was trained again is evaluated again.
     later = time.time() + 5
     os.utime(options.out / "runs" / "method_seed1" / "summary.json", (later, later))
@@ -190,12 +244,14 @@ def test_a_deadline_lets_what_is_running_save(tmp_path: Path) -> None:
 STOPPED = """
 import sys
 from pathlib import Path
+from typing import Any
 from sar_dist.program import run_tool
 from sar_dist.experiment.jobs import Job, run_jobs
 folder = Path(sys.argv[1])
 child = '''
 import signal, sys, time
 from pathlib import Path
+from typing import Any
 def stop(*_):
     Path(sys.argv[1] + ".saved").touch()
     sys.exit(0)
