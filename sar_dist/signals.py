@@ -52,6 +52,24 @@ def install_handlers() -> None:
     watch.start()
 
 
+def end_with_launcher() -> None:
+    """From now on end at once when the launcher does, which may leave its processes without a word: they would wait for each other.
+
+    For programs whose unfinished work is in files that appear whole or not at all.
+    """
+    launchers = find_launchers()
+    if launchers:
+        threading.Thread(target=_outlive_none, args=(launchers,), name="launcher watch", daemon=True).start()
+
+
+def _outlive_none(launchers: list[ProcessIdentity]) -> None:
+    while all(launcher.is_alive() for launcher in launchers):
+        time.sleep(_LOOK_SECONDS)
+    if is_main_process():
+        warn("the launcher has gone; start the same command again to go on from what is saved")
+    os._exit(128 + signal.SIGTERM)
+
+
 def begin_training() -> None:
     """From now on only remember signals and the launcher's end: the run stops together, with everything saved."""
     global _training

@@ -15,11 +15,13 @@ from sar_dist.command_help import TerminalHelp, fitted, given_path, whole_number
 from sar_dist.errors import UserError
 from sar_dist.model_specs import SPEC_HELP
 from sar_dist.program import run_tool
+from sar_dist.signals import end_with_launcher
 
 
 def main() -> None:
     """Parse, run, print."""
     arguments = parse_arguments()
+    end_with_launcher()  # before the slow imports below
 
     from sar_dist import distributed
     from sar_dist.transfer import Request, evaluate, print_result

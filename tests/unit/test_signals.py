@@ -22,7 +22,7 @@ PROGRAM = """
 import ctypes, os, signal, sys, time
 from sar_dist import signals
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)  # whatever the tests run under
-signals.install_handlers()
+signals.end_with_launcher() if "tool" in sys.argv else signals.install_handlers()
 if "training" in sys.argv:
     signals.begin_training()
 print("ready", os.getpid(), flush=True)
@@ -114,7 +114,7 @@ def test_hangup_stops_a_run_unless_it_is_ignored(ignored: bool) -> None:
     process.wait(timeout=5)
 
 
-@pytest.mark.parametrize(("state", "line"), [("start", ""), ("training", "told None\n")])
+@pytest.mark.parametrize(("state", "line"), [("start", ""), ("training", "told None\n"), ("tool", "")])
 def test_end_of_the_launcher_is_noticed(state: str, line: str) -> None:
     environment = {key: value for key, value in program_environment().items() if key != "RANK"}
     launcher = subprocess.Popen(
