@@ -47,7 +47,10 @@ def parse_arguments() -> argparse.Namespace:
         help="the data set, as given or below $SAR_DIST_DATA or data/; default: the usual one of the task, there",
     )
     parser.add_argument(
-        "--out", type=given_path, metavar="DIR", help="results go to DIR/TASK...; default: runs/NAME/transfer"
+        "--out",
+        type=given_path,
+        metavar="DIR",
+        help="results go to DIR/TASK...; default: runs/NAME/transfer; of a checkpoint, TASK..._step_N there",
     )
     parser.add_argument(
         "--limit", type=whole_number(1, 2**53), metavar="N", help="only N samples of each split; marked partial"

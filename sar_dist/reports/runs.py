@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from sar_dist.quantities import Quantity, SummingUp
 from sar_dist.setting_trees import leaves
 from sar_dist.transfer import RESULT_FILE, Result, read_result
 from sar_dist.validation import one_line
+
+# As ``sar_dist.models`` describes the weights of a run, and of its export.
+_TRAINED = re.compile(
+    r"(?:.* \([^()]*\), run (?P<exported>.*)|(?P<run>.*) \([^()]*\)), (?:moving average of the )?weights after step (?P<step>\d+)"
+)
 
 Curve = tuple[list[float], list[float]]
 
@@ -209,7 +215,22 @@ def transfer_references(run: ReportedRun) -> dict[str, float | None]:
 
 
 def _named_results(run: ReportedRun) -> list[tuple[str, Result]]:
-    return [(f"{name} (partial)" if result.partial else name, result) for name, result in run.transfer.items()]
+    last = max(record["step"] for record in run.records)
+    return [
+        (f"{name}{_of_other_weights(result, run, last)}{' (partial)' * result.partial}", result)
+        for name, result in run.transfer.items()
+    ]
+
+
+def _of_other_weights(result: Result, run: ReportedRun, last_step: int) -> str:
+    """Whose result it is, where not of the weights that the run has now: an earlier step's, or another run's."""
+    described = _TRAINED.fullmatch(result.model.description)
+    if described is None:  # of no run, or as it was put by an earlier version
+        return ""
+    name = described["run"] or described["exported"]
+    if name != str(run.config.get("run", {}).get("name", name)):
+        return f" (of {name}, after step {described['step']})"
+    return "" if int(described["step"]) >= last_step else f" (after step {described['step']})"
 
 
 def final_figures(run: ReportedRun) -> dict[str, float | None]:

@@ -67,6 +67,15 @@ class Backbone:
         """The backbone that ``spec`` names, see ``model_spec.load_model``. Raises UserError."""
         return cls(spec, load_model(spec), device, precision)
 
+    def preparation(self) -> dict[str, Any]:
+        """What its numbers depend on beside the weights, as JSON values; the same for a run and its export."""
+        images = {"mean", "std", "crop_fraction", "crop_mode", "interpolation"}
+        architecture = {"name", "image_size", "patch_size", "no_skip_last_block", "options"}
+        return {
+            "model": self.loaded.settings.model_dump(mode="json", include=architecture),
+            "images": self.augment.model_dump(mode="json", include=images),
+        }
+
     def to(self, device: torch.device) -> Backbone:
         """Move the weights to ``device``, in place."""
         self.model.to(device)

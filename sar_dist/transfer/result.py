@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sar_dist.data.shards import LABEL_EXTENSION
 from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, read_regular
+from sar_dist.setting_trees import differences
 from sar_dist.validation import one_line
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.jsonl"
+_PREPARATION = "preparation"
 
 
 class _Record(BaseModel):
@@ -28,6 +30,11 @@ class MeasuredModel(_Record):
     spec: str = Field(description="what `--model` was")
     description: str = Field(description="what that stands for: the run and its step, a file, a timm model")
     fingerprint: str = Field(description="sha256 of all weights; a run, its export and a copy have the same")
+    preparation: dict[str, Any] | None = Field(
+        None,
+        description="what its numbers depend on beside the weights: architecture, input size, and how images are resized, cropped and "
+        "normalised; null in results of earlier versions",
+    )
 
 
 class MeasuredData(_Record):
@@ -67,11 +74,21 @@ class Result(_Record):
 
     def identity(self) -> dict[str, Any]:
         """What makes two evaluations the same; the number of processes is not part of it."""
-        return identity(self.task, self.settings, self.model.fingerprint, self.data.fingerprints, self.model.spec)
+        model = self.model
+        return identity(
+            self.task, self.settings, model.fingerprint, self.data.fingerprints, model.spec, model.preparation
+        )
 
 
-def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, str], spec: str = "") -> dict[str, Any]:
-    """What an evaluation is of: task, settings (without those that only say how it is run), weights, data.
+def identity(
+    task: str,
+    settings: dict[str, Any],
+    model: str,
+    data: dict[str, str],
+    spec: str = "",
+    preparation: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What an evaluation is of: task, settings (without those that only say how it is run), weights and how they are used, data.
 
     Of ``timm:NAME:FILE`` NAME too: the same weights compute something else in another architecture, or on images that were normalised
     by other numbers.
@@ -87,7 +104,17 @@ def identity(task: str, settings: dict[str, Any], model: str, data: dict[str, st
         "model": model,
         "data": data,
         **architecture,
+        **({} if preparation is None else {_PREPARATION: preparation}),
     }
+
+
+def identity_differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (found, wanted) of what differs; where one is of an earlier version, that did not know the preparation, not there."""
+    both = [dict(found), dict(wanted)]
+    if not all(_PREPARATION in each for each in both):
+        for each in both:
+            each.pop(_PREPARATION, None)
+    return differences(*both)
 
 
 def read_result(file: Path) -> Result:

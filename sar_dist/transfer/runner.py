@@ -17,6 +17,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from sar_dist import distributed, output, places
+from sar_dist.checkpoint import MANIFEST
 from sar_dist.config import apply_overrides
 from sar_dist.devices import select_device
 from sar_dist.environment import describe_environment
@@ -24,7 +25,6 @@ from sar_dist.errors import UserError
 from sar_dist.files import atomic_write, make_folder, read_regular, remove_all_leftovers, write_durably
 from sar_dist.lease import Lease, acquire
 from sar_dist.observe import drawn_or_said, make_drawable
-from sar_dist.setting_trees import differences
 from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.registry import find_task
 from sar_dist.transfer.result import (
@@ -34,6 +34,7 @@ from sar_dist.transfer.result import (
     Result,
     check_list,
     identity,
+    identity_differences,
     list_result,
     read_result,
     write_result,
@@ -65,13 +66,17 @@ def evaluate(request: Request) -> Result:
     data = find_data(task_type, request.data)
     spec = request.model or newest_finished_run()
     label = result_label(task_type, settings, request.data)
+    if request.out is None:
+        label = "_".join([label, *checkpoint_name(spec)])
     folder = (request.out or default_output(spec)) / label
 
     rank, local_rank, _ = distributed.read_environment()
     say = _printer(rank, label)
     backbone = Backbone.load(spec, torch.device("cpu"), settings.precision)
     say(f"{backbone.description}, weights {backbone.fingerprint[:12]}")
-    begun = identity(request.task, settings.model_dump(mode="json"), backbone.fingerprint, {}, spec)
+    begun = identity(
+        request.task, settings.model_dump(mode="json"), backbone.fingerprint, {}, spec, backbone.preparation()
+    )
     refuse_another(folder, {key: value for key, value in begun.items() if key != "data"})  # data take time to look at
     task = task_type(TransferJob(backbone, data, folder, settings, say))
     prepared = task.prepare()
@@ -129,9 +134,17 @@ def default_output(spec: str) -> Path:
     """``RUN/transfer`` for a run or one of its checkpoints, else ``runs/transfer/SPEC``."""
     path = Path(spec)
     if path.is_dir():
-        run = path.resolve().parents[1] if path.parent.name == "checkpoints" else path
-        return run / "transfer"
+        return (path.resolve().parents[1] if checkpoint_name(spec) else path) / "transfer"
     return Path("runs") / "transfer" / spec.replace(":", "_").replace("/", "_")
+
+
+def checkpoint_name(spec: str) -> list[str]:
+    """The name of the checkpoint that ``spec`` is the folder of; [] for a whole run and all else.
+
+    It is part of the default folder's name: what ``RUN/transfer/TASK`` holds is the run's own.
+    """
+    path = Path(spec).resolve()
+    return [path.name] if (path / MANIFEST).is_file() else []
 
 
 def result_label(task: type[TransferTask[Any, Any]], settings: TransferSettings, data: Path | None) -> str:
@@ -187,15 +200,33 @@ def refuse_another(folder: Path, wanted: dict[str, Any]) -> None:
         raise UserError(f"{file} says of no evaluation what it is; remove {folder}, or give another --out")
     if "data" not in wanted:
         found = {key: value for key, value in found.items() if key != "data"}
-    if found != wanted:
-        changed = ", ".join(sorted({key.partition(".")[0].removesuffix("s") for key in differences(found, wanted)}))
-        raise UserError(f"{folder} holds an evaluation with another {changed}; give another --out, or remove it")
+    if changed := identity_differences(found, wanted):
+        named = {_shown_key(key) for key in changed}
+        raise UserError(
+            f"{folder} holds an evaluation with another {', '.join(sorted(named))}{_held_model(folder) if 'model' in named else ''}; "
+            "give another --out, or remove it"
+        )
+
+
+def _shown_key(key: str) -> str:
+    """How a message calls a key of an identity: a setting by its name, others by their group."""
+    group, _, name = key.partition(".")
+    return name if group in ("settings", "preparation") else group
+
+
+def _held_model(folder: Path) -> str:
+    """Whose evaluation a folder holds, as far as there is a result."""
+    with contextlib.suppress(UserError):
+        return f" ({read_result(folder / RESULT_FILE).model.description})"
+    return ""
 
 
 def _is_done(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether an evaluation's result is in its folder. Raises UserError if the folder is another evaluation's."""
     refuse_another(folder, wanted)
-    return (folder / RESULT_FILE).exists() and read_result(folder / RESULT_FILE).identity() == wanted
+    return (folder / RESULT_FILE).exists() and not identity_differences(
+        read_result(folder / RESULT_FILE).identity(), wanted
+    )
 
 
 def describe(
@@ -216,7 +247,12 @@ def describe(
         metrics=dict(outcome.metrics),
         baselines={name: dict(values) for name, values in outcome.baselines.items()},
         partial=settings.limit is not None,
-        model=MeasuredModel(spec=backbone.spec, description=backbone.description, fingerprint=backbone.fingerprint),
+        model=MeasuredModel(
+            spec=backbone.spec,
+            description=backbone.description,
+            fingerprint=backbone.fingerprint,
+            preparation=backbone.preparation(),
+        ),
         data=MeasuredData(
             name=data.resolve().name, fingerprints=fingerprints, samples=outcome.samples, skipped=outcome.skipped
         ),

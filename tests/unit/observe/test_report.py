@@ -15,8 +15,8 @@ from written_records import append_record
 
 from sar_dist.errors import UserError
 from sar_dist.reports import figure_png, png_or_note, report_figure, report_page
-from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs
-from sar_dist.transfer.result import MeasuredData, Result, write_result
+from sar_dist.reports.runs import ReportedRun, config_differences, final_figures, load_runs, transfer_figures
+from sar_dist.transfer.result import MeasuredData, MeasuredModel, Result, write_result
 
 TOOL = Path(__file__).parents[3] / "tools" / "report.py"
 
@@ -206,3 +206,21 @@ def test_a_picture_that_fails_is_said_and_noted_in_its_place(capsys: pytest.Capt
         "the picture curves could not be drawn (ValueError: cannot convert); it is left out, and the numbers are complete\n"
     )
     assert png_or_note("curves", lambda: b"png") == b"png"
+
+
+@pytest.mark.parametrize(
+    ("description", "row"),
+    [
+        ("a (vit_tiny), moving average of the weights after step 40", "knn: top1"),
+        ("out/a (vit_tiny), run a, weights after step 40", "knn: top1"),
+        ("a (vit_tiny), weights after step 10", "knn (after step 10): top1"),
+        ("out/a (vit_tiny), run a, weights after step 10", "knn (after step 10): top1"),
+        ("b (vit_tiny), weights after step 40", "knn (of b, after step 40): top1"),
+        ("vit_tiny, pretrained weights", "knn: top1"),
+    ],
+)
+def test_results_of_other_weights_than_the_runs_last_ones_say_so(tmp_path: Path, description: str, row: str) -> None:
+    run = write_run(tmp_path, "a", 0.0, steps=40)
+    model = MeasuredModel(spec="x", description=description, fingerprint="f")
+    evaluated(run, "knn", some_result(model=model))
+    assert list(transfer_figures(load_runs([run])[0])) == [row]

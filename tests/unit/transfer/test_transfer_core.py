@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -30,7 +31,14 @@ from sar_dist.transfer.backbone import Backbone
 from sar_dist.transfer.class_scores import ClassificationScores
 from sar_dist.transfer.features import Features, extract, last_block_tokens, logits_of
 from sar_dist.transfer.registry import TASKS, find_task
-from sar_dist.transfer.result import identity, list_result, read_result, write_result
+from sar_dist.transfer.result import (
+    MeasuredModel,
+    identity,
+    identity_differences,
+    list_result,
+    read_result,
+    write_result,
+)
 from sar_dist.transfer.runner import Request, claimed_folder, evaluate, find_data, newest_finished_run, result_label
 from sar_dist.transfer.samples import SelectedSamples, limited, open_labelled_samples, open_shard_samples
 from sar_dist.transfer.task import Outcome, TransferJob, TransferSettings, TransferTask
@@ -423,6 +431,55 @@ def test_the_same_weights_in_another_architecture_are_another_evaluation() -> No
     assert of["runs/a"] == of["timm:a"] == identity("knn", {}, "m", {})
     assert of["timm:a:w.pth"]["architecture"] == "a"
     assert of["timm:a:w.pth"] != of["timm:b:w.pth"]
+
+
+def test_the_same_weights_on_images_prepared_otherwise_are_another_evaluation(tmp_path: Path) -> None:
+    of = {mean: {"images": {"mean": [mean], "crop_fraction": 0.9}} for mean in (0.4, 0.5)}
+    model = MeasuredModel(spec="out", description="out, step 3", fingerprint="f", preparation=of[0.4])
+    result = some_result(model=model)
+    wanted, other = result.identity(), {**result.identity(), "preparation": of[0.5]}
+    (tmp_path / "knn").mkdir()
+    write_result(result, tmp_path / "knn")
+    (tmp_path / "knn" / runner.JOB_FILE).write_text(json.dumps(wanted))
+    with claimed_folder(tmp_path / "knn", wanted) as done:
+        assert done
+    with pytest.raises(UserError, match=r"holds an evaluation with another images\.mean; give another --out"):
+        runner.refuse_another(tmp_path / "knn", other)
+    with pytest.raises(UserError, match=r"another model \(out, step 3\); give another --out"):
+        runner.refuse_another(tmp_path / "knn", {**wanted, "model": "g"})
+    earlier = some_result().identity()  # of a version that did not know it
+    assert "preparation" not in earlier
+    assert not identity_differences(earlier, {**earlier, "preparation": of[0.5]})
+
+
+def test_what_a_model_does_to_images_is_part_of_what_is_measured() -> None:
+    backbone = make_backbone()
+    loaded, one = backbone.loaded, backbone.preparation()
+    assert one == make_backbone(seed=1).preparation() == json.loads(json.dumps(one))
+    for changes in (
+        {"augment": loaded.augment.model_copy(update={"crop_fraction": 0.5})},
+        {"settings": loaded.settings.model_copy(update={"options": {"num_heads": 12}})},
+    ):
+        changed = dataclasses.replace(loaded, **changes)
+        assert Backbone("a", changed, torch.device("cpu"), "fp32").preparation() != one
+
+
+def test_a_checkpoint_has_a_default_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = tmp_path / "runs" / "a" / "checkpoints" / "step_00000010"
+    export = tmp_path / "checkpoints" / "export"
+    for folder in (step, export):
+        folder.mkdir(parents=True)
+    (step / "manifest.json").touch()
+    assert runner.checkpoint_name(str(step)) == ["step_00000010"]
+    assert runner.default_output(str(step)) == tmp_path / "runs" / "a" / "transfer"
+    for spec, output in (("runs/a", "runs/a/transfer"), ("timm:a:b/c.pth", "runs/transfer/timm_a_b_c.pth")):
+        monkeypatch.chdir(tmp_path)
+        assert runner.checkpoint_name(spec) == []
+        assert runner.default_output(spec) == Path(output)
+    assert runner.checkpoint_name(str(export)) == []
+    assert runner.default_output(str(export)) == export / "transfer"
+    monkeypatch.chdir(step)
+    assert runner.default_output(".") == tmp_path / "runs" / "a" / "transfer"
 
 
 def test_what_is_not_given_is_found_or_asked_for(tmp_path, monkeypatch):
