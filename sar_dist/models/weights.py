@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
@@ -252,6 +253,16 @@ def _run_weights(path: Path) -> NamedWeights:
     return NamedWeights(f"{config.run.name}, {kind} after step {reader.step}", reader.shapes, read)
 
 
+# What training scripts store beside the weights: their arguments, and numbers of NumPy, such as the best accuracy.
+_NUMBERS = [getattr(np.dtypes, f"{kind}DType") for kind in ("Bool", "Int32", "Int64", "Float16", "Float32", "Float64")]
+_HARMLESS: list[Any] = [
+    *(argparse.Namespace, np.dtype, *_NUMBERS),
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+    ),  # as NumPy 1 and 2 call it
+]
+
+
 def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
     try:
         file = safe_open(path, framework="pt")
@@ -269,14 +280,15 @@ def _safetensors_weights(path: Path, part: str = "") -> NamedWeights:
 def _pickled_weights(path: Path, part: str = "") -> NamedWeights:
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # arguments that training scripts store beside
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         held = _UNKNOWN_TYPE.search(text_of(error))
         if held is not None:
             raise UserError(
-                f"{path} is a pickle that could run code: it holds a {held[1]}, as a whole model does, and not tensors alone; save its "
-                "weights where that cannot hurt: torch.save(torch.load(..., weights_only=False).state_dict(), ...)"
+                f"{path} is a pickle that could run code: it holds a {held[1]}, and not tensors alone; save its weights alone where that "
+                "cannot hurt: of a whole model torch.save(torch.load(..., weights_only=False).state_dict(), ...), of a dictionary the part "
+                "with the weights"
             ) from error
         raise UserError(
             f"{path} is damaged, or a pickle that could run code ({_first_sentence(error)}); get its weights as .safetensors, or "

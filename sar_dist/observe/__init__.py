@@ -31,7 +31,7 @@ from sar_dist.observe.quantities import (
     set_quantities,
     set_values,
 )
-from sar_dist.observe.records import encode_line, last_step, read_metrics, read_records, truncate_records
+from sar_dist.observe.records import damaged_lines, encode_line, last_step, read_metrics, read_records, truncate_records
 from sar_dist.observe.step_timer import MEASURED, OVERLAPPED, PARTS, TOTAL, StepTimer
 from sar_dist.observe.throughput import Throughput, peak_memory_gib
 from sar_dist.observe.trace import StepTrace
@@ -66,6 +66,7 @@ __all__ = [
     "confusion_figure",
     "count_flops",
     "count_regularized_flops",
+    "damaged_lines",
     "drawn_or_said",
     "encode_line",
     "find_peak",

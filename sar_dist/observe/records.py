@@ -87,10 +87,22 @@ def read_records(path: Path) -> Iterator[dict[str, float | str]]:
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a metrics.jsonl with a prefix and nothing but numbers, in order; others are torn lines too."""
-    for record in read_records(path):
-        values = (value for name, value in record.items() if name != "prefix")
-        if isinstance(record.get("prefix"), str) and all(map(_is_number, values)):
-            yield record
+    yield from filter(_has_metrics, read_records(path))
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Numbers, from 1, of the lines that ``read_metrics`` leaves out, but for a last one that is still being written."""
+    if not path.exists():
+        return []
+    lines = read_regular(path).splitlines(keepends=True)
+    written = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+    records = ((number, _read_line(line)) for number, line in enumerate(written, start=1) if line.strip())
+    return [number for number, record in records if record is None or not _has_metrics(record)]
+
+
+def _has_metrics(record: Mapping[str, Any]) -> bool:
+    values = (value for name, value in record.items() if name != "prefix")
+    return isinstance(record.get("prefix"), str) and all(map(_is_number, values))
 
 
 def last_step(path: Path) -> int | None:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
 
 from sar_dist.errors import UserError
 from sar_dist.files import parse_json, read_regular
-from sar_dist.observe import quantities_in, read_metrics
+from sar_dist.observe import damaged_lines, quantities_in, read_metrics
+from sar_dist.output import warn
 from sar_dist.quantities import Quantity, SummingUp
 from sar_dist.setting_trees import leaves
 from sar_dist.transfer import RESULT_FILE, Result, read_result
@@ -24,6 +25,8 @@ from sar_dist.validation import one_line
 _TRAINED = re.compile(
     r"(?:.* \([^()]*\), run (?P<exported>.*)|(?P<run>.*) \([^()]*\)), (?:moving average of the )?weights after step (?P<step>\d+)"
 )
+
+METRICS_FILE = "metrics.jsonl"
 
 Curve = tuple[list[float], list[float]]
 
@@ -111,7 +114,10 @@ def _load(path: Path) -> ReportedRun:
         raise UserError(f"{path} is not a run directory: it has no config.json; give a directory such as runs/NAME")
     config = read_settings(path)
     environments = read_starts(path)
-    records = list(read_metrics(path / "metrics.jsonl"))
+    records = list(read_metrics(path / METRICS_FILE))
+    if damaged := damaged_lines(path / METRICS_FILE):
+        count = "a line" if len(damaged) == 1 else f"{len(damaged)} lines"
+        warn(f"warning: {path / METRICS_FILE}: {count} that cannot be read left out, the first is line {damaged[0]}")
     if all(record["prefix"] == "hardware" for record in records):  # what a start writes before its first step
         raise UserError(f"{path} has no metrics yet; train for at least log.every steps")
     finished = sorted((path / "transfer").glob(f"*/{RESULT_FILE}"))

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -59,7 +60,13 @@ def test_runs_checkpoints_exports_and_files_give_the_same_weights(tmp_path: Path
     state = average.vit.state_dict()
     torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "weights.pth")
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    training = {"state_dict": model.vit.state_dict(), "state_dict_ema": state, "args": argparse.Namespace(lr=1)}
+    training = {
+        "state_dict": model.vit.state_dict(),
+        "state_dict_ema": state,
+        "args": argparse.Namespace(lr=1),
+        "best": np.float64(7),
+        "n": np.int64(3),
+    }
     torch.save(training, tmp_path / "training.pth.tar")
     sources = [run, *complete_checkpoints(run / "checkpoints"), tmp_path / "export"]
     sources += [tmp_path / "export" / "model.safetensors", tmp_path / "weights.pth", tmp_path / "old.pt"]

@@ -224,3 +224,17 @@ def test_results_of_other_weights_than_the_runs_last_ones_say_so(tmp_path: Path,
     model = MeasuredModel(spec="x", description=description, fingerprint="f")
     evaluated(run, "knn", some_result(model=model))
     assert list(transfer_figures(load_runs([run])[0])) == [row]
+
+
+def test_damaged_lines_of_a_log_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path, "a", 0.0)
+    log = run / "metrics.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"step": 45, "pre')  # the run goes on
+    count = len(load_runs([run])[0].records)
+    assert capsys.readouterr().err == ""
+    log.write_bytes(b"\0\0\n" + whole + b'{"step": 45, "prefix": "train", "loss": "high"}\n')
+    assert len(load_runs([run])[0].records) == count
+    assert capsys.readouterr().err.endswith(
+        "metrics.jsonl: 2 lines that cannot be read left out, the first is line 1\n"
+    )

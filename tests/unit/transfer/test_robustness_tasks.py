@@ -219,6 +219,12 @@ def test_shards_without_imagenets_classes_are_refused(tmp_path: Path) -> None:
         make(ImageNetSketch, tmp_path / "shards", allow_incomplete=True).prepare()
 
 
+def test_an_archive_that_was_not_unpacked_is_called_so(tmp_path: Path) -> None:
+    write_tar(tmp_path / "imagenet-a.tar", {f"imagenet-a/{SYNSETS[6]}/{name}.jpg": colored(6) for name in "ab"})
+    with pytest.raises(UserError, match=r"holds class folders, such as that of \S*a, and no labels: unpack it there"):
+        make(ImageNetA, tmp_path, allow_incomplete=True).prepare()
+
+
 def test_labels_that_count_a_sets_own_classes_are_refused(tmp_path: Path) -> None:
     """Bare tars have no names: labels 0 to 199 would be taken for ImageNet's numbers."""
     members = {

@@ -153,9 +153,20 @@ def open_class_folders(
         root, "val", label
     )  # last: the archive of a set may lie beside its folders, and is no shard
     if shards is not None:
+        _refuse_packed_folders(shards, root)
         shards.check_labels()
         return _with_imagenet_labels(shards, root, known)
     raise UserError(f"no class folders in {root}{_what_is_there(root)}; expected {data_help}")
+
+
+def _refuse_packed_folders(shards: ShardSamples, root: Path) -> None:
+    """Raise UserError for an archive of class folders, as these sets are downloaded: it is a tar without labels, too."""
+    if len(shards) and not shards.labels():
+        key, _ = shards.sample(0)
+        if any(class_index(folder) is not None for folder in key.split("/")[:-1]):
+            raise UserError(
+                f"the tar in {root} holds class folders, such as that of {key}, and no labels: unpack it there (tar -xf)"
+            )
 
 
 def _what_is_there(root: Path) -> str:
