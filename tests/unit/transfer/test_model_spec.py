@@ -160,7 +160,7 @@ def save_archive(path):
 @pytest.mark.parametrize(
     ("save_file", "message"),
     [
-        (save_whole_model, r"it holds a torch\.nn\.modules\.container\.Sequential, as a whole model does"),
+        (save_whole_model, r"it holds a torch\.nn\.modules\.container\.Sequential, and not tensors alone"),
         (save_torchscript, "is a program of TorchScript, not weights"),
         (save_archive, "is an archive without weights of PyTorch"),
     ],
