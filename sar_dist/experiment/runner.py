@@ -24,6 +24,7 @@ from sar_dist.transfer import find_task
 from sar_dist.validation import one_line
 
 REPOSITORY = Path(__file__).parents[2]
+_ELSEWHERE = ("srun", "mpirun", "mpiexec", "ssh")  # what starts a training where other data may lie
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,14 @@ def _recorded(experiment: Experiment, arm: Arm, seed: int, options: RunOptions) 
 
 
 def _training(config: RunConfig, options: RunOptions) -> Job:
+    try:
+        start = shlex.split(options.launcher) or [sys.executable]
+    except ValueError as error:
+        raise UserError(f"--launcher {options.launcher!r} cannot be read as a command: {error}") from error
     run = run_folder(options.out, config.run.name)
     if (run / "config.json").is_file():
         check_same_run(load_config(run / "config.json").model_dump(), config.model_dump(), run)
-    if not is_finished(run):
+    if not is_finished(run) and Path(start[0]).name not in _ELSEWHERE:
         try:
             locate_all_data(config)  # of the last run too, before the first one takes hours
         except UserError as error:
@@ -94,10 +99,6 @@ def _training(config: RunConfig, options: RunOptions) -> Job:
     file = options.out / "configs" / f"{config.run.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(config.model_dump_json(indent=2) + "\n")
-    try:
-        start = shlex.split(options.launcher) or [sys.executable]
-    except ValueError as error:
-        raise UserError(f"--launcher {options.launcher!r} cannot be read as a command: {error}") from error
     command = [*start, str(options.tools / "train.py"), "--config", str(file)]
     return Job(config.run.name, command, options.out / "logs" / f"{config.run.name}.log", lambda: is_finished(run))
 

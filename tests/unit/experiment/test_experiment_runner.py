@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -119,6 +120,8 @@ def test_data_of_other_names_are_another_run(experiment: Experiment, options: Ru
         train(other, ["baseline"], [0], options, quiet)
     with pytest.raises(UserError, match=r"baseline_seed1: data.train: there is no \S*nowhere"):
         train(nowhere, ["baseline"], [1], options, quiet)
+    with pytest.raises(UserError, match=r"baseline_seed1: cannot start"):  # the node that it would run on may have them
+        train(nowhere, ["baseline"], [1], dataclasses.replace(options, launcher="/no/srun"), quiet)
     assert calls(options) == ["baseline_seed0"]
 
 
