@@ -47,13 +47,20 @@ def refuse_lists(words: Collection[str], where: str, classes_file: Path) -> None
 def _likely_list(words: Collection[str]) -> str | None:
     """A label of several parts of which others have some: any with "|" or ";", with commas if that is so of half of them.
 
+    A part that always has the same place is none: it is a genus ("animal|cat", "animal|dog"; "warbler, palm", "warbler, pine").
     Words of WordNet are synonyms with commas, of which a few are other classes' words too ("maillot, tank suit").
     """
     for joint, share in (("|", 0.0), (";", 0.0), (",", 0.5)):
-        joined = {word: {class_word(part) for part in word.split(joint)} - {""} for word in words if joint in word}
-        joined = {word: parts for word, parts in joined.items() if len(parts) > 1}
-        held = Counter(part for parts in joined.values() for part in parts)
-        shared = [word for word, parts in joined.items() if any(part in words or held[part] > 1 for part in parts)]
+        joined = {word: [class_word(part) for part in word.split(joint)] for word in words if joint in word}
+        places: dict[str, set[int]] = {}
+        for parts in joined.values():
+            for place, part in enumerate(parts):
+                places.setdefault(part, set()).add(place)
+        shared = [
+            word
+            for word, parts in joined.items()
+            if any(part and len({*parts} - {""}) > 1 and (part in words or len(places[part]) > 1) for part in parts)
+        ]
         if shared and len(shared) >= share * len(joined):
             return min(shared)
     return None

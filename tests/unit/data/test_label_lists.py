@@ -77,8 +77,13 @@ def test_what_may_be_a_list_is_refused_unless_classes_are_named(words: set[str],
     refuse_lists(words, "here", file)
 
 
-@pytest.mark.parametrize("words", [SYNONYMS, {"a|b", "c|d", "e"}, {"a|", "a"}, {"Doe, J", "Roe, R"}])
-def test_synonyms_are_no_lists(words: set[str]) -> None:
+GENERA = {"warbler, palm", "warbler, pine", "oriole, Baltimore"}
+
+
+@pytest.mark.parametrize(
+    "words", [SYNONYMS, GENERA, {"a|b", "c|d", "e"}, {"a|b", "a|c"}, {"a|", "a"}, {"Doe, J", "Roe, R"}]
+)
+def test_synonyms_and_genera_are_no_lists(words: set[str]) -> None:
     refuse_lists(words, "here", NO_FILE)
 
 
