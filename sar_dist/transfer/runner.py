@@ -98,8 +98,8 @@ def evaluate(request: Request) -> Result:
         seconds = time.monotonic() - began
         result = describe(outcome, request.task, label, backbone, data, settings, fingerprints, seconds)
         if distributed.is_main():
-            file = write_result(result, folder)
-            write_pictures(outcome, folder)  # behind the numbers, which they must not cost
+            write_pictures(outcome, folder)
+            file = write_result(result, folder)  # the last one: with it the evaluation is done, also after a kill
             say(str(file))
         distributed.barrier()
         return result

@@ -122,8 +122,8 @@ class Outcome:
         skipped: samples that could not be read; they count as wrong and are part of ``samples``.
         protocol: everything that decides the number: hyper-parameters, features, split, deviations from the literature.
         baselines: name ("chance", "majority class", "random backbone") -> metric -> value.
-        figures: name -> figure for TensorBoard and for PNG files, or what draws it: called on the main process alone, when the
-            numbers are written; one that fails, or gives None, is left out.
+        figures: name -> figure for TensorBoard and for PNG files, or what draws it: called on the main process alone; one that
+            fails, or gives None, is left out.
         tables: name -> JSON values that belong in the result file, such as the score of each class.
     """
 
