@@ -23,6 +23,8 @@ NO_FILE = Path("nowhere/classes.json")
         {"cat & dog", "cat", "dog"},
         {"cat+dog", "cat", "dog"},
         {"cat/dog", "cat", "dog"},
+        {"cat dog", "cat", "dog", "polar bear"},
+        {"7 7", "polar bear", "sea lion"},
     ],
 )
 def test_joined_labels_are_refused(words: set[str]) -> None:
@@ -85,6 +87,21 @@ GENERA = {"warbler, palm", "warbler, pine", "oriole, Baltimore"}
 )
 def test_synonyms_and_genera_are_no_lists(words: set[str]) -> None:
     refuse_lists(words, "here", NO_FILE)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ({"ski", "mask", "ski mask", "sea lion", "polar bear"}, "ski mask"),
+        ({"arm", "sleeve", "sleeve, arm", "tench, Tinca tinca", "crane, bird"}, "sleeve, arm"),
+        ({"Doe, Jane", "Doe, John", "Roe, John"}, "Doe, Jane"),
+        ({"animal|cat", "animal|dog"}, "animal|cat"),
+        ({"Oak St, Ulm", "3, Elm St, Ulm"}, "3, Elm St, Ulm"),
+    ],
+)
+def test_names_that_share_words_are_classes_and_said(names: set[str], shown: str) -> None:
+    refuse_lists(names, "here", NO_FILE)
+    assert f"such as {shown!r}" in (lists_remark(names) or "")
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def numbered_words(values: Iterable[str], where: Path, classes_file: Path) -> Cl
     numbers = [value for value in different if _is_number(value)]
     if not numbers:
         table = read_class_table(different, classes_file, whole=True)
-        remark = None if os.path.lexists(classes_file) else order_remark(table.names)
-        for each in (doubtful_words(different), lists_remark(different), remark):
+        said = os.path.lexists(classes_file)  # what the classes are
+        remarks = () if said else (lists_remark(different), order_remark(table.names))
+        for each in (doubtful_words(different), *remarks):
             if each is not None:
                 warn(f"{where}: {each}")
         return table
