@@ -11,7 +11,8 @@ from sar_dist.config import apply_overrides
 from sar_dist.errors import UserError
 from sar_dist.experiment.runs import evaluation_folder, run_folder
 from sar_dist.experiment.specification import Evaluation
-from sar_dist.places import find_data
+from sar_dist.output import warn
+from sar_dist.places import DATA_VARIABLE, find_data
 from sar_dist.transfer import Result, find_task, read_result
 
 _HOW_IT_IS_RUN = ("workers",)  # and not what it finds
@@ -48,8 +49,14 @@ def overrides_of(evaluation: Evaluation, seed: int) -> list[str]:
 
 def _check_asked_for(result: Result, evaluation: Evaluation, seed: int, folder: Path) -> None:
     place = find_data(evaluation.data)
-    name = Path(evaluation.data).name if place is None else place.resolve().name
-    asked = {"task": evaluation.task, "data": name, **_settings(evaluation, seed)}
+    data = Path(evaluation.data).name if place is None else place.resolve().name
+    if place is None and data != result.data.name:  # a link may lead to a folder of another name, where the data are
+        warn(
+            f"{folder} was made with data={result.data.name}, and whether that is {evaluation.data} cannot be told here, where it is not; "
+            f"${DATA_VARIABLE} names the folder of all data"
+        )
+        data = result.data.name
+    asked = {"task": evaluation.task, "data": data, **_settings(evaluation, seed)}
     found = {"task": result.task, "data": result.data.name, **result.settings}
     for key, value in asked.items():
         # Results of earlier versions lack newer settings.

@@ -16,6 +16,7 @@ from typing import Any
 from sar_dist.errors import UserError
 from sar_dist.experiment.specification import Evaluation
 from sar_dist.files import parse_json
+from sar_dist.places import find_data
 from sar_dist.setting_trees import differences, is_below, leaves, set_leaf
 
 # What makes a finished run the one that is asked for, beside its data. Where its files lie and how fast it was computed does not.
@@ -52,7 +53,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> N
 
 
 def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> None:
-    """``check_same`` of a run's own config.json, which tells the data too: by the names of their folders, wherever those lie.
+    """``check_same`` of a run's own config.json, which tells the data too: by the names of their folders, wherever those lie, or their places.
 
     Raises:
         UserError: it is another run.
@@ -60,7 +61,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) 
     check_same(old, new, place)
     for key in ("train", "val"):
         before, after = (tree.get("data", {}).get(key) for tree in (old, new))
-        if _names_of_data(before) != _names_of_data(after):
+        if _names_of_data(before) != _names_of_data(after) and not _is_same_place(before, after):
             raise UserError(
                 f"{place} was made with data.{key}={before}, the experiment says {after}; remove that run, or give another --out"
             )
@@ -73,6 +74,20 @@ def _names_of_data(given: Any) -> Any:
     if isinstance(given, Sequence):
         return [{**entry, "shards": _names_of_data(entry["shards"])} for entry in given]
     return given
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    """Whether two names of data lead to one folder, as a link to it and its own do."""
+    if isinstance(one, str) and isinstance(other, str):
+        places = [find_data(name) for name in (one, other)]
+        return None not in places and len({place.resolve() for place in places if place is not None}) == 1
+    if isinstance(one, Sequence) and isinstance(other, Sequence) and len(one) == len(other):
+        return all(
+            {**first, "shards": None} == {**second, "shards": None}
+            and _is_same_place(first["shards"], second["shards"])
+            for first, second in zip(one, other, strict=True)
+        )
+    return False
 
 
 def run_folder(out: Path, name: str) -> Path:

@@ -95,8 +95,8 @@ def check_deep_colour(image: Image.Image) -> None:
 def _refuse_black(highest: int, white: int) -> None:
     if 0 < highest < white * _DARKEST:
         raise AmbiguousRange(
-            f"no value is above {highest} of {white}, so that it would be black: 12 bits, say, or as dark as that; multiply all "
-            "images of the set by the same factor (16 for 12 bits), or make them 8 bits"
+            f"no value is above {highest} of {white}, so that it would be black; multiply all images of the set by the same factor (256 "
+            "if they are of 8 bits, 16 if of 12), or, where others use the whole range, save all as 8 bits"
         )
 
 

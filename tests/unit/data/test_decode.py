@@ -246,7 +246,7 @@ LIGHT = np.where(np.arange(64).reshape(8, 8) == 9, 90.0, 0.3)  # a lamp
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (encoded(Image.fromarray((RAMP / 16.01).astype(np.uint16)), "PNG"), r"above 4093 of 65535, .*16 for 12"),
+        (encoded(Image.fromarray((RAMP / 16.01).astype(np.uint16)), "PNG"), r"above 4093 of 65535, .*16 if of 12"),
         (tiff((RAMP / 16.01).astype(np.uint16)), "above 4093"),
         (tiff((RAMP / 32.1).astype(np.int16)), r"above 2041 of 32767"),
         (tiff((RAMP / 16.01).astype(np.uint32)), "above 4093"),

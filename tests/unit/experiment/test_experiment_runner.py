@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,10 @@ def test_data_of_other_names_are_another_run(experiment: Experiment, options: Ru
     )
     train(here, ["baseline"], [0], options, quiet)
     train(moved, ["baseline"], [0], options, quiet)
+    link = options.out.parent / "link"
+    link.symlink_to(folders[0])  # its own name and the other one's lead to the same images
+    linked = experiment.base.vary({"data.train": str(link)})
+    train(make_experiment(options.out, base=linked), ["baseline"], [0], options, quiet)
     with pytest.raises(
         UserError, match=r"baseline_seed0 was made with data.train=\S*one/in100/train, the experiment says \S*two/in1k"
     ):
@@ -151,6 +156,17 @@ def test_evaluations_of_another_specification_are_not_taken(
         with pytest.raises(UserError, match=f"baseline_seed0/knn was made with {reason}; remove that folder"):
             use()
     assert calls(options, "evaluations_made") == ["baseline_seed0"]
+
+
+def test_tables_need_no_data(
+    experiment: Experiment, options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(experiment, ["baseline"], [0], options, quiet)
+    evaluate(experiment, ["baseline"], [0], options, quiet)
+    elsewhere = experiment.evaluations[0].model_copy(update={"data": str(tmp_path / "gone")})
+    results = collect(make_experiment(options.out, evaluations=(elsewhere,)), options.out)
+    assert list(results.records["baseline"][0].evaluations) == ["knn"]
+    assert re.search(r"made with data=data, and whether that is \S*gone cannot be told", capsys.readouterr().err)
 
 
 def test_tables_are_not_made_of_runs_of_another_recipe(experiment: Experiment, options: RunOptions) -> None:
