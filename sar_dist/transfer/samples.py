@@ -256,6 +256,16 @@ def image_of(members: Mapping[str, bytes]) -> bytes:
     return members[extension]
 
 
+def why_unusable(samples: SampleSet, number: int, transform: Transform) -> str:
+    """Key of a sample that is marked as bad, and what is wrong with it."""
+    key, members = samples.sample(number)
+    try:
+        transform(image_of(members))
+    except UndecodableImage as error:
+        return f"{key}: {error.reason}"
+    return f"{key}: no label"
+
+
 class LabelledImages(Dataset[tuple[int, Tensor, int, bool]]):
     """Samples as a map-style data set of (number, uint8 image (3, S, S), label, whether it could not be read).
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from sar_dist import distributed
 from sar_dist.config import Settings
 from sar_dist.data.shards import LABEL_EXTENSION, Split
 from sar_dist.processes import available_cores
 from sar_dist.transfer.backbone import Backbone, Transform
 from sar_dist.transfer.features import Compute, Features, extract
-from sar_dist.transfer.samples import SampleSet, open_labelled_samples
+from sar_dist.transfer.samples import SampleSet, open_labelled_samples, why_unusable
 
 # By default; more seldom help a forward pass without gradients, and every rank of a node has as many.
 _MOST_WORKERS = 4
@@ -98,8 +100,10 @@ class TransferJob(Generic[S]):
             backbone: what computes, when it is not the job's.
             transform: bytes to uint8 (3, S, S), when it is not the backbone's validation transform.
         """
-        return extract(
-            backbone or self.backbone,
+        used = backbone or self.backbone
+        transform = transform or used.eval_transform()
+        found = extract(
+            used,
             samples,
             compute,
             name=name,
@@ -109,6 +113,12 @@ class TransferJob(Generic[S]):
             say=self.say,
             transform=transform,
         )
+        if used is self.backbone and distributed.is_main():  # a baseline's samples are the same
+            bad = np.flatnonzero(found.bad).tolist()
+            if bad:
+                first = why_unusable(samples, bad[0], transform)
+                self.say(f"{name}: {len(bad)} of {len(samples)} samples cannot be used, the first is {first}")
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -286,8 +287,12 @@ def test_unreadable_images_count_as_wrong_and_train_nothing(stripes, trained, tm
     for split in ("train", "val"):
         for file in sorted((data / split).glob("*/*.png"))[:5]:
             file.write_bytes(b"no image")
-    knn = run_task("knn", trained, data, tmp_path / "knn", KNN)
+    said: list[str] = []
+    knn = run_task("knn", trained, data, tmp_path / "knn", KNN, said)
     assert knn.protocol["bank"] == TRAIN - 5
+    for line in (f"train tokens 1: 5 of {TRAIN} samples", f"val tokens 1: 5 of {VAL} samples"):
+        (found,) = [text for text in said if text.startswith(line)]
+        assert re.search(r"cannot be used, the first is \S+: not an image", found)
     linear = run_task("linear", trained, data, tmp_path / "linear", [*LINEAR, "iterations=6"])
     for outcome in (knn, linear):
         assert outcome.skipped == 5

@@ -55,7 +55,9 @@ class ProbeData:
             UserError: a label is beyond the named classes, or there is no label at all.
         """
         if not labels.size or labels.max() < 0:
-            raise UserError("no sample of the data set can be read and has a label")
+            raise UserError(
+                "no sample of the data set can be read and has a label; what is wrong with the first is said above"
+            )
         classes = int(labels.max()) + 1 if self.names is None else len(self.names)
         check_labels(labels, classes)
         check_several(self.class_names(classes))

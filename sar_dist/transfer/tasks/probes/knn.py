@@ -108,7 +108,9 @@ class NearestNeighbours(TransferTask[NearestNeighbourSettings, ProbeData]):
         bank = frozen_tokens(self.job, backbone, data.train, "train").good()
         queries = frozen_tokens(self.job, backbone, data.val, "val")
         if not len(bank.labels):
-            raise UserError(f"no training sample of {self.job.data} can be read and has a label")
+            raise UserError(
+                f"no training sample of {self.job.data} can be read and has a label; what is wrong with the first is said above"
+            )
         classes = data.count_classes(np.concatenate([bank.labels, queries.labels]))
         predictions = weighted_knn(
             torch.from_numpy(queries.values["tokens"][:, -1]),
