@@ -61,33 +61,29 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) 
     check_same(old, new, place)
     for key in ("train", "val"):
         before, after = (tree.get("data", {}).get(key) for tree in (old, new))
-        if _names_of_data(before) != _names_of_data(after) and not _is_same_place(before, after):
+        if not _is_same_data(before, after):
             raise UserError(
                 f"{place} was made with data.{key}={before}, the experiment says {after}; remove that run, or give another --out"
             )
 
 
-def _names_of_data(given: Any) -> Any:
-    """What a ``data.train`` or ``data.val`` calls its sets, without the folders above them."""
-    if isinstance(given, str):
-        return [part for part in given.split("/") if part not in ("", "train", "val")][-1:]
-    if isinstance(given, Sequence):
-        return [{**entry, "shards": _names_of_data(entry["shards"])} for entry in given]
-    return given
-
-
-def _is_same_place(one: Any, other: Any) -> bool:
-    """Whether two names of data lead to one folder, as a link to it and its own do."""
+def _is_same_data(one: Any, other: Any) -> bool:
+    """Whether two values of ``data.train`` or ``data.val`` call their sets the same, or lead to the same folders, as links do."""
     if isinstance(one, str) and isinstance(other, str):
-        places = [find_data(name) for name in (one, other)]
-        return None not in places and len({place.resolve() for place in places if place is not None}) == 1
+        first, second = find_data(one), find_data(other)
+        is_same_place = first is not None and second is not None and first.resolve() == second.resolve()
+        return is_same_place or _name_of_data(one) == _name_of_data(other)
     if isinstance(one, Sequence) and isinstance(other, Sequence) and len(one) == len(other):
         return all(
-            {**first, "shards": None} == {**second, "shards": None}
-            and _is_same_place(first["shards"], second["shards"])
-            for first, second in zip(one, other, strict=True)
+            {**a, "shards": None} == {**b, "shards": None} and _is_same_data(a["shards"], b["shards"])
+            for a, b in zip(one, other, strict=True)
         )
-    return False
+    return bool(one == other)
+
+
+def _name_of_data(given: str) -> list[str]:
+    """What a set is called, without the folders above it."""
+    return [part for part in given.split("/") if part not in ("", "train", "val")][-1:]
 
 
 def run_folder(out: Path, name: str) -> Path:
