@@ -196,6 +196,10 @@ def open_run(path: Path, step: int | None = None) -> tuple[RunConfig, Checkpoint
         except DamagedCheckpoint as damage:
             problem = str(damage)
             warn(f"warning: skipping a damaged checkpoint: {damage}")
+    if step is not None:
+        raise UserError(
+            f"the checkpoint of step {step} of {path} is not intact: {problem}; give another step, or none for the newest one that is"
+        )
     raise UserError(f"no checkpoint of {path} is intact: {problem}")
 
 
