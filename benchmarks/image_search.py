@@ -15,7 +15,7 @@ import statistics
 import sys
 import tarfile
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,12 +73,7 @@ def random_records(samples: int, generator: np.random.Generator) -> np.ndarray:
 
 def seconds_of(rounds: int, action: Callable[[], object]) -> float:
     """Median seconds of ``action``."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(timeit.repeat(action, number=1, repeat=rounds))
 
 
 def main() -> None:

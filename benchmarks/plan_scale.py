@@ -15,7 +15,7 @@ import json
 import random
 import statistics
 import sys
-import time
+import timeit
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -118,12 +118,7 @@ def mixture_microseconds(sets: int, positions: int = 4096, begin: int = 10**10) 
 
 def timed(rounds: int, action: Callable[[], None]) -> float:
     """Median seconds of ``action``."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(timeit.repeat(action, number=1, repeat=rounds))
 
 
 def print_results(results: list[Result]) -> None:

@@ -40,6 +40,8 @@ export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$SAR_CACHE_DIR/triton}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$SAR_CACHE_DIR/inductor}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
+STEP_NAME=sar_dist_ranks
+
 say() { echo "[$(date +%H:%M:%S)] $*"; }
 
 # Number of this job's life: one more whenever it was requeued.
@@ -82,9 +84,24 @@ placement() { # sets placed
 rank_command() { # FOLDER [ARGUMENT...]; sets command: $program on every rank, a log for each
     placement
     # Nothing between srun and python: under cgroups Slurm signals only the task's own process.
-    command=(srun "${placed[@]}" "${srun_args[@]}" --kill-on-bad-exit=1 --wait=60
+    command=(srun "${placed[@]}" "${srun_args[@]}" --job-name="$STEP_NAME" --kill-on-bad-exit=1 --wait=60
         --output="$1/rank%4t.log" "$SAR_PYTHON" -u "${program[@]}" "${@:2}")
 }
+
+# The ranks of a killed srun notice it, save and end; what is left of them after a minute would keep the next try from starting.
+wait_for_ranks() {
+    local _
+    for _ in {1..60}; do
+        [[ -n $(left_steps) ]] || return 0
+        sleep 1
+    done
+    say "srun has gone and its ranks have not ended: killed"
+    left_steps | xargs scancel --signal=KILL
+    sleep 2
+}
+
+# Steps that these scripts started and that have not ended; what somebody else runs in the job is let alone.
+left_steps() { squeue --noheader --steps --jobs "$job" --format="%i %j" 2>/dev/null | sed -n "s/ $STEP_NAME *$//p"; }
 
 # What a node's processes found, in one line; further lines are warnings.
 verdict_of() { # FOLDER NODE TASKS

@@ -45,7 +45,7 @@ export TORCH_FR_DUMP_ON_TIMEOUT=${TORCH_FR_DUMP_ON_TIMEOUT:-1}
 
 preflight_command() { # FOLDER
     placement
-    command=(srun "${placed[@]}" "${srun_args[@]}" --kill-on-bad-exit=0
+    command=(srun "${placed[@]}" "${srun_args[@]}" --job-name="$STEP_NAME" --kill-on-bad-exit=0
         --output="$1/preflight-%N.log" "$SAR_PYTHON" -u slurm/preflight.py --out "$1/nodes" --run "$run_directory"
         --gpus "$SAR_GPUS_PER_NODE" "${preflight_args[@]}")
 }
@@ -120,20 +120,6 @@ run_step() { # SECONDS ERRORFILE COMMAND...
     done
     wait_for_ranks
 }
-
-# Of a killed srun the ranks notice it, save and end; whatever is left after a minute would keep the next try from starting.
-wait_for_ranks() {
-    local _
-    for _ in {1..60}; do
-        has_ranks || return 0
-        sleep 1
-    done
-    say "srun has gone and its ranks have not ended: killed"
-    scancel --signal=KILL "$job" # the steps alone, not this script
-    sleep 2
-}
-
-has_ranks() { squeue --noheader --steps --jobs "$job" --format=%i 2>/dev/null | grep -qvE '\.(batch|extern)$'; }
 
 # Sets bad_nodes. Returns 0 when training can start.
 preflight() { # FOLDER

@@ -72,6 +72,7 @@ evaluate() { # NUMBER TASK [ARGUMENT...]; sets status, logs
         status=$?
         ((!requeue)) || { kill "$process" 2>/dev/null; wait "$process"; say "requeueing job $job: the time limit is near"; scontrol requeue "$job"; exit 0; }
         ((status)) || break
+        wait_for_ranks
         if was_bad_input "$logs"; then status=2; break; fi
         "$SAR_PYTHON" slurm/summarize_logs.py "$logs"
     done

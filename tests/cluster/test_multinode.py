@@ -31,6 +31,14 @@ def unbroken(config: Path, *arguments: str) -> dict[int, list[float]]:
     return curve(config.parent.parent / "runs" / "unbroken")
 
 
+def goes_on_exactly(job: Job, config: Path, *arguments: str) -> None:
+    """The job trains to its end, from a checkpoint, as if it had not been interrupted."""
+    job.wait()
+    assert job.field("JobState") == "COMPLETED", job.output
+    assert "resumed after step" in job.output
+    assert curve(config.parent.parent / "runs" / "small") == unbroken(config, *arguments)
+
+
 def lose_srun(cluster: Cluster, config: Path) -> None:
     """Kill srun, and before it the process that it starts to kill the step if it should end."""
     for pid in sorted(cluster.pids(f"^srun .*{config}"), reverse=True):
@@ -124,10 +132,7 @@ def test_lost_step_daemon_is_noticed_by_its_ranks(
     srun = rf"srun .*{ranks}"  # waits for the lost node a while longer
     job.wait(lambda: cluster.pids(ranks) == cluster.pids(srun), timeout=30)
     assert "the launcher has gone" in job.logs("life0.try0")
-    job.wait()
-    assert job.field("JobState") == "COMPLETED", job.output
-    assert "resumed after step" in job.output
-    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
+    goes_on_exactly(job, small_config, *arguments)
 
 
 @pytest.mark.long
@@ -138,11 +143,8 @@ def test_lost_srun_of_the_script_is_noticed_by_its_ranks(
     arguments = (*LONG_RUN, "run.max_steps=80")
     job = running(cluster, small_config, submitted, *arguments)
     lose_srun(cluster, small_config)
-    job.wait()
-    assert job.field("JobState") == "COMPLETED", job.output
+    goes_on_exactly(job, small_config, *arguments)
     assert "the launcher has gone" in job.logs("life0.try0")
-    assert "resumed after step" in job.output
-    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
 
 
 def test_ranks_of_a_lost_srun_on_another_machine_save_and_end(
@@ -168,12 +170,9 @@ def test_killed_step_leaves_nobody_and_is_tried_again(
     assert first
     cluster.run("scancel", "--signal=KILL", f"{job.number}.1")
     job.wait(lambda: not first & cluster.pids("tools/train.py"), timeout=30)
-    job.wait()
-    assert job.field("JobState") == "COMPLETED", job.output
+    goes_on_exactly(job, small_config, *arguments)
     assert job.field("Restarts") == "0"
     assert "life 0, try 1" in job.output
-    assert "resumed after step" in job.output
-    assert curve(tmp_path / "runs" / "small") == unbroken(small_config, *arguments)
 
 
 @pytest.mark.long

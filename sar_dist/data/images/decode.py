@@ -202,7 +202,7 @@ def decode_pil(data: bytes, max_pixels: int) -> Image.Image:
             deep = is_deep_colour(image)
             converted = image.convert("RGB")
             if deep:
-                check_deep_colour(converted)
+                check_deep_colour(converted, data)
             return converted
     except UndecodableImage:
         raise

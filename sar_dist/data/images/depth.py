@@ -16,6 +16,7 @@ It is not scaled by its own highest value, with which another image of the set w
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -86,10 +87,19 @@ def is_deep_colour(image: Image.Image) -> bool:
     return _tag(image, _BITS, 8) > 8 or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
-def check_deep_colour(image: Image.Image) -> None:
-    """Refuse high bytes of colours (RGB) that are all but 0. Raises AmbiguousRange."""
+def check_deep_colour(image: Image.Image, data: bytes) -> None:
+    """Refuse high bytes of colours (RGB) that are all but 0; ``data`` is the image's file. Raises AmbiguousRange."""
     highest = int(np.asarray(image).max())
-    _refuse_black(highest << 8 | (255 if highest else 0), 65535)
+    _refuse_black(highest << 8 | 255 if highest else _highest_of_low_bytes(data), 65535)
+
+
+def _highest_of_low_bytes(data: bytes) -> int:
+    """The highest value of colours whose high bytes, all that Pillow keeps, are 0: 8 bits in a file of 16, or black."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return 0
+    return 0 if pixels is None else int(pixels[..., :3].max())
 
 
 def _refuse_black(highest: int, white: int) -> None:

@@ -256,8 +256,10 @@ LIGHT = np.where(np.arange(64).reshape(8, 8) == 9, 90.0, 0.3)  # a lamp
         (plain_map("P5 32 24 65535\n", (RAMP / 16.01).astype(">u2")), "above 4093"),
         *((colours16(np.full((4, 5, bands), 4095)), "above 4095") for bands in (1, 2, 3)),
         (tiff(np.full((4, 5, 3), 4095, np.uint16)), "above 4095"),
+        *((colours16(np.full((4, 5, bands), 255)), "above 255 of 65535, .*256 if they are of 8") for bands in (2, 3)),
+        (tiff(np.full((4, 5, 3), 255, np.uint16)), "above 255"),
     ],
-    ids="png16 tiff16 i16 u32 float counts light pgm grey grey-alpha rgb tiff-rgb".split(),
+    ids="png16 tiff16 i16 u32 float counts light pgm grey grey-alpha rgb tiff-rgb 8-grey-alpha 8-rgb 8-tiff-rgb".split(),
 )
 def test_what_would_be_black_is_refused_as_its_range_is_not_clear(data: bytes, problem: str) -> None:
     with pytest.raises(UndecodableImage, match=problem):
