@@ -148,12 +148,14 @@ def test_lost_srun_of_the_script_is_noticed_by_its_ranks(
 
 
 def test_ranks_of_a_lost_srun_on_another_machine_save_and_end(
-    cluster: Cluster, small_config: Path, tmp_path: Path
+    cluster: Cluster, small_config: Path, tmp_path: Path, submitted: list[Job]
 ) -> None:
     run, program = tmp_path / "runs" / "small", f"tools/train.py --config={small_config}"
     command = ("srun", "--nodes=2", "--ntasks=2", "--mem=100", sys.executable, *program.split(), *LONG_RUN)
     with cluster.start(tmp_path / "srun.log", *command):
         wait_until(lambda: (run / "metrics.jsonl").exists() and max(read_metrics(run), default=0) >= 3, timeout=120)
+        (number,) = cluster.run("squeue", "--noheader", "--format=%i").split()
+        submitted.append(Job(cluster, number, tmp_path))  # which keeps its nodes without srun
         lose_srun(cluster, small_config)
         wait_until(lambda: not cluster.pids(program), timeout=30)
     assert complete_checkpoints(run / "checkpoints")
